@@ -1,0 +1,29 @@
+# fathom_library(name deps...): static library fathom_NAME of all sources below src/NAME.
+function(fathom_library name)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "cli/main.cpp$")
+  add_library(fathom_${name} STATIC ${sources})
+  target_include_directories(fathom_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+  target_link_libraries(fathom_${name} PUBLIC ${ARGN})
+  set_target_properties(fathom_${name} PROPERTIES LINKER_LANGUAGE CXX)
+endfunction()
+
+# fathom_headers(name): header-only folder.
+function(fathom_headers name)
+  add_library(fathom_${name} INTERFACE)
+  target_include_directories(fathom_${name} INTERFACE ${CMAKE_SOURCE_DIR}/src)
+endfunction()
+
+# fathom_test(name deps...): one GoogleTest program of all tests/NAME/*_test.cpp.
+function(fathom_test name)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${name}/*_test.cpp)
+  if(NOT sources)
+    return()
+  endif()
+  add_executable(test_${name} ${sources})
+  target_link_libraries(test_${name} PRIVATE ${ARGN} GTest::gtest GTest::gmock GTest::gtest_main)
+  target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  target_compile_definitions(test_${name} PRIVATE FATHOM_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
+                                                  FATHOM_BINARY="$<TARGET_FILE:fathom>")
+  add_test(NAME ${name} COMMAND test_${name})
+endfunction()

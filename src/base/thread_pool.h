@@ -1,0 +1,79 @@
+// A fixed team of threads for data-parallel loops. The caller is thread 0.
+//
+// Work is cut statically by the caller, so what a thread computes never depends on timing; together
+// with kernels whose summation order does not depend on the cut, results are bit-equal for any
+// thread count. Workers spin for a short while after a loop (a decode step issues hundreds of them)
+// and then sleep.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace fathom {
+
+// Non-owning reference to a callable: a loop body is never copied to the heap.
+class LoopBody {
+ public:
+  template <class F>
+  LoopBody(const F& f)
+      : object_(&f), call_([](const void* o, int64_t begin, int64_t end, int thread) {
+          (*static_cast<const F*>(o))(begin, end, thread);
+        }) {}
+  void operator()(int64_t begin, int64_t end, int thread) const {
+    call_(object_, begin, end, thread);
+  }
+
+ private:
+  const void* object_;
+  void (*call_)(const void*, int64_t, int64_t, int);
+};
+
+// Thread-compatible: one loop at a time, always from the same caller thread.
+class ThreadPool {
+ public:
+  // threads <= 0: every processor this process may run on.
+  explicit ThreadPool(int threads = 0);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int size() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Calls body(begin, end, thread) with [0, items) cut into one contiguous range per thread, each a
+  // multiple of `grain` but the last. Runs on the caller alone when there is but one grain.
+  void parallel_for(int64_t items, int64_t grain, LoopBody body);
+
+  // As above, but ranges of `grain` items are handed out as threads become free. Use where items
+  // differ in cost and the result of an item does not depend on who computes it.
+  void parallel_dynamic(int64_t items, int64_t grain, LoopBody body);
+
+ private:
+  struct Job {
+    const LoopBody* body = nullptr;
+    int64_t items = 0, grain = 1;
+    bool dynamic = false;
+  };
+  void work(int thread);
+  void run_share(const Job& job, int thread);
+  void launch(const Job& job);
+
+  std::vector<std::thread> workers_;
+  Job job_;
+  alignas(64) std::atomic<uint64_t> generation_{0};
+  alignas(64) std::atomic<int> running_{0};
+  alignas(64) std::atomic<int64_t> next_{0};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> stop_{false};
+};
+
+// Processors this process may run on (affinity mask, not the machine's count).
+int usable_processors();
+
+}  // namespace fathom

@@ -1,0 +1,31 @@
+// The CPU's implementations of Ops, best first, chosen by what the processor can do.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "kernels/ops.h"
+
+namespace fathom {
+
+struct CpuKernels {
+  std::string_view name;   // what --kernels takes
+  std::string_view needs;  // in words, for the user
+  bool (*usable)();
+  std::unique_ptr<Ops> (*make)(Numerics, const Workload&, ThreadPool&);
+};
+
+// "avx512", "avx2", "reference": best first; the reference is always usable.
+std::span<const CpuKernels> cpu_kernels();
+
+// The first usable row, or the named one. Throws Error when the name is unknown or the processor
+// cannot run it.
+const CpuKernels& pick_cpu_kernels(std::string_view forced = {});
+
+// Plain loops with float64 sums, any dims: what the others are compared with.
+std::unique_ptr<Ops> make_reference_ops(Numerics, const Workload&, ThreadPool&);
+
+}  // namespace fathom

@@ -1,0 +1,65 @@
+// A weight matrix as it lies in the checkpoint, and the groups of weights an op takes.
+#pragma once
+
+#include <cstdint>
+
+#include "base/check.h"
+#include "numerics/fp8.h"
+#include "tensor/dtype.h"
+
+namespace fathom {
+
+// [rows, cols] row-major, applied as y = x W^T. FP8: value = code * scale of its 128x128 block.
+// Non-owning: points into a mapped file or into memory owned by Weights.
+struct QWeight {
+  const void* data = nullptr;
+  DType dtype = DType::bf16;  // fp8_e4m3, bf16, f32 or f16
+  int64_t rows = 0, cols = 0;
+  const float* scale = nullptr;  // [ceil((rows + row_offset) / 128), scale_stride], FP8 only
+  int64_t scale_stride = 0;      // = ceil(cols / 128)
+  int row_offset = 0;            // row 0 is row `row_offset` of its block (a slice of a matrix)
+  bool pow2_scale = false;       // every scale is a power of two (ue8m0)
+
+  bool empty() const { return data == nullptr; }
+  bool is_fp8() const { return dtype == DType::fp8_e4m3; }
+  template <class T>
+  const T* row(int64_t r) const {
+    return static_cast<const T*>(data) + r * cols;
+  }
+  const float* scales_of_row(int64_t r) const {
+    return scale + (r + row_offset) / kFp8Block * scale_stride;
+  }
+  // Rows [begin, end) as a weight of their own.
+  QWeight slice_rows(int64_t begin, int64_t end) const {
+    FATHOM_CHECK(0 <= begin && begin <= end && end <= rows, "rows [{}, {}) of {}", begin, end,
+                 rows);
+    QWeight w = *this;
+    w.data = static_cast<const char*>(data) + begin * cols * static_cast<int64_t>(size_of(dtype));
+    w.rows = end - begin;
+    if (scale) {
+      w.scale = scales_of_row(begin);
+      w.row_offset = static_cast<int>((begin + row_offset) % kFp8Block);
+    }
+    return w;
+  }
+  int64_t bytes() const {
+    int64_t blocks = scale ? (rows + row_offset + kFp8Block - 1) / kFp8Block * scale_stride : 0;
+    return rows * cols * static_cast<int64_t>(size_of(dtype)) + 4 * blocks;
+  }
+};
+
+// down(silu(gate x) * up x)
+struct MlpWeights {
+  QWeight gate, up, down;
+};
+
+// kv_b_proj, per head [nope key rows | value rows] x latent, and its key part transposed per head
+// to [latent, nope] rows: the absorbed form multiplies the query from the other side. The transpose
+// is made once when a checkpoint is loaded (same codes, same scales).
+struct KvUpWeights {
+  QWeight kv_b;    // [heads * (nope + value), latent]
+  QWeight k_up_t;  // [heads * latent, nope]
+  int heads = 0, nope = 0, value = 0, latent = 0;
+};
+
+}  // namespace fathom

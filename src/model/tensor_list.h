@@ -1,0 +1,50 @@
+// Every tensor of a model, said once: loader, converter, random-checkpoint maker, size report and
+// sharding walk this list.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace fathom {
+
+// How a tensor is divided over model-parallel ranks (names as in DeepSeek's converter).
+enum class Split { none, rows, cols, expert };
+
+// What a tensor is, which decides its usual dtype: matrices are FP8 with block scales in an FP8
+// checkpoint; `plain` matrices (embedding, head, router gate, weights_proj) are bf16.
+enum class Kind { matrix, plain, norm, f32_vector };
+
+struct TensorSpec {
+  std::string name;  // Hugging Face
+  std::vector<int64_t> shape;
+  Kind kind;
+  Split split;
+  int layer;              // -1 outside the layers
+  int expert = -1;        // routed expert, or -1
+  bool optional = false;  // may be absent (router bias)
+};
+
+// Where a tensor goes: exactly one of the two is set.
+struct WeightSlot {
+  QWeight* matrix = nullptr;
+  const float** vector = nullptr;
+};
+
+// Calls f(const TensorSpec&, WeightSlot) for every tensor of `c`, in file order, and sizes the
+// vectors inside `w` on the way.
+template <class F>
+void for_each_tensor(const Config& c, Weights& w, F&& f);
+
+// The list alone.
+std::vector<TensorSpec> tensor_list(const Config& c);
+
+// DeepSeek's converter name of a Hugging Face name, e.g. model.layers.3.self_attn.q_a_proj.weight
+// -> layers.3.attn.wq_a.weight; weight_scale_inv -> scale.
+std::string converted_name(const std::string& hf_name);
+
+}  // namespace fathom
+
+#include "model/tensor_list_inl.h"
