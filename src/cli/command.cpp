@@ -34,17 +34,6 @@ int main_with(int argc, char** argv) {
   app.name("fathom");
   app.require_subcommand(1);
   app.set_version_flag("--version", "fathom 0.1.0");
-  add_inspect(app);
-  add_convert(app);
-  add_generate(app);
-  add_chat(app);
-  add_logits(app);
-  add_selfcheck(app);
-  add_bench(app);
-  add_encode(app);
-  add_decode(app);
-  add_parse(app);
-  add_make_checkpoint(app);
   try {
     app.parse(argc, argv);
     return 0;
