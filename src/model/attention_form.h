@@ -1,0 +1,42 @@
+// Which evaluation of attention a token gets. Decided by its position and by whether it is decoded
+// or prefilled, never by how a prompt was cut into chunks: so chunking cannot change a bit.
+#pragma once
+
+#include <cstdint>
+
+#include "model/config.h"
+#include "numerics/modes.h"
+
+namespace fathom {
+
+struct FormPolicy {
+  // Prompt tokens at positions below this use the expanded form.
+  int64_t expanded_below = 0;
+  // One form everywhere, so that decode and prefill agree bit for bit.
+  bool batch_invariant = false;
+
+  AttentionForm form(int64_t position, bool decode) const {
+    if (batch_invariant || decode || position >= expanded_below) return AttentionForm::absorbed;
+    return AttentionForm::expanded;
+  }
+};
+
+// A (query, key) pair costs 2 heads (latent + rope + latent) FLOP absorbed and
+// 2 heads (nope + rope + value) expanded, but the absorbed form visits at most top-k keys. They
+// break even where the average number of earlier keys is top-k times the ratio of the two; the
+// expanded form pays for expanding each key besides, which `efficiency` (measured, see
+// docs/performance.md) folds in. A dense run is cheaper expanded at any position.
+inline FormPolicy form_policy(const Config& c, AttentionMode mode, bool batch_invariant,
+                              double efficiency = 1.0) {
+  FormPolicy policy;
+  policy.batch_invariant = batch_invariant;
+  if (mode == AttentionMode::dense || !c.has_indexer()) {
+    policy.expanded_below = INT64_MAX;
+  } else {
+    double absorbed = 2.0 * c.latent + c.rope, expanded = c.nope + c.rope + c.value;
+    policy.expanded_below = static_cast<int64_t>(c.index_topk * absorbed / expanded * efficiency);
+  }
+  return policy;
+}
+
+}  // namespace fathom

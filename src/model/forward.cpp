@@ -1,0 +1,241 @@
+#include "model/forward.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace fathom {
+namespace {
+
+DType activation_dtype(Numerics n) { return n == Numerics::exact ? DType::f32 : DType::bf16; }
+
+size_t arena_bytes(const Config& c, const ForwardOptions& o) {
+  // Every tensor of Activations, in float32 to be safe, and slack for alignment.
+  int64_t per_token = 5LL * c.hidden + c.q_rank + c.latent + c.rope +
+                      c.heads * int64_t{c.qk_dim() + c.value} + 2LL * c.index_heads * c.index_dim +
+                      c.index_dim + c.index_heads + c.index_topk + 2LL * c.experts_per_token;
+  return static_cast<size_t>(4 * per_token * o.max_tokens + 32 * 64);
+}
+
+}  // namespace
+
+Workload workload_of(const Config& c, const ForwardOptions& o) {
+  Workload w;
+  w.max_tokens = o.max_tokens;
+  w.max_context = o.max_context;
+  w.hidden = c.hidden;
+  w.max_intermediate =
+      std::max({c.intermediate, c.moe_intermediate * std::max(1, c.shared_experts)});
+  w.heads = c.heads;
+  w.nope = c.nope;
+  w.rope = c.rope;
+  w.value = c.value;
+  w.latent = c.latent;
+  w.q_rank = c.q_rank;
+  w.index_heads = c.index_heads;
+  w.index_dim = c.index_dim;
+  w.index_topk = c.index_topk;
+  w.experts = c.experts;
+  w.experts_per_token = c.experts_per_token;
+  w.vocab = c.vocab;
+  w.ue8m0 = c.ue8m0;
+  return w;
+}
+
+// The named intermediate results of one step.
+struct Forward::Activations {
+  Tensor residual;       // [T, hidden]
+  Tensor normed;         // [T, hidden]
+  Tensor update;         // [T, hidden]
+  Tensor combined;       // [T, 2 * hidden]           MTP input
+  Tensor q_low;          // [T, q_rank]
+  Tensor q;              // [T, heads, nope + rope]
+  Tensor kv_a;           // [T, latent + rope]
+  Tensor attended;       // [T, heads * value]
+  Tensor index_q;        // [T, index_heads, index_dim]
+  Tensor index_q8;       // the same after rope and rotation; e4m3 codes in fp8 numerics
+  Tensor index_k;        // [T, index_dim]
+  Tensor head_weight;    // [T, index_heads] f32
+  Tensor picked;         // [T, index_topk] i32; empty in a dense run
+  Tensor expert_ids;     // [T, experts_per_token] i32
+  Tensor expert_weight;  // [T, experts_per_token] f32
+};
+
+Forward::Forward(const Config& config, const Weights& weights, Ops& ops, Comm& comm,
+                 const ForwardOptions& options)
+    : config_(config),
+      weights_(weights),
+      ops_(ops),
+      comm_(comm),
+      options_(options),
+      sparse_(options.attention == AttentionMode::sparse && config.has_indexer()),
+      arena_(arena_bytes(config, options)),
+      rope_memory_(static_cast<size_t>(options.max_context + 1) * config.rope * sizeof(float)) {
+  std::vector<float> f =
+      rope_frequencies(config.rope, config.rope_theta, config.yarn ? &*config.yarn : nullptr);
+  float* cos = reinterpret_cast<float*>(rope_memory_.data());
+  float* sin = cos + (options.max_context + 1) * (config.rope / 2);
+  for (int64_t pos = 0; pos <= options.max_context; ++pos)
+    for (int i = 0; i < config.rope / 2; ++i) {
+      float angle = static_cast<float>(pos) * f[i];
+      *cos++ = std::cos(angle);
+      *sin++ = std::sin(angle);
+    }
+}
+
+// `offset` is added to every position: the MTP block's tokens stand one later than their cache
+// slot.
+RopeTable Forward::rope(int offset) const {
+  int64_t pairs = config_.rope / 2;
+  const float* cos = reinterpret_cast<const float*>(rope_memory_.data());
+  const float* sin = cos + (options_.max_context + 1) * pairs;
+  return {cos + offset * pairs, sin + offset * pairs, config_.rope,
+          options_.max_context + 1 - offset};
+}
+
+Forward::Activations Forward::activations(int tokens) {
+  const Config& c = config_;
+  DType act = activation_dtype(options_.numerics);
+  int64_t t = tokens;
+  arena_.reset();
+  Activations a;
+  a.residual = arena_.tensor(act, {t, c.hidden});
+  a.normed = arena_.tensor(act, {t, c.hidden});
+  a.update = arena_.tensor(act, {t, c.hidden});
+  a.combined = arena_.tensor(act, {t, 2LL * c.hidden});
+  a.q_low = arena_.tensor(act, {t, c.q_rank});
+  a.q = arena_.tensor(act, {t, c.heads, c.qk_dim()});
+  a.kv_a = arena_.tensor(act, {t, c.latent + c.rope});
+  a.attended = arena_.tensor(act, {t, int64_t{c.heads} * c.value});
+  if (c.has_indexer()) {
+    DType q8 = options_.numerics == Numerics::fp8 ? DType::fp8_e4m3 : act;
+    a.index_q = arena_.tensor(act, {t, c.index_heads, c.index_dim});
+    a.index_q8 = arena_.tensor(q8, {t, c.index_heads, c.index_dim});
+    a.index_k = arena_.tensor(act, {t, c.index_dim});
+    a.head_weight = arena_.tensor(DType::f32, {t, c.index_heads});
+  }
+  if (sparse_) a.picked = arena_.tensor(DType::i32, {t, c.index_topk});
+  if (c.experts > 0) {
+    a.expert_ids = arena_.tensor(DType::i32, {t, c.experts_per_token});
+    a.expert_weight = arena_.tensor(DType::f32, {t, c.experts_per_token});
+  }
+  return a;
+}
+
+void Forward::step(const StepBatch& batch, std::span<const KvView> kv, Tensor logits) {
+  if (batch.tokens() == 0) return;
+  Activations a = activations(batch.tokens());
+  ops_.embed(a.residual, batch.ids().data(), weights_.embed);
+  run_layers(0, a, batch, kv);
+  head(a, a.normed, batch, logits);
+}
+
+void Forward::step_from(int first, Tensor hidden, const StepBatch& batch,
+                        std::span<const KvView> kv, Tensor logits) {
+  if (batch.tokens() == 0) return;
+  Activations a = activations(batch.tokens());
+  for (int64_t t = 0; t < hidden.rows(); ++t)
+    for (int64_t i = 0; i < config_.hidden; ++i) {
+      float x =
+          hidden.dtype == DType::f32 ? hidden.row<float>(t)[i] : to_float(hidden.row<Bf16>(t)[i]);
+      if (a.residual.dtype == DType::f32)
+        a.residual.row<float>(t)[i] = x;
+      else
+        a.residual.row<Bf16>(t)[i] = to_bf16(x);
+    }
+  run_layers(first, a, batch, kv);
+  head(a, a.normed, batch, logits);
+}
+
+// Leaves the state after the final norm in a.normed.
+void Forward::run_layers(int first, const Activations& a, const StepBatch& batch,
+                         std::span<const KvView> kv) {
+  FATHOM_CHECK(static_cast<int>(kv.size()) >= config_.layers, "{} cache layers for {} layers",
+               kv.size(), config_.layers);
+  auto norm_of = [&](int l) {
+    return l < config_.layers ? weights_.layers[l].attention_norm : weights_.norm;
+  };
+  ops_.rms_norm(a.normed, a.residual, norm_of(first), config_.norm_eps);
+  for (int l = first; l < config_.layers; ++l)
+    block(l, weights_.layers[l], norm_of(l + 1), a, batch.view(), kv[l], rope(0));
+}
+
+// One decoder layer (spec 2): a.normed holds its normed input on entry and the next layer's, under
+// `next_norm`, on return.
+void Forward::block(int layer, const LayerWeights& w, const float* next_norm, const Activations& a,
+                    const BatchView& batch, const KvView& kv, const RopeTable& rope) {
+  ops_.enter_layer(layer);
+  attention(w.attention, a, batch, kv, rope);
+  comm_.all_reduce(a.update);
+  ops_.add_rms_norm(a.normed, a.residual, a.update, w.ffn_norm, config_.norm_eps);
+  ffn(w, a);
+  comm_.all_reduce(a.update);
+  ops_.add_rms_norm(a.normed, a.residual, a.update, next_norm, config_.norm_eps);
+}
+
+// Multi-head latent attention over the positions the lightning indexer picks (spec 2.1, 2.2).
+void Forward::attention(const AttentionWeights& w, const Activations& a, const BatchView& batch,
+                        const KvView& kv, const RopeTable& rope) {
+  const IndexerWeights& index = w.indexer;
+  const float eps = config_.norm_eps;
+  const Projection inputs[] = {{a.q_low, w.q_a},                     // [T, q_rank]
+                               {a.kv_a, w.kv_a},                     // [T, latent + rope]
+                               {a.index_k, index.k},                 // [T, index_dim]
+                               {a.head_weight, index.head_weight}};  // [T, index_heads]
+  ops_.project(std::span(inputs, config_.has_indexer() ? 4 : 2), a.normed);
+  ops_.rms_norm(a.q_low, a.q_low, w.q_norm, eps);
+
+  const Projection queries[] = {{a.q, w.q_b},             // [T, heads, nope + rope]
+                                {a.index_q, index.q_b}};  // [T, index_heads, index_dim]
+  ops_.project(std::span(queries, sparse_ ? 2 : 1), a.q_low);
+  ops_.rope_query(a.q, batch, rope);
+
+  ops_.append_latent(kv, a.kv_a, w.kv_norm, eps, batch, rope);
+  if (config_.has_indexer()) ops_.append_index_key(kv, a.index_k, index.k_norm, batch, rope);
+  if (sparse_) {
+    ops_.index_query(a.index_q8, a.head_weight, a.index_q, batch, rope);
+    ops_.index_topk(a.picked, a.index_q8, a.head_weight, kv, batch);  // [T, index_topk]
+  }
+
+  const float scale = config_.attention_scale();
+  ops_.attend_expanded(a.attended, a.q, w.kv_up, a.picked, kv, batch, scale);
+  ops_.attend_absorbed(a.attended, a.q, w.kv_up, a.picked, kv, batch, scale);
+  ops_.linear(a.update, a.attended, w.o);  // [T, hidden]
+}
+
+void Forward::ffn(const LayerWeights& w, const Activations& a) {
+  if (!w.is_moe) return ops_.mlp(a.update, a.normed, w.mlp);
+  ops_.route(a.expert_ids, a.expert_weight, a.normed, w.moe.gate, w.moe.bias, config_.router());
+  ops_.moe(a.update, a.normed, a.expert_ids, a.expert_weight, w.moe.experts,
+           w.moe.shared.gate.empty() ? nullptr : &w.moe.shared);
+}
+
+void Forward::head(const Activations& a, Tensor hidden, const StepBatch& batch, Tensor logits) {
+  std::span<const int32_t> rows = batch.logit_rows();
+  if (rows.empty()) return;
+  FATHOM_CHECK(logits.rows() >= static_cast<int64_t>(rows.size()), "{} logit rows for {} asked",
+               logits.rows(), rows.size());
+  Tensor wanted = a.update.slice(0, static_cast<int64_t>(rows.size()));
+  ops_.gather_rows(wanted, hidden, rows);
+  ops_.logits(logits.slice(0, static_cast<int64_t>(rows.size())), wanted, weights_.head);
+}
+
+void Forward::mtp(const StepBatch& batch, std::span<const int32_t> next_ids,
+                  std::span<const KvView> kv, Tensor logits) {
+  FATHOM_CHECK(weights_.mtp && static_cast<int>(kv.size()) == config_.layers + 1,
+               "MTP asked of a model without it, or without a cache layer for it");
+  if (batch.tokens() == 0) return;
+  const MtpWeights& w = *weights_.mtp;
+  // The same memory as in the step before: a.normed still holds the main model's final hidden
+  // state.
+  Activations a = activations(batch.tokens());
+  ops_.embed(a.residual, next_ids.data(), weights_.embed);
+  ops_.rms_norm(a.combined.columns(0, config_.hidden), a.residual, w.embed_norm, config_.norm_eps);
+  ops_.rms_norm(a.combined.columns(config_.hidden, 2LL * config_.hidden), a.normed, w.hidden_norm,
+                config_.norm_eps);
+  ops_.linear(a.residual, a.combined, w.combine);
+  ops_.rms_norm(a.normed, a.residual, w.block.attention_norm, config_.norm_eps);
+  block(config_.layers, w.block, w.head_norm, a, batch.view(), kv.back(), rope(1));
+  head(a, a.normed, batch, logits);
+}
+
+}  // namespace fathom

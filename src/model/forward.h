@@ -1,0 +1,71 @@
+// The forward pass, written once over Ops (architecture.md, decision 1).
+#pragma once
+
+#include <span>
+
+#include "comm/comm.h"
+#include "kernels/ops.h"
+#include "model/config.h"
+#include "model/step_batch.h"
+#include "model/weights.h"
+#include "tensor/buffer.h"
+
+namespace fathom {
+
+struct ForwardOptions {
+  Numerics numerics = Numerics::bf16;
+  AttentionMode attention = AttentionMode::sparse;
+  int max_tokens = 512;        // of one step
+  int64_t max_context = 4096;  // positions of one sequence
+};
+
+// What an implementation of Ops has to plan for.
+Workload workload_of(const Config& c, const ForwardOptions& options);
+
+// Thread-compatible: one step at a time. Allocates in its constructor only.
+class Forward {
+ public:
+  // All references must outlive this object.
+  Forward(const Config& config, const Weights& weights, Ops& ops, Comm& comm,
+          const ForwardOptions& options);
+
+  // Runs the batch through embedding, every layer and the final norm, appends to the cache `kv`
+  // (one view per layer, and one more for the MTP block if it is used), and writes the logits of
+  // batch.logit_rows(): logits [R, vocab] f32.
+  void step(const StepBatch& batch, std::span<const KvView> kv, Tensor logits);
+
+  // As step, from the residual stream in front of layer `first` instead of the embedding.
+  // hidden [T, D] f32 or bf16; `first` may be config.layers: then only norm and head run.
+  void step_from(int first, Tensor hidden, const StepBatch& batch, std::span<const KvView> kv,
+                 Tensor logits);
+
+  // MTP module over the batch just stepped: next_ids[t] is the token after batch token t. Writes
+  // the logits of the token after that one. Its cache entry for next_ids[t] (position p + 1) lies
+  // in slot p of kv.back(): slot 0 would stay empty otherwise.        logits [R, vocab] f32
+  void mtp(const StepBatch& batch, std::span<const int32_t> next_ids, std::span<const KvView> kv,
+           Tensor logits);
+
+ private:
+  struct Activations;
+  Activations activations(int tokens);
+  void run_layers(int first, const Activations& a, const StepBatch& batch,
+                  std::span<const KvView> kv);
+  void block(int layer, const LayerWeights& w, const float* next_norm, const Activations& a,
+             const BatchView& batch, const KvView& kv, const RopeTable& rope);
+  void attention(const AttentionWeights& w, const Activations& a, const BatchView& batch,
+                 const KvView& kv, const RopeTable& rope);
+  void ffn(const LayerWeights& w, const Activations& a);
+  void head(const Activations& a, Tensor hidden, const StepBatch& batch, Tensor logits);
+  RopeTable rope(int offset) const;
+
+  const Config& config_;
+  const Weights& weights_;
+  Ops& ops_;
+  Comm& comm_;
+  ForwardOptions options_;
+  bool sparse_;
+  Arena arena_;
+  Buffer rope_memory_;  // cos, then sin: [max_context + 1, rope / 2] each
+};
+
+}  // namespace fathom

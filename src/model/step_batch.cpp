@@ -1,0 +1,62 @@
+#include "model/step_batch.h"
+
+#include <algorithm>
+
+namespace fathom {
+
+StepBatch::StepBatch(int max_tokens, int max_sequences, int max_pages)
+    : max_tokens_(max_tokens), max_sequences_(max_sequences), max_pages_(max_pages) {
+  ids_.reserve(max_tokens);
+  positions_.reserve(max_tokens);
+  sequence_of_.reserve(max_tokens);
+  logit_rows_.reserve(max_tokens);
+  page_tables_.reserve(static_cast<size_t>(max_sequences) * max_pages);
+  spans_.reserve(2 * static_cast<size_t>(max_sequences));
+}
+
+void StepBatch::clear() {
+  sequences_ = 0;
+  ids_.clear();
+  positions_.clear();
+  sequence_of_.clear();
+  page_tables_.clear();
+  logit_rows_.clear();
+  spans_.clear();
+}
+
+void StepBatch::add(std::span<const int32_t> ids, int64_t first_position,
+                    std::span<const int32_t> pages, bool decode, const FormPolicy& forms) {
+  int64_t last = first_position + static_cast<int64_t>(ids.size());
+  FATHOM_CHECK(!ids.empty() && tokens() + static_cast<int>(ids.size()) <= max_tokens_,
+               "{} tokens added to {} of {}", ids.size(), tokens(), max_tokens_);
+  FATHOM_CHECK(sequences_ < max_sequences_, "more than {} sequences", max_sequences_);
+  FATHOM_CHECK(static_cast<int64_t>(pages.size()) * kPageRows >= last &&
+                   static_cast<int>(pages.size()) <= max_pages_,
+               "{} pages (of at most {}) for {} positions", pages.size(), max_pages_, last);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    int64_t position = first_position + static_cast<int64_t>(i);
+    AttentionForm form = forms.form(position, decode);
+    int token = tokens();
+    if (i == 0 || spans_.back().form != form) spans_.push_back({token, token, sequences_, form});
+    spans_.back().end = token + 1;
+    ids_.push_back(ids[i]);
+    positions_.push_back(static_cast<int32_t>(position));
+    sequence_of_.push_back(sequences_);
+  }
+  page_tables_.insert(page_tables_.end(), pages.begin(), pages.end());
+  page_tables_.resize(static_cast<size_t>(++sequences_) * max_pages_, -1);
+}
+
+BatchView StepBatch::view() const {
+  BatchView v;
+  v.tokens = tokens();
+  v.sequences = sequences_;
+  v.positions = positions_.data();
+  v.sequence_of = sequence_of_.data();
+  v.page_tables = page_tables_.data();
+  v.max_pages = max_pages_;
+  v.spans = spans_;
+  return v;
+}
+
+}  // namespace fathom

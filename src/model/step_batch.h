@@ -1,0 +1,44 @@
+// The tokens of one step, flat: prefill chunks and decodes of many sequences together. The only
+// thing that crosses from the runtime into the model.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/batch_view.h"
+#include "model/attention_form.h"
+
+namespace fathom {
+
+class StepBatch {
+ public:
+  // Page tables have room for `max_pages` pages a sequence.
+  StepBatch(int max_tokens, int max_sequences, int max_pages);
+
+  void clear();
+
+  // Appends consecutive tokens of one sequence, the first at `first_position`. `pages` must cover
+  // position first_position + ids.size() - 1. Logits are wanted for the tokens whose index within
+  // `ids` is listed by want_logits afterwards.
+  void add(std::span<const int32_t> ids, int64_t first_position, std::span<const int32_t> pages,
+           bool decode, const FormPolicy& forms);
+
+  // Asks for the logits of batch token `token`; the order of calls is the order of logit rows.
+  void want_logits(int token) { logit_rows_.push_back(token); }
+
+  int tokens() const { return static_cast<int>(ids_.size()); }
+  int sequences() const { return sequences_; }
+  std::span<const int32_t> ids() const { return ids_; }
+  std::span<const int32_t> positions() const { return positions_; }
+  std::span<const int32_t> logit_rows() const { return logit_rows_; }
+  BatchView view() const;
+
+ private:
+  int max_tokens_, max_sequences_, max_pages_;
+  int sequences_ = 0;
+  std::vector<int32_t> ids_, positions_, sequence_of_, page_tables_, logit_rows_;
+  std::vector<AttentionSpan> spans_;
+};
+
+}  // namespace fathom
