@@ -1,0 +1,274 @@
+#include "io/safetensors.h"
+
+#include <algorithm>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <unordered_set>
+
+#include "base/error.h"
+#include "numerics/bf16.h"
+#include "numerics/fp8.h"
+
+namespace fathom {
+namespace {
+
+constexpr uint64_t kMaxHeader = 100'000'000;  // the limit of the format's own implementation
+constexpr size_t kMaxRank = 16;
+
+// Names come from the file: shown shortened, without control characters that could play tricks with
+// a terminal.
+std::string shown(std::string_view name) {
+  std::string out;
+  for (char c : name.substr(0, 160)) out += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
+  if (name.size() > 160) out += "...";
+  return out;
+}
+
+// Takes the header apart while it is parsed. No document is built, so deep nesting, millions of
+// values or repeated keys cost nothing and are refused where they stand:
+//   { NAME: { "dtype": S, "shape": [..], "data_offsets": [b, e] }, "__metadata__": { K: S } }
+class HeaderSax final : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  HeaderSax(const std::string& origin, SafetensorsHeader& out) : origin_(origin), out_(out) {}
+
+  bool null() override { return wrong("null"); }
+  bool boolean(bool) override { return wrong("a boolean"); }
+  bool number_integer(number_integer_t v) override { return wrong(fmt::format("{}", v)); }
+  bool number_float(number_float_t, const string_t& text) override { return wrong(shown(text)); }
+  bool binary(binary_t&) override { return wrong("binary data"); }
+
+  bool number_unsigned(number_unsigned_t v) override {
+    if (state_ == State::shape && entry_.shape.size() < kMaxRank && v <= INT64_MAX) {
+      entry_.shape.push_back(static_cast<int64_t>(v));
+      return true;
+    }
+    if (state_ == State::offsets && offsets_ < 2) {
+      (offsets_++ == 0 ? entry_.begin : entry_.end) = v;
+      return true;
+    }
+    return wrong(fmt::format("{}", v));
+  }
+
+  bool string(string_t& text) override {
+    if (state_ == State::metadata) {
+      out_.metadata[key_] = text;
+      return true;
+    }
+    if (state_ != State::tensor || key_ != "dtype") return wrong("a string");
+    std::optional<DType> dtype = dtype_from_name(text);
+    if (!dtype)
+      fail("{}: tensor {}: dtype is {}, expected one of F32 BF16 F16 F8_E4M3 U8 I32 I64", origin_,
+           shown(entry_.name), shown(text));
+    entry_.dtype = *dtype;
+    return true;
+  }
+
+  bool start_object(size_t) override {
+    if (state_ == State::start) {
+      state_ = State::top;
+    } else if (state_ == State::top) {
+      state_ = key_ == "__metadata__" ? State::metadata : State::tensor;
+      entry_ = {};
+      entry_.name = key_;
+      seen_.clear();
+      offsets_ = 0;
+    } else {
+      return wrong("an object");
+    }
+    return true;
+  }
+
+  bool key(string_t& name) override {
+    key_ = name;
+    auto& keys = state_ == State::top ? names_ : seen_;
+    if (!keys.insert(name).second)
+      fail("{}: key {} stands twice in the header{}", origin_, shown(name), place());
+    if (state_ == State::tensor && name != "dtype" && name != "shape" && name != "data_offsets")
+      fail("{}: tensor {}: unknown key {}, expected dtype, shape and data_offsets", origin_,
+           shown(entry_.name), shown(name));
+    return true;
+  }
+
+  bool start_array(size_t) override {
+    if (state_ == State::tensor && key_ == "shape")
+      state_ = State::shape;
+    else if (state_ == State::tensor && key_ == "data_offsets")
+      state_ = State::offsets;
+    else
+      return wrong("an array");
+    return true;
+  }
+
+  bool end_array() override {
+    if (state_ == State::offsets && offsets_ != 2)
+      fail("{}: tensor {}: data_offsets has {} numbers, expected 2", origin_, shown(entry_.name),
+           offsets_);
+    state_ = State::tensor;
+    return true;
+  }
+
+  bool end_object() override {
+    if (state_ == State::tensor) {
+      for (const char* needed : {"dtype", "shape", "data_offsets"})
+        if (!seen_.count(needed))
+          fail("{}: tensor {}: no {} in the header", origin_, shown(entry_.name), needed);
+      out_.entries.push_back(std::move(entry_));
+    }
+    if (state_ == State::metadata) seen_.clear();
+    state_ = state_ == State::top ? State::done : State::top;
+    return true;
+  }
+
+  bool parse_error(size_t position, const std::string&,
+                   const nlohmann::detail::exception&) override {
+    fail("{}: the header is not JSON: wrong at its byte {}", origin_, position);
+  }
+
+ private:
+  enum class State { start, top, tensor, shape, offsets, metadata, done };
+
+  std::string place() const {
+    return state_ == State::top        ? std::string()
+           : state_ == State::metadata ? std::string(" (__metadata__)")
+           : state_ == State::start    ? std::string(" (outermost value)")
+                                       : fmt::format(" (tensor {})", shown(entry_.name));
+  }
+  [[noreturn]] bool wrong(const std::string& found) const {
+    const char* expected = "an object for every key";
+    if (state_ == State::start) expected = "an object";
+    if (state_ == State::tensor) expected = "a string dtype and arrays shape and data_offsets";
+    if (state_ == State::shape) expected = "at most 16 whole numbers in shape";
+    if (state_ == State::offsets) expected = "two whole numbers in data_offsets";
+    if (state_ == State::metadata) expected = "strings";
+    fail("{}: header{}: expected {}, found {} at key {}", origin_, place(), expected, found,
+         shown(key_));
+  }
+
+  const std::string& origin_;
+  SafetensorsHeader& out_;
+  State state_ = State::start;
+  SafetensorsHeader::Entry entry_;
+  std::string key_;
+  std::unordered_set<std::string> names_, seen_;
+  int offsets_ = 0;
+};
+
+// Sizes that follow from dtype and shape; ranges inside the data, one after the other.
+void check_ranges(SafetensorsHeader& h, uint64_t data_bytes, const std::string& origin) {
+  for (const auto& e : h.entries) {
+    if (e.begin > e.end || e.end > data_bytes)
+      fail("{}: tensor {}: bytes [{}, {}) lie outside the file's {} bytes of data (truncated?)",
+           origin, shown(e.name), e.begin, e.end, data_bytes);
+    uint64_t expected = size_of(e.dtype);
+    bool overflow = false;
+    for (int64_t d : e.shape)
+      overflow |= __builtin_mul_overflow(expected, static_cast<uint64_t>(d), &expected);
+    // An overflow is forgiven where a 0 makes the product meaningless: such a tensor has no bytes.
+    if (std::find(e.shape.begin(), e.shape.end(), 0) != e.shape.end()) {
+      expected = 0;
+      overflow = false;
+    }
+    if (overflow || expected != e.end - e.begin)
+      fail("{}: tensor {}: {} of shape {} takes {} bytes, the header gives it {}", origin,
+           shown(e.name), name_of(e.dtype), shape_text(e.shape),
+           overflow ? "more than 2^64" : fmt::format("{}", expected), e.end - e.begin);
+  }
+  std::stable_sort(h.entries.begin(), h.entries.end(), [](const auto& a, const auto& b) {
+    return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
+  });
+  uint64_t at = 0;
+  for (const auto& e : h.entries) {
+    if (e.begin != at)
+      fail("{}: tensor {}: data starts at byte {}, expected {} ({})", origin, shown(e.name),
+           e.begin, at, e.begin < at ? "overlaps the tensor before" : "a hole before it");
+    at = e.end;
+  }
+  if (at != data_bytes)
+    fail("{}: the tensors end at byte {} of the data, the file has {} bytes of data", origin, at,
+         data_bytes);
+}
+
+float half_to_float(uint16_t h) {
+  uint32_t sign = (h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 1023u;
+  if (exponent == 31u) return float_of(sign | 0x7F800000u | (mantissa << 13));
+  if (exponent == 0u) {  // subnormal: steps of 2^-24, exact in float32
+    float value = static_cast<float>(mantissa) * 0x1p-24f;
+    return float_of(bits_of(value) | sign);
+  }
+  return float_of(sign | ((exponent + 112u) << 23) | (mantissa << 13));
+}
+
+}  // namespace
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+std::vector<float> to_floats(const StoredTensor& t) {
+  std::vector<float> out(t.elements());
+  const std::byte* p = t.data;
+  switch (t.dtype) {
+    case DType::f32:
+      if (!out.empty()) std::memcpy(out.data(), p, t.bytes);
+      return out;
+    case DType::bf16:
+    case DType::f16:
+      for (size_t i = 0; i < out.size(); ++i) {
+        uint16_t bits;
+        std::memcpy(&bits, p + 2 * i, 2);
+        out[i] = t.dtype == DType::bf16 ? to_float(Bf16{bits}) : half_to_float(bits);
+      }
+      return out;
+    case DType::fp8_e4m3:
+      for (size_t i = 0; i < out.size(); ++i) out[i] = fp8_to_float(static_cast<uint8_t>(p[i]));
+      return out;
+    default:
+      fail("{}: tensor {}: expected a float dtype, found {}", t.file, t.name, name_of(t.dtype));
+  }
+}
+
+SafetensorsHeader parse_safetensors(const std::byte* file, size_t bytes,
+                                    const std::string& origin) {
+  if (bytes < 8)
+    fail("{}: not a safetensors file: {} bytes, expected at least 8 of header length", origin,
+         bytes);
+  uint64_t length = 0;
+  for (int i = 7; i >= 0; --i) length = length << 8 | static_cast<uint64_t>(file[i]);
+  if (length < 2 || length > kMaxHeader || length > bytes - 8)
+    fail("{}: header length is {}, expected 2 to {} in a file of {} bytes", origin, length,
+         std::min<uint64_t>(kMaxHeader, bytes - 8), bytes);
+  SafetensorsHeader h;
+  h.data_start = 8 + length;
+  const char* text = reinterpret_cast<const char*>(file) + 8;
+  HeaderSax sax(origin, h);
+  nlohmann::json::sax_parse(text, text + length, &sax);
+  check_ranges(h, bytes - h.data_start, origin);
+  return h;
+}
+
+SafetensorsFile SafetensorsFile::open(const std::string& path) {
+  SafetensorsFile f{MappedFile(path)};
+  SafetensorsHeader h = parse_safetensors(f.map_.data(), f.map_.size(), path);
+  f.metadata_ = std::move(h.metadata);
+  f.tensors_.reserve(h.entries.size());
+  for (auto& e : h.entries) {
+    f.index_.emplace(e.name, f.tensors_.size());
+    f.tensors_.push_back({std::move(e.name), e.dtype, std::move(e.shape),
+                          f.map_.data() + h.data_start + e.begin,
+                          static_cast<size_t>(e.end - e.begin), path});
+  }
+  return f;
+}
+
+const StoredTensor* SafetensorsFile::find(std::string_view name) const {
+  auto it = index_.find(std::string(name));
+  return it == index_.end() ? nullptr : &tensors_[it->second];
+}
+
+const StoredTensor& SafetensorsFile::at(std::string_view name) const {
+  const StoredTensor* t = find(name);
+  if (!t) fail("{}: no tensor {}", path(), name);
+  return *t;
+}
+
+}  // namespace fathom

@@ -1,0 +1,133 @@
+// safetensors files: 8 bytes of header length (little endian), a JSON header that names every
+// tensor with dtype, shape and byte range, then the data. Reading trusts nothing: every number of
+// the header is checked before a byte of data is looked at.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "io/mapped_file.h"
+#include "tensor/dtype.h"
+
+namespace fathom {
+
+// A tensor as it lies in a mapped file. `data` may be unaligned for its type: files of other
+// programs pack tensors without padding.
+struct StoredTensor {
+  std::string name;
+  DType dtype = DType::u8;
+  std::vector<int64_t> shape;  // empty: a scalar
+  const std::byte* data = nullptr;
+  size_t bytes = 0;
+  std::string file;
+
+  int64_t elements() const { return static_cast<int64_t>(bytes / size_of(dtype)); }
+  bool aligned() const { return reinterpret_cast<uintptr_t>(data) % size_of(dtype) == 0; }
+};
+
+// "[2, 3]"
+std::string shape_text(const std::vector<int64_t>& shape);
+
+// The values of a float tensor (f32, bf16, f16 or fp8 without scales) as float32, from any
+// alignment. Throws Error for integer dtypes.
+std::vector<float> to_floats(const StoredTensor& t);
+
+class SafetensorsFile {
+ public:
+  // Throws Error with file, tensor, expected and found.
+  static SafetensorsFile open(const std::string& path);
+
+  const std::vector<StoredTensor>& tensors() const { return tensors_; }  // in file order
+  const StoredTensor* find(std::string_view name) const;                 // null: not there
+  const StoredTensor& at(std::string_view name) const;                   // Error: not there
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const std::string& path() const { return map_.path(); }
+  size_t bytes() const { return map_.size(); }
+
+ private:
+  explicit SafetensorsFile(MappedFile map) : map_(std::move(map)) {}
+
+  MappedFile map_;
+  std::vector<StoredTensor> tensors_;
+  std::unordered_map<std::string, size_t> index_;
+  std::map<std::string, std::string> metadata_;
+};
+
+// What the reader found in a header: byte ranges are relative to the end of the header. Exposed for
+// the fuzz target, which has no file.
+struct SafetensorsHeader {
+  struct Entry {
+    std::string name;
+    DType dtype = DType::u8;
+    std::vector<int64_t> shape;
+    uint64_t begin = 0, end = 0;
+  };
+  std::vector<Entry> entries;  // by begin
+  std::map<std::string, std::string> metadata;
+  uint64_t data_start = 0;
+};
+SafetensorsHeader parse_safetensors(const std::byte* file, size_t bytes, const std::string& origin);
+
+struct TensorDecl {
+  std::string name;
+  DType dtype;
+  std::vector<int64_t> shape;
+};
+
+// Writes a file whose tensors are known beforehand and whose data come in any order, from any
+// thread. The file is PATH.part until finish(); a writer destroyed before that removes it, and one
+// that was killed leaves nothing under PATH.
+//
+// The data start is aligned to 64 bytes, and tensors whose size is a multiple of 64 come first, so
+// all of these are aligned when the file is mapped; the others are aligned to their element.
+class SafetensorsWriter {
+ public:
+  // Reserves the whole size on disk: a full disk is found here.
+  SafetensorsWriter(std::string path, std::vector<TensorDecl> tensors,
+                    const std::map<std::string, std::string>& metadata = {});
+  ~SafetensorsWriter();
+  SafetensorsWriter(const SafetensorsWriter&) = delete;
+  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
+
+  const std::vector<TensorDecl>& tensors() const { return tensors_; }
+  size_t index_of(const std::string& name) const;  // of a declared tensor
+  uint64_t file_bytes() const { return file_bytes_; }
+
+  // Bytes [offset, offset + bytes) of tensor number `tensor`. Thread-safe.
+  void write(size_t tensor, uint64_t offset, const void* data, size_t bytes);
+  void write(const std::string& name, const void* data);  // a whole tensor
+
+  // Every byte must have been written once. Syncs to disk, then renames to PATH.
+  void finish();
+
+ private:
+  void put(uint64_t at, const void* data, size_t bytes);
+  void discard();
+
+  std::string path_, part_;
+  std::vector<TensorDecl> tensors_;
+  std::unordered_map<std::string, size_t> index_;
+  std::vector<uint64_t> offsets_, sizes_;  // in the file; by tensor
+  uint64_t file_bytes_ = 0;
+  std::atomic<uint64_t> written_{0};
+  int fd_ = -1;
+};
+
+struct TensorData {
+  std::string name;
+  DType dtype;
+  std::vector<int64_t> shape;
+  const void* data;
+};
+
+// A small file in one call.
+void write_safetensors(const std::string& path, const std::vector<TensorData>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace fathom
