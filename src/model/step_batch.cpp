@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/check.h"
+
 namespace fathom {
 
 StepBatch::StepBatch(int max_tokens, int max_sequences, int max_pages)
