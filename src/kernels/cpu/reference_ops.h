@@ -30,10 +30,10 @@ class ReferenceOps : public Ops {
                   const BatchView& batch) override;
   void index_scores(Tensor scores, std::span<const int32_t> tokens, Tensor index_q,
                     Tensor head_weight, const KvView& kv, const BatchView& batch) override;
-  void attend_expanded(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked,
-                       const KvView& kv, const BatchView& batch, float scale) override;
-  void attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked,
-                       const KvView& kv, const BatchView& batch, float scale) override;
+  void attend_expanded(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked, const KvView& kv,
+                       const BatchView& batch, float scale) override;
+  void attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked, const KvView& kv,
+                       const BatchView& batch, float scale) override;
   void route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate, const float* bias,
              const RouterShape& shape) override;
   void mlp(Tensor out, Tensor x, const MlpWeights& w) override;
