@@ -49,6 +49,10 @@ class SafetensorsFile {
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::string& path() const { return map_.path(); }
   size_t bytes() const { return map_.size(); }
+  // Where a tensor of this file starts in it, for readers that copy instead of mapping.
+  uint64_t offset_of(const StoredTensor& t) const {
+    return static_cast<uint64_t>(t.data - map_.data());
+  }
 
  private:
   explicit SafetensorsFile(MappedFile map) : map_(std::move(map)) {}
@@ -79,6 +83,15 @@ struct TensorDecl {
   DType dtype;
   std::vector<int64_t> shape;
 };
+
+// How the writer lays a file out: its first bytes, and where each tensor's data goes.
+struct SafetensorsLayout {
+  std::string front;                     // length, header, padding
+  std::vector<uint64_t> offsets, sizes;  // in the file, in bytes; by tensor
+  uint64_t file_bytes = 0;
+};
+SafetensorsLayout layout_safetensors(const std::vector<TensorDecl>& tensors,
+                                     const std::map<std::string, std::string>& metadata = {});
 
 // Writes a file whose tensors are known beforehand and whose data come in any order, from any
 // thread. The file is PATH.part until finish(); a writer destroyed before that removes it, and one

@@ -62,21 +62,17 @@ int reserve(int fd, uint64_t bytes) {
 
 }  // namespace
 
-SafetensorsWriter::SafetensorsWriter(std::string path, std::vector<TensorDecl> tensors,
-                                     const std::map<std::string, std::string>& metadata)
-    : path_(std::move(path)), part_(path_ + ".part"), tensors_(std::move(tensors)) {
-  size_t n = tensors_.size();
-  sizes_.resize(n);
-  offsets_.resize(n);
-  for (size_t i = 0; i < n; ++i) {
-    sizes_[i] = bytes_of(tensors_[i]);
-    FATHOM_CHECK(index_.emplace(tensors_[i].name, i).second, "tensor {} declared twice",
-                 tensors_[i].name);
-  }
+SafetensorsLayout layout_safetensors(const std::vector<TensorDecl>& tensors,
+                                     const std::map<std::string, std::string>& metadata) {
+  size_t n = tensors.size();
+  SafetensorsLayout layout;
+  layout.sizes.resize(n);
+  layout.offsets.resize(n);
+  for (size_t i = 0; i < n; ++i) layout.sizes[i] = bytes_of(tensors[i]);
   std::vector<size_t> order(n);
   std::iota(order.begin(), order.end(), size_t{0});
   auto rank = [&](size_t i) {
-    return sizes_[i] % kAlign == 0 ? -64 : -static_cast<int>(size_of(tensors_[i].dtype));
+    return layout.sizes[i] % kAlign == 0 ? -64 : -static_cast<int>(size_of(tensors[i].dtype));
   };
   std::stable_sort(order.begin(), order.end(),
                    [&](size_t a, size_t b) { return rank(a) < rank(b); });
@@ -91,12 +87,12 @@ SafetensorsWriter::SafetensorsWriter(std::string path, std::vector<TensorDecl> t
   }
   uint64_t at = 0;
   for (size_t i : order) {
-    const TensorDecl& t = tensors_[i];
+    const TensorDecl& t = tensors[i];
     header +=
         fmt::format(R"({}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}},)", quoted(t.name),
-                    name_of(t.dtype), fmt::join(t.shape, ","), at, at + sizes_[i]);
-    offsets_[i] = at;
-    at += sizes_[i];
+                    name_of(t.dtype), fmt::join(t.shape, ","), at, at + layout.sizes[i]);
+    layout.offsets[i] = at;
+    at += layout.sizes[i];
   }
   if (header.back() == ',')
     header.back() = '}';
@@ -104,17 +100,30 @@ SafetensorsWriter::SafetensorsWriter(std::string path, std::vector<TensorDecl> t
     header += '}';
   header.resize((header.size() + 8 + kAlign - 1) / kAlign * kAlign - 8, ' ');
   uint64_t data_start = header.size() + 8;
-  for (uint64_t& offset : offsets_) offset += data_start;
-  file_bytes_ = data_start + at;
+  for (uint64_t& offset : layout.offsets) offset += data_start;
+  layout.file_bytes = data_start + at;
+  layout.front.resize(8);
+  for (int i = 0; i < 8; ++i) layout.front[i] = static_cast<char>(header.size() >> (8 * i));
+  layout.front += header;
+  return layout;
+}
+
+SafetensorsWriter::SafetensorsWriter(std::string path, std::vector<TensorDecl> tensors,
+                                     const std::map<std::string, std::string>& metadata)
+    : path_(std::move(path)), part_(path_ + ".part"), tensors_(std::move(tensors)) {
+  for (size_t i = 0; i < tensors_.size(); ++i)
+    FATHOM_CHECK(index_.emplace(tensors_[i].name, i).second, "tensor {} declared twice",
+                 tensors_[i].name);
+  SafetensorsLayout layout = layout_safetensors(tensors_, metadata);
+  sizes_ = std::move(layout.sizes);
+  offsets_ = std::move(layout.offsets);
+  file_bytes_ = layout.file_bytes;
 
   fd_ = open_locked(part_);
   try {
     if (int error = reserve(fd_, file_bytes_))
       fail("cannot write {}: it takes {} bytes: {}", path_, file_bytes_, std::strerror(error));
-    std::string front(8, '\0');
-    for (int i = 0; i < 8; ++i) front[i] = static_cast<char>(header.size() >> (8 * i));
-    front += header;
-    put(0, front.data(), front.size());
+    put(0, layout.front.data(), layout.front.size());
   } catch (...) {
     discard();  // the destructor does not run for a constructor that throws
     throw;
