@@ -1,0 +1,71 @@
+#include "kernels/cpu_ops.h"
+
+#include <span>
+
+#include "base/error.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/linear_ops.h"
+#include "kernels/cpu/reference_ops.h"
+
+namespace fathom {
+namespace {
+
+bool has_avx512() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
+         __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+bool has_avx2() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+#else
+  return false;
+#endif
+}
+
+constexpr CpuKernels kTable[] = {
+#if defined(__x86_64__)
+    {"avx512", "AVX-512 with VBMI, VNNI and BF16 (AMD Zen 4, Intel Cooper Lake's successors)",
+     has_avx512,
+     [](Numerics n, const Workload& w, ThreadPool& p) -> std::unique_ptr<Ops> {
+       return std::make_unique<LinearOps>(n, w, p, kGemmAvx512);
+     }},
+    {"avx2", "AVX2, FMA, F16C and BMI2", has_avx2,
+     [](Numerics n, const Workload& w, ThreadPool& p) -> std::unique_ptr<Ops> {
+       return std::make_unique<LinearOps>(n, w, p, kGemmAvx2);
+     }},
+#endif
+    {"reference", "any processor", [] { return true; },
+     [](Numerics n, const Workload& w, ThreadPool& p) -> std::unique_ptr<Ops> {
+       return std::make_unique<ReferenceOps>(n, w, p);
+     }},
+};
+
+}  // namespace
+
+std::span<const CpuKernels> cpu_kernels() { return kTable; }
+
+const CpuKernels& pick_cpu_kernels(std::string_view forced) {
+  for (const CpuKernels& k : kTable) {
+    if (forced.empty() ? !k.usable() : k.name != forced) continue;
+    if (!k.usable()) fail("kernels {} need {}, which this processor lacks", k.name, k.needs);
+    return k;
+  }
+  std::string names;
+  for (const CpuKernels& k : kTable) names += fmt::format(" {}", k.name);
+  fail("unknown kernels '{}'; there are:{}", forced, names);
+}
+
+std::unique_ptr<Ops> make_reference_ops(Numerics numerics, const Workload& workload,
+                                        ThreadPool& pool) {
+  return std::make_unique<ReferenceOps>(numerics, workload, pool);
+}
+
+}  // namespace fathom
