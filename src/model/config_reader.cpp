@@ -1,0 +1,115 @@
+#include "model/config_reader.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace fathom {
+namespace {
+
+using nlohmann::json;
+
+// Values come from the file: short, on one line, and never recursing into what they hold.
+std::string shown(const json& value) {
+  if (value.is_object()) return "{...}";
+  if (value.is_array() && value.size() > 4) return "[...]";
+  if (value.is_array())
+    for (const json& v : value)
+      if (v.is_structured()) return "[...]";
+  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
+  return text.size() > 100 ? text.substr(0, 100) + "..." : text;
+}
+
+}  // namespace
+
+const json* ConfigReader::get(const std::string& key) const {
+  if (!object_.is_object()) return nullptr;
+  auto it = object_.find(key);
+  return it == object_.end() || it->is_null() ? nullptr : &*it;
+}
+
+ConfigReader ConfigReader::child(const std::string& key) const {
+  static const json kEmpty = json::object();
+  const json* value = get(key);
+  if (value && !value->is_object())
+    problems_.push_back(
+        fmt::format("{}{} = {}: expected an object or null", prefix_, key, shown(*value)));
+  return {value && value->is_object() ? *value : kEmpty, prefix_ + key + ".", problems_};
+}
+
+void ConfigReader::wrong(const std::string& key, const std::string& expected) {
+  const json* value = get(key);
+  problems_.push_back(fmt::format("{}{} = {}: expected {}", prefix_, key,
+                                  value ? shown(*value) : "null", expected));
+}
+
+void ConfigReader::missing(const std::string& key, const std::string& expected) {
+  bool null = object_.is_object() && object_.contains(key);
+  problems_.push_back(
+      fmt::format("{}{} is {}: expected {}", prefix_, key, null ? "null" : "missing", expected));
+}
+
+int64_t ConfigReader::integer(const std::string& key, int64_t least, int64_t greatest,
+                              std::optional<int64_t> fallback) {
+  std::string expected = least == greatest
+                             ? fmt::format("{}", least)
+                             : fmt::format("a whole number from {} to {}", least, greatest);
+  const json* value = get(key);
+  if (!value) {
+    if (!fallback) missing(key, expected);
+    return fallback.value_or(least);
+  }
+  // is_number_integer is true of unsigned values too; those beyond int64 would wrap.
+  bool fits = value->is_number_integer() &&
+              !(value->is_number_unsigned() && value->get<uint64_t>() > INT64_MAX);
+  int64_t v = fits ? value->get<int64_t>() : 0;
+  if (fits && least <= v && v <= greatest) return v;
+  wrong(key, expected);
+  return least;
+}
+
+double ConfigReader::number(const std::string& key, double least, double greatest,
+                            std::optional<double> fallback) {
+  std::string expected = fmt::format("a number from {} to {}", least, greatest);
+  const json* value = get(key);
+  if (!value) {
+    if (!fallback) missing(key, expected);
+    return fallback.value_or(least);
+  }
+  double v = value->is_number() ? value->get<double>() : NAN;
+  if (least <= v && v <= greatest) return v;  // false for NaN
+  wrong(key, expected);
+  return least;
+}
+
+bool ConfigReader::boolean(const std::string& key, bool fallback) {
+  const json* value = get(key);
+  if (!value) return fallback;
+  if (value->is_boolean()) return value->get<bool>();
+  wrong(key, "true or false");
+  return fallback;
+}
+
+std::string ConfigReader::choice(const std::string& key,
+                                 std::initializer_list<const char*> accepted,
+                                 const std::string& fallback) {
+  std::string expected = fmt::format("{}", fmt::join(accepted, " or "));
+  const json* value = get(key);
+  if (!value) {
+    if (fallback.empty()) missing(key, expected);
+    return fallback;
+  }
+  if (value->is_string())
+    for (const char* a : accepted)
+      if (value->get_ref<const std::string&>() == a) return a;
+  wrong(key, expected);
+  return fallback;
+}
+
+void ConfigReader::only(const std::string& key, bool accepted, const char* why) {
+  const json* value = get(key);
+  if (value && *value != json(accepted)) wrong(key, fmt::format("{} ({})", accepted, why));
+}
+
+}  // namespace fathom

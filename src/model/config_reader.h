@@ -1,0 +1,50 @@
+// Reads keys of a JSON object and collects what is wrong with them, so that a user sees every
+// problem of a file at once. A value that is wrong reads as the least accepted one, to let the
+// reading go on.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace fathom {
+
+class ConfigReader {
+ public:
+  // `prefix` names the object inside the file, e.g. "rope_scaling.".
+  ConfigReader(const nlohmann::json& object, std::string prefix, std::vector<std::string>& problems)
+      : object_(object), prefix_(std::move(prefix)), problems_(problems) {}
+
+  // Null when the key is absent or null.
+  const nlohmann::json* get(const std::string& key) const;
+  bool has(const std::string& key) const { return get(key) != nullptr; }
+  // The object at `key`; an empty one, with a problem, when it is something else.
+  ConfigReader child(const std::string& key) const;
+
+  // Without a fallback the key is required.
+  int64_t integer(const std::string& key, int64_t least, int64_t greatest,
+                  std::optional<int64_t> fallback = {});
+  double number(const std::string& key, double least, double greatest,
+                std::optional<double> fallback = {});
+  bool boolean(const std::string& key, bool fallback);
+  // One of `accepted`; an empty fallback means required.
+  std::string choice(const std::string& key, std::initializer_list<const char*> accepted,
+                     const std::string& fallback = {});
+  // A switch of the architecture that is implemented in one position only.
+  void only(const std::string& key, bool accepted, const char* why);
+
+  // `key = value: expected ...`
+  void wrong(const std::string& key, const std::string& expected);
+
+ private:
+  void missing(const std::string& key, const std::string& expected);
+
+  const nlohmann::json& object_;
+  std::string prefix_;
+  std::vector<std::string>& problems_;
+};
+
+}  // namespace fathom
