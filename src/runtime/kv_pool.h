@@ -1,0 +1,68 @@
+// The memory of the cache: for every layer an array of latent rows and one of indexer rows, cut
+// into pages that all layers share (page 7 of a sequence is page 7 in every layer, and its latent
+// and index rows live and die together).
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "kernels/batch_view.h"
+#include "model/config.h"
+#include "tensor/buffer.h"
+
+namespace fathom {
+
+constexpr std::string_view name_of(KvFormat f) {
+  return f == KvFormat::f32 ? "f32" : f == KvFormat::bf16 ? "bf16" : "fp8";
+}
+
+// The cache format that goes with the numerics when the user names none.
+constexpr KvFormat default_kv_format(Numerics n) {
+  return n == Numerics::exact  ? KvFormat::f32
+         : n == Numerics::bf16 ? KvFormat::bf16
+                               : KvFormat::fp8;
+}
+
+// What one token costs. Index rows follow the numerics alone: their format is part of how scores
+// are computed, not a matter of thrift.
+struct KvShape {
+  int layers = 0;  // MTP layers, when kept, come last
+  int latent = 0, rope = 0, index_dim = 0;
+  KvFormat latent_format = KvFormat::bf16;
+  KvFormat index_format = KvFormat::bf16;
+  bool ue8m0 = true;
+
+  int64_t latent_stride() const { return latent_row_bytes(latent_format, latent, rope); }
+  int64_t index_stride() const { return index_dim ? index_row_bytes(index_format, index_dim) : 0; }
+  int64_t bytes_per_token() const { return layers * (latent_stride() + index_stride()); }
+  int64_t bytes_per_page() const { return bytes_per_token() * kPageRows; }
+};
+
+// `with_mtp`: room for the layers of multi-token prediction too (speculative decoding).
+KvShape kv_shape(const Config& config, Numerics numerics, std::optional<KvFormat> format,
+                 bool with_mtp);
+
+// Pages that hold positions [0, tokens).
+constexpr int64_t pages_for(int64_t tokens) { return (tokens + kPageRows - 1) / kPageRows; }
+
+class KvPool {
+ public:
+  // The address space is taken at once, the memory only as pages are first written. Throws Error
+  // when the machine refuses.
+  KvPool(const KvShape& shape, int pages);
+
+  std::span<const KvView> layers() const { return views_; }
+  const KvShape& shape() const { return shape_; }
+  int pages() const { return pages_; }
+  int64_t bytes() const { return static_cast<int64_t>(buffer_.size()); }
+
+ private:
+  KvShape shape_;
+  int pages_;
+  Buffer buffer_;
+  std::vector<KvView> views_;
+};
+
+}  // namespace fathom

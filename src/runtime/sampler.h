@@ -1,0 +1,37 @@
+// Draws the next token of a sequence from its logits by the rule of numerics/sampling.h.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "numerics/sampling.h"
+
+namespace fathom {
+
+// The first parameter out of its range, named with its value and what is accepted.
+Result<SamplingParams> checked(const SamplingParams& params);
+
+// Thread-compatible. Memory is taken in the constructor.
+class Sampler {
+ public:
+  explicit Sampler(int64_t vocab);
+
+  // The token that follows position `position` - 1. Fails, for this request alone, when the logits
+  // are not numbers: a NaN, +inf, or nothing but -inf.
+  Result<int32_t> sample(std::span<const float> logits, const SamplingParams& params,
+                         int64_t position);
+
+ private:
+  struct Candidate {
+    float logit;
+    int32_t id;
+    uint64_t weight;
+  };
+  void keep_top_k(int k);
+  void keep_nucleus(float top_p);
+
+  std::vector<Candidate> candidates_;
+};
+
+}  // namespace fathom

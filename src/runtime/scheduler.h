@@ -1,0 +1,51 @@
+// What the next step computes, as a pure function: same state, same plan. No clock, no device, no
+// page is touched here; the engine carries the plan out.
+//
+// The rules, in order:
+//   1. decodes first: every running sequence that lacks one token gets it (a waiting reader feels
+//      a missing token sooner than a longer wait for the first one);
+//   2. then prompts of running sequences, oldest first, in chunks, while the token budget lasts;
+//   3. then waiting sequences in their order of arrival, none overtaking, while there are places,
+//      budget, and pages for everything that is known of them;
+//   4. when pages run out, the youngest running sequence gives up all of its pages and goes back to
+//      the head of the queue, to be computed again later. The oldest never does, so it finishes.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace fathom {
+
+struct SeqState {
+  int64_t known = 0;      // tokens of the prompt and generated so far
+  int64_t cached = 0;     // of these, how many are in the cache; less than known
+  int64_t pages = 0;      // pages held
+  int64_t own_pages = 0;  // of these, how many nobody else holds: what preempting gains
+};
+
+struct Limits {
+  int step_tokens = 0;     // tokens of one step
+  int max_running = 0;     // sequences at once
+  int64_t free_pages = 0;  // pages nobody holds
+};
+
+// Tokens [begin, end) of a sequence. `seq` counts through running and then waiting: running.size()
+// is the first waiting sequence, which this plan admits.
+struct Slice {
+  int seq;
+  int64_t begin, end;
+  bool operator==(const Slice&) const = default;
+};
+
+struct Plan {
+  std::vector<Slice> slices;   // decodes, then chunks of prompts; a running sequence at most once
+  std::vector<int> preempted;  // indices of running, youngest first
+};
+
+// `running` and `waiting` are in order of arrival. Whoever calls must see to it that the greatest
+// sequence alone fits into all pages: then every plan makes progress.
+Plan plan_step(std::span<const SeqState> running, std::span<const SeqState> waiting,
+               const Limits& limits);
+
+}  // namespace fathom

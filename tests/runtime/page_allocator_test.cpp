@@ -1,0 +1,165 @@
+#include "runtime/page_allocator.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <set>
+
+#include "runtime/kv_pool.h"
+#include "runtime/prefix_cache.h"
+
+namespace fathom {
+namespace {
+
+TEST(PageAllocator, GivesEveryPageOnceAndTakesItBack) {
+  PageAllocator pages(5);
+  std::set<int32_t> taken;
+  for (int i = 0; i < 5; ++i) taken.insert(pages.take());
+  EXPECT_EQ(taken, (std::set<int32_t>{0, 1, 2, 3, 4}));
+  EXPECT_EQ(pages.free_pages(), 0);
+  EXPECT_DEATH(pages.take(), "no free page of 5");
+  for (int32_t p : taken) pages.release(p);
+  EXPECT_EQ(pages.free_pages(), 5);
+  pages.check_integrity();
+}
+
+TEST(PageAllocator, SharedPageIsFreeAfterItsLastHolder) {
+  PageAllocator pages(2);
+  int32_t p = pages.take();
+  pages.share(p);
+  pages.release(p);
+  EXPECT_EQ(pages.holders(p), 1);
+  EXPECT_EQ(pages.free_pages(), 1);
+  pages.release(p);
+  EXPECT_EQ(pages.free_pages(), 2);
+  EXPECT_DEATH(pages.release(p), "released while free");
+  EXPECT_DEATH(pages.share(p), "shared while free");
+  EXPECT_DEATH(pages.release(2), "page 2 of 2");
+  EXPECT_DEATH(pages.release(-1), "page -1 of 2");
+}
+
+TEST(PageAllocator, KeepsItsBooksUnderRandomUse) {
+  std::mt19937 random(7);
+  PageAllocator pages(37);
+  std::vector<int32_t> held;  // one entry per holder
+  for (int step = 0; step < 5000; ++step) {
+    switch (random() % 3) {
+      case 0:
+        if (pages.free_pages() > 0) held.push_back(pages.take());
+        break;
+      case 1:
+        if (!held.empty()) {
+          int32_t p = held[random() % held.size()];
+          pages.share(p);
+          held.push_back(p);
+        }
+        break;
+      default:
+        if (!held.empty()) {
+          std::swap(held[random() % held.size()], held.back());
+          pages.release(held.back());
+          held.pop_back();
+        }
+    }
+    pages.check_integrity();
+    ASSERT_EQ(pages.used_pages(), static_cast<int>(std::set(held.begin(), held.end()).size()));
+  }
+}
+
+std::vector<int32_t> tokens(int n, int32_t from = 0) {
+  std::vector<int32_t> ids(n);
+  for (int i = 0; i < n; ++i) ids[i] = from + i;
+  return ids;
+}
+
+TEST(PrefixCache, SharesWholePagesAndNeverTheLastToken) {
+  PageAllocator pages(10);
+  PrefixCache cache(pages, 2);
+  std::vector<int32_t> mine = {pages.take(), pages.take(), pages.take()};
+  cache.insert(tokens(150), mine);  // two whole pages and 22 tokens
+  for (int32_t p : mine) pages.release(p);
+  EXPECT_EQ(pages.used_pages(), 2);
+
+  EXPECT_EQ(cache.match(tokens(64)).size(), 0u);  // its last token has to be computed
+  EXPECT_EQ(cache.match(tokens(65)), (std::vector<int32_t>{mine[0]}));
+  EXPECT_EQ(cache.match(tokens(400)), (std::vector<int32_t>{mine[0], mine[1]}));
+  EXPECT_EQ(cache.match(tokens(400, 1)).size(), 0u);
+  EXPECT_EQ(cache.match({}).size(), 0u);
+  EXPECT_EQ(pages.holders(mine[0]), 3);
+  std::vector<int32_t> forked = tokens(200);
+  forked[100] = 9999;
+  EXPECT_EQ(cache.match(forked), (std::vector<int32_t>{mine[0]}));
+  pages.check_integrity();
+}
+
+TEST(PrefixCache, ForgetsTheEldestAndReplacesWhatIsContained) {
+  PageAllocator pages(20);
+  {
+    PrefixCache cache(pages, 2);
+    auto insert = [&](std::vector<int32_t> ids) {
+      std::vector<int32_t> held;
+      for (int64_t i = 0; i < pages_for(static_cast<int64_t>(ids.size())); ++i)
+        held.push_back(pages.take());
+      cache.insert(ids, held);
+      for (int32_t p : held) pages.release(p);
+    };
+    insert(tokens(64));
+    insert(tokens(128));  // longer, same beginning
+    EXPECT_EQ(cache.size(), 1u);
+    EXPECT_EQ(pages.used_pages(), 2);
+    insert(tokens(100));  // covered already
+    EXPECT_EQ(pages.used_pages(), 2);
+    insert(tokens(63, 500));  // not a whole page
+    EXPECT_EQ(cache.size(), 1u);
+    insert(tokens(64, 1000));
+    for (int32_t p : cache.match(tokens(200))) pages.release(p);  // now the eldest is the other
+    insert(tokens(64, 2000));
+    EXPECT_EQ(cache.size(), 2u);
+    EXPECT_EQ(cache.match(tokens(100, 1000)).size(), 0u);
+    EXPECT_TRUE(cache.evict_one());
+  }
+  EXPECT_EQ(pages.used_pages(), 0);
+  pages.check_integrity();
+}
+
+TEST(KvPool, LaysLayersApartInEveryFormat) {
+  for (KvFormat latent : {KvFormat::f32, KvFormat::bf16, KvFormat::fp8})
+    for (KvFormat index : {KvFormat::f32, KvFormat::bf16, KvFormat::fp8}) {
+      KvShape s{3, 512, 64, 128, latent, index, true};
+      KvPool pool(s, 5);
+      ASSERT_EQ(pool.layers().size(), 3u);
+      EXPECT_GE(pool.bytes(), 5 * s.bytes_per_page());
+      const std::byte* end = nullptr;
+      for (const KvView& v : pool.layers()) {
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(v.latent) % 64, 0u);
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(v.index) % 64, 0u);
+        EXPECT_GE(v.latent, end);
+        EXPECT_GE(v.index, v.latent_row(5 * kPageRows));
+        end = v.index_row(5 * kPageRows);
+        // First and last byte of both arrays are ours to write.
+        *v.latent = *(v.latent_row(5 * kPageRows) - 1) = std::byte{1};
+        *v.index = *(v.index_row(5 * kPageRows) - 1) = std::byte{2};
+      }
+    }
+  EXPECT_EQ((KvShape{61, 512, 64, 128, KvFormat::fp8, KvFormat::fp8, true}.bytes_per_token()),
+            61 * 788);
+}
+
+TEST(KvPool, HasNoIndexRowsWithoutAnIndexer) {
+  KvPool pool(KvShape{1, 512, 64, 0, KvFormat::bf16, KvFormat::bf16, false}, 1);
+  EXPECT_EQ(pool.layers()[0].index, nullptr);
+  EXPECT_EQ(pool.shape().bytes_per_token(), 1152);
+}
+
+// 100,000 tokens of 61 layers in f32 lie past 2^32 bytes. Untouched, they cost nothing; where the
+// machine refuses the address space, it must say so.
+TEST(KvPool, AddressesPast32Bits) {
+  KvShape s{61, 512, 64, 128, KvFormat::f32, KvFormat::f32, true};
+  KvPool pool(s, 512);
+  const KvView& last = pool.layers().back();
+  EXPECT_GT(last.index_row(512 * kPageRows) - pool.layers()[0].latent, int64_t{1} << 32);
+  *last.index_row(512 * kPageRows - 1) = std::byte{1};
+}
+
+}  // namespace
+}  // namespace fathom
