@@ -1,0 +1,33 @@
+// Options that several subcommands share, and their checks.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/evaluator.h"
+
+namespace fathom::cli {
+
+// How to compute: --numerics, --kv, --attention, --kernels, --threads, --batch-invariant.
+struct ComputeOptions {
+  std::string numerics = "bf16", kv, attention = "sparse", kernels;
+  int threads = 0;
+  bool batch_invariant = false;
+
+  void add_to(CLI::App& command);
+  Numerics numerics_value() const;
+  std::optional<KvFormat> kv_value() const;
+  AttentionMode attention_value() const;
+  EvalOptions eval_options() const;
+};
+
+// Whitespace-separated token ids. Throws Error with what is not a number.
+std::vector<int32_t> parse_ids(const std::string& text, const std::string& origin);
+
+// Throws Error naming the first id outside the vocabulary.
+void check_ids(std::span<const int32_t> ids, int vocab);
+
+}  // namespace fathom::cli
