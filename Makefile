@@ -1,0 +1,39 @@
+# The two commands of the README are `make demo` and `make test`; everything else is for developers.
+BUILD ?= build
+JOBS ?= $(shell nproc)
+
+.PHONY: all demo test setup configure build-all asan fuzz bench format lint clean
+
+all: setup                       ## build the program: build/bin/fathom
+	@cmake -S . -B $(BUILD) -G Ninja -DFATHOM_TESTS=OFF > $(BUILD).configure.log 2>&1 || { cat $(BUILD).configure.log; exit 1; }
+	@rm -f $(BUILD).configure.log
+	@cmake --build $(BUILD) --target fathom -j $(JOBS)
+
+setup:
+	@scripts/setup.sh
+
+demo: all                        ## convert the bundled model and talk to it
+	@scripts/demo.sh $(BUILD)
+
+test:                            ## everything CI runs
+	@scripts/test.sh $(BUILD)
+
+asan:                            ## all tests under AddressSanitizer and UBSan
+	@scripts/setup.sh --tests
+	@cmake -S . -B $(BUILD)-asan -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFATHOM_SANITIZE=address,undefined
+	@cmake --build $(BUILD)-asan -j $(JOBS)
+	@cd $(BUILD)-asan && ctest --output-on-failure
+
+fuzz:                            ## libFuzzer targets in build-fuzz/bin
+	@scripts/setup.sh --dev
+	@CC=clang CXX=clang++ cmake -S . -B $(BUILD)-fuzz -G Ninja -DFATHOM_FUZZ=ON -DFATHOM_TESTS=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	@cmake --build $(BUILD)-fuzz -j $(JOBS)
+
+format:
+	@git ls-files '*.h' '*.cpp' | xargs clang-format -i
+
+lint:                            ## clang-tidy and cppcheck
+	@scripts/lint.sh $(BUILD)
+
+clean:
+	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-fuzz

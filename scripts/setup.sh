@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Installs what a build needs, from Debian's packages; says what and why, and does nothing when all
+# is there. Usage: scripts/setup.sh [--tests] [--dev]
+set -euo pipefail
+
+# package: why
+build_packages=(
+  "g++:the compiler"
+  "cmake:the build system"
+  "ninja-build:runs the build on all cores"
+  "pkg-config:finds libraries"
+  "libcli11-dev:command line"
+  "nlohmann-json3-dev:JSON of configs, tokenizers and messages"
+  "libfmt-dev:text formatting"
+  "libpcre2-dev:the tokenizer's regular expressions"
+  "libedit-dev:line editing in chat"
+)
+test_packages=(
+  "libgtest-dev:unit tests"
+  "libgmock-dev:unit tests"
+)
+dev_packages=(
+  "clang:fuzz targets"
+  "libclang-rt-14-dev:sanitizers and libFuzzer for clang"
+  "clang-format:layout"
+  "clang-tidy:lint"
+  "cppcheck:lint"
+  "libbenchmark-dev:kernel benchmarks"
+  "libdnnl-dev:yardstick of the GEMM benchmarks"
+  "ccache:warm rebuilds"
+)
+
+wanted=("${build_packages[@]}")
+for arg in "$@"; do
+  case "$arg" in
+    --tests) wanted+=("${test_packages[@]}") ;;
+    --dev) wanted+=("${test_packages[@]}" "${dev_packages[@]}") ;;
+    *) echo "setup.sh: unknown argument $arg (--tests, --dev)" >&2; exit 2 ;;
+  esac
+done
+
+missing=()
+for entry in "${wanted[@]}"; do
+  package=${entry%%:*}
+  if ! dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "install ok installed"; then
+    missing+=("$package")
+    echo "setup: installing $package (${entry#*:})"
+  fi
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if ! command -v apt-get >/dev/null; then
+  echo "setup: this is not a Debian system; please install by hand: ${missing[*]}" >&2
+  exit 1
+fi
+run=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || { echo "setup: needs root or sudo to install: ${missing[*]}" >&2; exit 1; }
+  run=(sudo)
+fi
+export DEBIAN_FRONTEND=noninteractive
+"${run[@]}" apt-get update -qq
+"${run[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
