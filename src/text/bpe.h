@@ -1,0 +1,75 @@
+// Byte-pair encoding of one piece of text: start from bytes, merge the adjacent pair of best rank
+// (leftmost of equals) until none is left.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "text/tokenizer_file.h"
+
+namespace fathom {
+
+// Pieces and their ids, as one flat table in which a newcomer replaces whatever has its slot: fixed
+// memory, one cache line a look-up. Text repeats its words, so most pieces never reach the merges.
+class PieceCache {
+ public:
+  static constexpr size_t kMaxBytes = 26, kMaxIds = 8;
+
+  PieceCache() : slots_(kSlots) {}
+
+  // The ids of a piece seen before are appended to `out`; false if it is not here.
+  bool find(std::string_view piece, uint64_t hash, std::vector<int32_t>& out) const;
+  void insert(std::string_view piece, uint64_t hash, const int32_t* ids, size_t count);
+  static uint64_t hash(std::string_view piece);
+
+ private:
+  static constexpr size_t kSlots = size_t{1} << 15;  // 2 MiB
+  struct alignas(64) Slot {
+    uint8_t bytes = 0, count = 0;  // bytes 0: empty
+    char text[kMaxBytes];
+    int32_t ids[kMaxIds];
+  };
+  static_assert(sizeof(Slot) == 64);
+
+  std::vector<Slot> slots_;
+};
+
+class Bpe {
+ public:
+  // Throws Error (led by `where`) for merges of unknown tokens and for bytes without a token.
+  Bpe(const TokenizerSpec& spec, std::string_view where);
+
+  // Appends the ids of a non-empty piece.
+  void encode(std::string_view piece, PieceCache& cache, std::vector<int32_t>& out) const;
+
+  // In the file's spelling; -1 if there is none.
+  int32_t id_of_spelling(std::string_view spelling) const;
+
+ private:
+  struct Merge {
+    uint64_t pair = kNoPair;  // left id << 32 | right id
+    int32_t rank = 0;
+    int32_t id = 0;
+  };
+  static constexpr uint64_t kNoPair = ~uint64_t{0};
+  static uint64_t pair_of(int32_t left, int32_t right) {
+    return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
+  }
+
+  void add_merge(uint64_t pair, int32_t rank, int32_t id);
+  const Merge* find_merge(int32_t left, int32_t right) const;
+  void merge_short(std::string_view piece, std::vector<int32_t>& out) const;
+  void merge_long(std::string_view piece, std::vector<int32_t>& out) const;
+
+  std::unordered_map<std::string, int32_t> id_of_spelling_;
+  std::array<int32_t, 256> byte_id_{};
+  std::vector<Merge> merges_;  // open addressing, at most half full
+  size_t mask_ = 0;
+  bool ignore_merges_ = false;
+};
+
+}  // namespace fathom

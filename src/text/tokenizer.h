@@ -1,0 +1,63 @@
+// A byte-level BPE tokenizer read from a Hugging Face tokenizer.json: the same ids for the same
+// text, the same text for the same ids.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fathom {
+
+// Immutable; every method may be called from many threads at once (each encode borrows its own
+// scratch memory and cache from a pool).
+class Tokenizer {
+ public:
+  // `folder` holds tokenizer.json. Throws Error naming the file and the key if it cannot be used.
+  static Tokenizer from_folder(const std::filesystem::path& folder);
+  // `where` stands for the file's path in messages.
+  static Tokenizer from_json(std::string_view json_text, std::string_view where);
+
+  ~Tokenizer();
+  Tokenizer(Tokenizer&&) noexcept;
+  Tokenizer& operator=(Tokenizer&&) noexcept;
+
+  // As Hugging Face's encode(text): added tokens in the text become their ids, and ids that the
+  // file's post-processor adds (none in the family's own files) are added. Throws Error with the
+  // offset if the text is not valid UTF-8.
+  std::vector<int32_t> encode(std::string_view text) const;
+
+  // Added tokens are ordinary text; nothing is added. For what a user wrote.
+  std::vector<int32_t> encode_plain(std::string_view text) const;
+  void encode_plain(std::string_view text, std::vector<int32_t>& out) const;  // appends
+
+  // Bytes of all tokens in a row, with what is not UTF-8 replaced by U+FFFD. Ids without a token
+  // give nothing.
+  std::string decode(std::span<const int32_t> ids, bool skip_special = false) const;
+
+  // The bytes a token stands for; empty for ids without a token. A single token may be half a
+  // character (see StreamDecoder).
+  std::string_view token_bytes(int32_t id) const;
+
+  // By the spelling of the file: an added token's text, or a vocabulary entry ("Ġthe").
+  std::optional<int32_t> id_of(std::string_view token) const;
+  // Added tokens only: what a prompt's control markers are made of.
+  std::optional<int32_t> added_id_of(std::string_view token) const;
+
+  bool is_special(int32_t id) const;  // dropped by decode(ids, true)
+  bool is_added(int32_t id) const;
+
+  // One past the largest id that has a token. The model's embedding may have more rows.
+  int32_t vocab_size() const;
+
+ private:
+  struct Impl;
+  explicit Tokenizer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fathom

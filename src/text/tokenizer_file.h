@@ -1,0 +1,40 @@
+// What a tokenizer.json of the family says, checked: byte-level BPE, regex splits, added tokens.
+// Everything that would change the ids and is not understood is refused by name, never skipped.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "text/pre_tokenizer.h"
+
+namespace fathom {
+
+// Ids are dense in practice; the limit keeps a hostile file from asking for gigabytes of table.
+inline constexpr int32_t kMaxTokenId = (1 << 24) - 1;
+
+struct AddedToken {
+  int32_t id = 0;
+  std::string content;
+  bool special = false;     // dropped by decode(ids, skip_special)
+  bool normalized = false;  // looked for after the others, in what they left
+  bool lstrip = false;      // takes white space on its left with it
+  bool rstrip = false;
+};
+
+struct TokenizerSpec {
+  std::vector<std::pair<std::string, int32_t>> vocab;  // in the file's spelling (byte_alphabet.h)
+  std::vector<std::pair<std::string, std::string>> merges;  // best first
+  bool ignore_merges = false;
+  std::vector<AddedToken> added_tokens;
+  std::vector<SplitPattern> splits;
+  // Ids that the post-processor puts around an encoded text; empty in the family's own files.
+  std::vector<int32_t> prefix_ids, suffix_ids;
+};
+
+// `json_text` is the file's content; `where` (its path) leads every error message.
+TokenizerSpec parse_tokenizer_spec(std::string_view json_text, std::string_view where);
+
+}  // namespace fathom

@@ -1,0 +1,19 @@
+// Hugging Face splits text by the categories of Unicode 16; Debian 12's PCRE2 knows Unicode 14.
+// Some 10,300 rare characters differ (all of them unassigned in 14, and U+180E, which PCRE2 calls
+// white space). For text that holds one of them, the regexes run over a shadow: the same text with
+// each such character replaced by an old one of the right category and the same length in UTF-8, so
+// that every offset found in the shadow holds in the text.
+//
+// The stand-ins are plain members of their category; a pattern that names one of them literally
+// would see it where the text has another character. No pattern of the family does.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace fathom {
+
+// Fills `shadow` and returns true if the text (valid UTF-8) holds a character to replace.
+bool make_unicode_shadow(std::string_view text, std::string& shadow);
+
+}  // namespace fathom
