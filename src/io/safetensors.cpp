@@ -15,15 +15,6 @@ namespace {
 constexpr uint64_t kMaxHeader = 100'000'000;  // the limit of the format's own implementation
 constexpr size_t kMaxRank = 16;
 
-// Names come from the file: shown shortened, without control characters that could play tricks with
-// a terminal.
-std::string shown(std::string_view name) {
-  std::string out;
-  for (char c : name.substr(0, 160)) out += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
-  if (name.size() > 160) out += "...";
-  return out;
-}
-
 // Takes the header apart while it is parsed. No document is built, so deep nesting, millions of
 // values or repeated keys cost nothing and are refused where they stand:
 //   { NAME: { "dtype": S, "shape": [..], "data_offsets": [b, e] }, "__metadata__": { K: S } }
@@ -34,7 +25,9 @@ class HeaderSax final : public nlohmann::json_sax<nlohmann::json> {
   bool null() override { return wrong("null"); }
   bool boolean(bool) override { return wrong("a boolean"); }
   bool number_integer(number_integer_t v) override { return wrong(fmt::format("{}", v)); }
-  bool number_float(number_float_t, const string_t& text) override { return wrong(shown(text)); }
+  bool number_float(number_float_t, const string_t& text) override {
+    return wrong(printable(text));
+  }
   bool binary(binary_t&) override { return wrong("binary data"); }
 
   bool number_unsigned(number_unsigned_t v) override {
@@ -58,7 +51,7 @@ class HeaderSax final : public nlohmann::json_sax<nlohmann::json> {
     std::optional<DType> dtype = dtype_from_name(text);
     if (!dtype)
       fail("{}: tensor {}: dtype is {}, expected one of F32 BF16 F16 F8_E4M3 U8 I32 I64", origin_,
-           shown(entry_.name), shown(text));
+           printable(entry_.name), printable(text));
     entry_.dtype = *dtype;
     return true;
   }
@@ -82,10 +75,10 @@ class HeaderSax final : public nlohmann::json_sax<nlohmann::json> {
     key_ = name;
     auto& keys = state_ == State::top ? names_ : seen_;
     if (!keys.insert(name).second)
-      fail("{}: key {} stands twice in the header{}", origin_, shown(name), place());
+      fail("{}: key {} stands twice in the header{}", origin_, printable(name), place());
     if (state_ == State::tensor && name != "dtype" && name != "shape" && name != "data_offsets")
       fail("{}: tensor {}: unknown key {}, expected dtype, shape and data_offsets", origin_,
-           shown(entry_.name), shown(name));
+           printable(entry_.name), printable(name));
     return true;
   }
 
@@ -101,8 +94,8 @@ class HeaderSax final : public nlohmann::json_sax<nlohmann::json> {
 
   bool end_array() override {
     if (state_ == State::offsets && offsets_ != 2)
-      fail("{}: tensor {}: data_offsets has {} numbers, expected 2", origin_, shown(entry_.name),
-           offsets_);
+      fail("{}: tensor {}: data_offsets has {} numbers, expected 2", origin_,
+           printable(entry_.name), offsets_);
     state_ = State::tensor;
     return true;
   }
@@ -111,7 +104,7 @@ class HeaderSax final : public nlohmann::json_sax<nlohmann::json> {
     if (state_ == State::tensor) {
       for (const char* needed : {"dtype", "shape", "data_offsets"})
         if (!seen_.count(needed))
-          fail("{}: tensor {}: no {} in the header", origin_, shown(entry_.name), needed);
+          fail("{}: tensor {}: no {} in the header", origin_, printable(entry_.name), needed);
       out_.entries.push_back(std::move(entry_));
     }
     if (state_ == State::metadata) seen_.clear();
@@ -131,7 +124,7 @@ class HeaderSax final : public nlohmann::json_sax<nlohmann::json> {
     return state_ == State::top        ? std::string()
            : state_ == State::metadata ? std::string(" (__metadata__)")
            : state_ == State::start    ? std::string(" (outermost value)")
-                                       : fmt::format(" (tensor {})", shown(entry_.name));
+                                       : fmt::format(" (tensor {})", printable(entry_.name));
   }
   [[noreturn]] bool wrong(const std::string& found) const {
     const char* expected = "an object for every key";
@@ -141,7 +134,7 @@ class HeaderSax final : public nlohmann::json_sax<nlohmann::json> {
     if (state_ == State::offsets) expected = "two whole numbers in data_offsets";
     if (state_ == State::metadata) expected = "strings";
     fail("{}: header{}: expected {}, found {} at key {}", origin_, place(), expected, found,
-         shown(key_));
+         printable(key_));
   }
 
   const std::string& origin_;
@@ -158,7 +151,7 @@ void check_ranges(SafetensorsHeader& h, uint64_t data_bytes, const std::string& 
   for (const auto& e : h.entries) {
     if (e.begin > e.end || e.end > data_bytes)
       fail("{}: tensor {}: bytes [{}, {}) lie outside the file's {} bytes of data (truncated?)",
-           origin, shown(e.name), e.begin, e.end, data_bytes);
+           origin, printable(e.name), e.begin, e.end, data_bytes);
     uint64_t expected = size_of(e.dtype);
     bool overflow = false;
     for (int64_t d : e.shape)
@@ -170,7 +163,7 @@ void check_ranges(SafetensorsHeader& h, uint64_t data_bytes, const std::string& 
     }
     if (overflow || expected != e.end - e.begin)
       fail("{}: tensor {}: {} of shape {} takes {} bytes, the header gives it {}", origin,
-           shown(e.name), name_of(e.dtype), shape_text(e.shape),
+           printable(e.name), name_of(e.dtype), shape_text(e.shape),
            overflow ? "more than 2^64" : fmt::format("{}", expected), e.end - e.begin);
   }
   std::stable_sort(h.entries.begin(), h.entries.end(), [](const auto& a, const auto& b) {
@@ -179,7 +172,7 @@ void check_ranges(SafetensorsHeader& h, uint64_t data_bytes, const std::string& 
   uint64_t at = 0;
   for (const auto& e : h.entries) {
     if (e.begin != at)
-      fail("{}: tensor {}: data starts at byte {}, expected {} ({})", origin, shown(e.name),
+      fail("{}: tensor {}: data starts at byte {}, expected {} ({})", origin, printable(e.name),
            e.begin, at, e.begin < at ? "overlaps the tensor before" : "a hole before it");
     at = e.end;
   }
@@ -199,6 +192,13 @@ float half_to_float(uint16_t h) {
 }
 
 }  // namespace
+
+std::string printable(std::string_view name) {
+  std::string out;
+  for (char c : name.substr(0, 160)) out += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
+  if (name.size() > 160) out += "...";
+  return out;
+}
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));

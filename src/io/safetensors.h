@@ -31,6 +31,10 @@ struct StoredTensor {
   bool aligned() const { return reinterpret_cast<uintptr_t>(data) % size_of(dtype) == 0; }
 };
 
+// A name from a file for a message: shortened, without control characters that could play tricks
+// with a terminal.
+std::string printable(std::string_view name);
+
 // "[2, 3]"
 std::string shape_text(const std::vector<int64_t>& shape);
 

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "io/json_file.h"
 #include "io/mapped_file.h"
 #include "model/config_reader.h"
 
@@ -17,7 +18,6 @@ constexpr int64_t kMaxWidth = 1 << 20, kMaxHeads = 4096, kMaxHeadDim = 8192, kMa
 constexpr int64_t kMaxVocab = 1 << 24, kMaxLayers = 1024, kMaxExperts = 4096, kMaxShared = 64;
 constexpr int64_t kMaxPositions = 1 << 30;
 constexpr size_t kMaxBytes = 16 << 20;  // of a config file
-constexpr int kMaxDepth = 32;
 
 int as_int(int64_t v) { return static_cast<int>(v); }
 
@@ -208,26 +208,10 @@ Config read_release(ConfigReader& r) {
   return c;
 }
 
-json parse_json(const std::string& text, const std::string& origin) {
-  if (text.size() > kMaxBytes)
-    fail("{}: {} bytes, expected at most {}", origin, text.size(), kMaxBytes);
-  auto limit = [&](int depth, json::parse_event_t, json&) {
-    if (depth > kMaxDepth) fail("{}: nested deeper than {} levels", origin, kMaxDepth);
-    return true;
-  };
-  try {
-    return json::parse(text, limit);
-  } catch (const json::parse_error& e) {
-    fail("{}: not JSON: wrong at byte {}", origin, e.byte);
-  } catch (const json::exception&) {
-    fail("{}: not JSON: a number out of range", origin);
-  }
-}
-
 }  // namespace
 
 Config parse_config(const std::string& text, const std::string& origin) {
-  json object = parse_json(text, origin);
+  json object = parse_json(text, origin, kMaxBytes);
   if (!object.is_object()) fail("{}: expected a JSON object", origin);
   std::vector<std::string> problems;
   ConfigReader r(object, "", problems);

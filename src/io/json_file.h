@@ -1,0 +1,15 @@
+// JSON files of a checkpoint folder, read with limits: these files come from anywhere.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace fathom {
+
+// Throws Error naming `origin` when the text is longer than `max_bytes`, nested deeper than 32
+// levels or not JSON.
+nlohmann::json parse_json(const std::string& text, const std::string& origin, size_t max_bytes);
+
+nlohmann::json read_json_file(const std::string& path, size_t max_bytes);
+
+}  // namespace fathom

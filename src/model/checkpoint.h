@@ -1,0 +1,68 @@
+// A checkpoint in memory: the files it lies in, what had to be copied, and the weights as views.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/checkpoint_files.h"
+#include "model/config.h"
+#include "model/tensor_list.h"
+#include "model/weights.h"
+#include "tensor/buffer.h"
+
+namespace fathom {
+
+struct CheckpointOptions {
+  std::string config_file;  // instead of DIR/config.json
+  bool with_mtp = true;     // false: leave the MTP layer out even if it is there
+};
+
+// What is wrong with a checkpoint, by tensor name, without loading it.
+struct CheckpointReport {
+  Config config;  // mtp_layers is 0 when its tensors are not there or not wanted
+  std::vector<std::string> problems, warnings;
+};
+
+// Checks every tensor of config's list in `files`: presence, shape, dtype, scales. `config` is
+// changed where the files have no MTP layer.
+CheckpointReport check_checkpoint(const CheckpointFiles& files, const Config& config,
+                                  const CheckpointOptions& options = {});
+
+// Weights of one file a tensor stay in the mapped files. Copied into owned memory are: norms and
+// other vectors (as float32), tensors joined from several shards, unaligned ones, and the
+// transposed key part of kv_b_proj.
+class Checkpoint {
+ public:
+  // A Hugging Face folder or a converted one. Throws Error that lists every problem.
+  static std::unique_ptr<Checkpoint> load(const std::string& dir,
+                                          const CheckpointOptions& options = {});
+
+  const Config& config() const { return config_; }
+  const Weights& weights() const { return weights_; }
+  const std::string& path() const { return path_; }
+  const std::vector<std::string>& warnings() const { return warnings_; }
+  int64_t owned_bytes() const { return owned_bytes_; }
+
+ private:
+  Checkpoint(std::string path, CheckpointFiles files)
+      : path_(std::move(path)), files_(std::move(files)) {}
+
+  void fill(const TensorSpec& spec, WeightSlot slot);
+  void fill_vector(const TensorSpec& spec, const float*& slot);
+  void fill_matrix(const TensorSpec& spec, QWeight& slot);
+  void transpose_keys(KvUpWeights& w);
+  const float* own(std::vector<float> values);
+  std::byte* own_bytes(size_t bytes);
+
+  std::string path_;
+  CheckpointFiles files_;
+  Config config_;
+  Weights weights_;
+  std::vector<std::string> warnings_;
+  std::vector<std::vector<float>> floats_;
+  std::vector<Buffer> buffers_;
+  int64_t owned_bytes_ = 0;
+};
+
+}  // namespace fathom

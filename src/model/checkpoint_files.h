@@ -1,0 +1,41 @@
+// The files of a checkpoint folder as one set of named tensors, whichever tool wrote them.
+#pragma once
+
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "io/safetensors.h"
+
+namespace fathom {
+
+// Either a Hugging Face folder (model.safetensors.index.json names the files, or all *.safetensors
+// are taken), or a converted one (model{r}-mp{MP}.safetensors, DeepSeek's names, one file a rank).
+class CheckpointFiles {
+ public:
+  // Throws Error for what is no checkpoint and for corrupt files. What is wrong about the set, e.g.
+  // an index naming a tensor its file has not, is collected in problems().
+  static CheckpointFiles open(const std::string& dir);
+
+  bool converted() const { return converted_; }
+  int ranks() const { return static_cast<int>(by_rank_.size()); }  // 1 in a Hugging Face folder
+  const std::vector<SafetensorsFile>& files() const { return files_; }
+  const std::vector<std::string>& problems() const { return problems_; }
+  const std::vector<std::string>& warnings() const { return warnings_; }
+
+  // Names below are Hugging Face names; null: not there.
+  const StoredTensor* find(const std::string& name, int rank = 0) const;
+  std::string stored_name(const std::string& name) const;
+
+ private:
+  void open_hugging_face(const std::string& dir, const std::vector<std::string>& names);
+  void open_indexed(const std::string& dir, const std::string& index);
+  void open_converted(const std::string& dir, int ranks);
+
+  bool converted_ = false;
+  std::vector<SafetensorsFile> files_;
+  std::vector<std::unordered_map<std::string, const StoredTensor*>> by_rank_;  // stored names
+  std::vector<std::string> problems_, warnings_;
+};
+
+}  // namespace fathom
