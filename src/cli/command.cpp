@@ -34,6 +34,9 @@ int main_with(int argc, char** argv) {
   app.name("fathom");
   app.require_subcommand(1);
   app.set_version_flag("--version", "fathom 0.1.0");
+  add_inspect(app);
+  add_convert(app);
+  add_make_checkpoint(app);
   try {
     app.parse(argc, argv);
     return 0;

@@ -46,7 +46,8 @@ void transpose_heads(const KvUpWeights& w, T* out) {
               out + h * w.latent * w.nope);
 }
 
-// Bytes that loading takes beside the mapped files: what decides whether it can be tried at all.
+}  // namespace
+
 int64_t bytes_to_own(const CheckpointFiles& files, const Config& c) {
   int64_t sum = 0;
   for (const TensorSpec& spec : tensor_list(c)) {
@@ -61,8 +62,6 @@ int64_t bytes_to_own(const CheckpointFiles& files, const Config& c) {
   }
   return sum;
 }
-
-}  // namespace
 
 std::unique_ptr<Checkpoint> Checkpoint::load(const std::string& dir,
                                              const CheckpointOptions& options) {

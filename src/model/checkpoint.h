@@ -29,6 +29,10 @@ struct CheckpointReport {
 CheckpointReport check_checkpoint(const CheckpointFiles& files, const Config& config,
                                   const CheckpointOptions& options = {});
 
+// Memory that loading takes beside the mapped files (see Checkpoint); only for a checkpoint without
+// problems.
+int64_t bytes_to_own(const CheckpointFiles& files, const Config& c);
+
 // Weights of one file a tensor stay in the mapped files. Copied into owned memory are: norms and
 // other vectors (as float32), tensors joined from several shards, unaligned ones, and the
 // transposed key part of kv_b_proj.
