@@ -26,10 +26,14 @@ struct FormPolicy {
 // break even where the average number of earlier keys is top-k times the ratio of the two; the
 // expanded form pays for expanding each key besides, which `efficiency` (measured, see
 // docs/performance.md) folds in. A dense run is cheaper expanded at any position.
-inline FormPolicy form_policy(const Config& c, AttentionMode mode, bool batch_invariant,
-                              double efficiency = 1.0) {
+//
+// fp8 numerics is the reference's rounding points, and those are the absorbed form's: expanded keys
+// would be rounded elsewhere, and each layer would leave the reference by 1.2 to 1.4 times what
+// another summation order costs (docs/numerics.md).
+inline FormPolicy form_policy(const Config& c, AttentionMode mode, Numerics numerics,
+                              bool batch_invariant, double efficiency = 1.0) {
   FormPolicy policy;
-  policy.batch_invariant = batch_invariant;
+  policy.batch_invariant = batch_invariant || numerics == Numerics::fp8;
   if (mode == AttentionMode::dense || !c.has_indexer()) {
     policy.expanded_below = INT64_MAX;
   } else {

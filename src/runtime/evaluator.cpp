@@ -35,7 +35,7 @@ Evaluator::Evaluator(const Config& config, const Weights& weights, int64_t max_c
       cache_(kv_shape(config, options.numerics, options.kv, options.mtp),
              static_cast<int>(pages_for(max_context))),
       forward_(config, weights, *ops_, *comm_, forward_options(options, max_context)),
-      forms_(form_policy(config, options.attention, options.batch_invariant)),
+      forms_(form_policy(config, options.attention, options.numerics, options.batch_invariant)),
       batch_(options.chunk, 1, static_cast<int>(pages_for(max_context))),
       pages_(static_cast<size_t>(pages_for(max_context))) {
   if (options.mtp && !weights.mtp) fail("this checkpoint has no MTP layer");
