@@ -1,0 +1,35 @@
+// Hugging Face checkpoint -> model-parallel shards, in the names and files of DeepSeek's own
+// converter (docs/formats.md).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+namespace fathom {
+
+struct ConvertOptions {
+  std::string source, save;
+  int experts = 0;  // must be the model's: catches a command line meant for another checkpoint
+  int ranks = 1;
+  bool drop_mtp = false;
+  bool dry_run = false;
+  int threads = 0;  // 0: all processors
+  // After how many bytes what is written is forced to disk and noted as a place to resume from.
+  uint64_t sync_bytes = 256 << 20;
+};
+
+struct ConvertResult {
+  enum class State { planned, written, already_done };
+  State state = State::planned;
+  uint64_t read_bytes = 0, written_bytes = 0;  // by this run
+  double seconds = 0;
+};
+
+// `say` gets one line for every thing a user wants to know (plan, resumption, what is left out).
+// Throws Error before anything is written when something is wrong with the source, and leaves
+// nothing that passes for a checkpoint when something goes wrong later; the next run resumes.
+ConvertResult convert(const ConvertOptions& options,
+                      const std::function<void(const std::string&)>& say);
+
+}  // namespace fathom

@@ -1,0 +1,83 @@
+#include "convert/progress.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+namespace fathom {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr auto kQuiet = milliseconds(500);        // shorter runs show nothing
+constexpr auto kRedraw = milliseconds(200);       // on a terminal
+constexpr auto kLine = std::chrono::seconds(10);  // into a pipe or a log
+
+}  // namespace
+
+std::string size_text(uint64_t bytes) {
+  static constexpr const char* kUnits[] = {"kB", "MB", "GB", "TB"};
+  if (bytes < 1000) return fmt::format("{} B", bytes);
+  double value = static_cast<double>(bytes) / 1000;
+  int unit = 0;
+  for (; value >= 999.5 && unit < 3; ++unit) value /= 1000;
+  return fmt::format("{:.{}f} {}", value, value < 99.95 ? 1 : 0, kUnits[unit]);
+}
+
+std::string time_text(double seconds) {
+  auto s = static_cast<int64_t>(std::clamp(seconds, 0.0, 3.6e6) + 0.5);
+  if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+  return fmt::format("{}:{:02}", s / 60, s % 60);
+}
+
+std::string progress_line(const std::string& label, uint64_t done, uint64_t total, double rate,
+                          int bar_width) {
+  double share = total ? static_cast<double>(done) / static_cast<double>(total) : 1;
+  std::string bar;
+  if (bar_width > 0) {
+    auto full = static_cast<size_t>(share * bar_width);
+    bar = fmt::format(" [{:<{}}]", std::string(full, '='), bar_width);
+  }
+  std::string left =
+      rate > 0 ? time_text(static_cast<double>(total - done) / rate) : std::string("-:--");
+  return fmt::format("{}{} {:3.0f} %  {} of {}  {}/s  {} left", label, bar, 100 * share,
+                     size_text(done), size_text(total), size_text(static_cast<uint64_t>(rate)),
+                     left);
+}
+
+Progress::Progress(std::string label, uint64_t total, uint64_t start)
+    : label_(std::move(label)),
+      total_(total),
+      start_(start),
+      begin_(steady_clock::now()),
+      terminal_(isatty(STDERR_FILENO) != 0) {
+  next_ = begin_ + (terminal_ ? steady_clock::duration(kQuiet) : steady_clock::duration(kLine));
+}
+
+Progress::~Progress() { clear(); }
+
+void Progress::clear() {
+  if (drawn_) fmt::print(stderr, "\r\x1b[K");
+  drawn_ = false;
+}
+
+void Progress::update(uint64_t done) {
+  auto now = steady_clock::now();
+  if (now < next_) return;
+  double seconds = std::chrono::duration<double>(now - begin_).count();
+  double rate = static_cast<double>(done - std::min(start_, done)) / seconds;
+  if (terminal_) {
+    fmt::print(stderr, "\r{}\x1b[K", progress_line(label_, done, total_, rate, 24));
+    std::fflush(stderr);
+    drawn_ = true;
+    next_ = now + kRedraw;
+  } else {
+    fmt::print(stderr, "{}\n", progress_line(label_, done, total_, rate, 0));
+    next_ = now + kLine;
+  }
+}
+
+}  // namespace fathom

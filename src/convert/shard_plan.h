@@ -1,0 +1,51 @@
+// Which bytes of a Hugging Face checkpoint go where in the files of a model-parallel one. A pure
+// function: nothing is read or written but the source's headers.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "convert/source.h"
+#include "io/safetensors.h"
+#include "model/config.h"
+
+namespace fathom {
+
+struct Range {
+  int64_t begin = 0, end = 0;
+  int64_t size() const { return end - begin; }
+};
+
+// Rank's share of `n` rows, columns or experts; `ranks` divides n.
+Range shard_range(int64_t n, int rank, int ranks);
+// The 128-blocks that cover the elements of a range. Where a shard ends inside a block, it and the
+// next shard both carry that block's scale.
+Range covering_blocks(Range elements);
+
+// A rectangle of a source tensor that makes up a whole tensor of one rank's file.
+struct CopyTarget {
+  int rank = 0;
+  size_t tensor = 0;  // number in the rank's list
+  Range rows;
+  Range row_bytes;  // byte columns
+};
+
+struct CopyJob {
+  size_t file = 0;
+  uint64_t offset = 0;  // of row 0 in the source file
+  int64_t rows = 0, row_bytes = 0;
+  std::vector<CopyTarget> targets;
+};
+
+struct ShardPlan {
+  std::vector<std::vector<TensorDecl>> ranks;
+  std::vector<CopyJob> jobs;         // in the order of the source's files
+  std::vector<std::string> dropped;  // source tensors that are left out on purpose
+  std::vector<std::string> unknown;  // and those that this model has no use for
+};
+
+// Throws Error that lists everything missing, misshapen or indivisible at once.
+ShardPlan plan_shards(const Config& config, const Source& source, int ranks);
+
+}  // namespace fathom

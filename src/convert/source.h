@@ -1,0 +1,40 @@
+// A Hugging Face checkpoint folder as the converter sees it: where each tensor's bytes lie. Nothing
+// stays mapped; the data are read with pread.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tensor/dtype.h"
+
+namespace fathom {
+
+struct SourceFile {
+  std::string path, name;
+  uint64_t bytes = 0;
+  int64_t mtime_ns = 0;
+};
+
+struct SourceTensor {
+  DType dtype = DType::u8;
+  std::vector<int64_t> shape;
+  size_t file = 0;
+  uint64_t offset = 0, bytes = 0;  // in the file
+};
+
+struct Source {
+  std::string dir;
+  std::vector<SourceFile> files;
+  std::map<std::string, SourceTensor> tensors;
+};
+
+// Reads the files that model.safetensors.index.json names, or all *.safetensors without one. Throws
+// Error for a folder that holds none, that DeepSeek's converter or this one made, or whose index
+// names what is not there.
+Source open_source(const std::string& dir);
+
+SourceFile stat_source(const std::string& dir, const std::string& name);
+
+}  // namespace fathom
