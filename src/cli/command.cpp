@@ -35,6 +35,7 @@ int main_with(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "fathom 0.1.0");
   add_inspect(app);
+  add_logits(app);
   add_convert(app);
   add_make_checkpoint(app);
   try {
