@@ -1,0 +1,170 @@
+// The absorbed form: query times the key part of kv_b, attention over latent rows as they are
+// cached, value part of kv_b last. A cached row is read once for all heads of a token.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cpu/attention_ops.h"
+
+namespace fathom {
+namespace {
+
+using K = KernelDims;
+constexpr int kRow = K::kLatent + K::kRope, kQuery = K::kNope + K::kRope;
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kNoScore = -3.0e38f;
+
+uint64_t first_lanes(int64_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
+
+}  // namespace
+
+void AttentionOps::attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked,
+                                   const KvView& kv, const BatchView& batch, float scale) {
+  if (!fits(up, kv)) return ReferenceOps::attend_absorbed(out, q, up, picked, kv, batch, scale);
+  Attention a{out, q, up, picked, kv, batch, scale * kLog2E};
+  auto span = batch.spans.begin();
+  while (span != batch.spans.end()) {
+    if (span->form != AttentionForm::absorbed) {
+      ++span;
+      continue;
+    }
+    // Neighbouring spans share the passes over the weights: a batch of decodes is one run.
+    const int begin = span->begin;
+    int end = span->end;
+    for (++span; span != batch.spans.end() && span->form == AttentionForm::absorbed; ++span)
+      end = span->end;
+    for (int t = begin; t < end; t += token_tile_) {
+      int stop = std::min(end, t + token_tile_);
+      absorb_queries(a, t, stop);
+      attend_latent(a, t, stop);
+      project_values(a, t, stop);
+    }
+  }
+}
+
+// q_latent[t][h] = [q_nope Wk_h | q_rope], rounded.
+void AttentionOps::absorb_queries(const Attention& a, int begin, int end) {
+  pool_.parallel_dynamic(a.up.heads, 1, [&](int64_t first, int64_t last, int thread) {
+    Scratch& s = scratch_[static_cast<size_t>(thread)];
+    for (int64_t h = first; h < last; ++h) {
+      // As rows lie, latent columns are side by side: a panel but for the pairing of bf16 rows.
+      load_weights(a.up.kv_b, h * (K::kNope + K::kValue), K::kNope, s.weights);
+      const uint32_t* panel = s.weights;
+      if (!exact_) {
+        const void* rows[K::kNope];
+        for (int r = 0; r < K::kNope; ++r) rows[r] = s.weights + r * words(K::kLatent);
+        attention_.pack_pairs(rows, K::kNope / 2, K::kLatent, s.panel, K::kLatent);
+        panel = s.panel;
+      }
+      for (int t = begin; t < end; t += kTokenBlock) {
+        const int rows = std::min(kTokenBlock, end - t);
+        auto latent_query = [&](int token) {
+          return q_latent_ + ((token - begin) * a.up.heads + h) * words(kRow);
+        };
+        for (int c = 0; c < K::kLatent; c += kPanelWidth) {
+          element().product({element_at(a.q, t, h * kQuery), words(a.q.row_stride), panel + c,
+                             K::kLatent, static_cast<int>(words(K::kNope)), s.product, kPanelWidth,
+                             rows, nullptr});
+          for (int r = 0; r < rows; ++r)
+            store_scaled(latent_query(t + r) + words(c), s.product + r * kPanelWidth, kPanelWidth,
+                         1.0f);
+        }
+        for (int r = 0; r < rows; ++r)
+          std::memcpy(latent_query(t + r) + words(K::kLatent),
+                      element_at(a.q, t + r, h * kQuery + K::kNope),
+                      static_cast<size_t>(words(K::kRope)) * sizeof(uint32_t));
+      }
+    }
+  });
+}
+
+// o_latent[t][h] for tokens [begin, end). With few tokens their heads are divided among threads,
+// each of which then reads the picked rows for itself.
+void AttentionOps::attend_latent(const Attention& a, int begin, int end) {
+  const int tokens = end - begin, heads = a.up.heads;
+  const int parts = std::clamp((pool_.size() + tokens - 1) / tokens, 1, heads);
+  const int block = std::min(kMaxHeadBlock, (heads + parts - 1) / parts);
+  const int blocks = (heads + block - 1) / block;
+  pool_.parallel_dynamic(int64_t{tokens} * blocks, 1, [&](int64_t first, int64_t last, int thread) {
+    for (int64_t i = first; i < last; ++i) {
+      int head = static_cast<int>(i % blocks) * block;
+      attend_latent_heads(a, begin, begin + static_cast<int>(i / blocks), head,
+                          std::min(block, heads - head), scratch_[static_cast<size_t>(thread)]);
+    }
+  });
+}
+
+void AttentionOps::attend_latent_heads(const Attention& a, int begin, int token, int head,
+                                       int heads, Scratch& s) {
+  const int32_t* picks = nullptr;
+  int64_t count = int64_t{a.batch.positions[token]} + 1;
+  if (!a.picked.empty()) {
+    picks = a.picked.row<int32_t>(token);
+    count =
+        std::partition_point(picks, picks + a.picked.row_size(), [](int32_t p) { return p >= 0; }) -
+        picks;
+  }
+  const int64_t at = int64_t{token - begin} * a.up.heads + head;
+  std::memset(s.mixed, 0, sizeof(float) * static_cast<size_t>(heads) * K::kLatent);
+  std::fill_n(s.top, heads, kNoScore);
+  std::fill_n(s.sum, heads, 0.0f);
+  for (int64_t i = 0; i < count; i += kPanelWidth) {
+    const int n = static_cast<int>(std::min<int64_t>(kPanelWidth, count - i));
+    const void* rows[kPanelWidth];
+    for (int j = 0; j < kPanelWidth; ++j) {
+      if (j >= n) {
+        rows[j] = zero_row_;
+        continue;
+      }
+      int64_t position = picks ? picks[i + j] : i + j;
+      rows[j] = latent_words(a.kv, a.batch.cache_row(token, position), s.rows + j * words(kRow));
+    }
+    element().dots({q_latent_ + at * words(kRow), words(kRow), heads, rows, n,
+                    static_cast<int>(words(kRow)), s.scores, kPanelWidth});
+    const uint64_t mask = first_lanes(n);
+    element().softmax({s.scores, &mask, 0, heads, a.scale, s.top, s.sum, s.carry, s.shares});
+    mix_latent(rows, n, heads, s);
+  }
+  for (int h = 0; h < heads; ++h)
+    store_scaled(o_latent_ + (at + h) * words(K::kLatent), s.mixed + int64_t{h} * K::kLatent,
+                 K::kLatent, s.sum[h] > 0 ? 1.0f / s.sum[h] : 0.0f);
+}
+
+// mixed[h] = carry[h] * mixed[h] + sum over the tile's rows of share * latent row.
+void AttentionOps::mix_latent(const void* const* rows, int n, int heads, Scratch& s) {
+  const uint32_t* panel = s.panel;
+  int64_t ldb = K::kLatent;
+  if (!exact_) {
+    attention_.pack_pairs(rows, (n + 1) / 2, K::kLatent, s.panel, K::kLatent);
+  } else {
+    // float32 rows are a panel once they lie together.
+    for (int j = 0; j < n; ++j)
+      std::memcpy(s.panel + j * K::kLatent, rows[j], sizeof(float) * K::kLatent);
+  }
+  const int words_used = exact_ ? n : (n + 1) / 2;
+  for (int c = 0; c < K::kLatent; c += kPanelWidth)
+    element().product({s.shares, words(kPanelWidth), panel + c, ldb, words_used, s.mixed + c,
+                       K::kLatent, heads, s.carry});
+}
+
+// out[t][h] = o_latent[t][h] Wv_h^T
+void AttentionOps::project_values(const Attention& a, int begin, int end) {
+  pool_.parallel_dynamic(a.up.heads, 1, [&](int64_t first, int64_t last, int thread) {
+    Scratch& s = scratch_[static_cast<size_t>(thread)];
+    for (int64_t h = first; h < last; ++h) {
+      pack_value_weights(a.up, static_cast<int>(h), s.panel, s);
+      const int64_t ld = a.up.heads * words(K::kLatent);
+      for (int t = begin; t < end; t += kTokenBlock) {
+        const int rows = std::min(kTokenBlock, end - t);
+        const uint32_t* x = o_latent_ + (t - begin) * ld + h * words(K::kLatent);
+        for (int c = 0; c < K::kValue; c += kPanelWidth) {
+          element().product({x, ld, s.panel + c * words(K::kLatent), kPanelWidth,
+                             static_cast<int>(words(K::kLatent)), s.product, kPanelWidth, rows,
+                             nullptr});
+          store_rows(a.out, t, h * K::kValue + c, s.product, kPanelWidth, rows);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace fathom

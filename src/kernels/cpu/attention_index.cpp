@@ -1,0 +1,191 @@
+// Index scores and top-k. Rows of scores live in a buffer of fixed size (workload.index_budget): as
+// many tokens at a time as fit. Work is divided by key tile, each packed once for all its tokens.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cpu/attention_ops.h"
+#include "kernels/cpu/topk.h"
+
+namespace fathom {
+namespace {
+
+constexpr int kDim = KernelDims::kIndex;
+
+KvFormat index_format_of(Numerics numerics) {
+  return numerics == Numerics::exact  ? KvFormat::f32
+         : numerics == Numerics::bf16 ? KvFormat::bf16
+                                      : KvFormat::fp8;
+}
+
+int64_t position_of(const BatchView& batch, int token) { return batch.positions[token]; }
+
+}  // namespace
+
+bool AttentionOps::fits_index(Tensor index_q, const KvView& kv) const {
+  DType expected = exact_                        ? DType::f32
+                   : numerics_ == Numerics::bf16 ? DType::bf16
+                                                 : DType::fp8_e4m3;
+  return index_ok_ && index_q.dims[2] == kDim && kv.index_dim == kDim &&
+         index_q.dtype == expected && kv.index_format == index_format_of(numerics_);
+}
+
+// The queries in the element type: where they lie, or fp8 codes as bf16 (every code is exact there;
+// the scale is in head_weight).
+const uint32_t* AttentionOps::index_words(Tensor index_q, const BatchView& batch, int64_t& stride) {
+  if (index_q.dtype != DType::fp8_e4m3) {
+    stride = words(index_q.row_stride);
+    return static_cast<const uint32_t*>(index_q.data);
+  }
+  const int heads = static_cast<int>(index_q.dims[1]);
+  stride = words(int64_t{heads} * kDim);
+  pool_.parallel_for(batch.tokens, 8, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      const uint8_t* code = static_cast<const uint8_t*>(index_q.data) + t * index_q.row_stride;
+      uint16_t* out = reinterpret_cast<uint16_t*>(index_q_ + t * stride);
+      attention_.dequantise_bf16(code, kDim, heads, 1.0f, out, kDim);
+    }
+  });
+  return index_q_;
+}
+
+void AttentionOps::score_tile(const ScoreRows& rows, int64_t tile, const uint32_t* q, int64_t ldq,
+                              Tensor head_weight, const KvView& kv, const BatchView& batch,
+                              Scratch& s) {
+  const int64_t first = tile * kPanelWidth;
+  const int64_t last = position_of(batch, rows.end - 1);
+  const int valid = static_cast<int>(std::min<int64_t>(kPanelWidth, last + 1 - first));
+  const void* keys[kPanelWidth] = {};
+  alignas(64) float key_scale[kPanelWidth] = {};
+  const bool fp8 = kv.index_format == KvFormat::fp8;
+  for (int i = 0; i < valid; ++i) {
+    const std::byte* row = kv.index_row(batch.cache_row(rows.begin, first + i));
+    keys[i] = row;
+    if (!fp8) continue;
+    const IndexRowFp8* key = reinterpret_cast<const IndexRowFp8*>(row);
+    uint32_t* bf16 = s.rows + i * words(kDim);
+    // Unscaled codes: the scale is applied to the score, as the definition has it.
+    attention_.dequantise_bf16(key->code, 0, 1, 1.0f, reinterpret_cast<uint16_t*>(bf16), 0);
+    keys[i] = bf16;
+    key_scale[i] = key->scale;
+  }
+  attention_.pack_lanes(keys, static_cast<int>(words(kDim)), s.lanes);
+  // Tokens before the tile do not see it.
+  int begin =
+      rows.begin + static_cast<int>(std::max<int64_t>(0, first - position_of(batch, rows.begin)));
+  IndexTile t;
+  t.q = q + begin * ldq;
+  t.ldq = ldq;
+  t.head_weight = head_weight.row<float>(begin);
+  t.ldw = head_weight.row_stride;
+  t.heads = static_cast<int>(head_weight.dims[1]);
+  t.words = static_cast<int>(words(kDim));
+  t.keys = s.lanes;
+  t.key_scale = fp8 ? key_scale : nullptr;
+  t.rows = rows.end - begin;
+  t.ldo = rows.tiles * kPanelWidth;
+  t.out = scores_ + rows.offset + (begin - rows.begin) * t.ldo + first;
+  element().index(t);
+}
+
+// Scores of everything in score_list_.
+void AttentionOps::score_rows(const uint32_t* q, int64_t ldq, Tensor head_weight, const KvView& kv,
+                              const BatchView& batch) {
+  const ScoreRows& last = score_list_.back();
+  pool_.parallel_dynamic(
+      last.first_tile + last.tiles, 1, [&](int64_t begin, int64_t end, int thread) {
+        for (int64_t item = begin; item < end; ++item) {
+          auto after = std::upper_bound(
+              score_list_.begin(), score_list_.end(), item,
+              [](int64_t i, const ScoreRows& rows) { return i < rows.first_tile; });
+          const ScoreRows& rows = *(after - 1);
+          score_tile(rows, item - rows.first_tile, q, ldq, head_weight, kv, batch,
+                     scratch_[static_cast<size_t>(thread)]);
+        }
+      });
+}
+
+void AttentionOps::pick_rows(Tensor picked, const BatchView& batch) {
+  const int64_t topk = picked.row_size();
+  for (const ScoreRows& rows : score_list_) {
+    pool_.parallel_dynamic(rows.end - rows.begin, 4, [&](int64_t begin, int64_t end, int thread) {
+      Scratch& s = scratch_[static_cast<size_t>(thread)];
+      for (int64_t r = begin; r < end; ++r) {
+        int token = rows.begin + static_cast<int>(r);
+        const float* scores = scores_ + rows.offset + r * rows.tiles * kPanelWidth;
+        select_topk(attention_, scores, position_of(batch, token) + 1, topk, s.keys, s.active,
+                    picked.row<int32_t>(token));
+      }
+    });
+  }
+}
+
+int64_t AttentionOps::score_floats_used() const {
+  if (score_list_.empty()) return 0;
+  const ScoreRows& last = score_list_.back();
+  return last.offset + (last.end - last.begin) * last.tiles * kPanelWidth;
+}
+
+// Appends tokens from `begin` on, as many of [begin, end) as fit into the buffer: returns where it
+// stopped. All rows of an entry are as wide as the last token of the span needs.
+int AttentionOps::add_score_rows(int begin, int end, const BatchView& batch) {
+  int64_t tiles = position_of(batch, end - 1) / kPanelWidth + 1;
+  int64_t fit = (score_floats_ - score_floats_used()) / (tiles * kPanelWidth);
+  int stop = static_cast<int>(std::min<int64_t>(end, begin + fit));
+  if (stop == begin) return begin;
+  int64_t first_tile = 0, offset = score_floats_used();
+  if (!score_list_.empty()) first_tile = score_list_.back().first_tile + score_list_.back().tiles;
+  tiles = position_of(batch, stop - 1) / kPanelWidth + 1;
+  score_list_.push_back({begin, stop, tiles, first_tile, offset});
+  return stop;
+}
+
+void AttentionOps::index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
+                              const BatchView& batch) {
+  if (!fits_index(index_q, kv))
+    return ReferenceOps::index_topk(picked, index_q, head_weight, kv, batch);
+  const int64_t topk = picked.row_size();
+  int64_t ldq = 0;
+  const uint32_t* q = nullptr;  // converted when the first row needs it
+  auto flush = [&] {
+    if (score_list_.empty()) return;
+    if (!q) q = index_words(index_q, batch, ldq);
+    score_rows(q, ldq, head_weight, kv, batch);
+    pick_rows(picked, batch);
+    score_list_.clear();
+  };
+  score_list_.clear();
+  for (const AttentionSpan& span : batch.spans) {
+    int t = span.begin;
+    for (; t < span.end && position_of(batch, t) < topk; ++t) {
+      int32_t* out = picked.row<int32_t>(t);
+      for (int64_t i = 0; i < topk; ++i)
+        out[i] = i <= position_of(batch, t) ? static_cast<int32_t>(i) : -1;
+    }
+    while (t < span.end) {
+      int stop = add_score_rows(t, span.end, batch);
+      if (stop < span.end) flush();
+      FATHOM_CHECK(stop > t || score_floats_used() == 0, "no room for the scores of token {}", t);
+      t = stop;
+    }
+  }
+  flush();
+}
+
+void AttentionOps::index_scores(Tensor scores, std::span<const int32_t> tokens, Tensor index_q,
+                                Tensor head_weight, const KvView& kv, const BatchView& batch) {
+  if (!fits_index(index_q, kv))
+    return ReferenceOps::index_scores(scores, tokens, index_q, head_weight, kv, batch);
+  int64_t ldq = 0;
+  const uint32_t* q = index_words(index_q, batch, ldq);
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    int64_t count = position_of(batch, tokens[i]) + 1;
+    score_list_.clear();
+    add_score_rows(tokens[i], tokens[i] + 1, batch);
+    score_rows(q, ldq, head_weight, kv, batch);
+    std::memcpy(scores.row<float>(static_cast<int64_t>(i)), scores_,
+                static_cast<size_t>(count) * sizeof(float));
+  }
+  score_list_.clear();
+}
+
+}  // namespace fathom

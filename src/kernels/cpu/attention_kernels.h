@@ -1,0 +1,110 @@
+// The inner kernels of attention and indexer, one table per instruction set. Like gemm.h: plain
+// data and function pointers only, because the files that define the tables are compiled for
+// processors that others do not have.
+//
+// A *word* is 32 bits of a row: one float32, or two consecutive bf16. Products take their second
+// operand as a panel: for each word of the summed dimension, 64 columns side by side. So every lane
+// of a register is one output and sums its products in ascending order: a result depends on its own
+// row and column only, never on how many rows or columns are computed together.
+#pragma once
+
+#include <cstdint>
+
+namespace fathom {
+
+inline constexpr int kPanelWidth = 64;  // columns of a panel, keys of a tile
+
+// c[r][0 .. 64) = carry[r] * c[r] + a[r] . b           (without `carry`: = a[r] . b)
+struct PanelProduct {
+  const void* a;  // rows of `words`
+  int64_t lda;    // in words, as every stride here
+  const void* b;  // [words][64]
+  int64_t ldb;
+  int words;
+  float* c;
+  int64_t ldc;
+  int rows;
+  const float* carry;
+};
+
+// out[h][i] = q[h] . rows[i], summed in 16 lanes and then over the lanes in a fixed tree.
+struct RowDots {
+  const void* q;  // [heads] of `words`, a multiple of 16
+  int64_t ldq;
+  int heads;
+  const void* const* rows;  // readable up to the next multiple of 4
+  int count;
+  int words;
+  float* out;
+  int64_t ldo;
+};
+
+// One step of an online softmax over a tile of 64 keys. Scores outside a row's mask weigh exactly
+// 0; a row with an empty mask keeps its state.
+struct SoftmaxTile {
+  const float* scores;    // [rows][64]
+  const uint64_t* masks;  // of row r: masks[r * mask_stride]
+  int mask_stride;        // 0: one mask for all rows
+  int rows;
+  float scale;    // times log2(e): weights are powers of 2
+  float* top;     // [rows] greatest scaled score so far
+  float* sum;     // [rows] sum of the weights so far
+  float* carry;   // [rows] out: what earlier results are to be multiplied by
+  void* weights;  // [rows][64] out, in the element type
+};
+
+// out[r][s] = key_scale[s] * sum over heads of max(q[r][h] . key[s], 0) * head_weight[r][h]
+struct IndexTile {
+  const void* q;  // [rows] of `heads` times `words`
+  int64_t ldq;
+  const float* head_weight;
+  int64_t ldw;
+  int heads, words;
+  const void* keys;        // panel of 64 keys
+  const float* key_scale;  // [64], or null
+  int rows;
+  float* out;
+  int64_t ldo;
+};
+
+// The kernels that differ by element type.
+struct ElementKernels {
+  void (*product)(const PanelProduct&);
+  void (*dots)(const RowDots&);
+  void (*softmax)(const SoftmaxTile&);
+  void (*index)(const IndexTile&);
+};
+
+struct AttentionKernels {
+  const char* name;
+  ElementKernels f32, bf16;
+
+  // out[w][i] = word w of rows[i], i < 64; a null row reads as zeros. `words` a multiple of 16.
+  void (*pack_lanes)(const void* const* rows, int words, uint32_t* out);
+  // bf16 rows 2p and 2p + 1 side by side: out[p][c] = (rows[2p][c], rows[2p + 1][c]).
+  void (*pack_pairs)(const void* const* rows, int pairs, int columns, uint32_t* out, int64_t ldo);
+  // The same from float32 rows of 64 columns, rounded to bf16.
+  void (*round_pairs)(const float* c, int64_t ldc, int pairs, uint32_t* out, int64_t ldo);
+  // rows x 128 codes of one weight block, rounded to bf16 or as float32.
+  void (*dequantise_bf16)(const uint8_t* code, int64_t ld, int rows, float scale, uint16_t* out,
+                          int64_t ldo);
+  void (*dequantise_f32)(const uint8_t* code, int64_t ld, int rows, float scale, float* out,
+                         int64_t ldo);
+  // out = bf16(x * scale + 0), which turns -0 into +0; n a multiple of 16.
+  void (*to_bf16)(const float* x, int64_t n, float scale, uint16_t* out);
+  void (*to_f32)(const uint16_t* x, int64_t n, float* out);
+
+  // Top-k (topk.h). keys[i] = order_key(score[i]) and their least and greatest.
+  void (*order_keys)(const float* score, int64_t n, uint32_t* keys, uint32_t* least,
+                     uint32_t* greatest);
+  int64_t (*count_at_least)(const uint32_t* keys, int64_t n, uint32_t bound);
+  // Copies the keys that are >= bound (or < bound) to `out`, which may be `keys`; returns how many.
+  int64_t (*keep)(const uint32_t* keys, int64_t n, uint32_t bound, bool at_least, uint32_t* out);
+  // Positions of all keys > bound and of the first `ties` keys == bound, ascending.
+  void (*emit)(const uint32_t* keys, int64_t n, uint32_t bound, int64_t ties, int32_t* out);
+};
+
+extern const AttentionKernels kAttentionAvx512;  // needs AVX-512 F/BW/VL/DQ, VBMI, BF16
+extern const AttentionKernels kAttentionAvx2;    // needs AVX2, FMA
+
+}  // namespace fathom

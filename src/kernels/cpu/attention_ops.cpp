@@ -1,0 +1,116 @@
+#include "kernels/cpu/attention_ops.h"
+
+#include <algorithm>
+
+namespace fathom {
+namespace {
+
+using K = KernelDims;
+
+// Hands out 64-byte aligned pieces of a block of memory: once to add up what is needed (memory
+// null), once for real, so that sizes are written down in one place.
+class Carver {
+ public:
+  explicit Carver(std::byte* memory) : memory_(memory) {}
+  template <class T>
+  void take(T*& pointer, int64_t count) {
+    pointer = memory_ ? reinterpret_cast<T*>(memory_ + used_) : nullptr;
+    used_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  std::byte* memory_;
+  size_t used_ = 0;
+};
+
+}  // namespace
+
+AttentionOps::AttentionOps(Numerics numerics, const Workload& workload, ThreadPool& pool,
+                           const GemmKernels& gemm, const AttentionKernels& kernels)
+    : LinearOps(numerics, workload, pool, gemm),
+      attention_(kernels),
+      exact_(numerics == Numerics::exact),
+      dims_ok_(workload.latent == K::kLatent && workload.rope == K::kRope &&
+               workload.nope == K::kNope && workload.value == K::kValue),
+      index_ok_(workload.index_heads > 0 && workload.index_dim == K::kIndex) {
+  plan_scratch();
+  plan_shared();
+}
+
+void AttentionOps::plan_scratch() {
+  const int64_t head_block = std::min(workload_.heads, kMaxHeadBlock);
+  const int64_t rows = std::max<int64_t>(head_block, kQueryBlock);
+  const int64_t context = index_ok_ ? workload_.max_context + 16 : 0;
+  scratch_.resize(static_cast<size_t>(pool_.size()));
+  auto carve = [&](Carver& c) {
+    for (Scratch& s : scratch_) {
+      c.take(s.rows, words(kPanelWidth * (K::kLatent + K::kRope)));
+      c.take(s.lanes, words(kPanelWidth * (K::kLatent + K::kRope)));
+      c.take(s.weights, words(K::kNope * K::kLatent));
+      c.take(s.panel, words(K::kNope * K::kLatent));
+      c.take(s.product, 128 * kPanelWidth);
+      c.take(s.scores, rows * kPanelWidth);
+      c.take(s.shares, words(rows * kPanelWidth));
+      c.take(s.mixed, head_block * K::kLatent);
+      c.take(s.top, rows);
+      c.take(s.sum, rows);
+      c.take(s.carry, rows);
+      c.take(s.masks, rows);
+      c.take(s.keys, context);
+      c.take(s.active, context);
+    }
+  };
+  Carver plan(nullptr);
+  carve(plan);
+  scratch_memory_ = Buffer(plan.used());
+  Carver real(scratch_memory_.data());
+  carve(real);
+}
+
+void AttentionOps::plan_shared() {
+  const int64_t heads = workload_.heads, tokens = workload_.max_tokens;
+  if (dims_ok_) {
+    // About 4096 rows: a head's weights are dequantised once per tile of tokens.
+    token_tile_ =
+        static_cast<int>(std::clamp<int64_t>(4096 / heads, 16, std::max<int64_t>(tokens, 16)));
+    head_group_ = static_cast<int>(std::min<int64_t>(heads, std::clamp(pool_.size(), 4, 32)));
+    query_tile_ = static_cast<int>(std::min<int64_t>(tokens, 2048));
+    tile_group_ = std::min<int64_t>((workload_.max_context + kPanelWidth - 1) / kPanelWidth, 32);
+  }
+  const int64_t latent_row = K::kLatent + K::kRope, query_row = K::kNope + K::kRope;
+  const int64_t panels = tile_group_ * head_group_;
+  // A row of scores for one token of the longest context must fit, whatever the budget.
+  const int64_t row = (workload_.max_context + kPanelWidth - 1) / kPanelWidth * kPanelWidth;
+  score_floats_ =
+      index_ok_ ? std::clamp<int64_t>(workload_.index_budget / 4, row, row * tokens) : 0;
+  const bool fp8_index = index_ok_ && numerics_ == Numerics::fp8;
+  auto carve = [&](Carver& c) {
+    c.take(zero_row_, latent_row);
+    c.take(q_latent_, words(token_tile_ * heads * latent_row));
+    c.take(o_latent_, words(token_tile_ * heads * K::kLatent));
+    c.take(key_weights_, words(int64_t{head_group_} * K::kNope * K::kLatent));
+    c.take(value_weights_, words(int64_t{head_group_} * K::kValue * K::kLatent));
+    c.take(key_panels_, words(panels * query_row * kPanelWidth));
+    c.take(value_panels_, words(panels * K::kValue * kPanelWidth));
+    c.take(state_out_, int64_t{head_group_} * query_tile_ * K::kValue);
+    c.take(state_top_, int64_t{head_group_} * query_tile_);
+    c.take(state_sum_, int64_t{head_group_} * query_tile_);
+    c.take(scores_, score_floats_);
+    c.take(index_q_, fp8_index ? words(tokens * workload_.index_heads * K::kIndex) : 0);
+  };
+  Carver plan(nullptr);
+  carve(plan);
+  shared_memory_ = Buffer(plan.used());
+  Carver real(shared_memory_.data());
+  carve(real);
+  score_list_.reserve(static_cast<size_t>(tokens));
+}
+
+bool AttentionOps::fits(const KvUpWeights& up, const KvView& kv) const {
+  return dims_ok_ && up.latent == K::kLatent && up.nope == K::kNope && up.value == K::kValue &&
+         kv.latent_dim == K::kLatent && kv.rope_dim == K::kRope && up.kv_b.cols == K::kLatent &&
+         up.heads <= workload_.heads;
+}
+
+}  // namespace fathom

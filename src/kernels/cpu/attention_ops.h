@@ -1,0 +1,164 @@
+// Attention and indexer of the fast CPU implementations. One file per topic:
+//   attention_cache.cpp     rotations, cache entries, indexer queries
+//   attention_index.cpp     index scores and top-k
+//   attention_expanded.cpp  keys and values per head (prefill at short contexts)
+//   attention_absorbed.cpp  attention in latent space (decode, long contexts)
+//
+// Every result depends on its own token alone, bit for bit: sums run in an order fixed by the dims,
+// softmax tiles start at positions (or picks) that are multiples of 64, and threads divide whole
+// outputs. What differs from the reference is the order of sums and, in bf16, that the weights of
+// an online softmax are rounded before they are normalised.
+#pragma once
+
+#include <vector>
+
+#include "kernels/cpu/attention_kernels.h"
+#include "kernels/cpu/linear_ops.h"
+#include "tensor/buffer.h"
+
+namespace fathom {
+
+class AttentionOps : public LinearOps {
+ public:
+  AttentionOps(Numerics numerics, const Workload& workload, ThreadPool& pool,
+               const GemmKernels& gemm, const AttentionKernels& kernels);
+
+  void rope_query(Tensor q, const BatchView& batch, const RopeTable& rope) override;
+  void append_latent(const KvView& kv, Tensor kv_a, const float* gain, float eps,
+                     const BatchView& batch, const RopeTable& rope) override;
+  void append_index_key(const KvView& kv, Tensor k, const LayerNormWeights& norm,
+                        const BatchView& batch, const RopeTable& rope) override;
+  void index_query(Tensor out, Tensor head_weight, Tensor q, const BatchView& batch,
+                   const RopeTable& rope) override;
+  void index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
+                  const BatchView& batch) override;
+  void index_scores(Tensor scores, std::span<const int32_t> tokens, Tensor index_q,
+                    Tensor head_weight, const KvView& kv, const BatchView& batch) override;
+  void attend_expanded(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked, const KvView& kv,
+                       const BatchView& batch, float scale) override;
+  void attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked, const KvView& kv,
+                       const BatchView& batch, float scale) override;
+
+ private:
+  static constexpr int kQueryBlock = 48;  // rows of one expanded work item: 8 register blocks
+  static constexpr int kTokenBlock = 64;  // rows of one product with a head's weights
+  static constexpr int kMaxHeadBlock = 128;
+
+  // What one thread needs at once. Sizes in words of the element type (attention_kernels.h).
+  struct Scratch {
+    uint32_t* rows;     // [64][latent + rope] converted cache rows
+    uint32_t* lanes;    // the same as a panel
+    uint32_t* weights;  // [128][latent] dequantised rows of kv_b
+    uint32_t* panel;    // the same as a panel, or latent rows in pairs
+    float* product;     // [128][64]
+    float* scores;      // [rows][64]
+    uint32_t* shares;   // [rows][64] softmax weights
+    float* mixed;       // [head block][latent] attention output in latent space
+    float *top, *sum, *carry;
+    uint64_t* masks;
+    uint32_t *keys, *active;  // [max_context]: top-k
+  };
+
+  // Consecutive tokens of one sequence whose scores are computed together.
+  struct ScoreRows {
+    int begin, end;
+    int64_t tiles;       // key tiles up to the last token's position
+    int64_t first_tile;  // tiles of the entries before this one
+    int64_t offset;      // of the first row in the score buffer; rows are `tiles` tiles wide
+  };
+
+  // One call of attend_*.
+  struct Attention {
+    Tensor out, q;
+    const KvUpWeights& up;
+    Tensor picked;
+    const KvView& kv;
+    const BatchView& batch;
+    float scale;  // times log2(e)
+  };
+
+  // Tokens and heads that the expanded form holds the state of at a time.
+  struct ExpandedBlock {
+    int begin, end;             // tokens of one span
+    int head, heads;            // heads [head, head + heads)
+    int64_t first_tile, tiles;  // key tiles expanded at present
+  };
+
+  int64_t words(int64_t elements) const { return exact_ ? elements : elements / 2; }
+  const ElementKernels& element() const { return exact_ ? attention_.f32 : attention_.bf16; }
+  bool fits(const KvUpWeights& up, const KvView& kv) const;
+  void plan_scratch();
+  void plan_shared();
+
+  // attention_tiles.cpp
+  void load_weights(const QWeight& w, int64_t row, int rows, uint32_t* out) const;
+  const void* latent_words(const KvView& kv, int64_t row, uint32_t* scratch) const;
+  void store_rows(Tensor out, int token, int64_t column, const float* x, int64_t ldx,
+                  int rows) const;
+  // Element `element` of a row of a tensor, for kernels that take words.
+  static void* element_at(Tensor x, int token, int64_t element) {
+    return static_cast<std::byte*>(x.data) +
+           (token * x.row_stride + element) * static_cast<int64_t>(size_of(x.dtype));
+  }
+  void store_scaled(void* out, const float* x, int64_t n, float scale) const;
+
+  // attention_index.cpp
+  bool fits_index(Tensor index_q, const KvView& kv) const;
+  const uint32_t* index_words(Tensor index_q, const BatchView& batch, int64_t& stride);
+  void score_tile(const ScoreRows& rows, int64_t tile, const uint32_t* q, int64_t ldq,
+                  Tensor head_weight, const KvView& kv, const BatchView& batch, Scratch& s);
+  void score_rows(const uint32_t* q, int64_t ldq, Tensor head_weight, const KvView& kv,
+                  const BatchView& batch);
+  void pick_rows(Tensor picked, const BatchView& batch);
+  int add_score_rows(int begin, int end, const BatchView& batch);
+  int64_t score_floats_used() const;
+
+  // attention_absorbed.cpp
+  void absorb_queries(const Attention& a, int begin, int end);
+  void attend_latent(const Attention& a, int begin, int end);
+  void attend_latent_heads(const Attention& a, int begin, int token, int head, int heads,
+                           Scratch& s);
+  void mix_latent(const void* const* rows, int n, int heads, Scratch& s);
+  void project_values(const Attention& a, int begin, int end);
+
+  // attention_expanded.cpp
+  void pack_value_weights(const KvUpWeights& up, int head, uint32_t* panel, Scratch& s) const;
+  void expand_weights(const Attention& a, const ExpandedBlock& b);
+  void expand_tiles(const Attention& a, const ExpandedBlock& b);
+  void expand_head(int64_t tile, int head, Scratch& s);
+  void attend_block(const Attention& a, ExpandedBlock& b);
+  void attend_queries(const Attention& a, const ExpandedBlock& b, int begin, int end, int head,
+                      int heads, Scratch& s);
+  void finish_queries(const Attention& a, const ExpandedBlock& b, int begin, int end, int head);
+
+  const AttentionKernels& attention_;
+  const bool exact_;
+  const bool dims_ok_, index_ok_;
+
+  Buffer scratch_memory_, shared_memory_;
+  std::vector<Scratch> scratch_;  // per thread
+  uint32_t* zero_row_ = nullptr;
+
+  // Absorbed form: queries and outputs in latent space of a tile of tokens.
+  int token_tile_ = 0;
+  uint32_t* q_latent_ = nullptr;  // [token_tile][heads][latent + rope]
+  uint32_t* o_latent_ = nullptr;  // [token_tile][heads][latent]
+
+  // Expanded form: weights, keys and values of a group of heads, softmax state of its queries.
+  int head_group_ = 0, query_tile_ = 0;
+  int64_t tile_group_ = 0;
+  uint32_t* key_weights_ = nullptr;    // [head_group][nope][latent]
+  uint32_t* value_weights_ = nullptr;  // [head_group] panels of [latent][value]
+  uint32_t* key_panels_ = nullptr;     // [tile_group][head_group][nope + rope][64]
+  uint32_t* value_panels_ = nullptr;   // [tile_group][head_group][64][value]
+  float* state_out_ = nullptr;         // [head_group][query_tile][value]
+  float *state_top_ = nullptr, *state_sum_ = nullptr;
+
+  // Indexer.
+  float* scores_ = nullptr;
+  int64_t score_floats_ = 0;
+  uint32_t* index_q_ = nullptr;  // fp8 queries as bf16
+  std::vector<ScoreRows> score_list_;
+};
+
+}  // namespace fathom

@@ -1,0 +1,107 @@
+// Loading and storing rows for the attention kernels: weights, cache rows, results.
+#include <cstring>
+
+#include "kernels/cpu/attention_ops.h"
+#include "kernels/cpu/rows.h"
+
+namespace fathom {
+
+// Rows [row, row + rows) of a weight with kLatent columns, in the element type.
+void AttentionOps::load_weights(const QWeight& w, int64_t row, int rows, uint32_t* out) const {
+  constexpr int kCols = KernelDims::kLatent;
+  const AttentionKernels& k = attention_;
+  const int64_t count = int64_t{rows} * kCols;
+  float* out_f32 = reinterpret_cast<float*>(out);
+  uint16_t* out_bf16 = reinterpret_cast<uint16_t*>(out);
+  switch (w.dtype) {
+    case DType::fp8_e4m3:
+      for (int r = 0; r < rows;) {
+        // Rows up to the end of their block share their scales.
+        int block_left = kFp8Block - static_cast<int>((row + r + w.row_offset) % kFp8Block);
+        int n = std::min(rows - r, block_left);
+        const float* scale = w.scales_of_row(row + r);
+        for (int c = 0; c < kCols; c += kFp8Block) {
+          const uint8_t* code = w.row<uint8_t>(row + r) + c;
+          int64_t at = int64_t{r} * kCols + c;
+          if (exact_)
+            k.dequantise_f32(code, kCols, n, scale[c / kFp8Block], out_f32 + at, kCols);
+          else
+            k.dequantise_bf16(code, kCols, n, scale[c / kFp8Block], out_bf16 + at, kCols);
+        }
+        r += n;
+      }
+      return;
+    case DType::bf16:
+      if (exact_)
+        k.to_f32(w.row<uint16_t>(row), count, out_f32);
+      else
+        std::memcpy(out, w.row<uint16_t>(row), static_cast<size_t>(count) * 2);
+      return;
+    case DType::f32:
+      if (exact_)
+        std::memcpy(out, w.row<float>(row), static_cast<size_t>(count) * 4);
+      else
+        k.to_bf16(w.row<float>(row), count, 1.0f, out_bf16);
+      return;
+    default:
+      for (int64_t i = 0; i < count; ++i) {
+        float x = weight_at(w, row + i / kCols, i % kCols);
+        if (exact_)
+          out_f32[i] = x;
+        else
+          out_bf16[i] = to_bf16(x).bits;
+      }
+  }
+}
+
+// A cached row in the element type: where it lies when the formats agree, otherwise converted into
+// `scratch`. FP8 values are rounded to bf16 after scaling (exact for power-of-two scales).
+const void* AttentionOps::latent_words(const KvView& kv, int64_t row, uint32_t* scratch) const {
+  constexpr int kLatent = KernelDims::kLatent, kRope = KernelDims::kRope;
+  const AttentionKernels& k = attention_;
+  const std::byte* p = kv.latent_row(row);
+  float* out_f32 = reinterpret_cast<float*>(scratch);
+  uint16_t* out_bf16 = reinterpret_cast<uint16_t*>(scratch);
+  switch (kv.latent_format) {
+    case KvFormat::f32:
+      if (exact_) return p;
+      k.to_bf16(reinterpret_cast<const float*>(p), kLatent + kRope, 1.0f, out_bf16);
+      return scratch;
+    case KvFormat::bf16:
+      if (!exact_) return p;
+      k.to_f32(reinterpret_cast<const uint16_t*>(p), kLatent + kRope, out_f32);
+      return scratch;
+    case KvFormat::fp8:
+      break;
+  }
+  const LatentRowFp8* fp8 = reinterpret_cast<const LatentRowFp8*>(p);
+  for (int g = 0; g < kLatent / kFp8Block; ++g) {
+    const uint8_t* code = fp8->code + g * kFp8Block;
+    if (exact_)
+      k.dequantise_f32(code, 0, 1, fp8->scale[g], out_f32 + g * kFp8Block, 0);
+    else
+      k.dequantise_bf16(code, 0, 1, fp8->scale[g], out_bf16 + g * kFp8Block, 0);
+  }
+  if (exact_)
+    k.to_f32(&fp8->rope[0].bits, kRope, out_f32 + kLatent);
+  else
+    std::memcpy(out_bf16 + kLatent, fp8->rope, kRope * sizeof(Bf16));
+  return scratch;
+}
+
+// x * scale, rounded to the element type. The added zero makes -0 and +0 one value, so that a key
+// tile without weight, which may or may not have been visited, leaves no trace.
+void AttentionOps::store_scaled(void* out, const float* x, int64_t n, float scale) const {
+  if (!exact_) return attention_.to_bf16(x, n, scale, static_cast<uint16_t*>(out));
+  float* to = static_cast<float*>(out);
+  for (int64_t i = 0; i < n; ++i) to[i] = x[i] * scale + 0.0f;
+}
+
+// 64 columns of several rows of `out`.
+void AttentionOps::store_rows(Tensor out, int token, int64_t column, const float* x, int64_t ldx,
+                              int rows) const {
+  for (int r = 0; r < rows; ++r)
+    store_scaled(element_at(out, token + r, column), x + r * ldx, kPanelWidth, 1.0f);
+}
+
+}  // namespace fathom
