@@ -63,9 +63,4 @@ const CpuKernels& pick_cpu_kernels(std::string_view forced) {
   fail("unknown kernels '{}'; there are:{}", forced, names);
 }
 
-std::unique_ptr<Ops> make_reference_ops(Numerics numerics, const Workload& workload,
-                                        ThreadPool& pool) {
-  return std::make_unique<ReferenceOps>(numerics, workload, pool);
-}
-
 }  // namespace fathom

@@ -1,14 +1,138 @@
 // The inner kernels of the linear layers, one table per instruction set. The files that define them
 // are compiled for processors that others do not have, so this header declares plain data and
 // function pointers only: no inline function may be emitted there and picked for the whole program.
+//
+// Order of summation. A bit-equal result for any batch, thread count and chunking needs one order,
+// whichever kernel runs. Here it is: columns are taken in 16-byte units; lane j of 4 sums its share
+// of every unit (two bf16 or one float32 value), unit after unit; every kDepth columns (kBlock when
+// products carry block scales) the lanes are added as (0 + 2) + (1 + 3) to the running sum of the
+// output. Four lanes an output, not sixteen, make that last step cheap enough for short rows; not
+// one, so that FP8 codes need no transposition on their way from memory.
 #pragma once
 
 #include <cstdint>
 
 namespace fathom {
 
+inline constexpr int kStripRows = 16;  // weight rows a kernel works on: 4 vectors of 4 rows
+inline constexpr int kDepth = 512;     // columns of one pass: 16 rows of them fit half of L1
+inline constexpr int kBlock = 128;     // columns under one scale
+inline constexpr int kStep = 16;       // activations and panels are zero-padded to this
+inline constexpr int kStreamRows = 4;  // most activation rows that weights are streamed for
+
+enum class WeightCode : uint8_t { fp8, bf16, f16, f32 };
+
+// Up to 16 consecutive rows of a weight matrix that lie in the same row of scale blocks.
+struct Strip {
+  const uint8_t* data = nullptr;
+  int64_t stride = 0;            // bytes between rows
+  const float* scale = nullptr;  // per kBlock columns; null: 1 (or applied to the products)
+  int rows = 0;
+  int64_t columns = 0;
+  WeightCode code = WeightCode::fp8;
+  bool round_to_bf16 = false;  // dequantised values are bf16, whatever the panel holds
+};
+
+// A panel: one strip's columns [k0, k0 + depth) as [unit of 16 bytes][z < 4][lane < 4], where (z,
+// lane) is row 4 * lane + z: the sums of a tile then come out in row order without a shuffle.
+struct TileJob {
+  const uint8_t* const* x = nullptr;  // activation rows
+  int64_t x_offset = 0;               // bytes from the start of each row
+  int rows = 0;
+  const uint8_t* panel = nullptr;
+  int units = 0;
+  // Block scales of the products, or null. They start at the panel's first column.
+  const float* const* x_scale = nullptr;
+  int64_t x_scale_offset = 0;
+  const float* w_scale = nullptr;
+  // Sums of earlier and for later columns, [rows, 16].
+  float* carry = nullptr;
+  bool first = true, last = true;
+  // Where the last columns' sums go: [rows, columns].
+  void* out = nullptr;
+  int64_t out_stride = 0;  // elements
+  bool out_bf16 = false;
+  int columns = kStripRows;
+};
+
+// A whole strip against up to kStreamRows rows, straight from memory. 16 rows, columns a multiple
+// of kStep.
+struct StreamJob {
+  Strip strip;
+  const uint8_t* next = nullptr;  // the strip that this thread will want next, to prefetch
+  const uint8_t* const* x = nullptr;
+  int rows = 0;
+  const float* const* x_scale = nullptr;
+  const float* w_scale = nullptr;
+  void* out = nullptr;
+  int64_t out_stride = 0;
+  bool out_bf16 = false;
+};
+
+// One row of activations made ready: converted, padded with zeros, quantised where asked.
+struct PrepareJob {
+  const void* x = nullptr;
+  bool x_bf16 = false;
+  int64_t columns = 0;
+  void* out = nullptr;  // padded to kStep
+  bool out_bf16 = false;
+  // Quantisation of groups of kBlock: the rule itself lives in numerics/fp8.h. With `scales` the
+  // codes' values are stored apart from their scales, without it multiplied by them.
+  float (*group_scale)(float amax, bool ue8m0) = nullptr;
+  bool ue8m0 = true;
+  float* scales = nullptr;
+  bool pad = true;
+};
+
+struct NormJob {
+  const void* x = nullptr;
+  const void* update = nullptr;  // added to x, the rounded sum stored to `sum`; may be null
+  void* sum = nullptr;
+  void* out = nullptr;
+  bool x_bf16 = false, out_bf16 = false;
+  int64_t columns = 0;
+  const float* gain = nullptr;
+  float eps = 0;
+};
+
+// out[i] = silu(gate[i]) * up[i], each rounded to bf16 first when `bf16`.
+struct SiluJob {
+  const float* gate = nullptr;
+  const float* up = nullptr;
+  int64_t stride = 0;  // of both
+  int rows = 0;
+  int64_t columns = 0;
+  void* out = nullptr;
+  int64_t out_stride = 0;
+  bool bf16 = false;
+};
+
+// out = sum of weight[i] * part[i] in order, plus `extra` (may be null).
+struct CombineJob {
+  const void* const* part = nullptr;
+  const float* weight = nullptr;
+  int parts = 0;
+  const void* extra = nullptr;
+  void* out = nullptr;
+  int64_t columns = 0;
+  bool bf16 = false;
+};
+
+// What panels and prepared activations hold, and the kernels for it.
+struct ProductKernels {
+  void (*pack)(const Strip& strip, int64_t k0, int depth, uint8_t* panel) = nullptr;
+  void (*tile)(const TileJob& job) = nullptr;
+  void (*stream)(const StreamJob& job) = nullptr;  // null: there is none, pack
+};
+
 struct GemmKernels {
   const char* name;
+  ProductKernels f32;
+  ProductKernels bf16;  // empty where the processor has no bf16 products
+  void (*prepare)(const PrepareJob& job);
+  void (*norm)(const NormJob& job);
+  void (*silu)(const SiluJob& job);
+  void (*combine)(const CombineJob& job);
 };
 
 extern const GemmKernels kGemmAvx512;  // needs AVX-512 F/BW/VL/DQ, VBMI, BF16

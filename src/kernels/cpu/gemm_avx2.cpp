@@ -1,7 +1,104 @@
+// AVX2 and FMA: no bf16 products here, so activations and weights meet as float32 (their values are
+// rounded to bf16 all the same where the numerics ask for it).
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
 #include "kernels/cpu/gemm.h"
 
 namespace fathom {
+namespace {
 
-const GemmKernels kGemmAvx2 = {.name = "avx2"};
+struct V {
+  using F = __m256;
+  static constexpr int kLanes = 8;
+  static constexpr int kTileRows = 3;  // x 4 accumulators and 1 activation: 13 of 16 registers
+
+  static F zero() { return _mm256_setzero_ps(); }
+  static F set1(float v) { return _mm256_set1_ps(v); }
+  static F load(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+  static F load_bf16(const uint16_t* p) {
+    __m256i w = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
+  }
+  static void store_bf16(uint16_t* p, F v) {
+    __m256i r = _mm256_srli_epi32(_mm256_castps_si256(round_bf16(v)), 16);
+    __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), words);
+  }
+  static F round_bf16(F v);
+  static F add(F a, F b) { return _mm256_add_ps(a, b); }
+  static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
+  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm256_div_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+  static F min(F a, F b) { return _mm256_min_ps(a, b); }
+  static F max(F a, F b) { return _mm256_max_ps(a, b); }
+  static F abs(F a) { return _mm256_andnot_ps(set1(-0.0f), a); }
+  static F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  // In two factors: 2^n itself may lie outside the range of float32.
+  static F scale_by_power(F a, F n) {
+    __m256i whole = _mm256_cvtps_epi32(n), part = _mm256_srai_epi32(whole, 1);
+    return mul(mul(a, power(part)), power(_mm256_sub_epi32(whole, part)));
+  }
+  static float greatest(F a) {
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
+  }
+  static float sum(F a) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+  }
+  static F unpack_low(F a, F b) { return _mm256_unpacklo_ps(a, b); }
+  static F unpack_high(F a, F b) { return _mm256_unpackhi_ps(a, b); }
+  static F unpack_low_pairs(F a, F b) {
+    return _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+  }
+  static F unpack_high_pairs(F a, F b) {
+    return _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+  }
+  static F broadcast_unit(const uint8_t* p) {
+    return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
+  }
+  // |v| <= 448. Normal values round at mantissa bit 20; below 2^-6 the steps are 2^-9, which is
+  // the last place of 2^14.
+  static F round_e4m3(F v) {
+    __m256i bits = _mm256_castps_si256(abs(v));
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 20), _mm256_set1_epi32(1));
+    __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFFF)));
+    F normal = _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32(-0x100000)));
+    F small = sub(add(abs(v), set1(16384.0f)), set1(16384.0f));
+    F r = _mm256_blendv_ps(normal, small, _mm256_cmp_ps(abs(v), set1(0.015625f), _CMP_LT_OQ));
+    r = _mm256_or_ps(r, _mm256_and_ps(v, set1(-0.0f)));
+    return _mm256_blendv_ps(r, v, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  }
+
+ private:
+  static F power(__m256i n) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+  }
+};
+
+#include "kernels/cpu/gemm_inl.h"
+#include "kernels/cpu/rows_inl.h"
+
+inline V::F V::round_bf16(F v) { return round_to_bf16(v); }
+
+}  // namespace
+
+const GemmKernels kGemmAvx2 = {
+    .name = "avx2",
+    .f32 = {pack_f32, tile<DotF32>, nullptr},
+    .bf16 = {},
+    .prepare = prepare,
+    .norm = norm,
+    .silu = silu,
+    .combine = combine,
+};
 
 }  // namespace fathom
+#endif

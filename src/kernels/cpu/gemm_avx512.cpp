@@ -1,7 +1,305 @@
+// AVX-512 with VBMI and BF16. The heart is vdpbf16ps; FP8 codes become bf16 by table look-up in
+// registers (vpermi2b: 128 magnitudes, low and high byte), already multiplied by their scale.
+#if defined(__x86_64__)
+// GCC 12's own intrinsics read a variable before its first assignment, on purpose (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
 #include "kernels/cpu/gemm.h"
 
 namespace fathom {
+namespace {
 
-const GemmKernels kGemmAvx512 = {.name = "avx512"};
+struct V {
+  using F = __m512;
+  static constexpr int kLanes = 16;
+  static constexpr int kTileRows = 6;  // x 4 accumulators, 4 weights, 1 activation: 29 registers
+
+  static F zero() { return _mm512_setzero_ps(); }
+  static F set1(float v) { return _mm512_set1_ps(v); }
+  static F load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+  static F load_bf16(const uint16_t* p) {
+    __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+  }
+  static void store_bf16(uint16_t* p, F v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bf16_bits(v));
+  }
+  static F round_bf16(F v) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16_bits(v)), 16));
+  }
+  static F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm512_div_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F min(F a, F b) { return _mm512_min_ps(a, b); }
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F abs(F a) { return _mm512_abs_ps(a); }
+  static F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT); }
+  static F scale_by_power(F a, F n) { return _mm512_scalef_ps(a, n); }
+  static float greatest(F a) { return _mm512_reduce_max_ps(a); }
+  static float sum(F a) { return _mm512_reduce_add_ps(a); }
+  static F unpack_low(F a, F b) { return _mm512_unpacklo_ps(a, b); }
+  static F unpack_high(F a, F b) { return _mm512_unpackhi_ps(a, b); }
+  static F unpack_low_pairs(F a, F b) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  }
+  static F unpack_high_pairs(F a, F b) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  }
+  static F broadcast_unit(const uint8_t* p) {
+    return _mm512_broadcast_f32x4(_mm_loadu_ps(reinterpret_cast<const float*>(p)));
+  }
+  // |v| <= 448. Normal values round at mantissa bit 20; below 2^-6 the steps are 2^-9, which is
+  // the last place of 2^14.
+  static F round_e4m3(F v) {
+    __m512i bits = _mm512_castps_si512(abs(v));
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 20), _mm512_set1_epi32(1));
+    __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFFF)));
+    F normal = _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(-0x100000)));
+    F small = sub(add(abs(v), set1(16384.0f)), set1(16384.0f));
+    __mmask16 tiny = _mm512_cmp_ps_mask(abs(v), set1(0.015625f), _CMP_LT_OQ);
+    F r = _mm512_mask_mov_ps(normal, tiny, small);
+    r = _mm512_or_ps(r, _mm512_and_ps(v, set1(-0.0f)));
+    return _mm512_mask_mov_ps(r, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), v);
+  }
+
+ private:
+  // Nearest even. Written out: the conversion instruction turns subnormal values into zero.
+  static __m256i bf16_bits(F v) {
+    __m512i u = _mm512_castps_si512(v);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+  }
+};
+
+#include "kernels/cpu/gemm_inl.h"
+#include "kernels/cpu/rows_inl.h"
+
+struct DotBf16 {
+  static constexpr int kUnitsPerBlock = kBlock / 8;
+  static __m512 add(__m512 sum, __m512 x, __m512 w) {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(w));
+  }
+};
+
+// --------------------------------------------------------------------------- FP8 codes to bf16
+
+// bf16 values of the 128 magnitudes of e4m3.
+struct Magnitudes {
+  alignas(64) uint16_t bits[128];
+  constexpr Magnitudes() : bits() {
+    for (int code = 0; code < 128; ++code) {
+      int exponent = code >> 3, mantissa = code & 7;
+      if (exponent == 0) {  // mantissa * 2^-9: normalise
+        int shift = 0;
+        while (mantissa != 0 && !(mantissa & 8)) {
+          mantissa *= 2;
+          ++shift;
+        }
+        exponent = mantissa ? 1 - shift : -120;
+        mantissa &= 7;
+      }
+      bits[code] =
+          code == 127 ? 0x7FC0 : static_cast<uint16_t>((exponent + 120) << 7 | mantissa << 4);
+    }
+  }
+};
+constexpr Magnitudes kMagnitudes;
+
+struct ByteIndex {
+  alignas(64) uint8_t even[64], odd[64];
+  constexpr ByteIndex() : even(), odd() {
+    for (int i = 0; i < 64; ++i) {
+      even[i] = static_cast<uint8_t>(2 * i);
+      odd[i] = static_cast<uint8_t>(2 * i + 1);
+    }
+  }
+};
+constexpr ByteIndex kByteIndex;
+
+// The 128 magnitudes times a scale, rounded to bf16 (exact for powers of two), split in bytes.
+struct Table {
+  __m512i low[2], high[2];
+};
+
+inline Table make_table(float scale) {
+  Table t;
+  __m512i even = _mm512_load_si512(kByteIndex.even), odd = _mm512_load_si512(kByteIndex.odd);
+  for (int half = 0; half < 2; ++half) {
+    __m512i words[2];
+    for (int i = 0; i < 2; ++i) {
+      const uint16_t* from = kMagnitudes.bits + half * 64 + i * 32;
+      __m512 a = _mm512_mul_ps(V::load_bf16(from), _mm512_set1_ps(scale));
+      __m512 b = _mm512_mul_ps(V::load_bf16(from + 16), _mm512_set1_ps(scale));
+      words[i] = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
+    }
+    t.low[half] = _mm512_permutex2var_epi8(words[0], even, words[1]);
+    t.high[half] = _mm512_permutex2var_epi8(words[0], odd, words[1]);
+  }
+  return t;
+}
+
+// 4 rows x 16 codes -> two vectors of 4 rows x 8 bf16.
+inline void expand(const Table& t, __m512i codes, __m512* first, __m512* second) {
+  __m512i low = _mm512_permutex2var_epi8(t.low[0], codes, t.low[1]);
+  __m512i high = _mm512_permutex2var_epi8(t.high[0], codes, t.high[1]);
+  // high ^ (codes & 0x80): the sign.
+  high = _mm512_ternarylogic_epi32(high, codes, _mm512_set1_epi8(-128), 0x78);
+  *first = _mm512_castsi512_ps(_mm512_unpacklo_epi8(low, high));
+  *second = _mm512_castsi512_ps(_mm512_unpackhi_epi8(low, high));
+}
+
+// 16 bytes of each of rows p, p + 4 strides, ...
+inline __m512i gather4(const uint8_t* p, int64_t stride4) {
+  auto at = [&](int i) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i * stride4));
+  };
+  __m512i v = _mm512_castsi128_si512(at(0));
+  v = _mm512_mask_broadcast_i32x4(v, 0x00F0, at(1));
+  v = _mm512_mask_broadcast_i32x4(v, 0x0F00, at(2));
+  return _mm512_mask_broadcast_i32x4(v, 0xF000, at(3));
+}
+
+// The same where rows are missing or fewer than 16 bytes are left in them.
+inline __m512i gather4_edge(const Strip& s, int z, int64_t offset, int bytes) {
+  alignas(64) uint8_t buffer[64] = {};
+  for (int lane = 0; lane < 4; ++lane) {
+    int r = 4 * lane + z;
+    memcpy(buffer + 16 * lane, s.data + (r < s.rows ? r : s.rows - 1) * s.stride + offset, bytes);
+  }
+  return _mm512_load_si512(buffer);
+}
+
+// Codes or bf16 values of one vector: columns [k, k + 16 or 8) of rows z, 4 + z, ...
+inline __m512i load_strip(const Strip& s, int z, int64_t k, int size) {
+  int64_t left = (s.columns - k) * size;
+  if (s.rows == kStripRows && left >= 16)
+    return gather4(s.data + z * s.stride + k * size, 4 * s.stride);
+  return gather4_edge(s, z, k * size, left < 0 ? 0 : left < 16 ? static_cast<int>(left) : 16);
+}
+
+// ------------------------------------------------------------------------------------- panels
+
+void pack_bf16(const Strip& s, int64_t k0, int depth, uint8_t* panel) {
+  bool fp8 = s.code == WeightCode::fp8;
+  int padded = (depth + kStep - 1) / kStep * kStep;
+  Table table = make_table(1.0f);
+  for (int k = 0; k < padded; k += kStep, panel += 512) {
+    if (fp8 && s.scale && k % kBlock == 0) table = make_table(s.scale[(k0 + k) / kBlock]);
+    for (int z = 0; z < 4; ++z) {
+      __m512 a, b;
+      if (fp8) {
+        expand(table, load_strip(s, z, k0 + k, 1), &a, &b);
+      } else {
+        a = _mm512_castsi512_ps(load_strip(s, z, k0 + k, 2));
+        b = _mm512_castsi512_ps(load_strip(s, z, k0 + k + 8, 2));
+      }
+      _mm512_store_ps(panel + z * 64, a);
+      _mm512_store_ps(panel + 256 + z * 64, b);
+    }
+  }
+}
+
+// ------------------------------------------------------------------------------------- streams
+
+// How far ahead of the loads the prefetches run, in bytes of each row: with 16 rows that covers
+// the latency of memory at the rate one core reads.
+constexpr int64_t kAhead = 256;
+
+template <int kRows, bool kFp8>
+inline void stream_rows(const StreamJob& job) {
+  constexpr int kSize = kFp8 ? 1 : 2;
+  const Strip& s = job.strip;
+  int64_t row_bytes = s.columns * kSize, stride4 = 4 * s.stride;
+  bool scaled = job.w_scale != nullptr;
+  int64_t block = scaled ? kBlock : kDepth;
+  Table table = make_table(1.0f);
+  __m512 sum[kRows];
+  for (int m = 0; m < kRows; ++m) sum[m] = _mm512_setzero_ps();
+  for (int64_t begin = 0; begin < s.columns; begin += block) {
+    int64_t end = begin + block < s.columns ? begin + block : s.columns;
+    __m512 a[kRows][4];
+    for (int m = 0; m < kRows; ++m)
+      for (int z = 0; z < 4; ++z) a[m][z] = _mm512_setzero_ps();
+    for (int64_t k0 = begin; k0 < end; k0 += kBlock) {
+      int64_t k1 = k0 + kBlock < end ? k0 + kBlock : end;
+      if (kFp8 && s.scale) table = make_table(s.scale[k0 / kBlock]);
+      for (int64_t line = k0 * kSize; line < k1 * kSize; line += 64) {
+        int64_t ahead = line + kAhead;
+        const uint8_t* p = ahead < row_bytes ? s.data + ahead : job.next + (ahead - row_bytes);
+        for (int r = 0; r < kStripRows; ++r)
+          _mm_prefetch(reinterpret_cast<const char*>(p + r * s.stride), _MM_HINT_T0);
+        int64_t stop = line / kSize + 64 / kSize < k1 ? line / kSize + 64 / kSize : k1;
+        for (int64_t k = line / kSize; k < stop; k += kStep) {
+          for (int z = 0; z < 4; ++z) {
+            const uint8_t* from = s.data + z * s.stride + k * kSize;
+            __m512 w[2];
+            if constexpr (kFp8) {
+              expand(table, gather4(from, stride4), &w[0], &w[1]);
+            } else {
+              w[0] = _mm512_castsi512_ps(gather4(from, stride4));
+              w[1] = _mm512_castsi512_ps(gather4(from + 16, stride4));
+            }
+            for (int m = 0; m < kRows; ++m)
+              for (int h = 0; h < 2; ++h)
+                a[m][z] = DotBf16::add(a[m][z], V::broadcast_unit(job.x[m] + k * 2 + h * 16), w[h]);
+          }
+        }
+      }
+    }
+    for (int m = 0; m < kRows; ++m) {
+      __m512 part = add_lanes(a[m]);
+      if (scaled) {
+        part = _mm512_mul_ps(part, _mm512_set1_ps(job.x_scale[m][begin / kBlock]));
+        part = _mm512_mul_ps(part, _mm512_set1_ps(job.w_scale[begin / kBlock]));
+      }
+      sum[m] = _mm512_add_ps(sum[m], part);
+    }
+  }
+  for (int m = 0; m < kRows; ++m)
+    store_outputs(job.out, job.out_bf16, m * job.out_stride, 0, kStripRows, sum[m]);
+}
+
+template <bool kFp8>
+void stream_code(const StreamJob& job) {
+  switch (job.rows) {
+    case 1:
+      return stream_rows<1, kFp8>(job);
+    case 2:
+      return stream_rows<2, kFp8>(job);
+    case 3:
+      return stream_rows<3, kFp8>(job);
+    default:
+      return stream_rows<4, kFp8>(job);
+  }
+}
+
+void stream_bf16(const StreamJob& job) {
+  job.strip.code == WeightCode::fp8 ? stream_code<true>(job) : stream_code<false>(job);
+}
+
+}  // namespace
+
+const GemmKernels kGemmAvx512 = {
+    .name = "avx512",
+    .f32 = {pack_f32, tile<DotF32>, nullptr},
+    .bf16 = {pack_bf16, tile<DotBf16>, stream_bf16},
+    .prepare = prepare,
+    .norm = norm,
+    .silu = silu,
+    .combine = combine,
+};
 
 }  // namespace fathom
+#endif

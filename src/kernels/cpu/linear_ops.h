@@ -2,20 +2,93 @@
 // norm or a copy. Attention is AttentionOps' business, which derives from this.
 #pragma once
 
+#include <vector>
+
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/product.h"
 #include "kernels/cpu/reference_ops.h"
+#include "tensor/buffer.h"
 
 namespace fathom {
 
+// Every result is bit-equal for any number of threads and any batch around a row (gemm.h says how).
+// Workspace is planned from the Workload; what exceeds it goes to the reference loops.
 class LinearOps : public ReferenceOps {
  public:
   LinearOps(Numerics numerics, const Workload& workload, ThreadPool& pool,
             const GemmKernels& kernels);
 
+  void embed(Tensor hidden, const int32_t* ids, const QWeight& table) override;
+  void rms_norm(Tensor out, Tensor x, const float* gain, float eps) override;
+  void add_rms_norm(Tensor normed, Tensor residual, Tensor update, const float* gain,
+                    float eps) override;
+  void project(std::span<const Projection> projections, Tensor x) override;
+  void route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate, const float* bias,
+             const RouterShape& shape) override;
+  void mlp(Tensor out, Tensor x, const MlpWeights& w) override;
+  void moe(Tensor out, Tensor x, Tensor ids, Tensor weights, std::span<const MlpWeights> experts,
+           const MlpWeights* shared) override;
   std::string describe() const override;
 
  protected:
   const GemmKernels& kernels_;
+
+ private:
+  // Rows of one MLP within the entries of a step.
+  struct Group {
+    const MlpWeights* w = nullptr;
+    int64_t begin = 0, rows = 0;
+  };
+  // Activations made ready, by row: where the values are (here, or where they lay before), and
+  // their block scales in the coded form.
+  struct Prepared {
+    Buffer values, scales;
+    std::vector<const uint8_t*> x;
+    std::vector<const float*> scale;
+    Inputs inputs(Form form, int64_t begin, int64_t rows) const {
+      bool coded = form.quant == Form::Quant::coded;
+      return {x.data() + begin, coded ? scale.data() + begin : nullptr, rows};
+    }
+  };
+
+  std::optional<Form> form_for(std::span<const QWeight* const> weights) const {
+    return common_form(weights, numerics_, workload_.ue8m0, kernels_.bf16.tile != nullptr);
+  }
+  static bool in_place(Form form, Tensor x);
+  bool fits(int64_t rows, int64_t columns) const;
+  // Rows of x become rows [first, ...) of `place`, `stride` elements apart where they are copied.
+  void prepare(Prepared& place, Form form, Tensor x, int64_t first, int64_t stride);
+  // Deals out strips: evenly when there is little to do, else as threads become free.
+  void over_strips(int64_t strips, int64_t bytes, int64_t rows, LoopBody body);
+  bool project_alike(std::span<const Projection> projections, Tensor x, size_t first);
+
+  bool plan_groups(Tensor ids, Tensor weights, std::span<const MlpWeights> experts,
+                   const MlpWeights* shared, int64_t hidden);
+  // down(silu(gate x) * up x) of every group; entries of x in, rows of `out` out.
+  void run_groups(Form form, Form down_form, Inputs x, Tensor out);
+  void gate_up(Form form, Inputs x, Tensor act);
+  void down(Form form, Tensor act, Tensor out);
+  void combine(Tensor out, Tensor parts, int64_t per_token, bool shared);
+  // Calls body(group, begin, end) for the strips [begin, end) of all groups laid end to end.
+  template <class Body>
+  void in_groups(int64_t begin, int64_t end, QWeight MlpWeights::*which, Body body) const;
+
+  const Product product_;
+  int64_t max_entries_;   // rows of all experts of a step, and of the shared one
+  int64_t max_prepared_;  // elements of prepared_
+  Prepared prepared_, plain_;
+  Buffer act_, parts_, logits_;
+  std::vector<ProductScratch> scratch_;  // per thread
+
+  // The step's tokens sorted by expert, and each token's entries by ascending expert.
+  std::vector<Group> groups_;
+  std::vector<const QWeight*> weights_;
+  std::vector<int64_t> expert_begin_;
+  std::vector<int32_t> entry_token_, entry_slot_, token_entry_, token_fill_;
+  std::vector<float> token_weight_;
+  std::vector<const uint8_t*> entry_x_;
+  std::vector<const float*> entry_scale_;
+  std::vector<const void*> part_;  // per thread, experts_per_token each
 };
 
 }  // namespace fathom

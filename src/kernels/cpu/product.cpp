@@ -1,0 +1,159 @@
+#include "kernels/cpu/product.h"
+
+#include <algorithm>
+
+namespace fathom {
+namespace {
+
+constexpr int64_t kPanelBytes = int64_t{kStripRows} * kDepth * 4;
+constexpr int64_t kCarryBytes = int64_t{kRowChunk} * kStripRows * 4;
+constexpr int64_t kTileBytes = int64_t{kRowChunk} * ProductScratch::kTileStride * 4;
+
+WeightCode code_of(DType dtype) {
+  switch (dtype) {
+    case DType::fp8_e4m3:
+      return WeightCode::fp8;
+    case DType::bf16:
+      return WeightCode::bf16;
+    case DType::f16:
+      return WeightCode::f16;
+    default:
+      FATHOM_CHECK(dtype == DType::f32, "weights of {}", name_of(dtype));
+      return WeightCode::f32;
+  }
+}
+
+Form form_of(const QWeight& w, Numerics numerics, bool ue8m0, bool has_bf16) {
+  bool narrow = w.is_fp8() || w.dtype == DType::bf16;
+  Form form{.f32 = numerics == Numerics::exact || !has_bf16 || !narrow};
+  if (numerics == Numerics::fp8 && w.is_fp8())
+    form.quant = ue8m0 && w.pow2_scale ? Form::Quant::folded : Form::Quant::coded;
+  return form;
+}
+
+}  // namespace
+
+std::optional<Form> common_form(std::span<const QWeight* const> weights, Numerics numerics,
+                                bool ue8m0, bool has_bf16) {
+  std::optional<Form> common;
+  for (const QWeight* w : weights) {
+    Form form = form_of(*w, numerics, ue8m0, has_bf16);
+    if (!common) common = form;
+    bool quantised = form.quant != Form::Quant::plain;
+    if (quantised != (common->quant != Form::Quant::plain)) return std::nullopt;
+    // The coded form and float32 are right for every weight, so they win.
+    if (form.quant == Form::Quant::coded) common->quant = form.quant;
+    common->f32 |= form.f32;
+  }
+  return common;
+}
+
+ProductScratch::ProductScratch()
+    : memory_(static_cast<size_t>(kPanelStrips * (kPanelBytes + kCarryBytes) + 2 * kTileBytes)) {}
+
+uint8_t* ProductScratch::panel(int strip) const {
+  return reinterpret_cast<uint8_t*>(memory_.data()) + strip * kPanelBytes;
+}
+
+float* ProductScratch::carry(int strip) const {
+  return reinterpret_cast<float*>(memory_.data() + kPanelStrips * kPanelBytes +
+                                  strip * kCarryBytes);
+}
+
+float* ProductScratch::tile(int which) const {
+  return reinterpret_cast<float*>(memory_.data() + kPanelStrips * (kPanelBytes + kCarryBytes) +
+                                  which * kTileBytes);
+}
+
+int64_t Product::first_row(const QWeight& w, int64_t strip) {
+  return std::max<int64_t>(0, strip * kStripRows - w.row_offset % kStripRows);
+}
+
+Strip Product::strip_at(const QWeight& w, Form form, int64_t strip) const {
+  int64_t begin = first_row(w, strip);
+  int64_t end = std::min(w.rows, first_row(w, strip + 1));
+  Strip s{.data = w.row<uint8_t>(0) + begin * w.cols * static_cast<int64_t>(size_of(w.dtype)),
+          .stride = w.cols * static_cast<int64_t>(size_of(w.dtype)),
+          .rows = static_cast<int>(end - begin),
+          .columns = w.cols,
+          .code = code_of(w.dtype),
+          .round_to_bf16 = numerics_ != Numerics::exact};
+  if (w.is_fp8() && form.quant != Form::Quant::coded) s.scale = w.scales_of_row(begin);
+  return s;
+}
+
+bool Product::streams(const QWeight& w, Form form, int64_t rows) const {
+  return rows <= kStreamRows && of(form).stream && w.cols % kStep == 0;
+}
+
+void Product::run(const QWeight& w, Form form, int64_t begin, int64_t end, Inputs in, Outputs out,
+                  const ProductScratch& scratch) const {
+  int64_t column0 = first_row(w, begin);
+  auto from = [&](int64_t strip, int64_t row) {
+    return Outputs{out.at(row, first_row(w, strip) - column0), out.stride, out.bf16};
+  };
+  if (streams(w, form, in.rows)) {
+    // The last strip may have fewer rows than a stream needs; both ways give the same bits.
+    for (; begin < end; ++begin) {
+      if (strip_at(w, form, begin).rows == kStripRows)
+        stream(w, form, begin, in, from(begin, 0));
+      else
+        panel(w, form, begin, begin + 1, in, from(begin, 0), scratch);
+    }
+    return;
+  }
+  for (; begin < end; begin += kPanelStrips)
+    for (int64_t row = 0; row < in.rows; row += kRowChunk)
+      panel(w, form, begin, std::min(begin + kPanelStrips, end),
+            in.slice(row, std::min<int64_t>(kRowChunk, in.rows - row)), from(begin, row), scratch);
+}
+
+void Product::stream(const QWeight& w, Form form, int64_t strip, Inputs in, Outputs out) const {
+  StreamJob job{.strip = strip_at(w, form, strip),
+                .x = in.x,
+                .rows = static_cast<int>(in.rows),
+                .out = out.data,
+                .out_stride = out.stride,
+                .out_bf16 = out.bf16};
+  job.next = job.strip.data + kStripRows * job.strip.stride;
+  if (form.quant == Form::Quant::coded) {
+    job.x_scale = in.scale;
+    job.w_scale = w.scales_of_row(first_row(w, strip));
+  }
+  of(form).stream(job);
+}
+
+void Product::panel(const QWeight& w, Form form, int64_t begin, int64_t end, Inputs in, Outputs out,
+                    const ProductScratch& scratch) const {
+  const ProductKernels& k = of(form);
+  int element = form.f32 ? 4 : 2;
+  for (int64_t k0 = 0; k0 < w.cols; k0 += kDepth) {
+    int depth = static_cast<int>(std::min<int64_t>(kDepth, w.cols - k0));
+    for (int64_t s = begin; s < end; ++s)
+      k.pack(strip_at(w, form, s), k0, depth, scratch.panel(static_cast<int>(s - begin)));
+    for (int64_t s = begin; s < end; ++s) {
+      int64_t row = first_row(w, s);
+      int i = static_cast<int>(s - begin);
+      TileJob job{.x = in.x,
+                  .x_offset = k0 * element,
+                  .rows = static_cast<int>(in.rows),
+                  .panel = scratch.panel(i),
+                  .units = (depth + kStep - 1) / kStep * kStep * element / 16,
+                  .carry = scratch.carry(i),
+                  .first = k0 == 0,
+                  .last = k0 + kDepth >= w.cols,
+                  .out = out.at(0, row - first_row(w, begin)),
+                  .out_stride = out.stride,
+                  .out_bf16 = out.bf16,
+                  .columns = static_cast<int>(std::min(w.rows, first_row(w, s + 1)) - row)};
+      if (form.quant == Form::Quant::coded) {
+        job.x_scale = in.scale;
+        job.x_scale_offset = k0 / kBlock;
+        job.w_scale = w.scales_of_row(row) + k0 / kBlock;
+      }
+      k.tile(job);
+    }
+  }
+}
+
+}  // namespace fathom

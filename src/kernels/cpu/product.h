@@ -1,0 +1,95 @@
+// y = x W^T for some rows of W on one thread: how a weight meets its activations, and the loop over
+// panels. LinearOps divides the work; the kernels of gemm.h do it.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <span>
+
+#include "kernels/cpu/gemm.h"
+#include "kernels/qweight.h"
+#include "numerics/modes.h"
+#include "tensor/buffer.h"
+
+namespace fathom {
+
+inline constexpr int kPanelStrips = 4;  // strips packed at once: 64 rows x 512 columns sit in L2
+inline constexpr int kRowChunk = 512;   // activation rows per pass: their 512 columns sit in L2
+
+// How activations enter a product. It depends on numerics and weights alone, never on the batch.
+struct Form {
+  // plain: as they are. folded: quantised to FP8, each value multiplied by its (power of two) scale
+  // again, as are the weights: exact in bf16. coded: both sides as code values, and the float32
+  // sums of 128 columns multiplied by both scales.
+  enum class Quant : uint8_t { plain, folded, coded };
+  bool f32 = false;
+  Quant quant = Quant::plain;
+  bool operator==(const Form&) const = default;
+};
+
+// The form that all of `weights` can share; nothing when they are an odd mixture.
+std::optional<Form> common_form(std::span<const QWeight* const> weights, Numerics numerics,
+                                bool ue8m0, bool has_bf16);
+
+// Activations made ready: row pointers, so that gathered rows need no copy.
+struct Inputs {
+  const uint8_t* const* x = nullptr;
+  const float* const* scale = nullptr;  // coded form only
+  int64_t rows = 0;
+
+  Inputs slice(int64_t begin, int64_t count) const {
+    return {x + begin, scale ? scale + begin : nullptr, count};
+  }
+};
+
+struct Outputs {
+  void* data = nullptr;  // [rows, weight.rows]
+  int64_t stride = 0;    // elements
+  bool bf16 = false;
+  void* at(int64_t row, int64_t column) const {
+    return static_cast<char*>(data) + (row * stride + column) * (bf16 ? 2 : 4);
+  }
+};
+
+// Per-thread memory of a product.
+class ProductScratch {
+ public:
+  ProductScratch();
+  uint8_t* panel(int strip) const;
+  float* carry(int strip) const;  // [kRowChunk, 16]
+  float* tile(int which) const;   // [kRowChunk, 64], for gate and up
+  static constexpr int64_t kTileStride = kPanelStrips * kStripRows;
+
+ private:
+  Buffer memory_;
+};
+
+class Product {
+ public:
+  Product(const GemmKernels& kernels, Numerics numerics) : kernels_(kernels), numerics_(numerics) {}
+
+  // Strips of 16 rows, cut where row + row_offset is a multiple of 16: none crosses a scale block.
+  static int64_t strips(const QWeight& w) {
+    return (w.row_offset % kStripRows + w.rows + kStripRows - 1) / kStripRows;
+  }
+  static int64_t first_row(const QWeight& w, int64_t strip);
+  // Whether `rows` activation rows are better served by streaming the codes than by panels.
+  bool streams(const QWeight& w, Form form, int64_t rows) const;
+
+  // Strips [begin, end) of w. Column 0 of `out` is row first_row(begin) of w.
+  void run(const QWeight& w, Form form, int64_t begin, int64_t end, Inputs in, Outputs out,
+           const ProductScratch& scratch) const;
+
+ private:
+  Strip strip_at(const QWeight& w, Form form, int64_t strip) const;
+  void stream(const QWeight& w, Form form, int64_t strip, Inputs in, Outputs out) const;
+  void panel(const QWeight& w, Form form, int64_t begin, int64_t end, Inputs in, Outputs out,
+             const ProductScratch& scratch) const;
+  const ProductKernels& of(Form form) const { return form.f32 ? kernels_.f32 : kernels_.bf16; }
+
+  const GemmKernels& kernels_;
+  const Numerics numerics_;
+};
+
+}  // namespace fathom
