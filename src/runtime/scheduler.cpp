@@ -46,6 +46,7 @@ class Planner {
     int64_t tokens = std::min<int64_t>(budget_, s.known - s.cached);
     if (tokens <= 0) return;
     while (more_pages(s, tokens) > free_) {
+      plan_.starved = true;
       int64_t room = (s.pages + free_) * kPageRows - s.cached;
       if (room > 0) {
         tokens = room;  // a shorter chunk fits: nobody has to go
@@ -98,7 +99,10 @@ class Planner {
     for (size_t w = 0; w < waiting_.size() && places_ > 0 && budget_ > 0; ++w, --places_) {
       const SeqState& s = waiting_[w];
       int64_t need = more_pages(s, s.known - s.cached);
-      if (need > free_ - claimed) break;  // no overtaking: a long prompt must get its turn
+      if (need > free_ - claimed) {
+        plan_.starved = true;
+        break;  // no overtaking: a long prompt must get its turn
+      }
       int64_t tokens = std::min<int64_t>(budget_, s.known - s.cached);
       plan_.slices.push_back({count() + static_cast<int>(w), s.cached, s.cached + tokens});
       claimed += need;

@@ -41,6 +41,7 @@ struct Slice {
 struct Plan {
   std::vector<Slice> slices;   // decodes, then chunks of prompts; a running sequence at most once
   std::vector<int> preempted;  // indices of running, youngest first
+  bool starved = false;        // with more free pages the plan would have been another
 };
 
 // `running` and `waiting` are in order of arrival. Whoever calls must see to it that the greatest

@@ -67,6 +67,14 @@ TEST(Scheduler, PromptsUnderWayKeepTheirClaimOnPages) {
   EXPECT_THAT(p.slices, ElementsAre(Slice{0, 128, 384}, Slice{1, 0, 44}));
 }
 
+TEST(Scheduler, SaysWhenItLackedPages) {
+  EXPECT_FALSE(plan({seq(10, 9)}, {seq(64 * 5, 0)}, {1000, 8, 5}).starved);
+  EXPECT_TRUE(plan({seq(10, 9)}, {seq(64 * 5, 0)}, {1000, 8, 4}).starved);
+  EXPECT_FALSE(plan({seq(10, 9)}, {seq(64 * 5, 0)}, {1000, 1, 4}).starved);  // no place anyway
+  EXPECT_TRUE(plan({seq(64 * 4, 64)}, {}, {1000, 8, 1}).starved);
+  EXPECT_TRUE(plan({seq(65, 64), seq(65, 64)}, {}, {1000, 8, 0}).starved);
+}
+
 TEST(Scheduler, OneTokenAtATimeWorks) {
   EXPECT_THAT(plan({seq(50, 10)}, {seq(3, 0)}, {1, 8, 9}).slices, ElementsAre(Slice{0, 10, 11}));
   EXPECT_THAT(plan({}, {seq(3, 0)}, {1, 8, 9}).slices, ElementsAre(Slice{0, 0, 1}));

@@ -1,0 +1,68 @@
+// The person at the other end: lines read with editing and history where there is a terminal,
+// Ctrl-C as a question instead of the end, text dimmed where that is possible. Without a terminal
+// all of it is plain bytes: no escape codes, no prompts.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace fathom::cli {
+
+bool stdin_is_terminal();
+bool stdout_is_terminal();
+
+// Reads standard input line by line.
+class LineReader {
+ public:
+  // `prompt` is shown in front of every line; without a terminal only if `prompt_always`. With a
+  // history file, lines of earlier sessions are there, and this one's are added at the end.
+  explicit LineReader(std::string prompt, bool prompt_always = false,
+                      std::string history_file = {});
+  ~LineReader();
+  LineReader(const LineReader&) = delete;
+  LineReader& operator=(const LineReader&) = delete;
+
+  // The next line, without its end; nothing when there are no more. Ctrl-C on a terminal drops the
+  // line that is being typed and gives an empty one.
+  std::optional<std::string> next();
+
+ private:
+  struct Editor;
+  std::string prompt_;
+  bool prompt_always_;
+  std::unique_ptr<Editor> editor_;  // null without a terminal
+};
+
+// While it lives, Ctrl-C is only noted. Make it before any thread starts: threads inherit what they
+// leave alone, and a signal goes to any thread that does not.
+class Interrupts {
+ public:
+  explicit Interrupts(bool active);
+  ~Interrupts();
+  Interrupts(const Interrupts&) = delete;
+  Interrupts& operator=(const Interrupts&) = delete;
+
+  // Whether Ctrl-C was pressed since the last call.
+  bool pressed();
+
+ private:
+  bool active_;
+};
+
+// Writes to standard output at once; text marked `dim` is set apart on a terminal.
+class AnswerWriter {
+ public:
+  AnswerWriter() : styled_(stdout_is_terminal()) {}
+  ~AnswerWriter() { normal(); }
+  void write(const std::string& text, bool dim = false);
+  void normal();
+
+ private:
+  bool styled_, dim_ = false;
+};
+
+// Replaces the file as a whole or not at all. Throws Error when it cannot.
+void write_atomically(const std::string& path, const std::string& content);
+
+}  // namespace fathom::cli

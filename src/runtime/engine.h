@@ -1,0 +1,78 @@
+// The whole engine as server, command line, bench and evaluation see it: tokens in, tokens out. No
+// tensor, page or device in sight.
+//
+// What a request gets is a function of the request and the engine's options alone: not of what else
+// is in the batch, how its prompt was cut into chunks, or whether it was preempted on the way.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+
+#include "base/result.h"
+#include "model/config.h"
+#include "model/weights.h"
+#include "numerics/cache_rows.h"
+#include "numerics/modes.h"
+#include "runtime/request.h"
+
+namespace fathom {
+
+struct EngineOptions {
+  Numerics numerics = Numerics::bf16;
+  std::optional<KvFormat> kv;  // none: follows the numerics
+  AttentionMode attention = AttentionMode::sparse;
+  std::string kernels;        // empty: the best usable
+  int threads = 0;            // 0: all processors
+  int64_t max_context = 0;    // prompt and answer of one request; 0: the model's, or what fits
+  int max_seqs = 8;           // requests computed at once; more wait
+  int max_step_tokens = 512;  // tokens of one step: longer prompts are computed in chunks
+  int64_t cache_tokens = 0;   // of all requests together; 0: enough for max_seqs, or what fits
+  int keep_prefixes = 0;      // prompts whose cache is kept for requests that begin alike
+  bool batch_invariant = false;
+  int64_t index_budget = 64 << 20;  // bytes of index scores held at once
+  int64_t weight_bytes = 0;  // memory the weights will come to occupy (mapped, not yet touched)
+  std::optional<int64_t> available_bytes;  // none: what the machine says
+};
+
+struct EngineStats {
+  int64_t steps = 0;
+  int64_t prompt_tokens = 0, generated_tokens = 0;    // computed as such; recomputed ones again
+  double prompt_seconds = 0, generation_seconds = 0;  // a mixed step's time is split by tokens
+  int64_t preemptions = 0, reused_tokens = 0;
+  int pages = 0, free_pages = 0;
+  int running = 0, waiting = 0;
+};
+
+class Engine {
+ public:
+  // Plans memory, then takes all of it. Config and weights must outlive the engine. Throws Error
+  // when the machine cannot.
+  Engine(const Config& config, const Weights& weights, const EngineOptions& options);
+  ~Engine();
+
+  // From any thread. A failure (empty prompt, too long, id outside the vocabulary, parameter out of
+  // range) is final: the sink is not called.
+  Result<RequestId> submit(Request request);
+  // From any thread. The sink hears of it in a later step, unless the request has ended by then.
+  void cancel(RequestId id);
+
+  // Computes one step. False when there was nothing to do. Always from the same thread.
+  bool step();
+  // Steps until asked to stop, asleep while there is nothing to do.
+  void run(std::stop_token stop);
+
+  // What was chosen, for the user, one line.
+  std::string describe() const;
+  EngineStats stats() const;  // from the thread that steps
+  int64_t max_context() const;
+  // Stops the program unless every page is accounted for; from the thread that steps.
+  void check_integrity() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fathom

@@ -1,0 +1,63 @@
+#include "runtime/memory_plan.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "base/error.h"
+#include "io/machine.h"
+
+namespace fathom {
+namespace {
+
+// Left to others: the page cache under the mapped weights, the program itself, the desktop.
+int64_t usable(int64_t available) { return available - available / 10; }
+
+}  // namespace
+
+MemoryPlan plan_memory(const MemoryNeeds& n, int64_t available) {
+  if (n.max_context > n.max_positions)
+    fail("a context of {} tokens is asked for: the model's own is {}", n.max_context,
+         n.max_positions);
+  const int64_t left = usable(available) - n.weights - n.workspace;
+  const int64_t fitting = std::max<int64_t>(0, left) / n.cache.bytes_per_page();  // pages
+  auto refuse = [&](int64_t tokens) {
+    int64_t cache = pages_for(tokens) * n.cache.bytes_per_page();
+    fail(
+        "not enough memory: weights {}, workspace {} and a cache of {} tokens in {} ({}) need {}, "
+        "{} of {} available may be used; {}",
+        bytes_text(n.weights), bytes_text(n.workspace), tokens, name_of(n.cache.latent_format),
+        bytes_text(cache), bytes_text(n.weights + n.workspace + cache),
+        bytes_text(usable(available)), bytes_text(available),
+        fitting > 0 ? fmt::format("{} tokens would fit", fitting * kPageRows)
+                    : std::string("not even one page of cache would fit"));
+  };
+
+  MemoryPlan plan;
+  plan.max_context =
+      n.max_context > 0 ? n.max_context : std::min(n.max_positions, fitting * kPageRows);
+  const int64_t least = pages_for(plan.max_context);  // one sequence alone must always fit
+  if (plan.max_context < 1 || least > fitting) refuse(std::max<int64_t>(1, plan.max_context));
+  const int64_t all = least * n.max_seqs;
+  int64_t pages = std::min(all, fitting);
+  if (n.cache_tokens > 0) {
+    pages = std::max(least, pages_for(n.cache_tokens));
+    if (pages > fitting) refuse(n.cache_tokens);
+  }
+  // Page numbers are 32 bits wide; offsets into the cache are not.
+  plan.pages = static_cast<int>(std::min<int64_t>(pages, std::numeric_limits<int32_t>::max()));
+  plan.total = n.weights + n.workspace + plan.pages * n.cache.bytes_per_page();
+  return plan;
+}
+
+int64_t workspace_bytes(const Config& c, int max_tokens, int max_seqs, int64_t index_budget) {
+  // Activations of the forward pass in float32, twice: once its own, once what kernels repack. The
+  // experts' intermediate rows are per (token, expert).
+  int64_t per_token =
+      6LL * c.hidden + c.q_rank + c.latent + c.rope +
+      int64_t{c.heads} * (c.qk_dim() + c.value + c.latent) + 3LL * c.index_heads * c.index_dim +
+      c.index_topk +
+      3LL * std::max(c.intermediate, (c.experts_per_token + c.shared_experts) * c.moe_intermediate);
+  return 2 * 4 * per_token * max_tokens + 4LL * c.vocab * max_seqs + 2 * index_budget;
+}
+
+}  // namespace fathom

@@ -1,0 +1,34 @@
+// What a run needs of the machine's memory, settled before any of it is taken.
+#pragma once
+
+#include <cstdint>
+
+#include "model/config.h"
+#include "runtime/kv_pool.h"
+
+namespace fathom {
+
+struct MemoryNeeds {
+  int64_t weights = 0;    // still to be read from disk, or mapped: they want to stay in memory
+  int64_t workspace = 0;  // activations, scores, logits
+  KvShape cache;
+  int64_t max_positions = 0;  // of the model
+  int64_t max_context = 0;    // asked for; 0: as much as fits, up to the model's own
+  int max_seqs = 1;
+  int64_t cache_tokens = 0;  // asked for, all sequences together; 0: as much as they may need
+};
+
+struct MemoryPlan {
+  int64_t max_context = 0;
+  int pages = 0;
+  int64_t total = 0;  // bytes, if every page of the cache is used
+};
+
+// Fits the cache into what is left beside weights and workspace. What the user asked for is never
+// cut: where it does not fit, Error with the plan and with what would.
+MemoryPlan plan_memory(const MemoryNeeds& needs, int64_t available);
+
+// Memory of one step beside weights and cache: an estimate from above.
+int64_t workspace_bytes(const Config& config, int max_tokens, int max_seqs, int64_t index_budget);
+
+}  // namespace fathom
