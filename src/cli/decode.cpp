@@ -1,0 +1,40 @@
+// fathom decode: the text that token ids stand for.
+#include <cstdio>
+#include <memory>
+
+#include "base/error.h"
+#include "cli/command.h"
+#include "cli/options.h"
+#include "text/tokenizer.h"
+
+namespace fathom::cli {
+namespace {
+
+struct Options {
+  std::string checkpoint, ids;
+};
+
+int run_decode(const Options& o) {
+  const std::vector<int32_t> ids = parse_ids(read_all(o.ids), o.ids);
+  for (const int32_t id : ids) {
+    if (id < 0) fail("{}: expected token ids from 0 on, found {}", o.ids, id);
+  }
+  const std::string text = Tokenizer::from_folder(o.checkpoint).decode(ids);
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  return 0;
+}
+
+}  // namespace
+
+void add_decode(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("decode", "Print the text of token ids, with no newline added");
+  command->add_option("--ckpt-path", o->checkpoint, "checkpoint folder (its tokenizer is used)")
+      ->required();
+  command->add_option("--ids", o->ids, "file of ids with blanks between, - for standard input")
+      ->required();
+  on_run(*command, [o] { return run_decode(*o); });
+}
+
+}  // namespace fathom::cli

@@ -1,0 +1,239 @@
+#include "text/messages.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "text/json_reader.h"
+
+namespace fathom {
+namespace {
+
+using At = JsonAt<OrderedJson>;
+
+constexpr Role kRoles[] = {Role::system, Role::developer, Role::user, Role::assistant, Role::tool};
+
+Role read_role(const At& at) {
+  const std::string& name = at.string();
+  for (const Role role : kRoles) {
+    if (role_name(role) == name) return role;
+  }
+  fail("{}: expected system, developer, user, assistant or tool, found '{}'", at.path(), name);
+}
+
+// A string, or a list of parts of type text, which are joined as they are.
+std::string read_content(const At& at) {
+  if (!at.value().is_array()) {
+    at.expect(at.value().is_string(), "a string or a list of text parts");
+    return at.string();
+  }
+  std::string text;
+  for (size_t i = 0; i < at.array_size(); ++i) {
+    const At part = at.at(i);
+    if (part.value().is_string()) {
+      text += part.string();
+      continue;
+    }
+    const std::string& type = part.at("type").string();
+    if (type != "text") fail("{}: expected 'text', found '{}'", part.at("type").path(), type);
+    text += part.at("text").string();
+  }
+  return text;
+}
+
+std::string read_arguments(const At& at) {
+  if (at.value().is_object()) return python_dumps(at.value());
+  at.expect(at.value().is_string(), "a JSON object or its text");
+  return at.string();
+}
+
+std::vector<ToolCall> read_tool_calls(const At& at) {
+  std::vector<ToolCall> calls;
+  if (at.null()) return calls;
+  for (size_t i = 0; i < at.array_size(); ++i) {
+    const At item = at.at(i);
+    const At function = item.at("function");
+    ToolCall call;
+    if (!item.at("id").null()) call.id = item.at("id").string();
+    call.name = function.at("name").string();
+    if (call.name.empty()) fail("{}: expected a name, found \"\"", function.at("name").path());
+    call.arguments = read_arguments(function.at("arguments"));
+    calls.push_back(std::move(call));
+  }
+  return calls;
+}
+
+// The function objects of OpenAI's list of tools; null for none.
+OrderedJson read_tools(const At& at) {
+  if (at.null() || at.array_size() == 0) return nullptr;
+  OrderedJson functions = OrderedJson::array();
+  for (size_t i = 0; i < at.array_size(); ++i) {
+    const At function = at.at(i).at("function");
+    function.at("name").string();
+    functions.push_back(function.object());
+  }
+  return functions;
+}
+
+// {"type": "text"} is OpenAI's way to ask for nothing in particular.
+OrderedJson read_response_format(const At& at) {
+  if (at.null()) return nullptr;
+  const bool plain = at.value().is_object() && at.at("type").value() == "text";
+  return plain ? OrderedJson(nullptr) : at.value();
+}
+
+void check_only_for(const At& at, const char* key, bool allowed, std::string_view wanted) {
+  if (!allowed && !at.at(key).null()) {
+    fail("{}: only {} have it, this one is '{}'", at.at(key).path(), wanted,
+         at.at("role").string());
+  }
+}
+
+Message read_message(const At& at) {
+  Message m;
+  m.role = read_role(at.at("role"));
+  const bool assistant = m.role == Role::assistant;
+  const bool instructs = m.role == Role::system || m.role == Role::developer;
+  const At calls = at.at("tool_calls");
+  if (!calls.null() && calls.array_size() > 0) {
+    check_only_for(at, "tool_calls", assistant, "assistant messages");
+  }
+  check_only_for(at, "tools", instructs, "system and developer messages");
+  check_only_for(at, "response_format", instructs, "system and developer messages");
+  m.tool_calls = read_tool_calls(calls);
+  m.tools = read_tools(at.at("tools"));
+  m.response_format = read_response_format(at.at("response_format"));
+  // Clients send back what they were given, nulls included.
+  if (assistant && !at.at("reasoning_content").null()) {
+    m.reasoning_content = at.at("reasoning_content").string();
+  }
+  if (!at.at("tool_call_id").null()) m.tool_call_id = at.at("tool_call_id").string();
+  const bool may_be_silent = assistant && (!m.tool_calls.empty() || !m.reasoning_content.empty());
+  const bool only_instructs = instructs && (!m.tools.is_null() || !m.response_format.is_null());
+  const At content = at.at("content");
+  if (!content.null() || !(may_be_silent || (only_instructs && m.role == Role::system))) {
+    m.content = read_content(content);
+  }
+  return m;
+}
+
+// Request-level tools and response format belong to the first system message.
+void attach_to_system(Conversation& conversation, OrderedJson tools, OrderedJson response_format,
+                      std::string_view where) {
+  if (tools.is_null() && response_format.is_null()) return;
+  auto system = std::find_if(conversation.begin(), conversation.end(),
+                             [](const Message& m) { return m.role == Role::system; });
+  if (system == conversation.end()) {
+    Message empty;
+    empty.role = Role::system;
+    system = conversation.insert(conversation.begin(), std::move(empty));
+  }
+  if (!tools.is_null()) {
+    if (!system->tools.is_null()) fail("{}: tools are given twice", where);
+    system->tools = std::move(tools);
+  }
+  if (!response_format.is_null()) {
+    if (!system->response_format.is_null()) fail("{}: response_format is given twice", where);
+    system->response_format = std::move(response_format);
+  }
+}
+
+}  // namespace
+
+std::string_view role_name(Role role) {
+  switch (role) {
+    case Role::system:
+      return "system";
+    case Role::developer:
+      return "developer";
+    case Role::user:
+      return "user";
+    case Role::assistant:
+      return "assistant";
+    case Role::tool:
+      return "tool";
+  }
+  return "";
+}
+
+Conversation parse_conversation(std::string_view json_text, std::string_view where) {
+  return conversation_of(parse_json<OrderedJson>(json_text, where), where);
+}
+
+Conversation conversation_of(const OrderedJson& document, std::string_view where) {
+  const At root(document, fmt::format("{}: ", where));
+  const bool bare = document.is_array();
+  if (!bare) root.expect(document.is_object(), "an array of messages or an object with messages");
+  const At list = bare ? At(document, fmt::format("{}: messages", where)) : root.at("messages");
+  if (list.array_size() == 0) fail("{}: expected at least one message, found none", list.path());
+  Conversation conversation;
+  for (size_t i = 0; i < list.array_size(); ++i) conversation.push_back(read_message(list.at(i)));
+  // Before a system message may be put in front: an index still is the file's.
+  try {
+    check_tool_results(conversation);
+  } catch (const Error& e) {
+    fail("{}: {}", where, e.what());
+  }
+  if (!bare) {
+    attach_to_system(conversation, read_tools(root.at("tools")),
+                     read_response_format(root.at("response_format")), where);
+  }
+  return conversation;
+}
+
+void check_tool_results(const Conversation& conversation) {
+  for (size_t i = 0; i < conversation.size(); ++i) {
+    const Role role = conversation[i].role;
+    if (role == Role::assistant) answered_calls(conversation, i);
+    const Role before = i > 0 ? conversation[i - 1].role : Role::system;
+    if (role == Role::tool && before != Role::tool && before != Role::assistant) {
+      fail("messages[{}]: a tool result without a call: no assistant message before it", i);
+    }
+  }
+}
+
+std::vector<size_t> answered_calls(const Conversation& conversation, size_t assistant) {
+  const std::vector<ToolCall>& calls = conversation[assistant].tool_calls;
+  std::vector<size_t> answers;
+  std::vector<bool> answered(calls.size(), false);
+  for (size_t i = assistant + 1; i < conversation.size(); ++i) {
+    const Message& m = conversation[i];
+    if (m.role != Role::tool) break;
+    size_t call = 0;
+    const bool by_id =
+        !m.tool_call_id.empty() &&
+        std::any_of(calls.begin(), calls.end(), [](const ToolCall& c) { return !c.id.empty(); });
+    while (call < calls.size() && (answered[call] || (by_id && calls[call].id != m.tool_call_id))) {
+      ++call;
+    }
+    if (call == calls.size()) {
+      fail("messages[{}]: a tool result without a call{} in messages[{}], which has {}", i,
+           by_id ? fmt::format(" '{}' still open", m.tool_call_id) : "", assistant,
+           calls.empty() ? "no tool calls" : fmt::format("{} of them", calls.size()));
+    }
+    answered[call] = true;
+    answers.push_back(call);
+  }
+  return answers;
+}
+
+OrderedJson message_to_json(const Message& message) {
+  OrderedJson json;
+  json["role"] = role_name(message.role);
+  json["content"] = message.content;
+  if (message.content.empty() && !message.tool_calls.empty()) json["content"] = nullptr;
+  if (!message.reasoning_content.empty()) json["reasoning_content"] = message.reasoning_content;
+  if (!message.tool_call_id.empty()) json["tool_call_id"] = message.tool_call_id;
+  for (const ToolCall& call : message.tool_calls) {
+    OrderedJson function;
+    function["name"] = call.name;
+    function["arguments"] = call.arguments;
+    OrderedJson item;
+    item["id"] = call.id;
+    item["type"] = "function";
+    item["function"] = std::move(function);
+    json["tool_calls"].push_back(std::move(item));
+  }
+  return json;
+}
+
+}  // namespace fathom

@@ -1,0 +1,53 @@
+// A conversation: the messages of an OpenAI-style request, or DeepSeek's own form of them.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/python_json.h"
+
+namespace fathom {
+
+enum class Role { system, developer, user, assistant, tool };
+std::string_view role_name(Role role);
+
+struct ToolCall {
+  std::string id;
+  std::string name;
+  std::string arguments;  // the text of a JSON object, as the model wrote it
+
+  bool operator==(const ToolCall&) const = default;
+};
+
+struct Message {
+  Role role = Role::user;
+  std::string content;
+  std::string reasoning_content;     // assistant
+  std::vector<ToolCall> tool_calls;  // assistant
+  std::string tool_call_id;          // tool; empty: results answer the calls in order
+  OrderedJson tools;                 // system, developer: array of function objects, or null
+  OrderedJson response_format;       // system, developer: any value, or null
+};
+
+using Conversation = std::vector<Message>;
+
+// Reads an array of messages, or an object with `messages` and perhaps `tools` and
+// `response_format`, which go to the first system message (an empty one is put first where there is
+// none). Throws Error, led by `where` and the place in the file, for what is missing or wrong, a
+// tool result without a call included.
+Conversation parse_conversation(std::string_view json_text, std::string_view where);
+Conversation conversation_of(const OrderedJson& document, std::string_view where);
+
+// Throws Error unless every tool result follows the assistant message that asked for it.
+void check_tool_results(const Conversation& conversation);
+
+// Which call of the assistant message at `assistant` each of the tool results right behind it
+// answers: by tool_call_id, else in order. Throws Error for a result without its call.
+std::vector<size_t> answered_calls(const Conversation& conversation, size_t assistant);
+
+// OpenAI's form of an assistant message: content is null where there is none beside tool calls.
+OrderedJson message_to_json(const Message& message);
+
+}  // namespace fathom
