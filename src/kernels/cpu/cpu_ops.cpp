@@ -3,8 +3,8 @@
 #include <span>
 
 #include "base/error.h"
+#include "kernels/cpu/attention_ops.h"
 #include "kernels/cpu/gemm.h"
-#include "kernels/cpu/linear_ops.h"
 #include "kernels/cpu/reference_ops.h"
 
 namespace fathom {
@@ -35,11 +35,11 @@ constexpr CpuKernels kTable[] = {
     {"avx512", "AVX-512 with VBMI, VNNI and BF16 (AMD Zen 4, Intel Cooper Lake's successors)",
      has_avx512,
      [](Numerics n, const Workload& w, ThreadPool& p) -> std::unique_ptr<Ops> {
-       return std::make_unique<LinearOps>(n, w, p, kGemmAvx512);
+       return std::make_unique<AttentionOps>(n, w, p, kGemmAvx512, kAttentionAvx512);
      }},
     {"avx2", "AVX2, FMA, F16C and BMI2", has_avx2,
      [](Numerics n, const Workload& w, ThreadPool& p) -> std::unique_ptr<Ops> {
-       return std::make_unique<LinearOps>(n, w, p, kGemmAvx2);
+       return std::make_unique<AttentionOps>(n, w, p, kGemmAvx2, kAttentionAvx2);
      }},
 #endif
     {"reference", "any processor", [] { return true; },
