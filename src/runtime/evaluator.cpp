@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "kernels/cpu_ops.h"
 #include "kernels/trace_ops.h"
@@ -40,6 +41,9 @@ Evaluator::Evaluator(const Config& config, const Weights& weights, int64_t max_c
       pages_(static_cast<size_t>(pages_for(max_context))) {
   if (options.mtp && !weights.mtp) fail("this checkpoint has no MTP layer");
   std::iota(pages_.begin(), pages_.end(), 0);
+  FATHOM_CHECK(options.pages.empty() || options.pages.size() == pages_.size(),
+               "a page table of {} for {} pages", options.pages.size(), pages_.size());
+  if (!options.pages.empty()) pages_ = options.pages;
 }
 
 std::string Evaluator::describe() const {

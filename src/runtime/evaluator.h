@@ -26,7 +26,8 @@ struct EvalOptions {
   int threads = 0;      // 0: all
   int chunk = 512;      // tokens of one prefill step
   bool batch_invariant = false;
-  bool mtp = false;  // keep a cache for the MTP block and run it
+  bool mtp = false;            // keep a cache for the MTP block and run it
+  std::vector<int32_t> pages;  // page table, a permutation; empty: in order
   // Wraps the ops; the inner ones outlive the wrapper.
   std::function<std::unique_ptr<Ops>(Ops&)> wrap;
 };

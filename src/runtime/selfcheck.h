@@ -1,0 +1,50 @@
+// The user's own proof that this build, on this machine, with this checkpoint, computes the model:
+// a list of checks, each a sentence, a figure, a limit and a verdict. Nothing is compared with
+// recorded values, so it works on any checkpoint; docs/numerics.md says where the limits come from.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "model/config.h"
+#include "model/weights.h"
+#include "text/tokenizer.h"
+
+namespace fathom {
+
+enum class Verdict : uint8_t { passed, failed, skipped };
+
+struct CheckResult {
+  std::string id;      // "router.independent": group, then what
+  std::string proves;  // in words
+  std::string figure;  // what was measured; for a skipped check, why
+  std::string limit;   // what would still have passed
+  Verdict verdict = Verdict::failed;
+};
+
+// Groups in the order they run; `title` heads their lines in the table.
+struct CheckGroup {
+  std::string_view name, title;
+};
+std::span<const CheckGroup> selfcheck_groups();
+
+struct SelfcheckOptions {
+  std::string kernels;            // empty: the best this processor can run
+  int threads = 0;                // 0: all
+  std::vector<std::string> only;  // groups to run; empty: all
+  // Put between the checks and the kernels, so that tests can break one thing at a time.
+  std::function<std::unique_ptr<Ops>(Ops&)> wrap;
+  std::function<void(const CheckResult&)> on_result;  // as soon as each is known
+};
+
+// `tokenizer` may be null. Throws Error when a named group does not exist.
+std::vector<CheckResult> run_selfcheck(const Config& config, const Weights& weights,
+                                       const Tokenizer* tokenizer, const SelfcheckOptions& options);
+
+bool all_passed(std::span<const CheckResult> results);  // nothing failed
+
+}  // namespace fathom
