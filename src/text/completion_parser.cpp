@@ -50,7 +50,7 @@ struct CompletionParser::Tags {
 };
 
 CompletionParser::CompletionParser(Encoding encoding, bool thinking)
-    : tags_(&Tags::of(encoding)), state_(thinking ? State::reasoning_start : State::content) {
+    : tags_(&Tags::of(encoding)), state_(thinking ? State::reasoning : State::content) {
   message_.role = Role::assistant;
 }
 
@@ -72,8 +72,7 @@ CompletionParser::Events CompletionParser::finish() {
   events_.clear();
   if (!ended_) consume(replace_invalid_utf8(incoming_));
   ended_ = true;
-  const bool reasoning = state_ == State::reasoning || state_ == State::reasoning_start;
-  if (reasoning) {
+  if (state_ == State::reasoning) {
     emit(CompletionEvent::Kind::reasoning, rest());
   } else {
     // A block cut off before its first call was never one; behind a call, only what is left over.
@@ -100,8 +99,6 @@ void CompletionParser::consume(std::string_view valid_text) {
 // One state's work on what is there. False: nothing more to do before more text comes.
 bool CompletionParser::step() {
   switch (state_) {
-    case State::reasoning_start:
-      return step_reasoning_start();
     case State::reasoning:
       return step_reasoning();
     case State::content:
@@ -110,15 +107,6 @@ bool CompletionParser::step() {
       return step_tool_block();
   }
   return false;
-}
-
-// Some models repeat the tag that their prompt ended with.
-bool CompletionParser::step_reasoning_start() {
-  const std::string_view text = rest();
-  if (text.size() < marker::kThink.size() && marker::kThink.starts_with(text)) return false;
-  if (text.starts_with(marker::kThink)) at_ += marker::kThink.size();
-  state_ = State::reasoning;
-  return true;
 }
 
 bool CompletionParser::step_reasoning() {

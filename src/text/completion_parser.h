@@ -43,12 +43,11 @@ class CompletionParser {
   std::string_view finish_reason() const;
 
  private:
-  enum class State { reasoning_start, reasoning, content, tool_block };
+  enum class State { reasoning, content, tool_block };
   struct Tags;  // the encoding's markers around tool calls
 
   void consume(std::string_view valid_text);
   bool step();
-  bool step_reasoning_start();
   bool step_reasoning();
   bool step_content();
   bool step_tool_block();

@@ -1,0 +1,328 @@
+// Completions read back: whatever the chunks, well formed or not.
+#include "text/completion_parser.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "base/error.h"
+#include "text/utf8.h"
+#include "text_data.h"
+
+namespace fathom {
+namespace {
+
+using Kind = CompletionEvent::Kind;
+
+// What a client that only listens to events has at the end.
+struct Heard {
+  std::string reasoning, content;
+  std::vector<ToolCall> calls;
+
+  void add(const CompletionParser::Events& events) {
+    for (const CompletionEvent& e : events) {
+      EXPECT_FALSE(first_invalid_utf8(e.text)) << "half a character";
+      if (e.kind == Kind::reasoning) reasoning += e.text;
+      if (e.kind == Kind::content) content += e.text;
+      if (e.kind == Kind::tool_name) {
+        EXPECT_EQ(e.call, calls.size());
+        calls.push_back({"call_" + std::to_string(e.call), e.text, ""});
+      }
+      if (e.kind == Kind::tool_arguments) calls.at(e.call).arguments += e.text;
+    }
+  }
+};
+
+Message read(Encoding encoding, bool thinking, const std::vector<std::string>& chunks) {
+  CompletionParser parser(encoding, thinking);
+  Heard heard;
+  for (const std::string& chunk : chunks) heard.add(parser.feed(chunk));
+  heard.add(parser.finish());
+  const Message& m = parser.message();
+  EXPECT_EQ(heard.reasoning, m.reasoning_content);
+  EXPECT_EQ(heard.content, m.content);
+  EXPECT_EQ(heard.calls, m.tool_calls);
+  EXPECT_EQ(parser.finish_reason(), m.tool_calls.empty() ? "stop" : "tool_calls");
+  return m;
+}
+
+void expect_same(const Message& a, const Message& b, const std::string& text) {
+  ASSERT_EQ(a.reasoning_content, b.reasoning_content) << text;
+  ASSERT_EQ(a.content, b.content) << text;
+  ASSERT_EQ(a.tool_calls, b.tool_calls) << text;
+}
+
+// Whole, cut at every place, and byte by byte: one message.
+Message read_all_ways(Encoding encoding, bool thinking, const std::string& text) {
+  const Message whole = read(encoding, thinking, {text});
+  std::vector<std::string> bytes;
+  for (size_t cut = 0; cut < text.size(); ++cut) {
+    expect_same(read(encoding, thinking, {text.substr(0, cut), text.substr(cut)}), whole, text);
+    bytes.push_back(text.substr(cut, 1));
+  }
+  expect_same(read(encoding, thinking, bytes), whole, text);
+  return whole;
+}
+
+const std::string kCallV31 =
+    "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>find<｜tool▁sep｜>{\"q\": 1}<｜tool▁call▁end｜>"
+    "<｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+const std::string kCallV32 =
+    "\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"find\">\n"
+    "<｜DSML｜parameter name=\"s\" string=\"true\">two\nlines \"ü\"</｜DSML｜parameter>\n"
+    "<｜DSML｜parameter name=\"n\" string=\"false\">[1, {\"a\": null}]</｜DSML｜parameter>\n"
+    "</｜DSML｜invoke>\n<｜DSML｜invoke "
+    "name=\"now\">\n\n</｜DSML｜invoke>\n</｜DSML｜function_calls>";
+
+TEST(CompletionParser, ReasoningAndContent) {
+  for (const Encoding e : {Encoding::v31, Encoding::v32}) {
+    const Message m =
+        read_all_ways(e, true, "Hm é\n</think>Answer 🙂.<｜end▁of▁sentence｜>rest");
+    EXPECT_EQ(m.reasoning_content, "Hm é\n");
+    EXPECT_EQ(m.content, "Answer 🙂.");
+    EXPECT_EQ(read_all_ways(e, true, "</think>C").reasoning_content, "");
+    EXPECT_EQ(read_all_ways(e, true, "cut off </thi").reasoning_content, "cut off </thi");
+    EXPECT_EQ(read_all_ways(e, true, "<thi").reasoning_content, "<thi");
+    EXPECT_EQ(read_all_ways(e, false, "no </think> here\n\n").content, "no </think> here\n\n");
+    EXPECT_EQ(read_all_ways(e, false, "").content, "");
+  }
+}
+
+TEST(CompletionParser, ToolCallsV31) {
+  const Message m =
+      read_all_ways(Encoding::v31, false, "I look.\n" + kCallV31 + "<｜end▁of▁sentence｜>");
+  EXPECT_EQ(m.content, "I look.\n");
+  ASSERT_EQ(m.tool_calls.size(), 2u);
+  EXPECT_EQ(m.tool_calls[0], (ToolCall{"call_0", "find", "{\"q\": 1}"}));
+  EXPECT_EQ(m.tool_calls[1], (ToolCall{"call_1", "now", "{}"}));
+}
+
+TEST(CompletionParser, ToolCallsV32) {
+  const Message m = read_all_ways(Encoding::v32, true, "R</think>I look." + kCallV32);
+  EXPECT_EQ(m.reasoning_content, "R");
+  EXPECT_EQ(m.content, "I look.");
+  ASSERT_EQ(m.tool_calls.size(), 2u);
+  EXPECT_EQ(m.tool_calls[0].name, "find");
+  EXPECT_EQ(m.tool_calls[0].arguments, R"({"s": "two\nlines \"ü\"", "n": [1, {"a": null}]})");
+  EXPECT_EQ(m.tool_calls[1].arguments, "{}");
+}
+
+TEST(CompletionParser, TextAroundCalls) {
+  // Space behind the calls is the format's, unless text follows it.
+  EXPECT_EQ(read_all_ways(Encoding::v31, false, kCallV31 + "\n \n").content, "");
+  EXPECT_EQ(read_all_ways(Encoding::v31, false, "a" + kCallV31 + "\nb\n").content, "a\nb\n");
+  EXPECT_EQ(read_all_ways(Encoding::v32, false, "a\n\n\n" + kCallV32.substr(2)).content, "a\n");
+  const Message twice = read_all_ways(Encoding::v32, false, kCallV32 + kCallV32);
+  EXPECT_EQ(twice.content, "");
+  EXPECT_EQ(twice.tool_calls.size(), 4u);
+}
+
+TEST(CompletionParser, MalformedToolTextIsContent) {
+  const std::vector<std::string> v31 = {
+      "<｜tool▁calls▁begin｜>",
+      "<｜tool▁calls▁begin｜><｜tool▁calls▁end｜>",
+      "<｜tool▁calls▁begin｜>words",
+      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": ",
+      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜><｜tool▁sep｜>{}<｜tool▁call▁end｜><"
+      "｜tool▁calls▁end｜>",
+      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{a}<｜tool▁call▁end｜><"
+      "｜tool▁calls▁end｜>",
+      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>[]<｜tool▁call▁end｜><"
+      "｜tool▁calls▁end｜>",
+      "<｜tool▁calls▁begin｜><｜tool▁calls▁begin｜><｜tool▁call▁end｜>",
+  };
+  for (const std::string& bad : v31) {
+    const Message m = read_all_ways(Encoding::v31, false, "x " + bad);
+    EXPECT_EQ(m.content, "x " + bad);
+    EXPECT_TRUE(m.tool_calls.empty());
+  }
+  for (const char* from : {"</｜DSML｜invoke>", "string=\"false\"", "<｜DSML｜parameter name=\"s\"",
+                           "\">\n<｜DSML｜para", "[1", "find"}) {
+    std::string bad = kCallV32.substr(0, kCallV32.find("\n<｜DSML｜invoke name=\"now")) +
+                      "\n</｜DSML｜function_calls>";
+    bad.replace(bad.find(from), std::string(from).size(), "");
+    if (std::string(from) == "find") {
+      EXPECT_EQ(bad.find("name=\"\""), bad.find("name"));
+    }
+    const Message m = read_all_ways(Encoding::v32, false, "x" + bad);
+    EXPECT_EQ(m.content, "x" + bad) << from;
+    EXPECT_TRUE(m.tool_calls.empty());
+  }
+  // A call that is whole stays one, whatever comes behind it.
+  const std::string good = kCallV31.substr(0, kCallV31.find("<｜tool▁call▁begin｜>now"));
+  for (const std::string tail : {"", "words", "<｜tool▁call▁begin｜>half", "<｜tool▁ca"}) {
+    const Message m = read_all_ways(Encoding::v31, false, good + tail);
+    EXPECT_EQ(m.content, tail);
+    ASSERT_EQ(m.tool_calls.size(), 1u);
+    EXPECT_EQ(m.tool_calls[0].name, "find");
+  }
+}
+
+TEST(CompletionParser, RepeatedKeysAndLongNumbers) {
+  const std::string text =
+      "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"f\">\n"
+      "<｜DSML｜parameter name=\"a\" string=\"false\">1</｜DSML｜parameter>\n"
+      "<｜DSML｜parameter name=\"b\" "
+      "string=\"false\">123456789012345678901234567890</｜DSML｜parameter>\n"
+      "<｜DSML｜parameter name=\"a\" string=\"true\">2</｜DSML｜parameter>\n"
+      "</｜DSML｜invoke>\n</｜DSML｜function_calls>";
+  const Message m = read(Encoding::v32, false, {text});
+  ASSERT_EQ(m.tool_calls.size(), 1u);
+  EXPECT_EQ(m.tool_calls[0].arguments, R"({"a": "2", "b": 123456789012345678901234567890})");
+}
+
+TEST(CompletionParser, InvalidBytesBecomeReplacementCharacters) {
+  EXPECT_EQ(read_all_ways(Encoding::v31, false,
+                          "a\xFF"
+                          "b\xE4\xB8")
+                .content,
+            "a\uFFFD"
+            "b\uFFFD");
+}
+
+// Nothing is held back that cannot become a tag.
+TEST(CompletionParser, TextComesOutAsItArrives) {
+  CompletionParser parser(Encoding::v32, false);
+  const auto heard = [&](const std::string& chunk) {
+    std::string text;
+    for (const auto& e : parser.feed(chunk)) text += e.text;
+    return text;
+  };
+  EXPECT_EQ(heard("Hello"), "Hello");
+  EXPECT_EQ(heard(" a < b"), " a < b");
+  EXPECT_EQ(heard("x\n"), "x");
+  EXPECT_EQ(heard("<｜DS"), "");
+  EXPECT_EQ(heard("X"), "\n<｜DSX");
+}
+
+TEST(CompletionParser, LinearOnHostileText) {
+  for (const std::string unit :
+       {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>", "<", "\n",
+        "<｜DSML｜function_calls><｜DSML｜invoke name=\""}) {
+    std::string text;
+    while (text.size() < 300'000) text += unit;
+    for (const Encoding e : {Encoding::v31, Encoding::v32}) {
+      EXPECT_EQ(read(e, false, {text}).content, text);
+      std::vector<std::string> chunks;
+      for (size_t i = 0; i < text.size(); i += 30) chunks.push_back(text.substr(i, 30));
+      EXPECT_EQ(read(e, false, chunks).content, text);
+    }
+  }
+}
+
+class Generator {
+ public:
+  explicit Generator(unsigned seed) : rng_(seed) {}
+  size_t below(size_t n) { return rng_() % n; }
+
+  std::string text(bool may_be_empty = true) {
+    static const std::vector<std::string> parts = {"a",  " ",   "\n",   "<",  "</",    "word",
+                                                   "é",  "中",  "🙂", "\"", "\\",    ">",
+                                                   "｜", "=\"", "DSML", "{}", "<think"};
+    std::string out;
+    for (size_t i = below(8) + (may_be_empty ? 0 : 1); i > 0; --i)
+      out += parts[below(parts.size())];
+    return out;
+  }
+  OrderedJson value(int depth = 0) {
+    switch (below(depth < 2 ? 7 : 5)) {
+      case 0:
+        return static_cast<int64_t>(rng_()) - 2'000'000'000;
+      case 1:
+        return below(2) == 0;
+      case 2:
+        return nullptr;
+      case 3:
+        return 0.25 * static_cast<double>(below(1000));
+      case 4:
+        return text();
+      case 5: {
+        OrderedJson list = OrderedJson::array();
+        for (size_t i = below(3); i > 0; --i) list.push_back(value(depth + 1));
+        return list;
+      }
+      default:
+        return object(depth + 1);
+    }
+  }
+  OrderedJson object(int depth) {
+    OrderedJson object = OrderedJson::object();
+    for (size_t i = below(4); i > 0; --i) object["k" + std::to_string(below(9))] = value(depth);
+    return object;
+  }
+  Message message(bool thinking) {
+    Message m;
+    m.role = Role::assistant;
+    m.content = text();
+    if (thinking) m.reasoning_content = text(false);
+    for (size_t i = below(4); i > 0; --i) {
+      const std::string index = std::to_string(m.tool_calls.size());
+      m.tool_calls.push_back({"call_" + index, "tool_" + index, python_dumps(object(0))});
+    }
+    return m;
+  }
+
+ private:
+  std::mt19937 rng_;
+};
+
+// What the template writes for a message, the parser reads back, in chunks of any size.
+TEST(CompletionParser, ReadsWhatTheTemplateWrites) {
+  Generator gen(4);
+  for (int i = 0; i < 3000; ++i) {
+    const Encoding encoding = i % 2 ? Encoding::v31 : Encoding::v32;
+    const bool thinking = encoding == Encoding::v32 && gen.below(2);
+    Conversation conversation(1);
+    conversation[0].content = "Q";
+    const std::string prompt = to_text(render(conversation, {encoding, thinking}));
+    const Message message = gen.message(thinking);
+    conversation.push_back(message);
+    const std::string all = to_text(render(conversation, {encoding, thinking}));
+    ASSERT_TRUE(all.starts_with(prompt));
+    const std::string completion = all.substr(prompt.size());
+    std::vector<std::string> chunks;
+    for (size_t at = 0; at < completion.size();) {
+      const size_t size = 1 + gen.below(1 + gen.below(40));
+      chunks.push_back(completion.substr(at, size));
+      at += size;
+    }
+    expect_same(read(encoding, thinking, chunks), message, completion);
+  }
+}
+
+// Any soup of tags and text: no crash, nothing lost in chunking.
+TEST(CompletionParser, AnySoupReadsTheSameInAnyChunks) {
+  const std::vector<std::string> parts = {"<think>",
+                                          "</think>",
+                                          "<｜tool▁calls▁begin｜>",
+                                          "<｜tool▁calls▁end｜>",
+                                          "<｜tool▁call▁begin｜>",
+                                          "<｜tool▁call▁end｜>",
+                                          "<｜tool▁sep｜>",
+                                          "<｜DSML｜function_calls>",
+                                          "</｜DSML｜function_calls>",
+                                          "<｜DSML｜invoke name=\"",
+                                          "</｜DSML｜invoke>",
+                                          "<｜DSML｜parameter name=\"k\" string=\"false\">",
+                                          "</｜DSML｜parameter>",
+                                          "f",
+                                          "\">\n",
+                                          "\n",
+                                          "\n\n",
+                                          " ",
+                                          "{}",
+                                          "{\"a\": 1}",
+                                          "1",
+                                          "é",
+                                          "<｜end▁of▁sentence｜>"};
+  Generator gen(5);
+  for (int i = 0; i < 400; ++i) {
+    std::string text;
+    for (size_t k = gen.below(14); k > 0; --k) text += parts[gen.below(parts.size())];
+    read_all_ways(i % 2 ? Encoding::v31 : Encoding::v32, gen.below(2), text);
+  }
+}
+
+}  // namespace
+}  // namespace fathom
