@@ -1,6 +1,7 @@
 // The absorbed form: query times the key part of kv_b, attention over latent rows as they are
 // cached, value part of kv_b last. A cached row is read once for all heads of a token.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "kernels/cpu/attention_ops.h"
@@ -104,46 +105,62 @@ void AttentionOps::attend_latent_heads(const Attention& a, int begin, int token,
         picks;
   }
   const int64_t at = int64_t{token - begin} * a.up.heads + head;
+  const int64_t tile_scores = int64_t{heads} * kPanelWidth;
   std::memset(s.mixed, 0, sizeof(float) * static_cast<size_t>(heads) * K::kLatent);
   std::fill_n(s.top, heads, kNoScore);
   std::fill_n(s.sum, heads, 0.0f);
-  for (int64_t i = 0; i < count; i += kPanelWidth) {
-    const int n = static_cast<int>(std::min<int64_t>(kPanelWidth, count - i));
-    const void* rows[kPanelWidth];
+  const void* rows[kPanelWidth];
+  auto load = [&](int64_t first, int n) {
     for (int j = 0; j < kPanelWidth; ++j) {
-      if (j >= n) {
-        rows[j] = zero_row_;
-        continue;
-      }
-      int64_t position = picks ? picks[i + j] : i + j;
-      rows[j] = latent_words(a.kv, a.batch.cache_row(token, position), s.rows + j * words(kRow));
+      int64_t position = picks && j < n ? picks[first + j] : first + j;
+      rows[j] =
+          j < n ? latent_words(a.kv, a.batch.cache_row(token, position), s.rows + j * words(kRow))
+                : zero_row_;
     }
-    element().dots({q_latent_ + at * words(kRow), words(kRow), heads, rows, n,
-                    static_cast<int>(words(kRow)), s.scores, kPanelWidth});
+  };
+  auto tile = [&](int64_t first, const auto& body) {
+    const int n = static_cast<int>(std::min<int64_t>(kPanelWidth, count - first));
     const uint64_t mask = first_lanes(n);
-    element().softmax({s.scores, &mask, 0, heads, a.scale, s.top, s.sum, s.carry, s.shares});
-    mix_latent(rows, n, heads, s);
-  }
+    float* scores = s.head_scores + first / kPanelWidth * tile_scores;
+    load(first, n);
+    body(n, mask, scores);
+  };
+  // Two passes, so that weights are normalised before they are rounded, as in the reference: with
+  // the running maximum of one pass they would be rounded at other places.
+  for (int64_t i = 0; i < count; i += kPanelWidth)
+    tile(i, [&](int n, uint64_t mask, float* scores) {
+      element().dots({q_latent_ + at * words(kRow), words(kRow), heads, rows, n,
+                      static_cast<int>(words(kRow)), scores, kPanelWidth});
+      element().softmax({scores, &mask, 0, heads, a.scale, s.top, s.sum, s.carry, s.shares});
+    });
+  // 2^(score - top) / sum = 2^(score - (top + log2 sum)), and no score is above that.
+  for (int h = 0; h < heads; ++h) s.top[h] += std::log2(s.sum[h]);
+  for (int64_t i = 0; i < count; i += kPanelWidth)
+    tile(i, [&](int n, uint64_t mask, float* scores) {
+      element().softmax({scores, &mask, 0, heads, a.scale, s.top, s.sum, s.carry, s.shares});
+      mix_latent(rows, n, heads, s);
+    });
   for (int h = 0; h < heads; ++h)
     store_scaled(o_latent_ + (at + h) * words(K::kLatent), s.mixed + int64_t{h} * K::kLatent,
-                 K::kLatent, s.sum[h] > 0 ? 1.0f / s.sum[h] : 0.0f);
+                 K::kLatent, 1.0f);
 }
 
 // mixed[h] = carry[h] * mixed[h] + sum over the tile's rows of share * latent row.
 void AttentionOps::mix_latent(const void* const* rows, int n, int heads, Scratch& s) {
-  const uint32_t* panel = s.panel;
-  int64_t ldb = K::kLatent;
-  if (!exact_) {
-    attention_.pack_pairs(rows, (n + 1) / 2, K::kLatent, s.panel, K::kLatent);
-  } else {
+  const int pairs = (n + 1) / 2;
+  if (!exact_ && heads <= kMaxMixRows)
+    return attention_.mix_rows({s.shares, words(kPanelWidth), rows, pairs, K::kLatent, s.mixed,
+                                K::kLatent, heads, s.carry});
+  if (exact_) {
     // float32 rows are a panel once they lie together.
     for (int j = 0; j < n; ++j)
       std::memcpy(s.panel + j * K::kLatent, rows[j], sizeof(float) * K::kLatent);
+  } else {
+    attention_.pack_pairs(rows, pairs, K::kLatent, s.panel, K::kLatent);
   }
-  const int words_used = exact_ ? n : (n + 1) / 2;
   for (int c = 0; c < K::kLatent; c += kPanelWidth)
-    element().product({s.shares, words(kPanelWidth), panel + c, ldb, words_used, s.mixed + c,
-                       K::kLatent, heads, s.carry});
+    element().product({s.shares, words(kPanelWidth), s.panel + c, K::kLatent, exact_ ? n : pairs,
+                       s.mixed + c, K::kLatent, heads, s.carry});
 }
 
 // out[t][h] = o_latent[t][h] Wv_h^T

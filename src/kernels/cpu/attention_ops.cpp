@@ -42,6 +42,8 @@ void AttentionOps::plan_scratch() {
   const int64_t head_block = std::min(workload_.heads, kMaxHeadBlock);
   const int64_t rows = std::max<int64_t>(head_block, kQueryBlock);
   const int64_t context = index_ok_ ? workload_.max_context + 16 : 0;
+  // Touched as far as a token sees keys: top-k of them, all in a dense run.
+  const int64_t tiles = (workload_.max_context + kPanelWidth - 1) / kPanelWidth;
   scratch_.resize(static_cast<size_t>(pool_.size()));
   auto carve = [&](Carver& c) {
     for (Scratch& s : scratch_) {
@@ -51,6 +53,7 @@ void AttentionOps::plan_scratch() {
       c.take(s.panel, words(K::kNope * K::kLatent));
       c.take(s.product, 128 * kPanelWidth);
       c.take(s.scores, rows * kPanelWidth);
+      c.take(s.head_scores, tiles * head_block * kPanelWidth);
       c.take(s.shares, words(rows * kPanelWidth));
       c.take(s.mixed, head_block * K::kLatent);
       c.take(s.top, rows);

@@ -6,8 +6,8 @@
 //
 // Every result depends on its own token alone, bit for bit: sums run in an order fixed by the dims,
 // softmax tiles start at positions (or picks) that are multiples of 64, and threads divide whole
-// outputs. What differs from the reference is the order of sums and, in bf16, that the weights of
-// an online softmax are rounded before they are normalised.
+// outputs. What differs from the reference is the order of sums and, in the expanded form in bf16,
+// that the weights of an online softmax are rounded before they are normalised.
 #pragma once
 
 #include <vector>
@@ -46,14 +46,15 @@ class AttentionOps : public LinearOps {
 
   // What one thread needs at once. Sizes in words of the element type (attention_kernels.h).
   struct Scratch {
-    uint32_t* rows;     // [64][latent + rope] converted cache rows
-    uint32_t* lanes;    // the same as a panel
-    uint32_t* weights;  // [128][latent] dequantised rows of kv_b
-    uint32_t* panel;    // the same as a panel, or latent rows in pairs
-    float* product;     // [128][64]
-    float* scores;      // [rows][64]
-    uint32_t* shares;   // [rows][64] softmax weights
-    float* mixed;       // [head block][latent] attention output in latent space
+    uint32_t* rows;      // [64][latent + rope] converted cache rows
+    uint32_t* lanes;     // the same as a panel
+    uint32_t* weights;   // [128][latent] dequantised rows of kv_b
+    uint32_t* panel;     // the same as a panel, or latent rows in pairs
+    float* product;      // [128][64]
+    float* scores;       // [rows][64]
+    float* head_scores;  // [tiles of the context][head block][64]: one token's
+    uint32_t* shares;    // [rows][64] softmax weights
+    float* mixed;        // [head block][latent] attention output in latent space
     float *top, *sum, *carry;
     uint64_t* masks;
     uint32_t *keys, *active;  // [max_context]: top-k
