@@ -54,7 +54,7 @@ void read_sizes(ConfigReader& r, const Names& n, Config& c) {
   c.hidden = as_int(r.integer(n.hidden, 1, kMaxWidth));
   c.layers = as_int(r.integer(n.layers, 1, kMaxLayers));
   c.dense_layers = as_int(r.integer(n.dense_layers, 0, kMaxLayers));
-  if (c.dense_layers > c.layers)
+  if (r.sound({n.layers, n.dense_layers}) && c.dense_layers > c.layers)
     r.wrong(n.dense_layers, fmt::format("at most {} ({})", n.layers, c.layers));
   c.intermediate = as_int(r.integer(n.intermediate, 1, kMaxWidth));
   c.heads = as_int(r.integer(n.heads, 1, kMaxHeads));
@@ -87,12 +87,13 @@ void read_experts(ConfigReader& r, const Names& n, bool release, Config& c) {
   c.sigmoid_router =
       r.choice(n.scoring, {"sigmoid", "softmax"}, release ? "softmax" : "sigmoid") == "sigmoid";
   c.norm_topk_prob = r.boolean("norm_topk_prob", release ? c.sigmoid_router : true);
+  if (!r.sound({"n_routed_experts", n.groups, n.kept_groups})) return;
   if (c.experts % c.groups)
-    r.wrong(n.groups, fmt::format("a divisor of n_routed_experts ({})", c.experts));
-  else if (c.kept_groups > c.groups)
-    r.wrong(n.kept_groups, fmt::format("at most {} ({})", n.groups, c.groups));
+    return r.wrong(n.groups, fmt::format("a divisor of n_routed_experts ({})", c.experts));
+  if (c.kept_groups > c.groups)
+    return r.wrong(n.kept_groups, fmt::format("at most {} ({})", n.groups, c.groups));
   int64_t choosable = int64_t{c.kept_groups} * (c.experts / c.groups);
-  if (c.experts % c.groups == 0 && c.experts_per_token > choosable)
+  if (c.experts_per_token > choosable)
     r.wrong(n.per_token,
             fmt::format("at most the {} experts of the {} groups kept", choosable, c.kept_groups));
 }
@@ -103,19 +104,21 @@ void read_indexer(ConfigReader& r, Config& c) {
   c.index_heads = as_int(r.integer("index_n_heads", 1, kMaxHeads));
   c.index_dim = as_int(r.integer("index_head_dim", 2, kMaxHeadDim));
   c.index_topk = as_int(r.integer("index_topk", 1, kMaxPositions));
+  if (!r.sound({"index_head_dim"})) return;
   if (c.index_dim & (c.index_dim - 1))
     r.wrong("index_head_dim", "a power of two (Hadamard rotation)");
-  else if (c.rope > c.index_dim)
+  else if (r.sound({"qk_rope_head_dim"}) && c.rope > c.index_dim)
     r.wrong("index_head_dim", fmt::format("at least qk_rope_head_dim ({})", c.rope));
 }
 
 // rope_scaling with `type` or `rope_type`, or the newer rope_parameters that also hold rope_theta.
 void read_rope(ConfigReader& r, Config& c) {
   std::string key = r.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
-  ConfigReader s = r.child(key);
-  ConfigReader& theta = s.has("rope_theta") ? s : r;
+  std::optional<ConfigReader> scaling = r.child(key);
+  ConfigReader& theta = scaling && scaling->has("rope_theta") ? *scaling : r;
   c.rope_theta = theta.number("rope_theta", 1.001, 1e12, 10000);
-  if (!r.has(key)) return;
+  if (!scaling) return;
+  ConfigReader& s = *scaling;
   // rope_parameters without a type is plain rope; rope_scaling without one cannot be understood.
   const char* type_key = s.has("type") && !s.has("rope_type") ? "type" : "rope_type";
   std::string type = s.choice(type_key, {"yarn", "default"},
@@ -127,7 +130,7 @@ void read_rope(ConfigReader& r, Config& c) {
       static_cast<double>(s.integer("original_max_position_embeddings", 1, kMaxPositions));
   y.beta_fast = s.number("beta_fast", 1e-3, 1e6, 32);
   y.beta_slow = s.number("beta_slow", 1e-3, 1e6, 1);
-  if (y.beta_slow >= y.beta_fast)
+  if (s.sound({"beta_fast", "beta_slow"}) && y.beta_slow >= y.beta_fast)
     s.wrong("beta_slow", fmt::format("below beta_fast ({})", y.beta_fast));
   if (y.factor <= 1) return;
   // cos and sin carry mscale / mscale_all_dim in other engines; here they are never scaled, which
@@ -141,8 +144,9 @@ void read_rope(ConfigReader& r, Config& c) {
 }
 
 void read_quantisation(ConfigReader& r, Config& c) {
-  if (!r.has("quantization_config")) return;
-  ConfigReader q = r.child("quantization_config");
+  std::optional<ConfigReader> quantisation = r.child("quantization_config");
+  if (!quantisation) return;
+  ConfigReader& q = *quantisation;
   c.fp8 = true;
   q.choice("quant_method", {"fp8"});
   q.choice("fmt", {"e4m3"}, "e4m3");
@@ -154,7 +158,7 @@ void read_quantisation(ConfigReader& r, Config& c) {
 
 void read_token(ConfigReader& r, const char* key, int& id, const Config& c) {
   const json* value = r.get(key);
-  if (!value) return;
+  if (!value || !r.sound({"vocab_size"})) return;
   // Several end tokens may be listed: the first is the model's own.
   const json& first = value->is_array() && !value->empty() ? value->front() : *value;
   if (!first.is_number_unsigned() || first.get<uint64_t>() >= static_cast<uint64_t>(c.vocab))
@@ -196,7 +200,7 @@ Config read_release(ConfigReader& r) {
   y.original_context = static_cast<double>(r.integer("original_seq_len", 1, kMaxPositions, 4096));
   y.beta_fast = r.number("beta_fast", 1e-3, 1e6, 32);
   y.beta_slow = r.number("beta_slow", 1e-3, 1e6, 1);
-  if (y.beta_slow >= y.beta_fast)
+  if (r.sound({"beta_fast", "beta_slow"}) && y.beta_slow >= y.beta_fast)
     r.wrong("beta_slow", fmt::format("below beta_fast ({})", y.beta_fast));
   y.mscale_all_dim = r.number("mscale", 0, 100, 1);
   // YaRN by config alone: the release asks max_seq_len too, which is the size of its cache.

@@ -29,23 +29,29 @@ const json* ConfigReader::get(const std::string& key) const {
   return it == object_.end() || it->is_null() ? nullptr : &*it;
 }
 
-ConfigReader ConfigReader::child(const std::string& key) const {
-  static const json kEmpty = json::object();
+std::optional<ConfigReader> ConfigReader::child(const std::string& key) {
   const json* value = get(key);
-  if (value && !value->is_object())
-    problems_.push_back(
-        fmt::format("{}{} = {}: expected an object or null", prefix_, key, shown(*value)));
-  return {value && value->is_object() ? *value : kEmpty, prefix_ + key + ".", problems_};
+  if (!value) return {};
+  if (value->is_object()) return ConfigReader(*value, prefix_ + key + ".", problems_);
+  wrong(key, "an object or null");
+  return {};
+}
+
+bool ConfigReader::sound(std::initializer_list<const char*> keys) const {
+  return std::none_of(keys.begin(), keys.end(),
+                      [&](const char* key) { return unsound_.count(key) > 0; });
 }
 
 void ConfigReader::wrong(const std::string& key, const std::string& expected) {
   const json* value = get(key);
+  unsound_.insert(key);
   problems_.push_back(fmt::format("{}{} = {}: expected {}", prefix_, key,
                                   value ? shown(*value) : "null", expected));
 }
 
 void ConfigReader::missing(const std::string& key, const std::string& expected) {
   bool null = object_.is_object() && object_.contains(key);
+  unsound_.insert(key);
   problems_.push_back(
       fmt::format("{}{} is {}: expected {}", prefix_, key, null ? "null" : "missing", expected));
 }

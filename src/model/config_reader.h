@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -21,8 +22,8 @@ class ConfigReader {
   // Null when the key is absent or null.
   const nlohmann::json* get(const std::string& key) const;
   bool has(const std::string& key) const { return get(key) != nullptr; }
-  // The object at `key`; an empty one, with a problem, when it is something else.
-  ConfigReader child(const std::string& key) const;
+  // The object at `key`; nothing when it is absent, and a problem when it is something else.
+  std::optional<ConfigReader> child(const std::string& key);
 
   // Without a fallback the key is required.
   int64_t integer(const std::string& key, int64_t least, int64_t greatest,
@@ -36,6 +37,10 @@ class ConfigReader {
   // A switch of the architecture that is implemented in one position only.
   void only(const std::string& key, bool accepted, const char* why);
 
+  // Whether these keys read without a problem: rules between keys are only checked then, for what
+  // follows from another problem is noise.
+  bool sound(std::initializer_list<const char*> keys) const;
+
   // `key = value: expected ...`
   void wrong(const std::string& key, const std::string& expected);
 
@@ -45,6 +50,7 @@ class ConfigReader {
   const nlohmann::json& object_;
   std::string prefix_;
   std::vector<std::string>& problems_;
+  std::set<std::string> unsound_;
 };
 
 }  // namespace fathom

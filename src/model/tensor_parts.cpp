@@ -20,9 +20,10 @@ std::vector<TensorPart> find_parts(const CheckpointFiles& files, const TensorSpe
   if (ranks == 1 || spec.split == Split::none) {
     parts.push_back(part_of(0));
   } else if (spec.split == Split::expert) {
+    auto has = [&](int rank) { return files.find(spec.name, rank) || files.find(scale, rank); };
     int rank = 0;
-    while (rank < ranks - 1 && !files.find(spec.name, rank)) ++rank;
-    parts.push_back(part_of(files.find(spec.name, rank) ? rank : 0));
+    while (rank < ranks - 1 && !has(rank)) ++rank;
+    parts.push_back(part_of(rank));
   } else {
     bool by_rows = spec.split == Split::rows;
     int64_t share = (by_rows ? rows : cols) / ranks;

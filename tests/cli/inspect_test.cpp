@@ -1,0 +1,106 @@
+// The inspect command as a user meets it: the program itself, its output and its exit code.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+
+#include "support/checkpoint_maker.h"
+
+namespace fathom {
+namespace {
+
+using test::CheckpointMaker;
+using test::TempFolder;
+using ::testing::HasSubstr;
+
+struct Ran {
+  int code;
+  std::string out;  // standard output and error together
+};
+
+Ran inspect(const std::string& arguments) {
+  std::string command = std::string(FATHOM_BINARY) + " inspect " + arguments + " 2>&1";
+  FILE* pipe = popen(command.c_str(), "r");
+  Ran ran{-1, {}};
+  if (!pipe) return ran;
+  char block[4096];
+  for (size_t n; (n = std::fread(block, 1, sizeof(block), pipe)) > 0;) ran.out.append(block, n);
+  int status = pclose(pipe);
+  if (WIFEXITED(status)) ran.code = WEXITSTATUS(status);
+  return ran;
+}
+
+const std::string kTiny = std::string(FATHOM_SOURCE_DIR) + "/tests/data/tiny";
+
+TEST(Inspect, DescribesACheckpoint) {
+  Ran ran = inspect(kTiny);
+  EXPECT_EQ(ran.code, 0) << ran.out;
+  for (const char* expected :
+       {"deepseek_v32", "2: 1 dense, 1 with experts; and 1 for MTP", "3 of 12 a token", "F8_E4M3",
+        "788 bytes a token and layer", "YaRN 40 x 4096", "available"})
+    EXPECT_THAT(ran.out, HasSubstr(expected));
+}
+
+TEST(Inspect, SmallModelAsJson) {
+  Ran ran = inspect(std::string(FATHOM_SOURCE_DIR) + "/models/small --json");
+  ASSERT_EQ(ran.code, 0) << ran.out;
+  nlohmann::json j = nlohmann::json::parse(ran.out);
+  EXPECT_EQ(j["layers"], 5);
+  EXPECT_EQ(j["cache"]["fp8"]["bytes_per_token"], 5 * 788);
+  EXPECT_EQ(j["cache"]["bf16"]["max_context"], 8192);
+  EXPECT_LT(j["parameters"]["active"], j["parameters"]["total"]);
+  EXPECT_EQ(j["problems"].size(), 0u);
+}
+
+TEST(Inspect, ConversionsOfAnyRankCount) {
+  CheckpointMaker maker(kTiny);
+  for (int ranks : {1, 2}) {
+    TempFolder dir;
+    maker.write_converted(dir, ranks);
+    Ran ran = inspect(dir.path());
+    EXPECT_EQ(ran.code, 0) << ran.out;
+    EXPECT_THAT(ran.out, HasSubstr("converted for " + std::to_string(ranks) + " rank"));
+  }
+}
+
+TEST(Inspect, BrokenCheckpoint) {
+  CheckpointMaker maker(kTiny);
+  maker.tensors.erase("model.norm.weight");
+  maker.tensors.at("lm_head.weight").shape = {250, 512};
+  maker.tensors["strange"] = {DType::u8, {1}, "x"};
+  TempFolder dir;
+  maker.write(dir);
+  Ran ran = inspect(dir.path());
+  EXPECT_EQ(ran.code, 1);
+  for (const char* expected : {"2 problems", "missing: model.norm.weight [256]",
+                               "misshapen: lm_head.weight", "extra, not used: strange"})
+    EXPECT_THAT(ran.out, HasSubstr(expected));
+}
+
+TEST(Inspect, OneFile) {
+  Ran ran = inspect(kTiny + "/model-00001-of-000002.safetensors");
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_THAT(ran.out, HasSubstr("model.embed_tokens.weight"));
+  EXPECT_THAT(ran.out, HasSubstr("[500, 256]"));
+  ran = inspect(kTiny + "/model-00001-of-000002.safetensors --json");
+  EXPECT_EQ(nlohmann::json::parse(ran.out)["tensors"][0]["shape"], (nlohmann::json{500, 256}));
+}
+
+TEST(Inspect, WhatIsWrongIsOneLine) {
+  TempFolder dir;
+  Ran ran = inspect(dir.file("none"));
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_EQ(ran.out, "fathom: no such folder: " + dir.file("none") + "\n");
+  ran = inspect(dir.path());
+  EXPECT_EQ(ran.out, "fathom: no config.json in " + dir.path() + "\n");
+  test::write_file(dir.file("x.safetensors"), "123456789");
+  ran = inspect(dir.file("x.safetensors"));
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_THAT(ran.out, HasSubstr("x.safetensors: header length is"));
+  EXPECT_EQ(inspect("").code, 2);
+  EXPECT_EQ(inspect(kTiny + " --nonsense").code, 2);
+}
+
+}  // namespace
+}  // namespace fathom
