@@ -107,6 +107,18 @@ inline __m256i round_words(__m256 even, __m256 odd) {
       _mm256_and_si256(rounded_bits(odd), _mm256_set1_epi32(static_cast<int>(0xFFFF0000)));
   return _mm256_or_si256(_mm256_srli_epi32(rounded_bits(even), 16), high);
 }
+// 32 bf16 of two rows, taken alternately.
+inline void interleave(const uint16_t* even, const uint16_t* odd, W& first, W& second) {
+  W* out[2] = {&first, &second};
+  for (int i = 0; i < 2; ++i, even += 16, odd += 16) {
+    W a = {_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(even))),
+           _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(even + 8)))};
+    W b = {_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(odd))),
+           _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(odd + 8)))};
+    out[i]->low = _mm256_or_si256(a.low, _mm256_slli_epi32(b.low, 16));
+    out[i]->high = _mm256_or_si256(a.high, _mm256_slli_epi32(b.high, 16));
+  }
+}
 inline W round_words(F even, F odd) {
   return {round_words(even.low, odd.low), round_words(even.high, odd.high)};
 }
@@ -214,6 +226,7 @@ const AttentionKernels kAttentionAvx2 = {
              index_tile<PairElement>},
     .pack_lanes = pack_lanes,
     .pack_pairs = pack_pairs,
+    .mix_rows = mix_rows,
     .round_pairs = round_pairs,
     .dequantise_bf16 = dequantise_bf16,
     .dequantise_f32 = dequantise_f32,

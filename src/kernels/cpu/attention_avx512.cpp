@@ -72,6 +72,12 @@ struct Alternate {
 };
 constexpr Alternate kAlternate;
 
+inline void interleave(const uint16_t* even, const uint16_t* odd, W& first, W& second) {
+  W a = load_words(even), b = load_words(odd);
+  first = _mm512_permutex2var_epi16(a, load_words(kAlternate.low), b);
+  second = _mm512_permutex2var_epi16(a, load_words(kAlternate.high), b);
+}
+
 inline W round_words(F even, F odd) {
   W x = reinterpret_cast<W>(_mm512_cvtne2ps_pbh(odd, even));
   return _mm512_permutexvar_epi16(load_words(kAlternate.own), x);
@@ -240,15 +246,14 @@ void pack_lanes(const void* const* rows, int words, uint32_t* out) {
 }
 
 void pack_pairs(const void* const* rows, int pairs, int columns, uint32_t* out, int64_t ldo) {
-  W low = load_words(kAlternate.low), high = load_words(kAlternate.high);
   for (int p = 0; p < pairs; ++p) {
     const uint16_t* even = static_cast<const uint16_t*>(rows[2 * p]);
     const uint16_t* odd = static_cast<const uint16_t*>(rows[2 * p + 1]);
-    uint32_t* to = out + p * ldo;
     for (int c = 0; c < columns; c += 32) {
-      W a = load_words(even + c), b = load_words(odd + c);
-      store_words(to + c, _mm512_permutex2var_epi16(a, low, b));
-      store_words(to + c + 16, _mm512_permutex2var_epi16(a, high, b));
+      W first, second;
+      interleave(even + c, odd + c, first, second);
+      store_words(out + p * ldo + c, first);
+      store_words(out + p * ldo + c + 16, second);
     }
   }
 }
@@ -331,6 +336,7 @@ const AttentionKernels kAttentionAvx512 = {
              index_tile<PairElement>},
     .pack_lanes = pack_lanes,
     .pack_pairs = pack_pairs,
+    .mix_rows = mix_rows,
     .round_pairs = round_pairs,
     .dequantise_bf16 = dequantise_bf16,
     .dequantise_f32 = dequantise_f32,

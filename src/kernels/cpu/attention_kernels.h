@@ -13,6 +13,7 @@
 namespace fathom {
 
 inline constexpr int kPanelWidth = 64;  // columns of a panel, keys of a tile
+inline constexpr int kMaxMixRows = 6;
 
 // c[r][0 .. 64) = carry[r] * c[r] + a[r] . b           (without `carry`: = a[r] . b)
 struct PanelProduct {
@@ -37,6 +38,19 @@ struct RowDots {
   int words;
   float* out;
   int64_t ldo;
+};
+
+// c[r] = carry[r] * c[r] + sum over row pairs of a[r] . rows, for bf16 rows as they lie: the
+// product with pack_pairs(rows) as its panel, without writing the panel. Pays while c has few rows.
+struct RowMix {
+  const void* a;  // [rows] of `pairs` words
+  int64_t lda;
+  const void* const* b;  // 2 * pairs rows of `columns` bf16
+  int pairs, columns;    // a multiple of 64
+  float* c;
+  int64_t ldc;
+  int rows;
+  const float* carry;
 };
 
 // One step of an online softmax over a tile of 64 keys. Scores outside a row's mask weigh exactly
@@ -83,7 +97,9 @@ struct AttentionKernels {
   void (*pack_lanes)(const void* const* rows, int words, uint32_t* out);
   // bf16 rows 2p and 2p + 1 side by side: out[p][c] = (rows[2p][c], rows[2p + 1][c]).
   void (*pack_pairs)(const void* const* rows, int pairs, int columns, uint32_t* out, int64_t ldo);
-  // The same from float32 rows of 64 columns, rounded to bf16.
+  // Bit-equal to `product` on packed pairs; up to kMaxMixRows rows.
+  void (*mix_rows)(const RowMix&);
+  // Pairs from float32 rows of 64 columns, rounded to bf16.
   void (*round_pairs)(const float* c, int64_t ldc, int pairs, uint32_t* out, int64_t ldo);
   // rows x 128 codes of one weight block, rounded to bf16 or as float32.
   void (*dequantise_bf16)(const uint8_t* code, int64_t ld, int rows, float scale, uint16_t* out,

@@ -60,6 +60,46 @@ void product(const PanelProduct& g) {
   product_tail<E, kProductRows - 1>(g, row);
 }
 
+// ---------------------------------------------------------------------------- mix
+
+template <int R>
+void mix_columns(const RowMix& m, int column) {
+  F acc[R][4];
+  float* c = m.c + column;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) acc[r][j] = mul(load(c + r * m.ldc + 16 * j), splat(m.carry[r]));
+  const uint32_t* a = words_at(m.a, 0);
+  for (int p = 0; p < m.pairs; ++p) {
+    const uint16_t* even = static_cast<const uint16_t*>(m.b[2 * p]) + column;
+    const uint16_t* odd = static_cast<const uint16_t*>(m.b[2 * p + 1]) + column;
+    W b[4];
+    interleave(even, odd, b[0], b[1]);
+    interleave(even + 32, odd + 32, b[2], b[3]);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      W x = splat_word(a + r * m.lda + p);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) acc[r][j] = dot_pairs(acc[r][j], x, b[j]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) store(c + r * m.ldc + 16 * j, acc[r][j]);
+}
+
+template <int R>
+void mix_of(const RowMix& m) {
+  if constexpr (R > 1) {
+    if (m.rows < R) return mix_of<R - 1>(m);
+  }
+  for (int column = 0; column < m.columns; column += kPanelWidth) mix_columns<R>(m, column);
+}
+
+void mix_rows(const RowMix& m) { mix_of<kMaxMixRows>(m); }
+
 // ---------------------------------------------------------------------------- dots
 
 // The 16 sums of a block of up to 4 heads x 4 rows; absent heads cost nothing but their zeros.
