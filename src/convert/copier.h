@@ -32,6 +32,7 @@ class Copier {
   void copy(uint64_t piece, int thread);
 
  private:
+  void read_ahead(uint64_t piece) const;
   void read(const CopyJob& job, Range rows, std::byte* to) const;
   void write(const CopyJob& job, const CopyTarget& target, Range rows, int thread);
 
