@@ -36,6 +36,8 @@ int main_with(int argc, char** argv) {
   app.set_version_flag("--version", "fathom 0.1.0");
   add_inspect(app);
   add_logits(app);
+  add_generate(app);
+  add_chat(app);
   add_convert(app);
   add_make_checkpoint(app);
   try {

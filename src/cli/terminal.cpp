@@ -65,10 +65,9 @@ struct LineReader::Editor {
   }
 };
 
-LineReader::LineReader(std::string prompt, bool prompt_always, std::string history_file)
-    : prompt_(std::move(prompt)), prompt_always_(prompt_always) {
-  if (stdin_is_terminal() && stdout_is_terminal())
-    editor_ = std::make_unique<Editor>(prompt_, std::move(history_file));
+LineReader::LineReader(LineReaderOptions options) : options_(std::move(options)) {
+  if (options_.edit && stdin_is_terminal() && stdout_is_terminal())
+    editor_ = std::make_unique<Editor>(options_.prompt, options_.history_file);
 }
 
 LineReader::~LineReader() = default;
@@ -88,8 +87,8 @@ std::optional<std::string> LineReader::next() {
     if (line.find_first_not_of(" \t\r\n") != std::string::npos)
       ::history(editor_->history, &editor_->event, H_ENTER, text);
   } else {
-    if (prompt_always_) {
-      std::fputs(prompt_.c_str(), stdout);
+    if (options_.always_prompt || stdin_is_terminal()) {
+      std::fputs(options_.prompt.c_str(), stdout);
       std::fflush(stdout);
     }
     int c = EOF;

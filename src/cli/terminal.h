@@ -12,26 +12,29 @@ namespace fathom::cli {
 bool stdin_is_terminal();
 bool stdout_is_terminal();
 
+struct LineReaderOptions {
+  std::string prompt;          // shown in front of every line
+  bool edit = false;           // editing and history, where there is a terminal
+  bool always_prompt = false;  // without a terminal as well
+  std::string history_file;    // with edit: earlier lines are read from it, and kept in it
+};
+
 // Reads standard input line by line.
 class LineReader {
  public:
-  // `prompt` is shown in front of every line; without a terminal only if `prompt_always`. With a
-  // history file, lines of earlier sessions are there, and this one's are added at the end.
-  explicit LineReader(std::string prompt, bool prompt_always = false,
-                      std::string history_file = {});
+  explicit LineReader(LineReaderOptions options);
   ~LineReader();
   LineReader(const LineReader&) = delete;
   LineReader& operator=(const LineReader&) = delete;
 
-  // The next line, without its end; nothing when there are no more. Ctrl-C on a terminal drops the
-  // line that is being typed and gives an empty one.
+  // The next line, without its end; nothing when there are no more. Ctrl-C drops the line that is
+  // being edited and gives an empty one.
   std::optional<std::string> next();
 
  private:
   struct Editor;
-  std::string prompt_;
-  bool prompt_always_;
-  std::unique_ptr<Editor> editor_;  // null without a terminal
+  LineReaderOptions options_;
+  std::unique_ptr<Editor> editor_;  // null: plain reading
 };
 
 // While it lives, Ctrl-C is only noted. Make it before any thread starts: threads inherit what they

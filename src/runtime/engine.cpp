@@ -360,7 +360,7 @@ void Engine::Impl::accept(Sequence& s, int32_t token) {
 // Announces the end and gives back the pages; the caller takes the sequence off its list.
 void Engine::Impl::finish(Sequence& s, Finish how, int32_t token, std::string error) {
   // Under one form of attention, rows of generated tokens are as good as a prompt's.
-  if (options_.batch_invariant && how != Finish::error)
+  if (forms_.batch_invariant && how != Finish::error)
     prefixes_.insert(std::span(s.ids).first(static_cast<size_t>(s.cached)), s.pages);
   release_pages(s);
   s.ended = true;
@@ -382,7 +382,7 @@ void Engine::Impl::fail_everything(const std::string& why) {
 
 std::string Engine::Impl::describe() const {
   return fmt::format(
-      "{}; {} threads; {} numerics, {} cache, {} attention{}; context {} tokens, {} at once in {} "
+      "{}; {} thread(s); {} numerics, {} cache, {} attention{}; context {} tokens, {} at once in {} "
       "of cache",
       ops_->describe(), threads_.size(), name_of(options_.numerics),
       name_of(cache_.shape().latent_format),

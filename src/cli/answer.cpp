@@ -1,0 +1,77 @@
+#include "cli/answer.h"
+
+#include <fmt/format.h>
+
+namespace fathom::cli {
+
+Answer::Answer(const Tokenizer& tokenizer, Encoding encoding, bool thinking, bool raw, Show show)
+    : raw_(raw),
+      show_(std::move(show)),
+      visible_(tokenizer, true),
+      everything_(tokenizer),
+      parser_(encoding, thinking) {}
+
+void Answer::take(const TokenEvent& event) {
+  if (event.token >= 0) {
+    ids_.push_back(event.token);
+    // The stop token is no text; where its spelling is not special it would be shown.
+    if (event.finish != Finish::stop)
+      show(visible_.push(event.token), everything_.push(event.token));
+  }
+  finish_ = event.finish;
+  error_ = event.error;
+  stats_ = *event.stats;
+  if (!ended()) return;
+  show(visible_.flush(), everything_.flush());
+  if (raw_) return;
+  CompletionParser::Events rest = parser_.finish();
+  if (show_ && !rest.empty()) show_({}, rest);
+}
+
+// Markers of tool calls may be special tokens, which are not shown but do mean something: two
+// texts.
+void Answer::show(std::string visible, const std::string& all) {
+  text_ += visible;
+  CompletionParser::Events events;
+  if (!raw_ && !all.empty()) events = parser_.feed(all);
+  if (show_ && (!visible.empty() || !events.empty())) show_(visible, events);
+}
+
+std::string Answer::finish_reason() const {
+  if (finish_ == Finish::stop && !raw_) return std::string(parser_.finish_reason());
+  return name_of(finish_);
+}
+
+nlohmann::ordered_json Answer::to_json() const {
+  const RequestStats& s = stats_;
+  auto rate = [](int64_t n, double seconds) {
+    return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
+  };
+  nlohmann::ordered_json json;
+  if (failed()) {
+    json["error"]["message"] = error_;
+  } else if (raw_) {
+    json["text"] = text_;
+  } else {
+    json["message"] = message_to_json(message());
+  }
+  json["finish_reason"] = finish_reason();
+  json["token_ids"] = ids_;
+  json["usage"] = {{"prompt_tokens", s.prompt_tokens},
+                   {"completion_tokens", s.generated_tokens},
+                   {"total_tokens", s.prompt_tokens + s.generated_tokens},
+                   {"prompt_tokens_details", {{"cached_tokens", s.reused_tokens}}}};
+  json["timings"] = {
+      {"first_token_seconds", s.first_token_seconds},
+      {"decode_seconds", s.decode_seconds},
+      {"prompt_per_second", rate(s.prompt_tokens - s.reused_tokens, s.first_token_seconds)},
+      {"generated_per_second", rate(s.generated_tokens - 1, s.decode_seconds)}};
+  return json;
+}
+
+std::string Speed::text() const {
+  return fmt::format("prompt: {} tokens, {:.1f} tokens/s; generation: {} tokens, {:.1f} tokens/s",
+                     prompt_tokens, prompt_rate(), generated_tokens, generation_rate());
+}
+
+}  // namespace fathom::cli
