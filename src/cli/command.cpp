@@ -40,6 +40,11 @@ int main_with(int argc, char** argv) {
   add_chat(app);
   add_convert(app);
   add_make_checkpoint(app);
+  add_selfcheck(app);
+  add_bench(app);
+  add_parse(app);
+  add_decode(app);
+  add_encode(app);
   try {
     app.parse(argc, argv);
     return 0;

@@ -1,0 +1,223 @@
+// fathom bench: prompt and generation speed by context and batch, what that needs by the cost model
+// (runtime/bench_model.h), and how far it is from what this machine can do.
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "cli/command.h"
+#include "cli/options.h"
+#include "model/checkpoint.h"
+#include "model/footprint.h"
+#include "runtime/bench_runner.h"
+
+namespace fathom::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  std::string path, config;
+  ComputeOptions compute;
+  std::vector<int64_t> contexts;
+  std::vector<int> batches{1, 8};
+  int decode_tokens = 32, repeat = 3;
+  bool json = false;
+};
+
+// Everything that is known before the first figure, for the head of table and JSON.
+struct Subject {
+  const Options& options;
+  const Config& config;
+  const BenchRunner& runner;
+
+  const BenchSetup& setup() const { return runner.setup(); }
+  ParameterCount parameters() const { return count_parameters(config); }
+  std::string_view attention() const {
+    return config.has_indexer() ? std::string_view(options.compute.attention) : "dense";
+  }
+};
+
+std::string count_text(double n) {
+  return n >= 1e9 ? fmt::format("{:.1f} B", n / 1e9) : fmt::format("{:.2f} M", n / 1e6);
+}
+
+void print_head(const Subject& s) {
+  const BenchSetup& setup = s.setup();
+  const MachineLimits& limits = setup.limits;
+  fmt::print("machine   {}, {} threads; reads {:.1f} GB/s, multiplies {:.0f} GFLOP/s ({})\n",
+             limits.processor, limits.threads, limits.read_per_s / 1e9, limits.flops_per_s / 1e9,
+             limits.instruction);
+  fmt::print("model     {}: {}, {} layers, {} parameters ({} active), {:.1f} MB of weights\n",
+             s.options.path, s.config.model_type, s.config.layers,
+             count_text(static_cast<double>(s.parameters().total)),
+             count_text(static_cast<double>(s.parameters().active)),
+             static_cast<double>(setup.volumes.bytes()) / 1e6);
+  fmt::print("compute   {} numerics, {} attention, {} cache of {} bytes a token, {}\n\n",
+             s.options.compute.numerics, s.attention(), name_of(setup.cache.latent_format),
+             setup.cache.bytes_per_token(), setup.kernels);
+  fmt::print("{:>7} {:>5} | {:^28} | {:^62}\n", "", "", "prefill", "decode");
+  fmt::print("{:>7} {:>5} | {:>10} {:>9} {:>7} | {:>9} {:>9} {:>9} {:>7} {:>7} {:>8} {:>7}\n",
+             "context", "batch", "tok/s", "GFLOP/s", "of peak", "tok/s", "ms/step", "MB/step",
+             "GB/s", "of mem", "GFLOP/s", "experts");
+}
+
+void print_row(const MachineLimits& limits, const BenchRow& row) {
+  fmt::print("{:>7} {:>5} | ", row.context, row.batch);
+  if (!row.skipped.empty()) {
+    fmt::print("skipped: {}\n", row.skipped);
+    std::fflush(stdout);
+    return;
+  }
+  if (const auto& p = row.prefill)
+    fmt::print("{:>10.1f} {:>9.1f} {:>6.1f}% | ", p->tokens_per_s(), p->flops_per_s() / 1e9,
+               100 * p->flops_per_s() / limits.flops_per_s);
+  else
+    fmt::print("{:>10} {:>9} {:>7} | ", "", "", "");
+  const BenchFigure& d = *row.decode;
+  fmt::print("{:>9.1f} {:>9.3f} {:>9.2f} {:>7.2f} {:>6.1f}% {:>8.1f} {:>7.1f}\n", d.tokens_per_s(),
+             d.seconds * 1e3, d.cost.bytes.total() / 1e6, d.bytes_per_s() / 1e9,
+             100 * d.bytes_per_s() / limits.read_per_s, d.flops_per_s() / 1e9, d.experts_per_layer);
+  std::fflush(stdout);  // long runs are watched through pipes
+}
+
+Json head_json(const Subject& s) {
+  const BenchSetup& setup = s.setup();
+  const MachineLimits& limits = setup.limits;
+  Json j;
+  j["machine"] = {{"processor", limits.processor},
+                  {"threads", limits.threads},
+                  {"load_before", limits.load},
+                  {"last_level_cache_bytes", limits.last_level_cache},
+                  {"read_bytes_per_second", limits.read_per_s},
+                  {"read_buffer_bytes", limits.buffer},
+                  {"flops_per_second", limits.flops_per_s},
+                  {"instruction", limits.instruction}};
+  j["model"] = {{"path", s.options.path},
+                {"type", s.config.model_type},
+                {"layers", s.config.layers},
+                {"parameters", s.parameters().total},
+                {"active_parameters", s.parameters().active},
+                {"weight_bytes", setup.volumes.bytes()},
+                {"cache_bytes_per_token", setup.cache.bytes_per_token()}};
+  j["compute"] = {{"numerics", s.options.compute.numerics},
+                  {"attention", s.attention()},
+                  {"kv", name_of(setup.cache.latent_format)},
+                  {"batch_invariant", s.options.compute.batch_invariant},
+                  {"kernels", setup.kernels},
+                  {"chunk", EvalOptions().chunk},
+                  {"decode_tokens", s.options.decode_tokens}};
+  return j;
+}
+
+Json figure_json(const MachineLimits& limits, const BenchFigure& f) {
+  const auto& b = f.cost.bytes;
+  const auto& p = f.cost.flops;
+  return {
+      {"tokens_per_second", f.tokens_per_s()},
+      {"seconds", f.seconds},
+      {"runs", f.runs},
+      {"tokens", f.tokens},
+      {"bytes",
+       {{"weights", b.weights}, {"experts", b.experts}, {"cache", b.cache}, {"total", b.total()}}},
+      {"flops",
+       {{"projections", p.projections},
+        {"experts", p.experts},
+        {"indexer", p.indexer},
+        {"attention", p.attention},
+        {"head", p.head},
+        {"total", p.total()}}},
+      {"bytes_per_second", f.bytes_per_s()},
+      {"memory_share", f.bytes_per_s() / limits.read_per_s},
+      {"flops_per_second", f.flops_per_s()},
+      {"product_share", f.flops_per_s() / limits.flops_per_s},
+      {"experts_per_layer", f.experts_per_layer}};
+}
+
+Json row_json(const MachineLimits& limits, const BenchRow& row) {
+  Json j = {{"context", row.context}, {"batch", row.batch}};
+  if (!row.skipped.empty()) j["skipped"] = row.skipped;
+  if (row.prefill) j["prefill"] = figure_json(limits, *row.prefill);
+  if (row.decode) j["decode"] = figure_json(limits, *row.decode);
+  return j;
+}
+
+BenchOptions bench_options(const Options& o, const Config& config) {
+  BenchOptions b;
+  b.compute = o.compute.eval_options();
+  b.contexts = o.contexts;
+  b.batches = o.batches;
+  b.decode_tokens = o.decode_tokens;
+  b.repeat = o.repeat;
+  // What the user names is taken at its word; the default bends to small models.
+  const int64_t longest = std::max<int64_t>(1, config.max_positions - o.decode_tokens);
+  if (b.contexts.empty())
+    for (int64_t context : {512, 2048})
+      if (context <= longest) b.contexts.push_back(context);
+  if (b.contexts.empty()) b.contexts.push_back(longest);
+  return b;
+}
+
+int bench(const Options& o) {
+  CheckpointOptions without_mtp;
+  without_mtp.config_file = o.config;
+  without_mtp.with_mtp = false;  // not run here, so not a reason to refuse or to read it
+  auto checkpoint = Checkpoint::load(o.path, without_mtp);
+  const Config& config = checkpoint->config();
+  for (const std::string& warning : checkpoint->warnings())
+    fmt::print(stderr, "fathom: warning: {}\n", warning);
+
+  BenchRunner runner(config, checkpoint->weights(), bench_options(o, config));
+  const Subject subject{o, config, runner};
+  const MachineLimits& limits = runner.setup().limits;
+  Json rows = Json::array();
+  bool any = false;
+  if (!o.json) print_head(subject);
+  runner.run([&](const BenchRow& row) {
+    any |= row.skipped.empty();
+    if (o.json)
+      rows.push_back(row_json(limits, row));
+    else
+      print_row(limits, row);
+  });
+
+  if (o.json) {
+    Json out = head_json(subject);
+    out["rows"] = std::move(rows);
+    out["notes"] = runner.notes();
+    fmt::print("{}\n", out.dump(2, ' ', false, Json::error_handler_t::replace));
+  } else {
+    if (!runner.notes().empty()) fmt::print("\n");
+    for (const std::string& note : runner.notes()) fmt::print("note: {}\n", note);
+  }
+  return any ? 0 : 1;
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "bench", "prompt and generation speed, and its share of what this machine can do");
+  command->add_option("--ckpt-path", o->path, "checkpoint folder")->required();
+  command->add_option("--config", o->config,
+                      "config file instead of the folder's config.json (both formats)");
+  command
+      ->add_option("--context", o->contexts,
+                   "tokens of prompt and cache, e.g. 512,2048 (default: these)")
+      ->delimiter(',');
+  command->add_option("--batch", o->batches, "sequences decoded at once, e.g. 1,8")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--decode-tokens", o->decode_tokens, "decode steps of one run")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
+  command
+      ->add_option("--repeat", o->repeat, "runs of which a figure is the median (fewer when slow)")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command->add_flag("--json", o->json, "print one JSON object");
+  o->compute.add_to(*command);
+  on_run(*command, [o] { return bench(*o); });
+}
+
+}  // namespace fathom::cli
