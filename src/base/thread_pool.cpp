@@ -28,6 +28,8 @@ int usable_processors() {
 
 ThreadPool::ThreadPool(int threads) {
   if (threads <= 0) threads = usable_processors();
+  // With more threads than processors a spinning one keeps a working one from its processor.
+  spins_ = threads > usable_processors() ? 0 : kSpins;
   for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { work(t); });
 }
 
@@ -64,7 +66,7 @@ void ThreadPool::launch(const Job& job) {
   }
   run_share(job, 0);
   for (int spin = 0; running_.load(std::memory_order_acquire) > 0; ++spin) {
-    if (spin < kSpins) {
+    if (spin < spins_) {
       pause_briefly();
     } else {
       std::this_thread::yield();  // more threads than processors: let the last one finish
@@ -90,7 +92,7 @@ void ThreadPool::work(int thread) {
   uint64_t seen = 0;
   for (;;) {
     for (int spin = 0; generation_.load(std::memory_order_acquire) == seen; ++spin) {
-      if (spin < kSpins) {
+      if (spin < spins_) {
         pause_briefly();
         continue;
       }

@@ -62,6 +62,7 @@ class ThreadPool {
   void run_share(const Job& job, int thread);
   void launch(const Job& job);
 
+  int spins_ = 0;  // before a waiting thread gives up its processor
   std::vector<std::thread> workers_;
   Job job_;
   alignas(64) std::atomic<uint64_t> generation_{0};

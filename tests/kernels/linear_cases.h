@@ -147,19 +147,23 @@ inline Expected expected_product(Tensor x, const QWeight& w, Numerics numerics, 
   double roundings = static_cast<double>(std::min<int64_t>(k, 512)) / 4 + k / 128.0 + 12;
   bool rounds_weights = numerics == Numerics::bf16 && w.is_fp8();
   Expected e;
-  for (int64_t t = 0; t < x.rows(); ++t)
-    for (int64_t n = 0; n < w.rows; ++n) {
+  e.value.resize(static_cast<size_t>(x.rows() * w.rows));
+  e.bound.resize(e.value.size());
+  std::vector<float> row(static_cast<size_t>(k));
+  for (int64_t n = 0; n < w.rows; ++n) {
+    load_weight_row(w, n, row.data());
+    for (float& v : row) v = rounds_weights ? round_bf16(v) : v;
+    for (int64_t t = 0; t < x.rows(); ++t) {
       double sum = 0, magnitude = 0;
       for (int64_t c = 0; c < k; ++c) {
-        float v = weight_at(w, n, c);
-        if (rounds_weights) v = round_bf16(v);
-        double product = static_cast<double>(v) * in[t * k + c];
+        double product = static_cast<double>(row[c]) * in[t * k + c];
         sum += product;
         magnitude += std::abs(product);
       }
-      e.value.push_back(sum);
-      e.bound.push_back(magnitude * roundings * std::ldexp(1.0, -24));
+      e.value[t * w.rows + n] = sum;
+      e.bound[t * w.rows + n] = magnitude * roundings * std::ldexp(1.0, -24);
     }
+  }
   return e;
 }
 

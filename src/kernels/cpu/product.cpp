@@ -129,8 +129,14 @@ void Product::panel(const QWeight& w, Form form, int64_t begin, int64_t end, Inp
   int element = form.f32 ? 4 : 2;
   for (int64_t k0 = 0; k0 < w.cols; k0 += kDepth) {
     int depth = static_cast<int>(std::min<int64_t>(kDepth, w.cols - k0));
-    for (int64_t s = begin; s < end; ++s)
-      k.pack(strip_at(w, form, s), k0, depth, scratch.panel(static_cast<int>(s - begin)));
+    for (int64_t s = begin; s < end; ++s) {
+      Strip strip = strip_at(w, form, s);
+      // Next come these rows' next columns, or the first columns of the next panel's rows.
+      bool more = k0 + kDepth < w.cols;
+      strip.ahead = more ? strip.data + (k0 + kDepth) * static_cast<int64_t>(size_of(w.dtype))
+                         : strip.data + (end - begin) * kStripRows * strip.stride;
+      k.pack(strip, k0, depth, scratch.panel(static_cast<int>(s - begin)));
+    }
     for (int64_t s = begin; s < end; ++s) {
       int64_t row = first_row(w, s);
       int i = static_cast<int>(s - begin);
