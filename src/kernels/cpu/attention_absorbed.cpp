@@ -42,20 +42,30 @@ void AttentionOps::attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, 
   }
 }
 
+// The key rows of a head as the panel that a query is multiplied with: latent columns are side by
+// side as they lie, but for the pairing of bf16 rows.
+const uint32_t* AttentionOps::load_key_panel(const QWeight& w, int64_t row, Scratch& s) const {
+  const bool one_block = w.is_fp8() && (row + w.row_offset) % kFp8Block == 0;
+  if (!exact_ && one_block) {
+    for (int c = 0; c < K::kLatent; c += kFp8Block)
+      attention_.dequantise_pairs(w.row<uint8_t>(row) + c, K::kLatent, K::kNope / 2,
+                                  w.scales_of_row(row)[c / kFp8Block], s.panel + c, K::kLatent);
+    return s.panel;
+  }
+  load_weights(w, row, K::kNope, s.weights);
+  if (exact_) return s.weights;
+  const void* rows[K::kNope];
+  for (int r = 0; r < K::kNope; ++r) rows[r] = s.weights + r * words(K::kLatent);
+  attention_.pack_pairs(rows, K::kNope / 2, K::kLatent, s.panel, K::kLatent);
+  return s.panel;
+}
+
 // q_latent[t][h] = [q_nope Wk_h | q_rope], rounded.
 void AttentionOps::absorb_queries(const Attention& a, int begin, int end) {
   pool_.parallel_dynamic(a.up.heads, 1, [&](int64_t first, int64_t last, int thread) {
     Scratch& s = scratch_[static_cast<size_t>(thread)];
     for (int64_t h = first; h < last; ++h) {
-      // As rows lie, latent columns are side by side: a panel but for the pairing of bf16 rows.
-      load_weights(a.up.kv_b, h * (K::kNope + K::kValue), K::kNope, s.weights);
-      const uint32_t* panel = s.weights;
-      if (!exact_) {
-        const void* rows[K::kNope];
-        for (int r = 0; r < K::kNope; ++r) rows[r] = s.weights + r * words(K::kLatent);
-        attention_.pack_pairs(rows, K::kNope / 2, K::kLatent, s.panel, K::kLatent);
-        panel = s.panel;
-      }
+      const uint32_t* panel = load_key_panel(a.up.kv_b, h * (K::kNope + K::kValue), s);
       for (int t = begin; t < end; t += kTokenBlock) {
         const int rows = std::min(kTokenBlock, end - t);
         auto latent_query = [&](int token) {
@@ -163,22 +173,22 @@ void AttentionOps::mix_latent(const void* const* rows, int n, int heads, Scratch
                        s.mixed + c, K::kLatent, heads, s.carry});
 }
 
-// out[t][h] = o_latent[t][h] Wv_h^T
+// out[t][h] = o_latent[t][h] Wv_h^T, as dots: rows of weights are used as they lie.
 void AttentionOps::project_values(const Attention& a, int begin, int end) {
   pool_.parallel_dynamic(a.up.heads, 1, [&](int64_t first, int64_t last, int thread) {
     Scratch& s = scratch_[static_cast<size_t>(thread)];
+    const int64_t ld = a.up.heads * words(K::kLatent);
     for (int64_t h = first; h < last; ++h) {
-      pack_value_weights(a.up, static_cast<int>(h), s.panel, s);
-      const int64_t ld = a.up.heads * words(K::kLatent);
+      load_weights(a.up.kv_b, h * (K::kNope + K::kValue) + K::kNope, K::kValue, s.weights);
+      const void* weights[K::kValue];
+      for (int r = 0; r < K::kValue; ++r) weights[r] = s.weights + r * words(K::kLatent);
       for (int t = begin; t < end; t += kTokenBlock) {
         const int rows = std::min(kTokenBlock, end - t);
-        const uint32_t* x = o_latent_ + (t - begin) * ld + h * words(K::kLatent);
-        for (int c = 0; c < K::kValue; c += kPanelWidth) {
-          element().product({x, ld, s.panel + c * words(K::kLatent), kPanelWidth,
-                             static_cast<int>(words(K::kLatent)), s.product, kPanelWidth, rows,
-                             nullptr});
-          store_rows(a.out, t, h * K::kValue + c, s.product, kPanelWidth, rows);
-        }
+        element().dots({o_latent_ + (t - begin) * ld + h * words(K::kLatent), ld, rows, weights,
+                        K::kValue, static_cast<int>(words(K::kLatent)), s.product, K::kValue});
+        for (int r = 0; r < rows; ++r)
+          store_scaled(element_at(a.out, t + r, h * K::kValue), s.product + r * K::kValue,
+                       K::kValue, 1.0f);
       }
     }
   });

@@ -146,9 +146,8 @@ inline __m256 load_fp8_8(const uint8_t* code) {
 }
 inline F load_fp8(const uint8_t* code) { return {load_fp8_8(code), load_fp8_8(code + 8)}; }
 
-void lane_sums(const F (&acc)[4][4], float* sums) {
-  for (int h = 0; h < 4; ++h)
-    for (int i = 0; i < 4; ++i) sums[4 * h + i] = sum_of_lanes(acc[h][i]);
+void lane_sums(const F (&acc)[16], float* sums) {
+  for (int i = 0; i < 16; ++i) sums[i] = sum_of_lanes(acc[i]);
 }
 
 #include "kernels/cpu/attention_kernels_inl.h"
@@ -158,6 +157,16 @@ void dequantise_bf16(const uint8_t* code, int64_t ld, int rows, float scale, uin
   for (int r = 0; r < rows; ++r)
     for (int i = 0; i < 128; i += 16)
       store_bf16(out + r * ldo + i, mul(load_fp8(code + r * ld + i), splat(scale)));
+}
+
+void dequantise_pairs(const uint8_t* code, int64_t ld, int pairs, float scale, uint32_t* out,
+                      int64_t ldo) {
+  for (int p = 0; p < pairs; ++p)
+    for (int i = 0; i < 128; i += 16) {
+      F even = mul(load_fp8(code + 2 * p * ld + i), splat(scale));
+      F odd = mul(load_fp8(code + (2 * p + 1) * ld + i), splat(scale));
+      store_words(out + p * ldo + i, round_words(even, odd));
+    }
 }
 
 void pack_lanes(const void* const* rows, int words, uint32_t* out) {
@@ -229,6 +238,7 @@ const AttentionKernels kAttentionAvx2 = {
     .mix_rows = mix_rows,
     .round_pairs = round_pairs,
     .dequantise_bf16 = dequantise_bf16,
+    .dequantise_pairs = dequantise_pairs,
     .dequantise_f32 = dequantise_f32,
     .to_bf16 = to_bf16_scaled,
     .to_f32 = to_f32,

@@ -85,14 +85,12 @@ inline W round_words(F even, F odd) {
 
 // Sums of the lanes of 16 registers at once: each level adds halves of two registers and packs the
 // results into one. The tree is the same for all 16.
-void lane_sums(const F (&acc)[4][4], float* sums) {
+void lane_sums(const F (&acc)[16], float* sums) {
   // Lane 4L + j of the result comes from register kFirst[L] + kSecond[j] of the list.
   constexpr int kFirst[4] = {0, 8, 4, 12}, kSecond[4] = {0, 2, 1, 3};
   F x[16];
-#pragma GCC unroll 4
-  for (int h = 0; h < 4; ++h)
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) x[kFirst[h] + kSecond[i]] = acc[h][i];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) x[kFirst[i / 4] + kSecond[i % 4]] = acc[i];
   F a[8], b[4], c[2];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i)
@@ -139,13 +137,16 @@ struct CodeLookup {
   static CodeLookup of(const uint8_t* low, const uint8_t* high) {
     return {load_words(low), load_words(low + 64), load_words(high), load_words(high + 64)};
   }
+  // Low and high bytes of the values, in the order of the codes.
+  void bytes(W code, W& low, W& high) const {
+    low = _mm512_permutex2var_epi8(low0, code, low1);
+    high = _mm512_permutex2var_epi8(high0, code, high1);
+    high = _mm512_ternarylogic_epi64(high, code, _mm512_set1_epi8(static_cast<char>(0x80)), 0xF8);
+  }
   void operator()(const uint8_t* code, W& first, W& second) const {
-    // Quadwords are dealt out so that the in-lane unpacking below leaves the codes in order.
-    W order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-    W x = _mm512_permutexvar_epi64(order, load_words(code));
-    W low = _mm512_permutex2var_epi8(low0, x, low1);
-    W high = _mm512_permutex2var_epi8(high0, x, high1);
-    high = _mm512_ternarylogic_epi64(high, x, _mm512_set1_epi8(static_cast<char>(0x80)), 0xF8);
+    // Quadwords are dealt out so that the in-lane unpacking leaves the codes in order.
+    W order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), low, high;
+    bytes(_mm512_permutexvar_epi64(order, load_words(code)), low, high);
     first = _mm512_unpacklo_epi8(low, high);
     second = _mm512_unpackhi_epi8(low, high);
   }
@@ -180,24 +181,59 @@ void dequantise_row(const uint8_t* code, float scale, uint16_t* out) {
 }
 
 // A block has one scale, so its 128 possible magnitudes are rounded once and looked up.
+CodeLookup scaled_lookup(float scale) {
+  alignas(64) uint8_t low[128], high[128];
+  W bytes = _mm512_set1_epi16(255);
+  for (int i = 0; i < 128; i += 32) {
+    alignas(64) uint16_t value[32];
+    for (int j = 0; j < 32; j += 16)
+      store_bf16(value + j, mul(load_bf16(kCodes.value + i + j), splat(scale)));
+    W x = load_words(value);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(low + i),
+                       _mm512_cvtepi16_epi8(_mm512_and_si512(x, bytes)));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(high + i),
+                       _mm512_cvtepi16_epi8(_mm512_srli_epi16(x, 8)));
+  }
+  return CodeLookup::of(low, high);
+}
+
+// Rows of a block lie a row of the whole matrix apart, which prefetchers do not follow.
+constexpr int kRowsAhead = 12;
+
 void dequantise_bf16(const uint8_t* code, int64_t ld, int rows, float scale, uint16_t* out,
                      int64_t ldo) {
   if (rows == 1) return dequantise_row(code, scale, out);
-  alignas(64) uint16_t value[128];
-  alignas(64) uint8_t low[128], high[128];
-  for (int i = 0; i < 128; i += 16)
-    store_bf16(value + i, mul(load_bf16(kCodes.value + i), splat(scale)));
-  for (int i = 0; i < 128; ++i) {
-    low[i] = static_cast<uint8_t>(value[i] & 255);
-    high[i] = static_cast<uint8_t>(value[i] >> 8);
-  }
-  CodeLookup lookup = CodeLookup::of(low, high);
+  CodeLookup lookup = scaled_lookup(scale);
   for (int r = 0; r < rows; ++r)
     for (int i = 0; i < 128; i += 64) {
       W first, second;
+      _mm_prefetch(code + (r + kRowsAhead) * ld + i, _MM_HINT_T0);
       lookup(code + r * ld + i, first, second);
       store_words(out + r * ldo + i, first);
       store_words(out + r * ldo + i + 32, second);
+    }
+}
+
+void dequantise_pairs(const uint8_t* code, int64_t ld, int pairs, float scale, uint32_t* out,
+                      int64_t ldo) {
+  CodeLookup lookup = scaled_lookup(scale);
+  // Groups of four codes are dealt out so that two levels of in-lane unpacking restore the order.
+  W order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  for (int p = 0; p < pairs; ++p)
+    for (int i = 0; i < 128; i += 64) {
+      const uint8_t* even = code + 2 * p * ld + i;
+      _mm_prefetch(even + kRowsAhead * ld, _MM_HINT_T0);
+      _mm_prefetch(even + (kRowsAhead + 1) * ld, _MM_HINT_T0);
+      W low_a, high_a, low_b, high_b;
+      lookup.bytes(_mm512_permutexvar_epi32(order, load_words(even)), low_a, high_a);
+      lookup.bytes(_mm512_permutexvar_epi32(order, load_words(even + ld)), low_b, high_b);
+      W a0 = _mm512_unpacklo_epi8(low_a, high_a), a1 = _mm512_unpackhi_epi8(low_a, high_a);
+      W b0 = _mm512_unpacklo_epi8(low_b, high_b), b1 = _mm512_unpackhi_epi8(low_b, high_b);
+      uint32_t* to = out + p * ldo + i;
+      store_words(to, _mm512_unpacklo_epi16(a0, b0));
+      store_words(to + 16, _mm512_unpackhi_epi16(a0, b0));
+      store_words(to + 32, _mm512_unpacklo_epi16(a1, b1));
+      store_words(to + 48, _mm512_unpackhi_epi16(a1, b1));
     }
 }
 
@@ -339,6 +375,7 @@ const AttentionKernels kAttentionAvx512 = {
     .mix_rows = mix_rows,
     .round_pairs = round_pairs,
     .dequantise_bf16 = dequantise_bf16,
+    .dequantise_pairs = dequantise_pairs,
     .dequantise_f32 = dequantise_f32,
     .to_bf16 = to_bf16_scaled,
     .to_f32 = to_f32,

@@ -33,7 +33,7 @@ struct RowDots {
   const void* q;  // [heads] of `words`, a multiple of 16
   int64_t ldq;
   int heads;
-  const void* const* rows;  // readable up to the next multiple of 4
+  const void* const* rows;  // readable, like the rows of `out`, up to the next multiple of 16
   int count;
   int words;
   float* out;
@@ -104,6 +104,9 @@ struct AttentionKernels {
   // rows x 128 codes of one weight block, rounded to bf16 or as float32.
   void (*dequantise_bf16)(const uint8_t* code, int64_t ld, int rows, float scale, uint16_t* out,
                           int64_t ldo);
+  // rows 2 * pairs of a block as pack_pairs leaves them.
+  void (*dequantise_pairs)(const uint8_t* code, int64_t ld, int pairs, float scale, uint32_t* out,
+                           int64_t ldo);
   void (*dequantise_f32)(const uint8_t* code, int64_t ld, int rows, float scale, float* out,
                          int64_t ldo);
   // out = bf16(x * scale + 0), which turns -0 into +0; n a multiple of 16.

@@ -102,51 +102,43 @@ void mix_rows(const RowMix& m) { mix_of<kMaxMixRows>(m); }
 
 // ---------------------------------------------------------------------------- dots
 
-// The 16 sums of a block of up to 4 heads x 4 rows; absent heads cost nothing but their zeros.
+// The 16 sums of a block of H heads x 16 / H rows: always 16 chains of additions, so that the
+// latency of one is hidden by the others.
 template <class E, int H>
 void dot_block(const RowDots& d, int head, int row) {
-  F acc[4][4];
-#pragma GCC unroll 4
-  for (int h = 0; h < 4; ++h)
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) acc[h][i] = zero();
+  constexpr int R = 16 / H;
+  F acc[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) acc[i] = zero();
   const uint32_t* q = words_at(d.q, head * d.ldq);
-  const uint32_t* r0 = words_at(d.rows[row], 0);
-  const uint32_t* r1 = words_at(d.rows[row + 1], 0);
-  const uint32_t* r2 = words_at(d.rows[row + 2], 0);
-  const uint32_t* r3 = words_at(d.rows[row + 3], 0);
   for (int k = 0; k < d.words; k += 16) {
-    W x0 = load_words(r0 + k), x1 = load_words(r1 + k), x2 = load_words(r2 + k),
-      x3 = load_words(r3 + k);
+    W y[H];
 #pragma GCC unroll 4
-    for (int h = 0; h < H; ++h) {
-      W y = load_words(q + h * d.ldq + k);
-      acc[h][0] = E::step(acc[h][0], y, x0);
-      acc[h][1] = E::step(acc[h][1], y, x1);
-      acc[h][2] = E::step(acc[h][2], y, x2);
-      acc[h][3] = E::step(acc[h][3], y, x3);
+    for (int h = 0; h < H; ++h) y[h] = load_words(q + h * d.ldq + k);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      W x = load_words(words_at(d.rows[row + i], k));
+#pragma GCC unroll 4
+      for (int h = 0; h < H; ++h) acc[h * R + i] = E::step(acc[h * R + i], y[h], x);
     }
   }
   alignas(64) float sums[16];  // [head][row]
   lane_sums(acc, sums);
-  for (int h = 0; h < H; ++h) __builtin_memcpy(d.out + (head + h) * d.ldo + row, sums + 4 * h, 16);
+  for (int h = 0; h < H; ++h)
+    __builtin_memcpy(d.out + (head + h) * d.ldo + row, sums + R * h, sizeof(float) * R);
+}
+
+template <class E, int H>
+void dot_rows(const RowDots& d, int head) {
+  for (int row = 0; row < d.count; row += 16 / H) dot_block<E, H>(d, head, row);
 }
 
 template <class E>
 void dots(const RowDots& d) {
-  for (int head = 0; head < d.heads; head += 4) {
-    int left = d.heads - head;
-    for (int row = 0; row < d.count; row += 4) {
-      if (left >= 4)
-        dot_block<E, 4>(d, head, row);
-      else if (left == 3)
-        dot_block<E, 3>(d, head, row);
-      else if (left == 2)
-        dot_block<E, 2>(d, head, row);
-      else
-        dot_block<E, 1>(d, head, row);
-    }
-  }
+  int head = 0;
+  for (; head + 4 <= d.heads; head += 4) dot_rows<E, 4>(d, head);
+  for (; head + 2 <= d.heads; head += 2) dot_rows<E, 2>(d, head);
+  if (head < d.heads) dot_rows<E, 1>(d, head);
 }
 
 // ---------------------------------------------------------------------------- softmax

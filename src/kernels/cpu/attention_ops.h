@@ -94,8 +94,6 @@ class AttentionOps : public LinearOps {
   // attention_tiles.cpp
   void load_weights(const QWeight& w, int64_t row, int rows, uint32_t* out) const;
   const void* latent_words(const KvView& kv, int64_t row, uint32_t* scratch) const;
-  void store_rows(Tensor out, int token, int64_t column, const float* x, int64_t ldx,
-                  int rows) const;
   // Element `element` of a row of a tensor, for kernels that take words.
   static void* element_at(Tensor x, int token, int64_t element) {
     return static_cast<std::byte*>(x.data) +
@@ -115,6 +113,7 @@ class AttentionOps : public LinearOps {
   int64_t score_floats_used() const;
 
   // attention_absorbed.cpp
+  const uint32_t* load_key_panel(const QWeight& w, int64_t row, Scratch& s) const;
   void absorb_queries(const Attention& a, int begin, int end);
   void attend_latent(const Attention& a, int begin, int end);
   void attend_latent_heads(const Attention& a, int begin, int token, int head, int heads,

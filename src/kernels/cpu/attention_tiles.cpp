@@ -97,11 +97,4 @@ void AttentionOps::store_scaled(void* out, const float* x, int64_t n, float scal
   for (int64_t i = 0; i < n; ++i) to[i] = x[i] * scale + 0.0f;
 }
 
-// 64 columns of several rows of `out`.
-void AttentionOps::store_rows(Tensor out, int token, int64_t column, const float* x, int64_t ldx,
-                              int rows) const {
-  for (int r = 0; r < rows; ++r)
-    store_scaled(element_at(out, token + r, column), x + r * ldx, kPanelWidth, 1.0f);
-}
-
 }  // namespace fathom
