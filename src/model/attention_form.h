@@ -22,23 +22,25 @@ struct FormPolicy {
 };
 
 // A (query, key) pair costs 2 heads (latent + rope + latent) FLOP absorbed and
-// 2 heads (nope + rope + value) expanded, but the absorbed form visits at most top-k keys. They
-// break even where the average number of earlier keys is top-k times the ratio of the two; the
-// expanded form pays for expanding each key besides, which `efficiency` (measured, see
-// docs/performance.md) folds in. A dense run is cheaper expanded at any position.
-//
+// 2 heads (nope + rope + value) expanded, but the absorbed form visits at most top-k keys: by FLOP
+// they break even where the number of earlier keys is top-k times the ratio of the two. The
+// expanded form also expands every key once a step and visits masked tiles whole; measured, the
+// even point lies at kExpandedShare of that (docs/performance.md). A dense run stays expanded.
+inline constexpr double kExpandedShare = 0.5;
+
 // fp8 numerics is the reference's rounding points, and those are the absorbed form's: expanded keys
 // would be rounded elsewhere, and each layer would leave the reference by 1.2 to 1.4 times what
 // another summation order costs (docs/numerics.md).
 inline FormPolicy form_policy(const Config& c, AttentionMode mode, Numerics numerics,
-                              bool batch_invariant, double efficiency = 1.0) {
+                              bool batch_invariant) {
   FormPolicy policy;
   policy.batch_invariant = batch_invariant || numerics == Numerics::fp8;
   if (mode == AttentionMode::dense || !c.has_indexer()) {
     policy.expanded_below = INT64_MAX;
   } else {
     double absorbed = 2.0 * c.latent + c.rope, expanded = c.nope + c.rope + c.value;
-    policy.expanded_below = static_cast<int64_t>(c.index_topk * absorbed / expanded * efficiency);
+    policy.expanded_below =
+        static_cast<int64_t>(c.index_topk * absorbed / expanded * kExpandedShare);
   }
   return policy;
 }
