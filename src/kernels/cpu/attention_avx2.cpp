@@ -159,6 +159,10 @@ void dequantise_bf16(const uint8_t* code, int64_t ld, int rows, float scale, uin
       store_bf16(out + r * ldo + i, mul(load_fp8(code + r * ld + i), splat(scale)));
 }
 
+void round_exactly(const float* x, int64_t n, uint16_t* out) {
+  for (int64_t i = 0; i < n; i += 16) store_bf16(out + i, load(x + i));
+}
+
 void dequantise_pairs(const uint8_t* code, int64_t ld, int pairs, float scale, uint32_t* out,
                       int64_t ldo) {
   for (int p = 0; p < pairs; ++p)
@@ -241,6 +245,7 @@ const AttentionKernels kAttentionAvx2 = {
     .dequantise_pairs = dequantise_pairs,
     .dequantise_f32 = dequantise_f32,
     .to_bf16 = to_bf16_scaled,
+    .round = round_exactly,
     .to_f32 = to_f32,
     .order_keys = order_keys,
     .count_at_least = count_at_least,

@@ -237,6 +237,20 @@ void dequantise_pairs(const uint8_t* code, int64_t ld, int pairs, float scale, u
     }
 }
 
+// The conversion instruction takes subnormal numbers for zero; cache entries are exact.
+void round_exactly(const float* x, int64_t n, uint16_t* out) {
+  for (int64_t i = 0; i < n; i += 16) {
+    F value = load(x + i);
+    W u = _mm512_castps_si512(value);
+    W odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    W r = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7FFF)), odd);
+    __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+    r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i),
+                        _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16)));
+  }
+}
+
 // 16 x 16 words: rows become columns.
 void transpose(W (&x)[16]) {
   W y[16];
@@ -378,6 +392,7 @@ const AttentionKernels kAttentionAvx512 = {
     .dequantise_pairs = dequantise_pairs,
     .dequantise_f32 = dequantise_f32,
     .to_bf16 = to_bf16_scaled,
+    .round = round_exactly,
     .to_f32 = to_f32,
     .order_keys = order_keys,
     .count_at_least = count_at_least,

@@ -17,30 +17,6 @@ constexpr float kIndexNormEps = 1e-6f;
 constexpr int kTokenGrain = 8;
 constexpr int kLanes = 8;  // partial sums side by side, so that additions need not wait
 
-// n values of x from element `at` of row t on.
-void load_values(Tensor x, int64_t t, int64_t at, int n, float* out) {
-  if (x.dtype == DType::f32) {
-    std::memcpy(out, x.row<float>(t) + at, static_cast<size_t>(n) * sizeof(float));
-  } else {
-    const Bf16* p = x.row<Bf16>(t) + at;
-    for (int i = 0; i < n; ++i) out[i] = to_float(p[i]);
-  }
-}
-
-void store_values(Tensor x, int64_t t, int64_t at, int n, const float* values) {
-  if (x.dtype == DType::f32) {
-    std::memcpy(x.row<float>(t) + at, values, static_cast<size_t>(n) * sizeof(float));
-  } else {
-    Bf16* p = x.row<Bf16>(t) + at;
-    for (int i = 0; i < n; ++i) p[i] = to_bf16(values[i]);
-  }
-}
-
-void round_values(DType dtype, float* x, int n) {
-  if (dtype == DType::bf16)
-    for (int i = 0; i < n; ++i) x[i] = round_bf16(x[i]);
-}
-
 // MLA: pairs (2i, 2i + 1).
 void rotate_interleaved(float* x, const float* cos, const float* sin, int dim) {
   for (int i = 0; i < dim / 2; ++i) {
@@ -82,6 +58,37 @@ float rotate_hadamard(float* x, bool ue8m0) {
 
 }  // namespace
 
+// n values from element `at` of row t on; n a multiple of 16.
+void AttentionOps::load_values(Tensor x, int64_t t, int64_t at, int n, float* out) const {
+  if (x.dtype == DType::f32)
+    std::memcpy(out, x.row<float>(t) + at, static_cast<size_t>(n) * sizeof(float));
+  else
+    attention_.to_f32(&x.row<Bf16>(t)[at].bits, n, out);
+}
+
+void AttentionOps::store_values(Tensor x, int64_t t, int64_t at, int n, const float* values) const {
+  if (x.dtype == DType::f32)
+    std::memcpy(x.row<float>(t) + at, values, static_cast<size_t>(n) * sizeof(float));
+  else
+    attention_.round(values, n, &x.row<Bf16>(t)[at].bits);
+}
+
+// To the precision of activations.
+void AttentionOps::round_values(float* x, int n) const {
+  if (exact_) return;
+  uint16_t rounded[K::kLatent + K::kRope];
+  attention_.round(x, n, rounded);
+  attention_.to_f32(rounded, n, x);
+}
+
+// A cache row of plain numbers.
+void AttentionOps::write_values(std::byte* row, const float* x, int n, KvFormat format) const {
+  if (format == KvFormat::f32)
+    std::memcpy(row, x, static_cast<size_t>(n) * sizeof(float));
+  else
+    attention_.round(x, n, reinterpret_cast<uint16_t*>(row));
+}
+
 void AttentionOps::rope_query(Tensor q, const BatchView& batch, const RopeTable& rope) {
   if (rope.dim != K::kRope) return ReferenceOps::rope_query(q, batch, rope);
   const int64_t heads = q.dims[1], dim = q.dims[2];
@@ -112,8 +119,12 @@ void AttentionOps::append_latent(const KvView& kv, Tensor kv_a, const float* gai
       for (int i = 0; i < K::kLatent; ++i)
         row[i] = static_cast<float>(gain[i] * (row[i] * inverse));
       rotate_interleaved(row + K::kLatent, rope.cos_at(pos), rope.sin_at(pos), K::kRope);
-      round_values(kv_a.dtype, row, K::kLatent + K::kRope);
-      write_latent_row(kv, batch.cache_row(static_cast<int>(t), pos), row);
+      round_values(row, K::kLatent + K::kRope);
+      const int64_t cache_row = batch.cache_row(static_cast<int>(t), pos);
+      if (kv.latent_format == KvFormat::fp8)
+        write_latent_row(kv, cache_row, row);
+      else
+        write_values(kv.latent_row(cache_row), row, K::kLatent + K::kRope, kv.latent_format);
     }
   });
 }
@@ -131,15 +142,15 @@ void AttentionOps::append_index_key(const KvView& kv, Tensor k, const LayerNormW
       double inverse = 1.0 / std::sqrt(variance / K::kIndex + kIndexNormEps);
       for (int i = 0; i < K::kIndex; ++i)
         x[i] = static_cast<float>((x[i] - mean) * inverse * norm.weight[i] + norm.bias[i]);
-      round_values(k.dtype, x, K::kIndex);
+      round_values(x, K::kIndex);
       rotate_split_half(x, rope.cos_at(pos), rope.sin_at(pos), rope.dim);
-      round_values(k.dtype, x, rope.dim);
+      round_values(x, rope.dim);
       std::byte* out = kv.index_row(batch.cache_row(static_cast<int>(t), pos));
       if (kv.index_format == KvFormat::fp8) {
         rotate_hadamard(x, kv.ue8m0);
         write_fp8_row(out, x, K::kIndex, kv.ue8m0);
       } else {
-        write_plain_row(out, x, K::kIndex, kv.index_format);
+        write_values(out, x, K::kIndex, kv.index_format);
       }
     }
   });
@@ -147,7 +158,8 @@ void AttentionOps::append_index_key(const KvView& kv, Tensor k, const LayerNormW
 
 void AttentionOps::index_query(Tensor out, Tensor head_weight, Tensor q, const BatchView& batch,
                                const RopeTable& rope) {
-  if (q.dims[2] != K::kIndex) return ReferenceOps::index_query(out, head_weight, q, batch, rope);
+  if (q.dims[2] != K::kIndex || rope.dim != K::kRope)
+    return ReferenceOps::index_query(out, head_weight, q, batch, rope);
   const int64_t heads = q.dims[1];
   const float head_scale = 1.0f / std::sqrt(static_cast<float>(heads));
   const float dim_scale = 1.0f / std::sqrt(static_cast<float>(K::kIndex));
@@ -160,7 +172,7 @@ void AttentionOps::index_query(Tensor out, Tensor head_weight, Tensor q, const B
         weight *= head_scale;
         load_values(q, t, h * K::kIndex, K::kIndex, x);
         rotate_split_half(x, rope.cos_at(pos), rope.sin_at(pos), rope.dim);
-        round_values(q.dtype, x, rope.dim);
+        round_values(x, rope.dim);
         if (out.dtype == DType::fp8_e4m3) {
           float scale = rotate_hadamard(x, workload_.ue8m0);
           uint8_t* code = static_cast<uint8_t*>(out.data) + t * out.row_stride + h * K::kIndex;

@@ -57,8 +57,10 @@ void AttentionOps::score_tile(const ScoreRows& rows, int64_t tile, const uint32_
   const void* keys[kPanelWidth] = {};
   alignas(64) float key_scale[kPanelWidth] = {};
   const bool fp8 = kv.index_format == KvFormat::fp8;
+  static_assert(kPageRows % kPanelWidth == 0, "a tile lies within one page");
+  const std::byte* tile_rows = kv.index_row(batch.cache_row(rows.begin, first));
   for (int i = 0; i < valid; ++i) {
-    const std::byte* row = kv.index_row(batch.cache_row(rows.begin, first + i));
+    const std::byte* row = tile_rows + i * kv.index_stride;
     keys[i] = row;
     if (!fp8) continue;
     const IndexRowFp8* key = reinterpret_cast<const IndexRowFp8*>(row);

@@ -111,6 +111,8 @@ struct AttentionKernels {
                          int64_t ldo);
   // out = bf16(x * scale + 0), which turns -0 into +0; n a multiple of 16.
   void (*to_bf16)(const float* x, int64_t n, float scale, uint16_t* out);
+  // out = bf16(x), every bit as numerics/bf16.h has it.
+  void (*round)(const float* x, int64_t n, uint16_t* out);
   void (*to_f32)(const uint16_t* x, int64_t n, float* out);
 
   // Top-k (topk.h). keys[i] = order_key(score[i]) and their least and greatest.

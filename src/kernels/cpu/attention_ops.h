@@ -101,6 +101,12 @@ class AttentionOps : public LinearOps {
   }
   void store_scaled(void* out, const float* x, int64_t n, float scale) const;
 
+  // attention_cache.cpp
+  void load_values(Tensor x, int64_t t, int64_t at, int n, float* out) const;
+  void store_values(Tensor x, int64_t t, int64_t at, int n, const float* values) const;
+  void round_values(float* x, int n) const;
+  void write_values(std::byte* row, const float* x, int n, KvFormat format) const;
+
   // attention_index.cpp
   bool fits_index(Tensor index_q, const KvView& kv) const;
   const uint32_t* index_words(Tensor index_q, const BatchView& batch, int64_t& stride);
