@@ -216,6 +216,7 @@ class Chat {
     AnswerScreen screen;
     Answer answer = session_.new_answer(
         thinking_, false, [&](const std::string&, const auto& events) { screen.show(events); });
+    interrupts_.pressed();  // one from before the question is no answer's
     Result<RequestId> id = session_.submit(std::move(ids), answer);
     if (!id.ok()) return notice(id.failure().message + " (/clear forgets what was said)");
     while (session_.engine().step())

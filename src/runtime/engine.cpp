@@ -382,10 +382,9 @@ void Engine::Impl::fail_everything(const std::string& why) {
 
 std::string Engine::Impl::describe() const {
   return fmt::format(
-      "{}; {} thread(s); {} numerics, {} cache, {} attention{}; context {} tokens, {} at once in {} "
+      "{}; {} numerics, {} cache, {} attention{}; context {} tokens, {} at once in {} "
       "of cache",
-      ops_->describe(), threads_.size(), name_of(options_.numerics),
-      name_of(cache_.shape().latent_format),
+      ops_->describe(), name_of(options_.numerics), name_of(cache_.shape().latent_format),
       name_of(config_.has_indexer() ? options_.attention : AttentionMode::dense),
       options_.batch_invariant ? " (batch-invariant)" : "", max_context(), options_.max_seqs,
       bytes_text(cache_.bytes()));
