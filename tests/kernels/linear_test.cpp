@@ -161,6 +161,38 @@ TEST(Linear, CarriesNaN) {
       }
 }
 
+// Every code under every kind of scale: powers of two in and beyond the range where exponents can
+// simply be added, and others.
+TEST(Linear, DequantisesEveryCodeUnderAnyScale) {
+  for (const CpuKernels* k : fast_kernels())
+    for (Numerics n : {Numerics::exact, Numerics::bf16})
+      for (float scale : {1.0f, 0.5f, 2.0f, 0x1p-23f, 0x1p100f, 0x1p-105f, 0x1p-112f, 0x1p112f,
+                          0x1p-116f, -0.25f, 0.7f, 1.9990234f, 3e-5f}) {
+        ThreadPool pool(1);
+        std::unique_ptr<Ops> ops = k->make(n, small_workload(), pool);
+        RandomWeight w(256, 16, DType::fp8_e4m3, 3);
+        for (int r = 0; r < 256; ++r)  // row r: code r, then zeros
+          for (int c = 0; c < 16; ++c)
+            const_cast<uint8_t*>(w.weight.row<uint8_t>(r))[c] = c ? 0 : static_cast<uint8_t>(r);
+        for (int block : {0, 1}) const_cast<float*>(w.weight.scale)[block] = scale;
+        for (int tokens : {1, 5}) {
+          Matrix x(activation_type(n), tokens, 16), out(DType::f32, tokens, 256);
+          for (int t = 0; t < tokens; ++t) store(x.tensor, t, 0, 1.0f);
+          ops->linear(out.tensor, x.tensor, w.weight);
+          for (int r = 0; r < 256; ++r) {
+            float want = fp8_to_float(static_cast<uint8_t>(r)) * scale;
+            if (n == Numerics::bf16) want = round_bf16(want);
+            for (int t = 0; t < tokens; ++t) {
+              if (std::isnan(want))
+                ASSERT_TRUE(std::isnan(out.at(t, r))) << r;
+              else
+                ASSERT_EQ(out.at(t, r), want) << k->name << " code " << r << " scale " << scale;
+            }
+          }
+        }
+      }
+}
+
 TEST(Linear, NoRowsAreNoWork) {
   for (const CpuKernels* k : fast_kernels()) {
     ThreadPool pool(2);

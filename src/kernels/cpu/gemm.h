@@ -30,8 +30,7 @@ struct Strip {
   int rows = 0;
   int64_t columns = 0;
   WeightCode code = WeightCode::fp8;
-  const uint8_t* ahead = nullptr;  // what will be packed after this, laid out alike; a hint
-  bool round_to_bf16 = false;      // dequantised values are bf16, whatever the panel holds
+  bool round_to_bf16 = false;  // dequantised values are bf16, whatever the panel holds
 };
 
 // A panel: one strip's columns [k0, k0 + depth) as [unit of 16 bytes][z < 4][lane < 4], where (z,
@@ -54,6 +53,10 @@ struct TileJob {
   int64_t out_stride = 0;  // elements
   bool out_bf16 = false;
   int columns = kStripRows;
+  // Weights to prefetch meanwhile: `ahead_lines` lines of 64 bytes, round 16 rows; may be null.
+  const uint8_t* ahead = nullptr;
+  int64_t ahead_stride = 0;
+  int ahead_lines = 0;
 };
 
 // A whole strip against up to kStreamRows rows, straight from memory. 16 rows, columns a multiple

@@ -110,6 +110,21 @@ struct Magnitudes {
 };
 constexpr Magnitudes kMagnitudes;
 
+// The same split in bytes, and times two: with the scales 4^n that makes all powers of two.
+struct SplitMagnitudes {
+  alignas(64) uint8_t low[2][128], high[2][128];
+  constexpr SplitMagnitudes() : low(), high() {
+    for (int odd = 0; odd < 2; ++odd)
+      for (int code = 0; code < 128; ++code) {
+        bool finite = code != 0 && code != 127;
+        int bits = kMagnitudes.bits[code] + (finite ? odd << 7 : 0);
+        low[odd][code] = static_cast<uint8_t>(bits & 255);
+        high[odd][code] = static_cast<uint8_t>(bits >> 8);
+      }
+  }
+};
+constexpr SplitMagnitudes kSplitMagnitudes;
+
 struct ByteIndex {
   alignas(64) uint8_t even[64], odd[64];
   constexpr ByteIndex() : even(), odd() {
@@ -126,7 +141,26 @@ struct Table {
   __m512i low[2], high[2];
 };
 
+// A power of two adds to the exponents: two steps of 2^n in the low byte's top bit, the rest in the
+// high byte. Neither zero nor NaN has an exponent to add to.
+inline Table shifted_table(int exponent) {
+  Table t;
+  int odd = exponent & 1;
+  __m512i add = _mm512_set1_epi8(static_cast<char>((exponent - odd) / 2));
+  for (int half = 0; half < 2; ++half) {
+    t.low[half] = _mm512_load_si512(kSplitMagnitudes.low[odd] + 64 * half);
+    __m512i high = _mm512_load_si512(kSplitMagnitudes.high[odd] + 64 * half);
+    t.high[half] = _mm512_mask_add_epi8(high, half ? ~0ULL >> 1 : ~1ULL, high, add);
+  }
+  return t;
+}
+
 inline Table make_table(float scale) {
+  uint32_t bits;
+  memcpy(&bits, &scale, 4);
+  int exponent = static_cast<int>(bits >> 23) - 127;
+  // Within this range no product leaves the normal numbers of bf16.
+  if ((bits & 0x807FFFFF) == 0 && exponent > -110 && exponent < 110) return shifted_table(exponent);
   Table t;
   __m512i even = _mm512_load_si512(kByteIndex.even), odd = _mm512_load_si512(kByteIndex.odd);
   for (int half = 0; half < 2; ++half) {
@@ -202,23 +236,12 @@ inline void pack_step(const Strip& s, const Table& table, int64_t k, uint8_t* pa
   }
 }
 
-// The lines that the next pack will want: the compute in between hides their way from memory.
-inline void prefetch_pack(const Strip& s, int64_t begin, int64_t end, int64_t offset) {
-  if (!s.ahead || s.rows != kStripRows) return;
-  for (int64_t byte = begin; byte < end; byte += 64)
-    for (int r = 0; r < kStripRows; ++r)
-      _mm_prefetch(reinterpret_cast<const char*>(s.ahead + r * s.stride + offset + byte),
-                   _MM_HINT_T1);
-}
-
 template <bool kFp8>
 inline void pack_columns(const Strip& s, int64_t k0, int depth, uint8_t* panel) {
-  constexpr int kSize = kFp8 ? 1 : 2;
   for (int64_t begin = k0; begin < k0 + depth; begin += kBlock) {
     int64_t end = begin + kBlock < k0 + depth ? begin + kBlock : k0 + depth;
     Table table = make_table(kFp8 && s.scale ? s.scale[begin / kBlock] : 1.0f);
     int64_t k = begin;
-    prefetch_pack(s, begin * kSize, end * kSize, -k0 * kSize);
     if (s.rows == kStripRows)
       for (; k + kStep <= end; k += kStep, panel += 512) pack_step<kFp8, true>(s, table, k, panel);
     for (; k < end; k += kStep, panel += 512) pack_step<kFp8, false>(s, table, k, panel);

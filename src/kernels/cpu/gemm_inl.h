@@ -62,15 +62,35 @@ inline void store_outputs(void* out, bool bf16, int64_t at, int half, int column
     store_part(out, bf16, begin, left, v);
 }
 
+// Spreads the fetching of the weights that will be packed next over the tiles that run before: all
+// at once they would fill the queues between the caches and stall everything behind them.
+struct WeightsAhead {
+  explicit WeightsAhead(const TileJob& job, int tiles)
+      : data(job.ahead), stride(job.ahead_stride), lines(job.ahead ? job.ahead_lines : 0) {
+    int steps = tiles * kHalves * ((job.units + 3) / 4);
+    per_step = (lines + steps - 1) / steps;
+  }
+  void step() {
+    for (int i = 0; i < per_step && next < lines; ++i, ++next)
+      _mm_prefetch(reinterpret_cast<const char*>(data + next % kStripRows * stride +
+                                                 next / kStripRows * int64_t{64}),
+                   _MM_HINT_T1);
+  }
+
+  const uint8_t* data;
+  int64_t stride;
+  int lines, per_step = 0, next = 0;
+};
+
 // kRows activation rows against half a strip (or all of it).
 template <class Dot, int kRows>
-inline void tile_rows(const TileJob& job, int row, int half) {
+inline void tile_rows(const TileJob& job, int row, int half, WeightsAhead& weights) {
   const uint8_t* x[kRows];
-  const uint8_t* ahead[kRows];
+  const uint8_t* x_next[kRows];
   for (int m = 0; m < kRows; ++m) {
     x[m] = job.x[row + m] + job.x_offset;
     int next = row + kRows + m;
-    ahead[m] = job.x[next < job.rows ? next : job.rows - 1] + job.x_offset;
+    x_next[m] = job.x[next < job.rows ? next : job.rows - 1] + job.x_offset;
   }
   const uint8_t* w = job.panel + half * sizeof(V::F);
   V::F sum[kRows];
@@ -83,15 +103,17 @@ inline void tile_rows(const TileJob& job, int row, int half) {
     V::F a[kRows][4];
     for (int m = 0; m < kRows; ++m)
       for (int z = 0; z < 4; ++z) a[m][z] = V::zero();
-    for (int64_t u = begin; u < end; ++u) {
-      if (u % 4 == 0)  // the next tile's activations, a line a row
-        for (int m = 0; m < kRows; ++m) __builtin_prefetch(ahead[m] + u * 16);
-      for (int m = 0; m < kRows; ++m) {
-        V::F xv = V::broadcast_unit(x[m] + u * 16);
-        for (int z = 0; z < 4; ++z)
-          a[m][z] =
-              Dot::add(a[m][z], xv, V::load(reinterpret_cast<const float*>(w + u * 256 + z * 64)));
-      }
+    for (int64_t u = begin; u < end;) {
+      weights.step();
+      for (int m = 0; m < kRows; ++m)  // and the next tile's activations, a line a row
+        _mm_prefetch(reinterpret_cast<const char*>(x_next[m] + u * 16), _MM_HINT_T0);
+      for (int64_t stop = u + 4 < end ? u + 4 : end; u < stop; ++u)
+        for (int m = 0; m < kRows; ++m) {
+          V::F xv = V::broadcast_unit(x[m] + u * 16);
+          for (int z = 0; z < 4; ++z)
+            a[m][z] = Dot::add(a[m][z], xv,
+                               V::load(reinterpret_cast<const float*>(w + u * 256 + z * 64)));
+        }
     }
     for (int m = 0; m < kRows; ++m) {
       V::F part = add_lanes(a[m]);
@@ -112,34 +134,35 @@ inline void tile_rows(const TileJob& job, int row, int half) {
 }
 
 template <class Dot, int kRows>
-inline void tile_strip(const TileJob& job, int row) {
-  for (int half = 0; half < kHalves; ++half) tile_rows<Dot, kRows>(job, row, half);
+inline void tile_strip(const TileJob& job, int row, WeightsAhead& weights) {
+  for (int half = 0; half < kHalves; ++half) tile_rows<Dot, kRows>(job, row, half, weights);
 }
 
 // All rows, in tiles of nearly equal height: the register file holds V::kTileRows.
 template <class Dot>
 void tile(const TileJob& job) {
   int tiles = (job.rows + V::kTileRows - 1) / V::kTileRows;
+  WeightsAhead weights(job, tiles);
   for (int t = 0; t < tiles; ++t) {
     int row = job.rows * t / tiles, rows = job.rows * (t + 1) / tiles - row;
     switch (rows) {
       case 1:
-        tile_strip<Dot, 1>(job, row);
+        tile_strip<Dot, 1>(job, row, weights);
         break;
       case 2:
-        tile_strip<Dot, 2>(job, row);
+        tile_strip<Dot, 2>(job, row, weights);
         break;
       case 3:
-        tile_strip<Dot, 3>(job, row);
+        tile_strip<Dot, 3>(job, row, weights);
         break;
       case 4:
-        if constexpr (V::kTileRows >= 4) tile_strip<Dot, 4>(job, row);
+        if constexpr (V::kTileRows >= 4) tile_strip<Dot, 4>(job, row, weights);
         break;
       case 5:
-        if constexpr (V::kTileRows >= 5) tile_strip<Dot, 5>(job, row);
+        if constexpr (V::kTileRows >= 5) tile_strip<Dot, 5>(job, row, weights);
         break;
       default:
-        if constexpr (V::kTileRows >= 6) tile_strip<Dot, 6>(job, row);
+        if constexpr (V::kTileRows >= 6) tile_strip<Dot, 6>(job, row, weights);
     }
   }
 }

@@ -31,6 +31,17 @@ Form form_of(const QWeight& w, Numerics numerics, bool ue8m0, bool has_bf16) {
   return form;
 }
 
+// What is packed after a strip's columns at k0: its next columns, or the first of the next panel.
+void look_ahead(TileJob& job, const Strip& strip, int64_t k0, int64_t size, int64_t panel_strips) {
+  if (strip.rows != kStripRows) return;
+  int64_t next = k0 + kDepth;
+  bool more = next < strip.columns;
+  int64_t columns = std::min<int64_t>(kDepth, more ? strip.columns - next : strip.columns);
+  job.ahead = strip.data + (more ? next * size : panel_strips * kStripRows * strip.stride);
+  job.ahead_stride = strip.stride;
+  job.ahead_lines = static_cast<int>((columns * size + 63) / 64 * kStripRows);
+}
+
 }  // namespace
 
 std::optional<Form> common_form(std::span<const QWeight* const> weights, Numerics numerics,
@@ -129,14 +140,8 @@ void Product::panel(const QWeight& w, Form form, int64_t begin, int64_t end, Inp
   int element = form.f32 ? 4 : 2;
   for (int64_t k0 = 0; k0 < w.cols; k0 += kDepth) {
     int depth = static_cast<int>(std::min<int64_t>(kDepth, w.cols - k0));
-    for (int64_t s = begin; s < end; ++s) {
-      Strip strip = strip_at(w, form, s);
-      // Next come these rows' next columns, or the first columns of the next panel's rows.
-      bool more = k0 + kDepth < w.cols;
-      strip.ahead = more ? strip.data + (k0 + kDepth) * static_cast<int64_t>(size_of(w.dtype))
-                         : strip.data + (end - begin) * kStripRows * strip.stride;
-      k.pack(strip, k0, depth, scratch.panel(static_cast<int>(s - begin)));
-    }
+    for (int64_t s = begin; s < end; ++s)
+      k.pack(strip_at(w, form, s), k0, depth, scratch.panel(static_cast<int>(s - begin)));
     for (int64_t s = begin; s < end; ++s) {
       int64_t row = first_row(w, s);
       int i = static_cast<int>(s - begin);
@@ -152,6 +157,8 @@ void Product::panel(const QWeight& w, Form form, int64_t begin, int64_t end, Inp
                   .out_stride = out.stride,
                   .out_bf16 = out.bf16,
                   .columns = static_cast<int>(std::min(w.rows, first_row(w, s + 1)) - row)};
+      look_ahead(job, strip_at(w, form, s), k0, static_cast<int64_t>(size_of(w.dtype)),
+                 end - begin);
       if (form.quant == Form::Quant::coded) {
         job.x_scale = in.scale;
         job.x_scale_offset = k0 / kBlock;
