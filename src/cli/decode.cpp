@@ -15,9 +15,10 @@ struct Options {
 };
 
 int run_decode(const Options& o) {
-  const std::vector<int32_t> ids = parse_ids(read_all(o.ids), o.ids);
+  const std::string origin = o.ids == "-" ? "standard input" : o.ids;
+  const std::vector<int32_t> ids = parse_ids(read_all(o.ids), origin);
   for (const int32_t id : ids) {
-    if (id < 0) fail("{}: expected token ids from 0 on, found {}", o.ids, id);
+    if (id < 0) fail("{}: expected token ids from 0 on, found {}", origin, id);
   }
   const std::string text = Tokenizer::from_folder(o.checkpoint).decode(ids);
   std::fwrite(text.data(), 1, text.size(), stdout);

@@ -28,7 +28,8 @@ void print_prompt(const std::string& text) {
 void print_ids(const std::vector<int32_t>& ids) { fmt::print("{}\n", fmt::join(ids, " ")); }
 
 int encode_messages(const Options& o) {
-  const Conversation conversation = parse_conversation(read_all(o.messages), o.messages);
+  const std::string origin = o.messages == "-" ? "standard input" : o.messages;
+  const Conversation conversation = parse_conversation(read_all(o.messages), origin);
   const Encoding encoding = choose_encoding(o.encoding, o.checkpoint);
   fmt::print(stderr, "encoding: {}\n", encoding_name(encoding));
   for (const Message& m : conversation) {
