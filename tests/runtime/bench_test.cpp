@@ -157,7 +157,9 @@ TEST(BenchModel, TheRealModelByThePublishedFigures) {
 TEST(BenchModel, PromptsChangeFormWhereTheAbsorbedOneIsCheaper) {
   const Config c = real_config();
   const CostModel model = model_of(c, Numerics::bf16, AttentionMode::sparse);
-  const int64_t crossover = 2048 * 278528 / 81920;  // 6,963
+  const int64_t crossover =  // near 2048 * 278,528 / 81,920 = 6,963, as measured
+      form_policy(c, AttentionMode::sparse, Numerics::bf16, false).expanded_below;
+  ASSERT_GT(crossover, 2048);
   EXPECT_EQ(prefill_of(model, crossover - 1, 1).flops.attention, 61 * crossover * 81920.0);
   EXPECT_EQ(prefill_of(model, crossover, 1).flops.attention, 61 * 2048 * 278528.0);
   // Above it a chunk reads the rows its tokens picked, and never a row twice.
