@@ -34,7 +34,7 @@ uint64_t PieceCache::hash(std::string_view piece) {
     h = mix(h ^ word);
   }
   uint64_t tail = 0;
-  std::memcpy(&tail, piece.data() + i, piece.size() - i);
+  if (i < piece.size()) std::memcpy(&tail, piece.data() + i, piece.size() - i);
   return mix(mix(h ^ tail));
 }
 
@@ -56,9 +56,27 @@ void PieceCache::insert(std::string_view piece, uint64_t hash, const int32_t* id
   std::copy_n(ids, count, slot.ids);
 }
 
-Bpe::Bpe(const TokenizerSpec& spec, std::string_view where) : ignore_merges_(spec.ignore_merges) {
-  id_of_spelling_.reserve(spec.vocab.size());
-  for (const auto& [token, id] : spec.vocab) id_of_spelling_.emplace(token, id);
+SpellingTable::SpellingTable(const std::vector<std::pair<std::string, int32_t>>& vocab)
+    : entries_(std::bit_ceil(std::max<size_t>(vocab.size() * 2, 16))) {
+  for (const auto& [token, id] : vocab) {
+    size_t i = PieceCache::hash(token) & (entries_.size() - 1);
+    while (entries_[i].id >= 0) i = (i + 1) & (entries_.size() - 1);
+    entries_[i] = {text_.size(), static_cast<uint32_t>(token.size()), id};
+    text_ += token;
+  }
+}
+
+int32_t SpellingTable::find(std::string_view spelling) const {
+  const size_t mask = entries_.size() - 1;
+  for (size_t i = PieceCache::hash(spelling) & mask; entries_[i].id >= 0; i = (i + 1) & mask) {
+    const Entry& e = entries_[i];
+    if (std::string_view(text_).substr(e.begin, e.bytes) == spelling) return e.id;
+  }
+  return -1;
+}
+
+Bpe::Bpe(const TokenizerSpec& spec, std::string_view where)
+    : spellings_(spec.vocab), ignore_merges_(spec.ignore_merges) {
   for (int byte = 0; byte < 256; ++byte) {
     byte_id_[byte] = id_of_spelling(byte_spellings()[byte]);
     if (byte_id_[byte] < 0 && occurs_in_utf8(byte)) {
@@ -83,11 +101,6 @@ Bpe::Bpe(const TokenizerSpec& spec, std::string_view where) : ignore_merges_(spe
     }
     add_merge(pair_of(ids[0], ids[1]), static_cast<int32_t>(rank), ids[2]);
   }
-}
-
-int32_t Bpe::id_of_spelling(std::string_view spelling) const {
-  const auto it = id_of_spelling_.find(std::string(spelling));
-  return it == id_of_spelling_.end() ? -1 : it->second;
 }
 
 void Bpe::add_merge(uint64_t pair, int32_t rank, int32_t id) {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "text/tokenizer_file.h"
@@ -38,6 +38,23 @@ class PieceCache {
   std::vector<Slot> slots_;
 };
 
+// Token spellings to ids: flat and filled once, for it is asked 400,000 times while merges load.
+class SpellingTable {
+ public:
+  explicit SpellingTable(const std::vector<std::pair<std::string, int32_t>>& vocab);
+
+  int32_t find(std::string_view spelling) const;  // -1: not there
+
+ private:
+  struct Entry {
+    size_t begin = 0;  // in text_
+    uint32_t bytes = 0;
+    int32_t id = -1;  // -1: empty
+  };
+  std::string text_;
+  std::vector<Entry> entries_;  // open addressing, at most half full
+};
+
 class Bpe {
  public:
   // Throws Error (led by `where`) for merges of unknown tokens and for bytes without a token.
@@ -47,7 +64,7 @@ class Bpe {
   void encode(std::string_view piece, PieceCache& cache, std::vector<int32_t>& out) const;
 
   // In the file's spelling; -1 if there is none.
-  int32_t id_of_spelling(std::string_view spelling) const;
+  int32_t id_of_spelling(std::string_view spelling) const { return spellings_.find(spelling); }
 
  private:
   struct Merge {
@@ -65,7 +82,7 @@ class Bpe {
   void merge_short(std::string_view piece, std::vector<int32_t>& out) const;
   void merge_long(std::string_view piece, std::vector<int32_t>& out) const;
 
-  std::unordered_map<std::string, int32_t> id_of_spelling_;
+  SpellingTable spellings_;
   std::array<int32_t, 256> byte_id_{};
   std::vector<Merge> merges_;  // open addressing, at most half full
   size_t mask_ = 0;
