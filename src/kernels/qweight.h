@@ -53,12 +53,9 @@ struct MlpWeights {
   QWeight gate, up, down;
 };
 
-// kv_b_proj, per head [nope key rows | value rows] x latent, and its key part transposed per head
-// to [latent, nope] rows: the absorbed form multiplies the query from the other side. The transpose
-// is made once when a checkpoint is loaded (same codes, same scales).
+// kv_b_proj: per head [nope key rows | value rows] x latent.
 struct KvUpWeights {
-  QWeight kv_b;    // [heads * (nope + value), latent]
-  QWeight k_up_t;  // [heads * latent, nope]
+  QWeight kv_b;  // [heads * (nope + value), latent]
   int heads = 0, nope = 0, value = 0, latent = 0;
 };
 

@@ -34,8 +34,7 @@ CheckpointReport check_checkpoint(const CheckpointFiles& files, const Config& co
 int64_t bytes_to_own(const CheckpointFiles& files, const Config& c);
 
 // Weights of one file a tensor stay in the mapped files. Copied into owned memory are: norms and
-// other vectors (as float32), tensors joined from several shards, unaligned ones, and the
-// transposed key part of kv_b_proj.
+// other vectors (as float32), tensors joined from several shards, unaligned ones.
 class Checkpoint {
  public:
   // A Hugging Face folder or a converted one. Throws Error that lists every problem.
@@ -55,7 +54,6 @@ class Checkpoint {
   void fill(const TensorSpec& spec, WeightSlot slot);
   void fill_vector(const TensorSpec& spec, const float*& slot);
   void fill_matrix(const TensorSpec& spec, QWeight& slot);
-  void transpose_keys(KvUpWeights& w);
   const float* own(std::vector<float> values);
   std::byte* own_bytes(size_t bytes);
 

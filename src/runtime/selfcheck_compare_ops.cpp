@@ -111,10 +111,10 @@ void CompareOps::attend(OpKind kind, Tensor out, Tensor q, const KvUpWeights& up
                         const KvView& kv, const BatchView& batch, float scale) {
   AttentionForm form =
       kind == OpKind::attend_expanded ? AttentionForm::expanded : AttentionForm::absorbed;
-  SubBatch all(batch, tokens_);
   std::vector<int32_t> tokens;
-  for (size_t i = 0; i < tokens_.size(); ++i)
-    if (all.spans[i].form == form) tokens.push_back(tokens_[i]);
+  for (const AttentionSpan& span : batch.spans)
+    for (int32_t t : tokens_)
+      if (span.form == form && span.begin <= t && t < span.end) tokens.push_back(t);
   if (tokens.empty()) return;
   SubBatch sub(batch, tokens);
   OwnedTensor query = copy_rows(q, tokens), got = copy_rows(out, tokens),
@@ -131,8 +131,6 @@ void CompareOps::attend(OpKind kind, Tensor out, Tensor q, const KvUpWeights& up
     KvUpWeights one = up;
     one.heads = 1;
     one.kv_b = up.kv_b.slice_rows(h * width, (h + 1) * width);
-    if (!up.k_up_t.empty())
-      one.k_up_t = up.k_up_t.slice_rows(int64_t{h} * up.latent, int64_t{h + 1} * up.latent);
     Tensor query_h = head_of(query.t, h, q.dims[2]);
     if (form == AttentionForm::expanded)
       reference_.attend_expanded(want.t, query_h, one, seen.t, kv, sub.view, scale);

@@ -54,7 +54,6 @@ std::vector<QWeight> matrices(const LayerWeights& l) {
                               a.q_b,
                               a.kv_a,
                               a.kv_up.kv_b,
-                              a.kv_up.k_up_t,
                               a.o,
                               a.indexer.q_b,
                               a.indexer.k,
@@ -139,46 +138,6 @@ TEST(Checkpoint, HuggingFaceWithIndex) {
   EXPECT_EQ(w.norm[0], to_float(Bf16{first}));
 }
 
-TEST(Checkpoint, KeyPartIsTransposed) {
-  auto c = Checkpoint::load(kTiny);
-  const KvUpWeights& u = c->weights().layers[1].attention.kv_up;
-  ASSERT_TRUE(u.k_up_t.is_fp8());
-  EXPECT_TRUE(u.k_up_t.pow2_scale);
-  for (int h = 0; h < u.heads; ++h)
-    for (int r = 0; r < u.nope; ++r)
-      for (int l = 0; l < u.latent; ++l)
-        ASSERT_EQ(value_at(u.k_up_t, h * u.latent + l, r),
-                  value_at(u.kv_b, h * (u.nope + u.value) + r, l));
-}
-
-TEST(Checkpoint, KeyPartWhereBlocksDoNotFit) {
-  // Heads of 64 + 128: blocks straddle keys and values.
-  CheckpointMaker maker = CheckpointMaker::tiny();
-  maker.config["qk_nope_head_dim"] = 64;
-  for (auto& [name, t] : maker.tensors) {
-    if (name.find("q_b_proj.weight") != std::string::npos) {
-      bool scale = name.ends_with("_scale_inv");
-      t.shape[0] = scale ? 4 : 512;
-      t.bytes.resize(t.shape[0] * t.shape[1] * size_of(t.dtype));
-    }
-    if (name.find("kv_b_proj.weight") != std::string::npos) {
-      bool scale = name.ends_with("_scale_inv");
-      t.shape[0] = scale ? 6 : 768;
-      t.bytes.resize(t.shape[0] * t.shape[1] * size_of(t.dtype));
-    }
-  }
-  TempFolder dir;
-  maker.write(dir);
-  auto c = Checkpoint::load(dir.path());
-  const KvUpWeights& u = c->weights().layers[0].attention.kv_up;
-  EXPECT_EQ(u.k_up_t.dtype, DType::f32);
-  for (int h = 0; h < u.heads; ++h)
-    for (int r = 0; r < u.nope; ++r)
-      for (int l = 0; l < u.latent; ++l)
-        ASSERT_EQ(value_at(u.k_up_t, h * u.latent + l, r),
-                  value_at(u.kv_b, h * (u.nope + u.value) + r, l));
-}
-
 TEST(Checkpoint, OtherDtypes) {
   CheckpointMaker maker = CheckpointMaker::tiny();
   // q_b in float32, kv_b in bf16 (both without scales), a norm in float32.
@@ -206,14 +165,14 @@ TEST(Checkpoint, OtherDtypes) {
   const AttentionWeights& a = plain->weights().layers[0].attention;
   const AttentionWeights& b = fp8->weights().layers[0].attention;
   EXPECT_EQ(a.q_b.dtype, DType::f32);
-  EXPECT_EQ(a.kv_up.k_up_t.dtype, DType::bf16);
+  EXPECT_EQ(a.kv_up.kv_b.dtype, DType::bf16);
   EXPECT_EQ(a.q_b.scale, nullptr);
   for (int64_t r = 0; r < a.q_b.rows; r += 37)
     for (int64_t c = 0; c < a.q_b.cols; ++c)
       ASSERT_EQ(value_at(a.q_b, r, c), value_at(b.q_b, r, c));
-  for (int64_t r = 0; r < a.kv_up.k_up_t.rows; r += 37)
-    for (int64_t c = 0; c < a.kv_up.k_up_t.cols; ++c)
-      ASSERT_EQ(value_at(a.kv_up.k_up_t, r, c), value_at(b.kv_up.k_up_t, r, c))
+  for (int64_t r = 0; r < a.kv_up.kv_b.rows; r += 37)
+    for (int64_t c = 0; c < a.kv_up.kv_b.cols; ++c)
+      ASSERT_EQ(value_at(a.kv_up.kv_b, r, c), value_at(b.kv_up.kv_b, r, c))
           << "e4m3 times a power of two is exact in bf16";
 }
 

@@ -147,8 +147,8 @@ TEST_P(ExactTest, ContinuesGreedilyTokenForToken) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, ExactTest, testing::ValuesIn(kAll), [](const auto& info) {
-  std::string name = info.param;
+INSTANTIATE_TEST_SUITE_P(Golden, ExactTest, testing::ValuesIn(kAll), [](const auto& instance) {
+  std::string name = instance.param;
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 });
@@ -175,8 +175,8 @@ TEST_P(FloorTest, Fp8IsAsCloseToTheOracleAsFp8CanBe) {
   expect_within_floor(Golden(GetParam()), Numerics::fp8, "faithful.logits", "faithful.floor_kl");
 }
 
-INSTANTIATE_TEST_SUITE_P(Golden, FloorTest, testing::ValuesIn(kLong), [](const auto& info) {
-  std::string name = info.param;
+INSTANTIATE_TEST_SUITE_P(Golden, FloorTest, testing::ValuesIn(kLong), [](const auto& instance) {
+  std::string name = instance.param;
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
 });
