@@ -76,7 +76,6 @@ class Step {
             .scale = scales_.data(),
             .scale_stride = 4,
             .pow2_scale = true},
-           {},
            shape.heads,
            K::kNope,
            K::kValue,

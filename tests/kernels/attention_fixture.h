@@ -107,7 +107,7 @@ struct Weight {
       view.pow2_scale = ue8m0;
     }
     for (int64_t i = 0; i < rows * cols; ++i) {
-      float x = random.normal() * 0.05f;
+      float x = static_cast<float>(random.uniform() - 0.5) * 0.17f;  // weights are many
       switch (dtype) {
         case DType::fp8_e4m3:
           reinterpret_cast<uint8_t*>(bytes.data())[i] = float_to_fp8(x * 1024);
