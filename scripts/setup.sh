@@ -14,6 +14,7 @@ build_packages=(
   "libfmt-dev:text formatting"
   "libpcre2-dev:the tokenizer's regular expressions"
   "libedit-dev:line editing in chat"
+  "libnuma-dev:memory placement on large machines"
 )
 test_packages=(
   "libgtest-dev:unit tests"

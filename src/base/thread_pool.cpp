@@ -7,9 +7,9 @@
 namespace fathom {
 namespace {
 
-// About 50 us on current machines: longer than the gaps between the ops of a step, shorter than
-// anything a person or another process would notice.
-constexpr int kSpins = 20000;
+// Some 30 us on current machines: longer than most gaps between the ops of a step, and short enough
+// that beside other processes a waiting thread soon gives its processor away.
+constexpr int kSpins = 2000;
 
 void pause_briefly() {
 #if defined(__x86_64__)

@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "base/error.h"
+#include "base/numa.h"
 
 namespace fathom::cli {
 
@@ -45,6 +46,8 @@ int main_with(int argc, char** argv) {
   add_parse(app);
   add_decode(app);
   add_encode(app);
+  if (int nodes = spread_memory_over_nodes(); nodes > 1)
+    fmt::print(stderr, "memory is spread over {} NUMA nodes\n", nodes);
   try {
     app.parse(argc, argv);
     return 0;
