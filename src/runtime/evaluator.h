@@ -43,6 +43,7 @@ class Evaluator {
   void reset() { position_ = 0; }
   int64_t position() const { return position_; }
   Ops& ops() { return *ops_; }
+  ThreadPool& pool() { return pool_; }  // for loops between the ops' own
   std::string describe() const;
 
   // Continues the sequence. `rows`: ascending positions whose logits go to `sink`. With `decode`

@@ -53,7 +53,10 @@ struct CompareLimits {
 
 class CompareOps final : public TraceOps {
  public:
-  CompareOps(Ops& tested, Ops& reference, Numerics numerics, CompareLimits limits);
+  CompareOps(Ops& tested, Numerics numerics, CompareLimits limits);
+
+  // To be called before the first step. Must outlive this object.
+  void set_reference(Ops& reference) { reference_ = &reference; }
 
   // To be called in front of each step with the first position and the number of its tokens.
   void begin_step(int64_t first_position, int tokens);
@@ -103,7 +106,7 @@ class CompareOps final : public TraceOps {
   void attend(OpKind kind, Tensor out, Tensor q, const KvUpWeights& up, Tensor picked,
               const KvView& kv, const BatchView& batch, float scale);
 
-  Ops& reference_;
+  Ops* reference_ = nullptr;
   Numerics numerics_;
   CompareLimits limits_;
   std::vector<int32_t> tokens_;  // of the current step

@@ -37,7 +37,7 @@ void CompareOps::index_query(Tensor out, Tensor head_weight, Tensor q, const Bat
   inner_.index_query(out, head_weight, q, batch, rope);
   SubBatch sub(batch, tokens_);
   OwnedTensor want(out, static_cast<int64_t>(tokens_.size()), out.dtype);
-  reference_.index_query(want.t, weight.t, in.t, sub.view, rope);
+  reference_->index_query(want.t, weight.t, in.t, sub.view, rope);
   OpTally& tally = at(OpKind::index_query);
   OwnedTensor got = copy_rows(out, tokens_), got_weight = copy_rows(head_weight, tokens_);
   if (out.dtype == DType::fp8_e4m3)
@@ -64,7 +64,7 @@ void CompareOps::compare_scores(int32_t token, Tensor picked, Tensor index_q, Te
     ops.index_scores(row, {&token, 1}, index_q, head_weight, kv, batch);
   };
   score(inner_, tested);
-  score(reference_, want);
+  score(*reference_, want);
 
   // Bound: two nested sums, over the head's values and over the heads, of magnitudes at most the
   // product of the lengths.
@@ -133,9 +133,9 @@ void CompareOps::attend(OpKind kind, Tensor out, Tensor q, const KvUpWeights& up
     one.kv_b = up.kv_b.slice_rows(h * width, (h + 1) * width);
     Tensor query_h = head_of(query.t, h, q.dims[2]);
     if (form == AttentionForm::expanded)
-      reference_.attend_expanded(want.t, query_h, one, seen.t, kv, sub.view, scale);
+      reference_->attend_expanded(want.t, query_h, one, seen.t, kv, sub.view, scale);
     else
-      reference_.attend_absorbed(want.t, query_h, one, seen.t, kv, sub.view, scale);
+      reference_->attend_absorbed(want.t, query_h, one, seen.t, kv, sub.view, scale);
     compare_rows(at(kind), got.t.columns(int64_t{h} * up.value, int64_t{h + 1} * up.value), want.t);
   }
 }
@@ -159,7 +159,7 @@ void CompareOps::route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate
   OwnedTensor in = copy_rows(x, tokens_), got_ids = copy_rows(ids, tokens_),
               got_weights = copy_rows(weights, tokens_);
   OwnedTensor want_ids(ids, in.t.rows(), ids.dtype), want_weights(weights, in.t.rows(), DType::f32);
-  reference_.route(want_ids.t, want_weights.t, in.t, gate, bias, shape);
+  reference_->route(want_ids.t, want_weights.t, in.t, gate, bias, shape);
   OpTally& tally = at(OpKind::route);
   double gate_length = longest_row(gate);
   for (int64_t i = 0; i < in.t.rows(); ++i) {
@@ -185,7 +185,7 @@ void CompareOps::mlp(Tensor out, Tensor x, const MlpWeights& w) {
   inner_.mlp(out, x, w);
   if (!watching()) return;
   OwnedTensor in = copy_rows(x, heavy()), want(out, in.t.rows(), DType::f32);
-  reference_.mlp(want.t, in.t, w);
+  reference_->mlp(want.t, in.t, w);
   compare_rows(at(OpKind::mlp), copy_rows(out, heavy()).t, want.t);
 }
 
@@ -195,7 +195,7 @@ void CompareOps::moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
   if (!watching()) return;
   OwnedTensor in = copy_rows(x, heavy()), chosen = copy_rows(ids, heavy()),
               share = copy_rows(weights, heavy()), want(out, in.t.rows(), DType::f32);
-  reference_.moe(want.t, in.t, chosen.t, share.t, experts, shared);
+  reference_->moe(want.t, in.t, chosen.t, share.t, experts, shared);
   compare_rows(at(OpKind::moe), copy_rows(out, heavy()).t, want.t);
 }
 

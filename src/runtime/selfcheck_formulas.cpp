@@ -147,8 +147,7 @@ void check_rotation(CheckContext& c) {
 }
 
 void check_router(CheckContext& c) {
-  const char *random_words =
-                 "random inputs, the checkpoint's gates: choice with bias, weight without",
+  const char *random_words = "random inputs: chosen with bias, weighed without",
              *tie_words = "equal scores: the lower expert, the lower group";
   const MoeWeights* moe = nullptr;
   for (const LayerWeights& l : c.weights.layers)

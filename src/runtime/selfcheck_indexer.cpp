@@ -1,6 +1,7 @@
 // The lightning indexer against its formulas: query and key treatment, scores, picks, ties.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "runtime/selfcheck_plain.h"
 #include "runtime/selfcheck_synthetic.h"
@@ -41,9 +42,10 @@ void check_query(Stage& stage, const Config& c, Numerics numerics, Worst& worst)
   int64_t tokens = stage.batch().tokens, heads = c.index_heads, dim = c.index_dim;
   OwnedTensor q = stage.random(stage.activations(), {tokens, heads, dim});
   OwnedTensor weight = stage.random(DType::f32, {tokens, heads});
-  OwnedTensor before = stage.zeros(DType::f32, {tokens, heads});
-  before.memory = weight.memory;
-  before.t.data = before.memory.data();
+  // An op may use its inputs as workspace.
+  std::vector<int32_t> all(static_cast<size_t>(tokens));
+  std::iota(all.begin(), all.end(), 0);
+  OwnedTensor before = copy_rows(weight.t, all), q_before = copy_rows(q.t, all);
   OwnedTensor out = stage.zeros(stage.index_dtype(), {tokens, heads, dim});
   stage.ops().index_query(out.t, weight.t, q.t, stage.batch(), stage.rope());
   for (int64_t t = 0; t < tokens; ++t)
@@ -53,7 +55,7 @@ void check_query(Stage& stage, const Config& c, Numerics numerics, Worst& worst)
                      std::sqrt(static_cast<double>(heads * dim));
       std::vector<double> in, got;
       for (int64_t i = h * dim; i < (h + 1) * dim; ++i) {
-        in.push_back(index_value(q.t, t, i));
+        in.push_back(index_value(q_before.t, t, i));
         got.push_back(index_value(out.t, t, i) * scale);
       }
       worst.add(numerics,

@@ -39,14 +39,18 @@ bool survives_requantising(const std::byte* row, int64_t n, bool ue8m0) {
 
 }  // namespace
 
-void RecordOps::append_latent(const KvView& kv, Tensor kv_a, const float* gain, float eps,
-                              const BatchView& batch, const RopeTable& rope) {
-  inner_.append_latent(kv, kv_a, gain, eps, batch, rope);
+void RecordOps::rope_query(Tensor q, const BatchView& batch, const RopeTable& rope) {
+  inner_.rope_query(q, batch, rope);
   if (record.cos.empty()) {
     int64_t n = rope.positions * (rope.dim / 2);
     record.cos.assign(rope.cos, rope.cos + n);
     record.sin.assign(rope.sin, rope.sin + n);
   }
+}
+
+void RecordOps::append_latent(const KvView& kv, Tensor kv_a, const float* gain, float eps,
+                              const BatchView& batch, const RopeTable& rope) {
+  inner_.append_latent(kv, kv_a, gain, eps, batch, rope);
   if (kv.latent_format != KvFormat::fp8) return;
   for (int t = 0; t < batch.tokens; ++t) {
     const std::byte* row = kv.latent_row(batch.cache_row(t, batch.positions[t]));
@@ -104,15 +108,6 @@ void RecordOps::route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate,
 Rig::Rig(const Config& config, const Weights& weights, int64_t max_context,
          const RigOptions& options) {
   EvalOptions eval = options.eval;
-  if (options.compare) {
-    ForwardOptions f;
-    f.numerics = eval.numerics;
-    f.attention = eval.attention;
-    f.max_tokens = eval.chunk;
-    f.max_context = max_context;
-    reference_pool_ = std::make_unique<ThreadPool>(eval.threads);
-    reference_ = make_reference_ops(eval.numerics, workload_of(config, f), *reference_pool_);
-  }
   eval.wrap = [&](Ops& kernels) -> std::unique_ptr<Ops> {
     std::vector<std::unique_ptr<Ops>> parts;
     auto record = std::make_unique<RecordOps>(kernels);
@@ -120,16 +115,22 @@ Rig::Rig(const Config& config, const Weights& weights, int64_t max_context,
     parts.push_back(std::move(record));
     if (options.eval.wrap) parts.insert(parts.begin(), options.eval.wrap(*parts.front()));
     if (options.compare) {
-      auto compare = std::make_unique<CompareOps>(*parts.front(), *reference_, eval.numerics,
-                                                  *options.compare);
+      auto compare = std::make_unique<CompareOps>(*parts.front(), eval.numerics, *options.compare);
       compare_ = compare.get();
       parts.insert(parts.begin(), std::move(compare));
     }
     return std::make_unique<OpsStack>(std::move(parts));
   };
   evaluator_ = std::make_unique<Evaluator>(config, weights, max_context, eval);
-  if (compare_)
-    evaluator_->set_step_observer([this](int64_t first, int n) { compare_->begin_step(first, n); });
+  if (!compare_) return;
+  ForwardOptions f;
+  f.numerics = eval.numerics;
+  f.attention = eval.attention;
+  f.max_tokens = eval.chunk;
+  f.max_context = max_context;
+  reference_ = make_reference_ops(eval.numerics, workload_of(config, f), evaluator_->pool());
+  compare_->set_reference(*reference_);
+  evaluator_->set_step_observer([this](int64_t first, int n) { compare_->begin_step(first, n); });
 }
 
 LogitRows Rig::run(std::span<const int32_t> ids, std::vector<int> pieces, int64_t decode_from,

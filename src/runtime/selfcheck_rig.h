@@ -27,6 +27,7 @@ class RecordOps final : public TraceOps {
 
   Record record;
 
+  void rope_query(Tensor q, const BatchView& batch, const RopeTable& rope) override;
   void append_latent(const KvView& kv, Tensor kv_a, const float* gain, float eps,
                      const BatchView& batch, const RopeTable& rope) override;
   void append_index_key(const KvView& kv, Tensor k, const LayerNormWeights& norm,
@@ -65,11 +66,10 @@ class Rig {
   const CompareOps* compare() const { return compare_; }
 
  private:
-  std::unique_ptr<ThreadPool> reference_pool_;
-  std::unique_ptr<Ops> reference_;
   RecordOps* record_ = nullptr;
   CompareOps* compare_ = nullptr;
   std::unique_ptr<Evaluator> evaluator_;
+  std::unique_ptr<Ops> reference_;  // on the evaluator's threads: two teams would only disturb
 };
 
 }  // namespace fathom

@@ -53,7 +53,8 @@ inline double norm_of(std::span<const float> x) {
   return std::sqrt(sum);
 }
 
-// Chosen tokens of a batch as a batch of their own, each a span by itself.
+// Chosen tokens of a batch as a batch of their own. Positions in a span ascend but need not follow
+// one another: the reference, which this is for, asks no more than that.
 struct SubBatch {
   std::vector<int32_t> positions, sequences;
   std::vector<AttentionSpan> spans;
@@ -67,7 +68,10 @@ struct SubBatch {
       AttentionForm form = AttentionForm::expanded;
       for (const AttentionSpan& s : batch.spans)
         if (s.begin <= t && t < s.end) form = s.form;
-      spans.push_back({i, i + 1, batch.sequence_of[t], form});
+      bool same = !spans.empty() && spans.back().form == form &&
+                  spans.back().sequence == batch.sequence_of[t];
+      if (!same) spans.push_back({i, i, batch.sequence_of[t], form});
+      spans.back().end = i + 1;
     }
     view.tokens = static_cast<int>(positions.size());
     view.positions = positions.data();
