@@ -30,7 +30,7 @@ void Answer::take(const TokenEvent& event) {
 
 // Markers of tool calls may be special tokens, which are not shown but do mean something: two
 // texts.
-void Answer::show(std::string visible, const std::string& all) {
+void Answer::show(const std::string& visible, const std::string& all) {
   text_ += visible;
   CompletionParser::Events events;
   if (!raw_ && !all.empty()) events = parser_.feed(all);

@@ -38,7 +38,7 @@ class Answer {
   nlohmann::ordered_json to_json() const;
 
  private:
-  void show(std::string visible, const std::string& all);
+  void show(const std::string& visible, const std::string& all);
 
   const bool raw_;
   Show show_;

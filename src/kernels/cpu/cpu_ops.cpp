@@ -1,5 +1,9 @@
 #include "kernels/cpu_ops.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <span>
 
 #include "base/error.h"
@@ -10,12 +14,32 @@
 namespace fathom {
 namespace {
 
+// What not every compiler's __builtin_cpu_supports knows by name. Both go with registers that the
+// names checked beside them have the system save.
+bool has_avx512_bf16() {
+#if defined(__x86_64__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+#else
+  return false;
+#endif
+}
+
+bool has_f16c() {
+#if defined(__x86_64__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
+#else
+  return false;
+#endif
+}
+
 bool has_avx512() {
 #if defined(__x86_64__)
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
-         __builtin_cpu_supports("avx512bf16");
+         has_avx512_bf16();
 #else
   return false;
 #endif
@@ -23,8 +47,8 @@ bool has_avx512() {
 
 bool has_avx2() {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() &&
+         __builtin_cpu_supports("bmi2");
 #else
   return false;
 #endif
@@ -32,7 +56,7 @@ bool has_avx2() {
 
 constexpr CpuKernels kTable[] = {
 #if defined(__x86_64__)
-    {"avx512", "AVX-512 with VBMI, VNNI and BF16 (AMD Zen 4, Intel Cooper Lake's successors)",
+    {"avx512", "AVX-512 with VBMI, VNNI and BF16 (AMD Zen 4, Intel Sapphire Rapids and later)",
      has_avx512,
      [](Numerics n, const Workload& w, ThreadPool& p) -> std::unique_ptr<Ops> {
        return std::make_unique<AttentionOps>(n, w, p, kGemmAvx512, kAttentionAvx512);
