@@ -20,7 +20,7 @@ test:                            ## everything CI runs
 
 asan:                            ## all tests under AddressSanitizer and UBSan
 	@scripts/setup.sh --tests
-	@cmake -S . -B $(BUILD)-asan -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFATHOM_SANITIZE=address,undefined
+	@cmake -S . -B $(BUILD)-asan -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1" -DFATHOM_SANITIZE=address,undefined
 	@cmake --build $(BUILD)-asan -j $(JOBS)
 	@cd $(BUILD)-asan && ctest --output-on-failure
 

@@ -7,4 +7,4 @@ build=${1:-build}
 git ls-files '*.h' '*.cpp' | xargs clang-format --dry-run --Werror
 git ls-files 'src/*.cpp' | xargs -P "$(nproc)" -n 4 clang-tidy -p "$build" --quiet --warnings-as-errors='*' 2>/dev/null
 cppcheck --quiet --error-exitcode=1 --std=c++20 --language=c++ --inline-suppr \
-  --enable=warning,performance,portability --suppress=missingIncludeSystem -Isrc src
+  --enable=warning,performance,portability --suppressions-list=.cppcheck-suppressions -Isrc src

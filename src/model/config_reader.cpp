@@ -45,8 +45,8 @@ bool ConfigReader::sound(std::initializer_list<const char*> keys) const {
 void ConfigReader::wrong(const std::string& key, const std::string& expected) {
   const json* value = get(key);
   unsound_.insert(key);
-  problems_.push_back(fmt::format("{}{} = {}: expected {}", prefix_, key,
-                                  value ? shown(*value) : "null", expected));
+  const std::string found = value ? shown(*value) : std::string("null");
+  problems_.push_back(fmt::format("{}{} = {}: expected {}", prefix_, key, found, expected));
 }
 
 void ConfigReader::missing(const std::string& key, const std::string& expected) {
