@@ -49,7 +49,7 @@ Evaluator::Evaluator(const Config& config, const Weights& weights, int64_t max_c
 std::string Evaluator::describe() const {
   return fmt::format("{}, {} numerics, {} cache, {} attention", inner_ops_->describe(),
                      name_of(options_.numerics), name_of(cache_.shape().latent_format),
-                     name_of(options_.attention));
+                     name_of(config_.has_indexer() ? options_.attention : AttentionMode::dense));
 }
 
 void Evaluator::feed(std::span<const int32_t> ids, std::span<const int64_t> rows,
