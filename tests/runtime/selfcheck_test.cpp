@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
@@ -16,6 +18,7 @@
 #include "kernels/cpu_ops.h"
 #include "kernels/trace_ops.h"
 #include "model/checkpoint.h"
+#include "support/temp_folder.h"
 
 namespace fathom {
 namespace {
@@ -463,6 +466,29 @@ TEST(SelfcheckProgram, ReportsAsTextAndJson) {
   EXPECT_TRUE(report["passed"].get<bool>());
   EXPECT_EQ(report["checks"].size(), 2u);
   EXPECT_EQ(report["checks"][0]["verdict"], "passed");
+}
+
+// A weight that became infinite on the disk: the program says so with its exit code.
+TEST(SelfcheckProgram, AFailedCheckIsExitCodeOne) {
+  test::TempFolder dir;
+  for (const auto& entry : std::filesystem::directory_iterator(kTiny))
+    std::filesystem::copy(entry.path(), dir.file(entry.path().filename()));
+  bool found = false;
+  for (const auto& entry : std::filesystem::directory_iterator(dir.path())) {
+    if (entry.path().extension() != ".safetensors") continue;
+    SafetensorsFile file = SafetensorsFile::open(entry.path());
+    const StoredTensor* norm = file.find("model.norm.weight");
+    if (!norm) continue;
+    found = true;
+    std::fstream out(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+    out.seekp(static_cast<std::streamoff>(file.offset_of(*norm)));
+    uint32_t infinity = norm->dtype == DType::bf16 ? 0x7F807F80u : 0x7F800000u;
+    out.write(reinterpret_cast<const char*>(&infinity), sizeof(infinity));
+  }
+  ASSERT_TRUE(found);
+  auto [code, text] = run_program("--ckpt-path " + dir.path() + " --only router,finite");
+  EXPECT_EQ(code, 1) << text;
+  EXPECT_NE(text.find("FAILED: 2 checks passed, 1 failed"), std::string::npos) << text;
 }
 
 TEST(SelfcheckProgram, BadInputIsAnError) {
