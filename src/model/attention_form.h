@@ -24,8 +24,9 @@ struct FormPolicy {
 // A (query, key) pair costs 2 heads (latent + rope + latent) FLOP absorbed and
 // 2 heads (nope + rope + value) expanded, but the absorbed form visits at most top-k keys: by FLOP
 // they break even where the number of earlier keys is top-k times the ratio of the two. The
-// expanded form also expands every key once a step and visits masked tiles whole; measured, the
-// even point lies at kExpandedShare of that (docs/performance.md). A dense run stays expanded.
+// expanded form also expands every earlier key once a step: with steps of 512 tokens that adds 2
+// (nope + value) latent / 512 FLOP a head to each pair, which moves the even point to 0.56 of that.
+// Measured it lies at about a half (docs/performance.md). A dense run stays expanded.
 inline constexpr double kExpandedShare = 0.5;
 
 // fp8 numerics is the reference's rounding points, and those are the absorbed form's: expanded keys
