@@ -77,6 +77,9 @@ std::optional<std::string> LineReader::next() {
   if (editor_) {
     int n = 0;
     editor_->abandoned = false;
+    // Before the prompt is shown: otherwise a key typed at once would meet the terminal in line
+    // mode, where Ctrl-D and Ctrl-C mean something else.
+    el_set(editor_->edit, EL_PREP_TERM, 1);
     const char* text = el_gets(editor_->edit, &n);
     if (editor_->abandoned) {
       std::fputc('\n', stdout);

@@ -365,10 +365,15 @@ class Terminal {
     seen_.erase(0, length);  // the rest is for the next question
     return part;
   }
+  // -1 when it has not ended within a minute.
   int exit_code() {
     int status = 0;
-    waitpid(pid_, &status, 0);
-    return code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 255;
+    for (int tenth = 0; tenth < 600; ++tenth) {
+      if (waitpid(pid_, &status, WNOHANG) == pid_)
+        return code_ = WIFEXITED(status) ? WEXITSTATUS(status) : 255;
+      usleep(100'000);
+    }
+    return -1;
   }
 
  private:
