@@ -22,7 +22,7 @@ asan:                            ## all tests under AddressSanitizer and UBSan
 	@scripts/setup.sh --tests
 	@cmake -S . -B $(BUILD)-asan -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1" -DFATHOM_SANITIZE=address,undefined
 	@cmake --build $(BUILD)-asan -j $(JOBS)
-	@cd $(BUILD)-asan && ctest --output-on-failure
+	@cd $(BUILD)-asan && LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp ctest --output-on-failure
 
 fuzz:                            ## libFuzzer targets in build-fuzz/bin
 	@scripts/setup.sh --dev

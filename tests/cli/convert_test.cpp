@@ -110,7 +110,12 @@ TEST_F(ConvertProcess, SurvivesKillNine) {
   std::string source = large(), clean = scratch_.file("clean"), save = scratch_.file("save");
   Ended ended = run(convert_to(clean, source, 48, 2));
   ASSERT_EQ(ended.status, 0) << log_;
-  EXPECT_LT(ended.peak_bytes, 100 << 20) << "memory must not follow the checkpoint's size";
+#if defined(__SANITIZE_ADDRESS__)
+  constexpr int64_t kPeak = 200 << 20;  // shadow memory and freed blocks held back count too
+#else
+  constexpr int64_t kPeak = 100 << 20;
+#endif
+  EXPECT_LT(ended.peak_bytes, kPeak) << "memory must not follow the checkpoint's size";
 
   int caught = 0;
   for (int delay_ms : {0, 15, 40}) {
