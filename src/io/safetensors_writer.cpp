@@ -194,6 +194,7 @@ void SafetensorsWriter::finish() {
 void write_safetensors(const std::string& path, const std::vector<TensorData>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   std::vector<TensorDecl> list;
+  list.reserve(tensors.size());
   for (const TensorData& t : tensors) list.push_back({t.name, t.dtype, t.shape});
   SafetensorsWriter writer(path, std::move(list), metadata);
   for (const TensorData& t : tensors) writer.write(t.name, t.data);

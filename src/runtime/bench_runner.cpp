@@ -212,7 +212,8 @@ double BenchRunner::Machine::decode(int batch, int steps) {
 StepCost BenchRunner::Machine::prefill_cost(const CostModel& model, double expert_reads) const {
   StepCost cost;
   const int64_t chunk = options_.compute.chunk;
-  const double chunks = static_cast<double>((context_ + chunk - 1) / chunk);
+  const int64_t steps = (context_ + chunk - 1) / chunk;
+  const double chunks = static_cast<double>(steps);
   for (int64_t at = 0; at < context_; at += chunk) {
     const int n = static_cast<int>(std::min(chunk, context_ - at));
     SequenceRun run{at, n, false};

@@ -69,7 +69,7 @@ class Engine::Impl {
   Result<RequestId> submit(Request request);
   void cancel(RequestId id);
   bool step();
-  void run(std::stop_token stop);
+  void run(const std::stop_token& stop);
   std::string describe() const;
   EngineStats stats() const;
   int64_t max_context() const { return memory_.max_context; }
@@ -177,7 +177,7 @@ void Engine::Impl::cancel(RequestId id) {
   inbox_filled_.notify_one();
 }
 
-void Engine::Impl::run(std::stop_token stop) {
+void Engine::Impl::run(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
     if (step()) continue;
     std::unique_lock lock(inbox_mutex_);
@@ -413,7 +413,7 @@ Engine::~Engine() = default;
 Result<RequestId> Engine::submit(Request request) { return impl_->submit(std::move(request)); }
 void Engine::cancel(RequestId id) { impl_->cancel(id); }
 bool Engine::step() { return impl_->step(); }
-void Engine::run(std::stop_token stop) { impl_->run(std::move(stop)); }
+void Engine::run(const std::stop_token& stop) { impl_->run(stop); }
 std::string Engine::describe() const { return impl_->describe(); }
 EngineStats Engine::stats() const { return impl_->stats(); }
 int64_t Engine::max_context() const { return impl_->max_context(); }

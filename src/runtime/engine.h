@@ -61,7 +61,7 @@ class Engine {
   // Computes one step. False when there was nothing to do. Always from the same thread.
   bool step();
   // Steps until asked to stop, asleep while there is nothing to do.
-  void run(std::stop_token stop);
+  void run(const std::stop_token& stop);
 
   // What was chosen, for the user, one line.
   std::string describe() const;

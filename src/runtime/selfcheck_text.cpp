@@ -17,12 +17,12 @@ constexpr std::string_view kSamples[] = {
     "نص حكيم له سر قاطع وذو شأن عظيم مكتوب على ثوب أخضر",
     "דג סקרן שט בים מאוכזב ולפתע מצא חברה",
     "ऋषियों को सताने वाले दुष्ट राक्षसों के राजा रावण",
-    "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇪🇺 ❤️‍🔥 e\u0301 = é, "
+    "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇪🇺 ❤️‍🔥 e\u0301 = é",
     "\u200bzero\u200dwidth",
     "for (int i = 0; i < n; ++i) {\n\tsum += a[i] * b[i];  // dot\r\n}\n\n\n",
     "  leading, trailing and   inner    blanks   ",
     "\t\n \r\n\v\f\u00a0\u3000",
-    "a\0b\x01\x7f",
+    std::string_view("a\0b\x01\x7f", 5),
 };
 
 // Any code points there are, surrogates apart.
