@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "numerics/bf16.h"
+#include "numerics/f16.h"
 #include "numerics/fp8.h"
 
 namespace fathom {
@@ -179,16 +180,6 @@ void check_ranges(SafetensorsHeader& h, uint64_t data_bytes, const std::string& 
   if (at != data_bytes)
     fail("{}: the tensors end at byte {} of the data, the file has {} bytes of data", origin, at,
          data_bytes);
-}
-
-float half_to_float(uint16_t h) {
-  uint32_t sign = (h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 1023u;
-  if (exponent == 31u) return float_of(sign | 0x7F800000u | (mantissa << 13));
-  if (exponent == 0u) {  // subnormal: steps of 2^-24, exact in float32
-    float value = static_cast<float>(mantissa) * 0x1p-24f;
-    return float_of(bits_of(value) | sign);
-  }
-  return float_of(sign | ((exponent + 112u) << 23) | (mantissa << 13));
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "model/footprint.h"
 #include "numerics/bf16.h"
 #include "support/checkpoint_maker.h"
+#include "support/real_config.h"
 
 namespace fathom {
 namespace {
@@ -432,22 +433,8 @@ TEST(Checkpoint, EveryTruncatedFileIsRefused) {
 }
 
 TEST(Footprint, RealModel) {
-  Config c;
-  c.vocab = 129280;
-  c.hidden = 7168;
-  c.layers = 61;
-  c.dense_layers = 3;
-  c.intermediate = 18432;
-  c.moe_intermediate = 2048;
-  c.experts = 256;
-  c.shared_experts = 1;
-  c.experts_per_token = 8;
-  c.heads = 128;
-  c.q_rank = 1536;
-  c.latent = 512;
-  c.nope = c.value = 128;
-  c.rope = 64;
-  c.mtp_layers = 1;
+  Config c = real_config();
+  c.index_heads = c.index_dim = c.index_topk = 0;  // V3: no indexer
   ParameterCount v3 = count_parameters(c);
   EXPECT_NEAR(static_cast<double>(v3.total), 671.0e9, 0.1e9) << "DeepSeek-V3: 671 B";
   EXPECT_NEAR(static_cast<double>(v3.active), 37.5e9, 0.1e9);

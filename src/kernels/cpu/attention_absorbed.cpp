@@ -11,8 +11,6 @@ namespace {
 
 using K = KernelDims;
 constexpr int kRow = K::kLatent + K::kRope, kQuery = K::kNope + K::kRope;
-constexpr float kLog2E = 1.4426950408889634f;
-constexpr float kNoScore = -3.0e38f;
 
 uint64_t first_lanes(int64_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
 

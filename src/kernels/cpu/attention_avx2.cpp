@@ -9,7 +9,6 @@
 namespace fathom {
 namespace {
 
-constexpr float kNoScore = -3.0e38f;
 constexpr int kProductRows = 1;  // 8 of 16 registers are accumulators already
 constexpr int kIndexHeads = 1;
 

@@ -14,8 +14,7 @@
 namespace fathom {
 namespace {
 
-constexpr float kNoScore = -3.0e38f;  // below every score, and no infinity: differences stay finite
-constexpr int kProductRows = 6;       // 24 accumulators and 4 panel registers of 32
+constexpr int kProductRows = 6;  // 24 accumulators and 4 panel registers of 32
 constexpr int kIndexHeads = 4;
 
 using F = __m512;

@@ -15,8 +15,6 @@ namespace {
 
 using K = KernelDims;
 constexpr int kRow = K::kLatent + K::kRope, kQuery = K::kNope + K::kRope;
-constexpr float kLog2E = 1.4426950408889634f;
-constexpr float kNoScore = -3.0e38f;
 
 // Which keys of a tile a query sees, tile after tile.
 class VisibleKeys {

@@ -13,6 +13,10 @@
 namespace fathom {
 
 inline constexpr int kPanelWidth = 64;  // columns of a panel, keys of a tile
+// Where the running maximum of a softmax starts: below every score, and no infinity, so that
+// differences stay finite.
+inline constexpr float kNoScore = -3.0e38f;
+inline constexpr float kLog2E = 1.4426950408889634f;  // folded into the scale: weights are 2^x
 inline constexpr int kMaxMixRows = 6;
 
 // c[r][0 .. 64) = carry[r] * c[r] + a[r] . b           (without `carry`: = a[r] . b)

@@ -9,7 +9,6 @@
 #include "base/error.h"
 #include "kernels/cpu/attention_ops.h"
 #include "kernels/cpu/gemm.h"
-#include "kernels/cpu/reference_ops.h"
 
 namespace fathom {
 namespace {
@@ -66,10 +65,7 @@ constexpr CpuKernels kTable[] = {
        return std::make_unique<AttentionOps>(n, w, p, kGemmAvx2, kAttentionAvx2);
      }},
 #endif
-    {"reference", "any processor", [] { return true; },
-     [](Numerics n, const Workload& w, ThreadPool& p) -> std::unique_ptr<Ops> {
-       return std::make_unique<ReferenceOps>(n, w, p);
-     }},
+    {"reference", "any processor", [] { return true; }, make_reference_ops},
 };
 
 }  // namespace

@@ -6,19 +6,11 @@
 
 #include "kernels/batch_view.h"
 #include "kernels/qweight.h"
+#include "numerics/f16.h"
 #include "numerics/fp8.h"
 #include "tensor/tensor.h"
 
 namespace fathom {
-
-// IEEE half precision, exact.
-inline float half_to_float(uint16_t h) {
-  int exponent = (h >> 10) & 31, mantissa = h & 1023;
-  float value = exponent == 31  ? (mantissa ? NAN : INFINITY)
-                : exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
-                                : std::ldexp(static_cast<float>(mantissa + 1024), exponent - 25);
-  return (h & 0x8000) ? -value : value;
-}
 
 inline void load_row(Tensor x, int64_t row, float* out) {
   int64_t n = x.row_size();
