@@ -11,14 +11,19 @@
 #include <cstddef>
 #include <utility>
 
-#include "base/error.h"
-
 namespace fathom::cuda {
+
+// Device code and fmt do not compile together (nvcc), so kernels' files see these two, and checks
+// with formatted messages live in .cpp files.
+[[noreturn]] void device_error(cudaError_t e, const char* call, const char* file, int line);
+[[noreturn]] void fail_plain(const char* message);
 
 // Throws Error with the failing call: device errors are the world's, not a bug to abort on.
 inline void check(cudaError_t e, const char* call, const char* file, int line) {
-  if (e != cudaSuccess)
-    fail("CUDA: {} ({}:{}): {} ({})", call, file, line, cudaGetErrorString(e), cudaGetErrorName(e));
+  if (e != cudaSuccess) device_error(e, call, file, line);
+}
+inline void require(bool condition, const char* message) {
+  if (!condition) fail_plain(message);
 }
 #define FATHOM_CUDA(call) ::fathom::cuda::check((call), #call, __FILE__, __LINE__)
 
