@@ -1,0 +1,27 @@
+// The next token of each row by the rule of numerics/sampling.h: bit-equal to the host's Sampler
+// for equal logits, because weights are integers and their sums do not depend on the order.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/prim/launch.h"
+#include "numerics/sampling.h"
+
+namespace fathom::cuda {
+
+inline constexpr int64_t kMaxSampleVocab = 262144;  // weights of 2^40 summed in 64 bits
+
+// Lives on the device, one per row: what a graph replays with may change between steps.
+struct SampleRow {
+  SamplingParams params;
+  uint64_t position;  // of the token that is drawn
+};
+
+// Instead of a token: the row's logits hold a NaN or +inf, or nothing but -inf.
+inline constexpr int32_t kBrokenLogits = -1;
+
+// logits [rows, stride] f32, stride >= vocab; ids [rows].
+void sample_tokens(const float* logits, int64_t stride, int rows, int64_t vocab,
+                   const SampleRow* rows_dev, int32_t* ids, const Launch& launch);
+
+}  // namespace fathom::cuda
