@@ -13,7 +13,7 @@ size_t arena_bytes(const Config& c, const ForwardOptions& o) {
   int64_t per_token = 5LL * c.hidden + c.q_rank + c.latent + c.rope +
                       c.heads * int64_t{c.qk_dim() + c.value} + 2LL * c.index_heads * c.index_dim +
                       c.index_dim + c.index_heads + c.index_topk + 2LL * c.experts_per_token;
-  return static_cast<size_t>(4 * per_token * o.max_tokens + 32 * 64);
+  return static_cast<size_t>(4 * per_token * o.max_tokens + 32 * 256);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "tensor/tensor.h"
@@ -26,12 +27,21 @@ class NoAlloc {
   const char* before_;
 };
 
-// 64-byte aligned (huge-page aligned when large), zero-filled by the kernel on first touch, so that
-// on a NUMA machine a page lands on the node of the thread that first writes it.
+// Where memory lies and who may touch it.
+//   host    processors only
+//   pinned  processors; a GPU copies from and to it at full speed, while the host goes on
+//   device  one GPU only
+//   shared  both, each page moving to whoever touches it: slow, for observers (self-check, taps)
+enum class MemoryKind : uint8_t { host, pinned, device, shared };
+
+// Host memory is 64-byte aligned (huge-page aligned when large), zero-filled by the kernel on first
+// touch, so that on a NUMA machine a page lands on the node of the thread that first writes it.
+// Device memory is 256-byte aligned and zero-filled too.
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(size_t bytes);  // throws Error when the machine has not that much
+  // Throws Error when the machine has not that much, or this build no CUDA.
+  explicit Buffer(size_t bytes, MemoryKind kind = MemoryKind::host);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
@@ -42,13 +52,18 @@ class Buffer {
  private:
   std::byte* data_ = nullptr;
   size_t bytes_ = 0;
+  MemoryKind kind_ = MemoryKind::host;
 };
+
+// Free memory of the current GPU in bytes; 0 without one.
+size_t device_memory_free();
 
 // Bump allocator over one Buffer. `reset` keeps the memory.
 class Arena {
  public:
-  explicit Arena(size_t bytes) : buffer_(bytes) {}
-  // Aligned to 64 bytes; a request that does not fit is a bug (sizes are planned beforehand).
+  explicit Arena(size_t bytes, MemoryKind kind = MemoryKind::host) : buffer_(bytes, kind) {}
+  // Aligned to 256 bytes, which the copy engine of a GPU and every vector load are content with; a
+  // request that does not fit is a bug (sizes are planned beforehand).
   void* take(size_t bytes);
   Tensor tensor(DType dtype, std::initializer_list<int64_t> shape);
   void reset() { used_ = 0; }

@@ -1,0 +1,35 @@
+# The CUDA backend: sm_90a alone (H100, H200). A build without it is complete on CPUs.
+# FATHOM_WITH_CUDA says in C++ which of the two this is.
+set(FATHOM_WITH_CUDA OFF)
+if(NOT FATHOM_CUDA STREQUAL "OFF")
+  find_program(FATHOM_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_PATH PATHS /usr/local/cuda/bin PATH_SUFFIXES bin)
+  if(FATHOM_NVCC)
+    set(CMAKE_CUDA_COMPILER ${FATHOM_NVCC})
+    set(CMAKE_CUDA_ARCHITECTURES OFF)  # named below: CMake 3.25 does not know 90a
+    set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -gencode=arch=compute_90a,code=sm_90a")
+    if(CCACHE)
+      set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
+    endif()
+    enable_language(CUDA)
+    find_package(CUDAToolkit 13 REQUIRED)
+    set(FATHOM_WITH_CUDA ON)
+    set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
+  elseif(FATHOM_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "FATHOM_CUDA=ON, but no nvcc was found (CUDA toolkit 13)")
+  endif()
+endif()
+message(STATUS "CUDA backend: ${FATHOM_WITH_CUDA}")
+
+# fathom_use_cuda(): gives the targets that may see CUDA (docs/architecture.md) what they need.
+function(fathom_use_cuda)
+  if(NOT FATHOM_WITH_CUDA)
+    return()
+  endif()
+  target_compile_definitions(fathom_tensor PUBLIC FATHOM_WITH_CUDA)
+  target_link_libraries(fathom_tensor PUBLIC CUDA::cudart_static)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/kernels/cuda/*.cu
+       ${CMAKE_SOURCE_DIR}/src/kernels/cuda/*.cpp)
+  target_sources(fathom_kernels PRIVATE ${sources})
+  target_compile_options(fathom_kernels PRIVATE
+    "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;-lineinfo;--Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror>")
+endfunction()
