@@ -18,7 +18,7 @@ class NoAlloc {
   ~NoAlloc() { phase_ = before_; }
   NoAlloc(const NoAlloc&) = delete;
   NoAlloc& operator=(const NoAlloc&) = delete;
-  static void check(size_t bytes) {
+  static void check([[maybe_unused]] size_t bytes) {
     FATHOM_CHECK(phase_ == nullptr, "allocated {} bytes during {}", bytes, phase_);
   }
 
