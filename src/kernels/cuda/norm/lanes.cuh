@@ -66,7 +66,7 @@ __device__ __forceinline__ float greatest_over(float x) {
 __device__ __forceinline__ float greatest_magnitude(const float (&v)[kLaneValues]) {
   float top = 0.0f;
 #pragma unroll
-  for (float x : v) top = fmaxf(top, fabsf(x));
+  for (int j = 0; j < kLaneValues; ++j) top = fmaxf(top, fabsf(v[j]));
   return top;
 }
 

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kVectors <= 2 ? 512 : 1024) rms_norm_kernel(Rm
     float v[kLaneValues];
     unpack(value[i], v);
 #pragma unroll
-    for (float e : v) square = fmaf(e, e, square);
+    for (int j = 0; j < kLaneValues; ++j) square = fmaf(v[j], v[j], square);
   }
   square = sum_over<32>(square);
   if (me % 32 == 0) warp_square[me / 32] = square;

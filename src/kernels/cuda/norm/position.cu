@@ -68,7 +68,7 @@ __device__ __forceinline__ void append_latent(const PositionParams& p, int block
   for (int i = 0; i < 2; ++i) {
     unpack(raw[i], v[i]);
 #pragma unroll
-    for (float e : v[i]) square = fmaf(e, e, square);
+    for (int j = 0; j < kLaneValues; ++j) square = fmaf(v[i][j], v[i][j], square);
   }
   float inverse = inverse_rms(sum_over<32>(square), kLatent, part.eps);
 #pragma unroll
@@ -139,7 +139,7 @@ __device__ __forceinline__ void hadamard_index(float (&v)[kLaneValues], int lane
     }
   const float norm = __fdiv_rn(1.0f, __fsqrt_rn(static_cast<float>(KernelDims::kIndex)));
 #pragma unroll
-  for (float& x : v) x *= norm;
+  for (int j = 0; j < kLaneValues; ++j) v[j] *= norm;
   round_all(v);
 }
 
@@ -158,10 +158,10 @@ __device__ __forceinline__ void append_index_key(const PositionParams& p, int bl
 
   float sum = 0.0f, square = 0.0f;
 #pragma unroll
-  for (float e : v) sum += e;
+  for (int j = 0; j < kLaneValues; ++j) sum += v[j];
   float mean = sum_over<kIndexLanes>(sum) * (1.0f / KernelDims::kIndex);
 #pragma unroll
-  for (float e : v) square = fmaf(e - mean, e - mean, square);
+  for (int j = 0; j < kLaneValues; ++j) square = fmaf(v[j] - mean, v[j] - mean, square);
   float inverse = inverse_rms(sum_over<kIndexLanes>(square), KernelDims::kIndex, kIndexNormEps);
 #pragma unroll
   for (int j = 0; j < kLaneValues; ++j) v[j] = fmaf((v[j] - mean) * inverse, weight[j], bias[j]);
