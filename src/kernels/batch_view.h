@@ -34,18 +34,41 @@ struct BatchView {
   int64_t cache_row(int t, int64_t pos) const { return row_of(page_table(sequence_of[t]), pos); }
 };
 
+// What one step brings beside tensors. `live` tokens are real; those behind them pad the step to a
+// size for which a GPU has a recorded graph: position 0 of a sequence of their own, no experts.
+struct StepInputs {
+  BatchView batch;
+  int live = 0;
+  const int32_t* ids = nullptr;         // [batch.tokens]
+  std::span<const int32_t> logit_rows;  // tokens whose logits are wanted
+};
+
 // The cache of one layer: two arrays of rows, addressed through the same page tables.
 struct KvView {
   std::byte* latent = nullptr;  // [rows] of latent_stride bytes
-  std::byte* index = nullptr;   // [rows] of index_stride bytes; null in a model without indexer
+  std::byte* index = nullptr;   // [pages], see below; null in a model without indexer
   KvFormat latent_format = KvFormat::bf16;
-  KvFormat index_format = KvFormat::bf16;  // follows the numerics: f32, bf16 or fp8
-  int64_t latent_stride = 0, index_stride = 0;
+  KvFormat index_format = KvFormat::bf16;       // follows the numerics: f32, bf16 or fp8
+  int64_t latent_stride = 0, index_stride = 0;  // bytes of a token
   int latent_dim = 0, rope_dim = 0, index_dim = 0;
   bool ue8m0 = true;  // scale format of fp8 rows
 
   std::byte* latent_row(int64_t row) const { return latent + row * latent_stride; }
-  std::byte* index_row(int64_t row) const { return index + row * index_stride; }
+
+  // A page of index rows is the values of its kPageRows tokens and then (fp8) their scales: so its
+  // codes are one box for the copy engine of a GPU and one stream for a CPU.
+  int64_t index_value_bytes() const {
+    return index_format == KvFormat::fp8 ? index_dim : index_stride;
+  }
+  std::byte* index_page(int64_t page) const { return index + page * kPageRows * index_stride; }
+  std::byte* index_row(int64_t row) const {
+    return index_page(row / kPageRows) + row % kPageRows * index_value_bytes();
+  }
+  // Scales of an fp8 row, one per 128 values.
+  std::byte* index_scales(int64_t row) const {
+    return index_page(row / kPageRows) + kPageRows * index_value_bytes() +
+           row % kPageRows * (index_stride - index_value_bytes());
+  }
 };
 
 // Rotation table: cos and sin of position * frequency, [positions, dim / 2] each. Angles are

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
@@ -16,6 +17,7 @@
 #include "kernels/qweight.h"
 #include "numerics/modes.h"
 #include "numerics/routing.h"
+#include "tensor/buffer.h"
 #include "tensor/tensor.h"
 
 namespace fathom {
@@ -48,6 +50,16 @@ struct Workload {
 class Ops {
  public:
   virtual ~Ops() = default;
+
+  // Where every tensor, weight, cache and table these ops are given must lie.
+  virtual MemoryKind memory() const { return MemoryKind::host; }
+  // Between the host's memory and theirs, behind all that was asked for before.
+  virtual void upload(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+  virtual void download(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+
+  // In front of each step: brings its inputs to where the ops can reach them. What comes back is
+  // what the ops are then called with, until the next call.
+  virtual StepInputs begin_step(const StepInputs& inputs) { return inputs; }
 
   // For observers: the ops that follow belong to this layer (the MTP block is layer `layers`).
   virtual void enter_layer(int layer) { (void)layer; }

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "base/check.h"
+#include "numerics/bf16.h"
 #include "numerics/fp8.h"
 #include "tensor/dtype.h"
 
@@ -57,6 +58,9 @@ struct MlpWeights {
 struct KvUpWeights {
   QWeight kv_b;  // [heads * (nope + value), latent]
   int heads = 0, nope = 0, value = 0, latent = 0;
+  // The same in bf16 as a GPU's products want it, null elsewhere:
+  const Bf16* absorb = nullptr;    // key part, transposed: [heads, latent, nope]
+  const Bf16* value_up = nullptr;  // value part: [heads, value, latent]
 };
 
 }  // namespace fathom

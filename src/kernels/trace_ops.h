@@ -10,6 +10,12 @@ class TraceOps : public Ops {
  public:
   explicit TraceOps(Ops& inner) : inner_(inner) {}
 
+  MemoryKind memory() const override { return inner_.memory(); }
+  void upload(void* to, const void* from, size_t bytes) override { inner_.upload(to, from, bytes); }
+  void download(void* to, const void* from, size_t bytes) override {
+    inner_.download(to, from, bytes);
+  }
+  StepInputs begin_step(const StepInputs& inputs) override { return inner_.begin_step(inputs); }
   void enter_layer(int layer) override { inner_.enter_layer(layer); }
   void embed(Tensor hidden, const int32_t* ids, const QWeight& table) override {
     inner_.embed(hidden, ids, table);

@@ -16,6 +16,21 @@ size_t arena_bytes(const Config& c, const ForwardOptions& o) {
   return static_cast<size_t>(4 * per_token * o.max_tokens + 32 * 256);
 }
 
+// The bytes of a host tensor's values in another activation dtype.
+std::vector<std::byte> converted(Tensor x, DType to) {
+  std::vector<std::byte> bytes(static_cast<size_t>(x.size()) * size_of(to));
+  Tensor out(bytes.data(), to, {x.rows(), x.row_size()});
+  for (int64_t t = 0; t < x.rows(); ++t)
+    for (int64_t i = 0; i < x.row_size(); ++i) {
+      float v = x.dtype == DType::f32 ? x.row<float>(t)[i] : to_float(x.row<Bf16>(t)[i]);
+      if (to == DType::f32)
+        out.row<float>(t)[i] = v;
+      else
+        out.row<Bf16>(t)[i] = to_bf16(v);
+    }
+  return bytes;
+}
+
 }  // namespace
 
 Workload workload_of(const Config& c, const ForwardOptions& o) {
@@ -68,11 +83,13 @@ Forward::Forward(const Config& config, const Weights& weights, Ops& ops, Comm& c
       comm_(comm),
       options_(options),
       sparse_(options.attention == AttentionMode::sparse && config.has_indexer()),
-      arena_(arena_bytes(config, options)),
-      rope_memory_(static_cast<size_t>(options.max_context + 1) * config.rope * sizeof(float)) {
+      arena_(arena_bytes(config, options), ops.memory()),
+      rope_memory_(static_cast<size_t>(options.max_context + 1) * config.rope * sizeof(float),
+                   ops.memory()) {
   std::vector<float> f =
       rope_frequencies(config.rope, config.rope_theta, config.yarn ? &*config.yarn : nullptr);
-  float* cos = reinterpret_cast<float*>(rope_memory_.data());
+  std::vector<float> table(rope_memory_.size() / sizeof(float));
+  float* cos = table.data();
   float* sin = cos + (options.max_context + 1) * (config.rope / 2);
   for (int64_t pos = 0; pos <= options.max_context; ++pos)
     for (int i = 0; i < config.rope / 2; ++i) {
@@ -80,6 +97,7 @@ Forward::Forward(const Config& config, const Weights& weights, Ops& ops, Comm& c
       *cos++ = std::cos(angle);
       *sin++ = std::sin(angle);
     }
+  ops_.upload(rope_memory_.data(), table.data(), rope_memory_.size());
 }
 
 // `offset` is added to every position: the MTP block's tokens stand one later than their cache
@@ -124,30 +142,25 @@ Forward::Activations Forward::activations(int tokens) {
 void Forward::step(const StepBatch& batch, std::span<const KvView> kv, Tensor logits) {
   if (batch.tokens() == 0) return;
   Activations a = activations(batch.tokens());
-  ops_.embed(a.residual, batch.ids().data(), weights_.embed);
-  run_layers(0, a, batch, kv);
-  head(a, a.normed, batch, logits);
+  const StepInputs in = ops_.begin_step(batch.inputs());
+  ops_.embed(a.residual, in.ids, weights_.embed);
+  run_layers(0, a, in.batch, kv);
+  head(a, a.normed, in.logit_rows, logits);
 }
 
 void Forward::step_from(int first, Tensor hidden, const StepBatch& batch,
                         std::span<const KvView> kv, Tensor logits) {
   if (batch.tokens() == 0) return;
   Activations a = activations(batch.tokens());
-  for (int64_t t = 0; t < hidden.rows(); ++t)
-    for (int64_t i = 0; i < config_.hidden; ++i) {
-      float x =
-          hidden.dtype == DType::f32 ? hidden.row<float>(t)[i] : to_float(hidden.row<Bf16>(t)[i]);
-      if (a.residual.dtype == DType::f32)
-        a.residual.row<float>(t)[i] = x;
-      else
-        a.residual.row<Bf16>(t)[i] = to_bf16(x);
-    }
-  run_layers(first, a, batch, kv);
-  head(a, a.normed, batch, logits);
+  const StepInputs in = ops_.begin_step(batch.inputs());
+  std::vector<std::byte> rows = converted(hidden, a.residual.dtype);
+  ops_.upload(a.residual.data, rows.data(), rows.size());
+  run_layers(first, a, in.batch, kv);
+  head(a, a.normed, in.logit_rows, logits);
 }
 
 // Leaves the state after the final norm in a.normed.
-void Forward::run_layers(int first, const Activations& a, const StepBatch& batch,
+void Forward::run_layers(int first, const Activations& a, const BatchView& batch,
                          std::span<const KvView> kv) {
   FATHOM_CHECK(static_cast<int>(kv.size()) >= config_.layers, "{} cache layers for {} layers",
                kv.size(), config_.layers);
@@ -156,7 +169,7 @@ void Forward::run_layers(int first, const Activations& a, const StepBatch& batch
   };
   ops_.rms_norm(a.normed, a.residual, norm_of(first), config_.norm_eps);
   for (int l = first; l < config_.layers; ++l)
-    block(l, weights_.layers[l], norm_of(l + 1), a, batch.view(), kv[l], rope(0));
+    block(l, weights_.layers[l], norm_of(l + 1), a, batch, kv[l], rope(0));
 }
 
 // One decoder layer (spec 2): a.normed holds its normed input on entry and the next layer's, under
@@ -209,8 +222,8 @@ void Forward::ffn(const LayerWeights& w, const Activations& a) {
            w.moe.shared.gate.empty() ? nullptr : &w.moe.shared);
 }
 
-void Forward::head(const Activations& a, Tensor hidden, const StepBatch& batch, Tensor logits) {
-  std::span<const int32_t> rows = batch.logit_rows();
+void Forward::head(const Activations& a, Tensor hidden, std::span<const int32_t> rows,
+                   Tensor logits) {
   if (rows.empty()) return;
   FATHOM_CHECK(logits.rows() >= static_cast<int64_t>(rows.size()), "{} logit rows for {} asked",
                logits.rows(), rows.size());
@@ -228,14 +241,17 @@ void Forward::mtp(const StepBatch& batch, std::span<const int32_t> next_ids,
   // The same memory as in the step before: a.normed still holds the main model's final hidden
   // state.
   Activations a = activations(batch.tokens());
-  ops_.embed(a.residual, next_ids.data(), weights_.embed);
+  StepInputs next = batch.inputs();
+  next.ids = next_ids.data();
+  const StepInputs in = ops_.begin_step(next);
+  ops_.embed(a.residual, in.ids, weights_.embed);
   ops_.rms_norm(a.combined.columns(0, config_.hidden), a.residual, w.embed_norm, config_.norm_eps);
   ops_.rms_norm(a.combined.columns(config_.hidden, 2LL * config_.hidden), a.normed, w.hidden_norm,
                 config_.norm_eps);
   ops_.linear(a.residual, a.combined, w.combine);
   ops_.rms_norm(a.normed, a.residual, w.block.attention_norm, config_.norm_eps);
-  block(config_.layers, w.block, w.head_norm, a, batch.view(), kv.back(), rope(1));
-  head(a, a.normed, batch, logits);
+  block(config_.layers, w.block, w.head_norm, a, in.batch, kv.back(), rope(1));
+  head(a, a.normed, in.logit_rows, logits);
 }
 
 }  // namespace fathom

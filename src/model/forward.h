@@ -31,11 +31,12 @@ class Forward {
 
   // Runs the batch through embedding, every layer and the final norm, appends to the cache `kv`
   // (one view per layer, and one more for the MTP block if it is used), and writes the logits of
-  // batch.logit_rows(): logits [R, vocab] f32.
+  // batch.logit_rows(): logits [R, vocab] f32, in the ops' memory.
   void step(const StepBatch& batch, std::span<const KvView> kv, Tensor logits);
 
   // As step, from the residual stream in front of layer `first` instead of the embedding.
-  // hidden [T, D] f32 or bf16; `first` may be config.layers: then only norm and head run.
+  // hidden [T, D] f32 or bf16, in the host's memory; `first` may be config.layers: then only norm
+  // and head run.
   void step_from(int first, Tensor hidden, const StepBatch& batch, std::span<const KvView> kv,
                  Tensor logits);
 
@@ -48,14 +49,14 @@ class Forward {
  private:
   struct Activations;
   Activations activations(int tokens);
-  void run_layers(int first, const Activations& a, const StepBatch& batch,
+  void run_layers(int first, const Activations& a, const BatchView& batch,
                   std::span<const KvView> kv);
   void block(int layer, const LayerWeights& w, const float* next_norm, const Activations& a,
              const BatchView& batch, const KvView& kv, const RopeTable& rope);
   void attention(const AttentionWeights& w, const Activations& a, const BatchView& batch,
                  const KvView& kv, const RopeTable& rope);
   void ffn(const LayerWeights& w, const Activations& a);
-  void head(const Activations& a, Tensor hidden, const StepBatch& batch, Tensor logits);
+  void head(const Activations& a, Tensor hidden, std::span<const int32_t> rows, Tensor logits);
   RopeTable rope(int offset) const;
 
   const Config& config_;

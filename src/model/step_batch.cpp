@@ -13,11 +13,12 @@ StepBatch::StepBatch(int max_tokens, int max_sequences, int max_pages)
   sequence_of_.reserve(max_tokens);
   logit_rows_.reserve(max_tokens);
   page_tables_.reserve(static_cast<size_t>(max_sequences) * max_pages);
-  spans_.reserve(2 * static_cast<size_t>(max_sequences));
+  spans_.reserve(2 * static_cast<size_t>(max_sequences) + static_cast<size_t>(max_tokens));
 }
 
 void StepBatch::clear() {
   sequences_ = 0;
+  padding_ = 0;
   ids_.clear();
   positions_.clear();
   sequence_of_.clear();
@@ -47,6 +48,32 @@ void StepBatch::add(std::span<const int32_t> ids, int64_t first_position,
   }
   page_tables_.insert(page_tables_.end(), pages.begin(), pages.end());
   page_tables_.resize(static_cast<size_t>(++sequences_) * max_pages_, -1);
+}
+
+void StepBatch::pad(int tokens, int32_t page) {
+  if (this->tokens() >= tokens) return;
+  FATHOM_CHECK(tokens <= max_tokens_ && sequences_ < max_sequences_,
+               "a step of {} tokens, {} sequences padded to {}", this->tokens(), sequences_,
+               tokens);
+  while (this->tokens() < tokens) {
+    int token = this->tokens();
+    spans_.push_back({token, token + 1, sequences_, AttentionForm::absorbed});
+    ids_.push_back(0);
+    positions_.push_back(0);
+    sequence_of_.push_back(sequences_);
+    ++padding_;
+  }
+  page_tables_.push_back(page);
+  page_tables_.resize(static_cast<size_t>(++sequences_) * max_pages_, -1);
+}
+
+StepInputs StepBatch::inputs() const {
+  StepInputs in;
+  in.batch = view();
+  in.live = tokens() - padding_;
+  in.ids = ids_.data();
+  in.logit_rows = logit_rows_;
+  return in;
 }
 
 BatchView StepBatch::view() const {

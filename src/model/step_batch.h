@@ -33,10 +33,16 @@ class StepBatch {
   std::span<const int32_t> positions() const { return positions_; }
   std::span<const int32_t> logit_rows() const { return logit_rows_; }
   BatchView view() const;
+  StepInputs inputs() const;
+
+  // Appends tokens that stand for nothing until there are `tokens`, all at position 0 of one more
+  // sequence in `page`, which must belong to nobody else.
+  void pad(int tokens, int32_t page);
 
  private:
   int max_tokens_, max_sequences_, max_pages_;
   int sequences_ = 0;
+  int padding_ = 0;
   std::vector<int32_t> ids_, positions_, sequence_of_, page_tables_, logit_rows_;
   std::vector<AttentionSpan> spans_;
 };

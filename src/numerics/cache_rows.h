@@ -25,12 +25,16 @@ struct LatentRowFp8 {
 static_assert(sizeof(LatentRowFp8) == 656 && offsetof(LatentRowFp8, scale) == 512 &&
               offsetof(LatentRowFp8, rope) == 528);
 
-// Indexer key, fp8 numerics.
-struct IndexRowFp8 {
-  uint8_t code[KernelDims::kIndex];
-  float scale;
+// Tokens of a page. Token `pos` of a sequence lives in row pos % kPageRows of page_table[pos /
+// kPageRows].
+inline constexpr int kPageRows = 64;
+
+// Indexer keys of one page, fp8 numerics: 132 bytes a token.
+struct IndexPageFp8 {
+  uint8_t code[kPageRows][KernelDims::kIndex];
+  float scale[kPageRows];
 };
-static_assert(sizeof(IndexRowFp8) == 132);
+static_assert(sizeof(IndexPageFp8) == 132 * kPageRows);
 
 // Formats of the latent rows (`--kv`). bf16 and f32 rows are [latent | rope] in that type.
 enum class KvFormat : uint8_t { f32, bf16, fp8 };
@@ -61,11 +65,7 @@ constexpr int64_t index_row_bytes(KvFormat format, int dim) {
   return 0;
 }
 static_assert(latent_row_bytes(KvFormat::fp8, 512, 64) == sizeof(LatentRowFp8));
-static_assert(index_row_bytes(KvFormat::fp8, 128) == sizeof(IndexRowFp8));
-
-// Tokens of a page. Token `pos` of a sequence lives in row pos % kPageRows of page_table[pos /
-// kPageRows].
-inline constexpr int kPageRows = 64;
+static_assert(index_row_bytes(KvFormat::fp8, 128) * kPageRows == sizeof(IndexPageFp8));
 
 FATHOM_HD inline int64_t row_of(const int32_t* page_table, int64_t pos) {
   return int64_t{page_table[pos / kPageRows]} * kPageRows + pos % kPageRows;

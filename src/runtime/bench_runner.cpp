@@ -190,7 +190,8 @@ void BenchRunner::Machine::copy_cache(int from, int to) {
     std::memcpy(layer.latent_row(to * rows), layer.latent_row(from * rows),
                 static_cast<size_t>(rows * layer.latent_stride));
     if (layer.index)
-      std::memcpy(layer.index_row(to * rows), layer.index_row(from * rows),
+      std::memcpy(layer.index_page(int64_t{to} * pages_each_),
+                  layer.index_page(int64_t{from} * pages_each_),
                   static_cast<size_t>(rows * layer.index_stride));
   }
 }

@@ -279,17 +279,24 @@ void CompareOps::append_index_key(const KvView& kv, Tensor k, const LayerNormWei
   OwnedTensor in = copy_rows(k, tokens_);
   inner_.append_index_key(kv, k, norm, batch, rope);
   SubBatch sub(batch, tokens_);
-  size_t bytes = static_cast<size_t>(kv.index_stride);
+  // A row as one string of bytes: its values, then its scales.
+  const int64_t values = kv.index_value_bytes(), scales = kv.index_stride - values;
   auto row_of_token = [&](size_t i) {
-    return kv.index_row(sub.view.cache_row(static_cast<int>(i), sub.positions[i]));
+    return sub.view.cache_row(static_cast<int>(i), sub.positions[i]);
+  };
+  auto row_bytes = [&](size_t i) {
+    const std::byte *v = kv.index_row(row_of_token(i)), *s = kv.index_scales(row_of_token(i));
+    std::vector<std::byte> bytes(v, v + values);
+    bytes.insert(bytes.end(), s, s + scales);
+    return bytes;
   };
   std::vector<std::vector<std::byte>> kept;
-  for (size_t i = 0; i < tokens_.size(); ++i)
-    kept.emplace_back(row_of_token(i), row_of_token(i) + bytes);
+  for (size_t i = 0; i < tokens_.size(); ++i) kept.push_back(row_bytes(i));
   reference_->append_index_key(kv, in.t, norm, sub.view, rope);
   for (size_t i = 0; i < tokens_.size(); ++i) {
-    compare_index_row(kept[i].data(), row_of_token(i), kv);
-    std::copy(kept[i].begin(), kept[i].end(), row_of_token(i));
+    compare_index_row(kept[i].data(), row_bytes(i).data(), kv);
+    std::copy_n(kept[i].begin(), values, kv.index_row(row_of_token(i)));
+    std::copy_n(kept[i].begin() + values, scales, kv.index_scales(row_of_token(i)));
   }
 }
 

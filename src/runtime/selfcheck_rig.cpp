@@ -22,16 +22,18 @@ class OpsStack final : public TraceOps {
 // A group whose greatest code is 224 may come back with half the scale and doubled codes: the same
 // values, so values are compared, not bytes. Without ue8m0 the scale is amax / 448 and may move by
 // an ulp; the codes may not.
-bool survives_requantising(const std::byte* row, int64_t n, bool ue8m0) {
-  int64_t bytes = n + 4 * ((n + kFp8Block - 1) / kFp8Block);
+bool survives_requantising(const std::byte* codes, const std::byte* scales, int64_t n, bool ue8m0) {
+  const int64_t bytes = n + 4 * ((n + kFp8Block - 1) / kFp8Block);
+  std::vector<std::byte> row(codes, codes + n);
+  row.insert(row.end(), scales, scales + (bytes - n));
   std::vector<std::byte> again(static_cast<size_t>(bytes));
   std::vector<float> value(static_cast<size_t>(n));
   auto read = [&](const std::byte* p, int64_t i) {
     return fp8_to_float(static_cast<uint8_t>(p[i])) * fp8_row_scale(p, n, i / kFp8Block);
   };
-  for (int64_t i = 0; i < n; ++i) value[static_cast<size_t>(i)] = read(row, i);
+  for (int64_t i = 0; i < n; ++i) value[static_cast<size_t>(i)] = read(row.data(), i);
   write_fp8_row(again.data(), value.data(), n, ue8m0);
-  if (!ue8m0) return std::equal(row, row + n, again.begin());
+  if (!ue8m0) return std::equal(codes, codes + n, again.begin());
   for (int64_t i = 0; i < n; ++i)
     if (read(again.data(), i) != value[static_cast<size_t>(i)]) return false;
   return true;
@@ -55,7 +57,8 @@ void RecordOps::append_latent(const KvView& kv, Tensor kv_a, const float* gain, 
   for (int t = 0; t < batch.tokens; ++t) {
     const std::byte* row = kv.latent_row(batch.cache_row(t, batch.positions[t]));
     ++record.latent_rows;
-    record.changed_rows += !survives_requantising(row, kv.latent_dim, kv.ue8m0);
+    record.changed_rows +=
+        !survives_requantising(row, row + kv.latent_dim, kv.latent_dim, kv.ue8m0);
   }
 }
 
@@ -64,9 +67,10 @@ void RecordOps::append_index_key(const KvView& kv, Tensor k, const LayerNormWeig
   inner_.append_index_key(kv, k, norm, batch, rope);
   if (kv.index_format != KvFormat::fp8) return;
   for (int t = 0; t < batch.tokens; ++t) {
-    const std::byte* row = kv.index_row(batch.cache_row(t, batch.positions[t]));
+    const int64_t row = batch.cache_row(t, batch.positions[t]);
     ++record.index_rows;
-    record.changed_rows += !survives_requantising(row, kv.index_dim, kv.ue8m0);
+    record.changed_rows +=
+        !survives_requantising(kv.index_row(row), kv.index_scales(row), kv.index_dim, kv.ue8m0);
   }
 }
 

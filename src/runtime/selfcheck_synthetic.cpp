@@ -60,12 +60,7 @@ OwnedTensor Stage::random(DType dtype, std::initializer_list<int64_t> shape) {
 }
 
 void Stage::write_index_key(int64_t position, std::span<const float> values) {
-  std::byte* row = kv().index_row(batch_.cache_row(0, position));
-  int64_t n = static_cast<int64_t>(values.size());
-  if (kv().index_format == KvFormat::fp8)
-    write_fp8_row(row, values.data(), n, kv().ue8m0);
-  else
-    write_plain_row(row, values.data(), n, kv().index_format);
+  write_index_row(kv(), batch_.cache_row(0, position), values.data());
 }
 
 float index_value(Tensor q, int64_t row, int64_t i) {
@@ -82,14 +77,9 @@ void set_index_value(Tensor q, int64_t row, int64_t i, float value) {
 }
 
 std::vector<double> read_index_key(const KvView& kv, int64_t row) {
-  const std::byte* p = kv.index_row(row);
   std::vector<float> key(static_cast<size_t>(kv.index_dim));
-  if (kv.index_format != KvFormat::fp8)
-    read_plain_row(p, key.data(), kv.index_dim, kv.index_format);
-  else
-    for (int i = 0; i < kv.index_dim; ++i)
-      key[static_cast<size_t>(i)] =
-          fp8_to_float(static_cast<uint8_t>(p[i])) * fp8_row_scale(p, kv.index_dim, i / kFp8Block);
+  const float scale = read_index_row(kv, row, key.data());
+  for (float& v : key) v *= scale;
   return {key.begin(), key.end()};
 }
 

@@ -208,11 +208,7 @@ struct Scene {
         if (kv.latent_format == KvFormat::f32 && numerics != Numerics::exact)
           for (float& v : x) v = round_bf16(v);  // as append_latent leaves them
         write_latent_row(kv, row, x.data());
-        std::byte* key = kv.index_row(row);
-        if (kv.index_format == KvFormat::fp8)
-          write_fp8_row(key, x.data(), K::kIndex, true);
-        else
-          write_plain_row(key, x.data(), K::kIndex, kv.index_format);
+        write_index_row(kv, row, x.data());
       }
   }
 

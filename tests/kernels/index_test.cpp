@@ -64,16 +64,9 @@ TEST(IndexScores, MatchFloat64) {
         Memory scores = scores_of_all(*make(choice, numerics, s.w, pool), s, query);
         for (int t = 0; t < s.batch.tokens; t += 3)
           for (int p = 0; p <= s.positions[static_cast<size_t>(t)]; ++p) {
-            const std::byte* row = s.kv.index_row(s.batch.cache_row(t, p));
             std::vector<float> key(K::kIndex);
-            double scale = 1, want = 0, size = 0;
-            if (numerics == Numerics::fp8) {
-              for (size_t i = 0; i < key.size(); ++i)
-                key[i] = fp8_to_float(static_cast<uint8_t>(row[i]));
-              scale = fp8_row_scale(row, K::kIndex, 0);
-            } else {
-              read_plain_row(row, key.data(), K::kIndex, s.kv.index_format);
-            }
+            double want = 0, size = 0;
+            const double scale = read_index_row(s.kv, s.batch.cache_row(t, p), key.data());
             for (int h = 0; h < heads; ++h) {
               double dot = 0, abs = 0;
               for (int i = 0; i < K::kIndex; ++i) {

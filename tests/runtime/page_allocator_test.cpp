@@ -135,10 +135,10 @@ TEST(KvPool, LaysLayersApartInEveryFormat) {
         EXPECT_EQ(reinterpret_cast<uintptr_t>(v.index) % 64, 0u);
         EXPECT_GE(v.latent, end);
         EXPECT_GE(v.index, v.latent_row(5 * kPageRows));
-        end = v.index_row(5 * kPageRows);
+        end = v.index_page(5);
         // First and last byte of both arrays are ours to write.
         *v.latent = *(v.latent_row(5 * kPageRows) - 1) = std::byte{1};
-        *v.index = *(v.index_row(5 * kPageRows) - 1) = std::byte{2};
+        *v.index = *(v.index_page(5) - 1) = std::byte{2};
       }
     }
   EXPECT_EQ((KvShape{61, 512, 64, 128, KvFormat::fp8, KvFormat::fp8, true}.bytes_per_token()),
@@ -157,7 +157,7 @@ TEST(KvPool, AddressesPast32Bits) {
   KvShape s{61, 512, 64, 128, KvFormat::f32, KvFormat::f32, true};
   KvPool pool(s, 512);
   const KvView& last = pool.layers().back();
-  EXPECT_GT(last.index_row(512 * kPageRows) - pool.layers()[0].latent, int64_t{1} << 32);
+  EXPECT_GT(last.index_page(512) - pool.layers()[0].latent, int64_t{1} << 32);
   *last.index_row(512 * kPageRows - 1) = std::byte{1};
 }
 

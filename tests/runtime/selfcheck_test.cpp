@@ -180,16 +180,8 @@ struct NoRelu : OwnScores {
     for (size_t i = 0; i < tokens.size(); ++i) {
       int32_t t = tokens[i];
       for (int64_t s = 0; s <= b.positions[t]; ++s) {
-        const std::byte* row = kv.index_row(b.cache_row(t, s));
         std::vector<float> key(static_cast<size_t>(kv.index_dim));
-        float scale = 1;
-        if (kv.index_format == KvFormat::fp8) {
-          for (size_t j = 0; j < key.size(); ++j)
-            key[j] = fp8_to_float(static_cast<uint8_t>(row[j]));
-          scale = fp8_row_scale(row, kv.index_dim, 0);
-        } else {
-          read_plain_row(row, key.data(), kv.index_dim, kv.index_format);
-        }
+        const float scale = read_index_row(kv, b.cache_row(t, s), key.data());
         double sum = 0;
         for (int64_t h = 0; h < q.dims[1]; ++h)
           for (int64_t j = 0; j < q.dims[2]; ++j)

@@ -145,12 +145,12 @@ void AttentionOps::append_index_key(const KvView& kv, Tensor k, const LayerNormW
       round_values(x, K::kIndex);
       rotate_split_half(x, rope.cos_at(pos), rope.sin_at(pos), rope.dim);
       round_values(x, rope.dim);
-      std::byte* out = kv.index_row(batch.cache_row(static_cast<int>(t), pos));
+      const int64_t row = batch.cache_row(static_cast<int>(t), pos);
       if (kv.index_format == KvFormat::fp8) {
         rotate_hadamard(x, kv.ue8m0);
-        write_fp8_row(out, x, K::kIndex, kv.ue8m0);
+        write_index_row(kv, row, x);
       } else {
-        write_values(out, x, K::kIndex, kv.index_format);
+        write_values(kv.index_row(row), x, K::kIndex, kv.index_format);
       }
     }
   });

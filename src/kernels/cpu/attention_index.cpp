@@ -58,17 +58,16 @@ void AttentionOps::score_tile(const ScoreRows& rows, int64_t tile, const uint32_
   alignas(64) float key_scale[kPanelWidth] = {};
   const bool fp8 = kv.index_format == KvFormat::fp8;
   static_assert(kPageRows % kPanelWidth == 0, "a tile lies within one page");
-  const std::byte* tile_rows = kv.index_row(batch.cache_row(rows.begin, first));
-  for (int i = 0; i < valid; ++i) {
-    const std::byte* row = tile_rows + i * kv.index_stride;
-    keys[i] = row;
-    if (!fp8) continue;
-    const IndexRowFp8* key = reinterpret_cast<const IndexRowFp8*>(row);
-    uint32_t* bf16 = s.rows + i * words(kDim);
+  const int64_t first_row = batch.cache_row(rows.begin, first);
+  const std::byte* tile_rows = kv.index_row(first_row);
+  for (int i = 0; i < valid; ++i) keys[i] = tile_rows + i * kv.index_value_bytes();
+  if (fp8) {
     // Unscaled codes: the scale is applied to the score, as the definition has it.
-    attention_.dequantise_bf16(key->code, 0, 1, 1.0f, reinterpret_cast<uint16_t*>(bf16), 0);
-    keys[i] = bf16;
-    key_scale[i] = key->scale;
+    uint16_t* bf16 = reinterpret_cast<uint16_t*>(s.rows);
+    attention_.dequantise_bf16(reinterpret_cast<const uint8_t*>(tile_rows), kDim, valid, 1.0f, bf16,
+                               kDim);
+    for (int i = 0; i < valid; ++i) keys[i] = bf16 + i * kDim;
+    std::memcpy(key_scale, kv.index_scales(first_row), static_cast<size_t>(valid) * sizeof(float));
   }
   attention_.pack_lanes(keys, static_cast<int>(words(kDim)), s.lanes);
   // Tokens before the tile do not see it.

@@ -45,12 +45,7 @@ struct IndexKey {
 
   void read(const KvView& kv, int64_t row) {
     value.resize(kv.index_dim);
-    const std::byte* p = kv.index_row(row);
-    if (kv.index_format != KvFormat::fp8)
-      return read_plain_row(p, value.data(), kv.index_dim, kv.index_format);
-    const uint8_t* code = reinterpret_cast<const uint8_t*>(p);
-    for (int i = 0; i < kv.index_dim; ++i) value[i] = fp8_to_float(code[i]);
-    scale = fp8_row_scale(p, kv.index_dim, 0);
+    scale = read_index_row(kv, row, value.data());
   }
 };
 
@@ -161,13 +156,8 @@ void ReferenceOps::append_index_key(const KvView& kv, Tensor k, const LayerNormW
       row[i] = rounded(
           k.dtype, static_cast<float>((row[i] - mean) * inverse * norm.weight[i] + norm.bias[i]));
     rotate_split_half(row.data(), rope.cos_at(pos), rope.sin_at(pos), rope.dim, k.dtype);
-    std::byte* out = kv.index_row(batch.cache_row(t, pos));
-    if (kv.index_format == KvFormat::fp8) {
-      rotate_hadamard(row.data(), dim);
-      write_fp8_row(out, row.data(), dim, kv.ue8m0);
-    } else {
-      write_plain_row(out, row.data(), dim, kv.index_format);
-    }
+    if (kv.index_format == KvFormat::fp8) rotate_hadamard(row.data(), dim);
+    write_index_row(kv, batch.cache_row(t, pos), row.data());
   }
 }
 

@@ -64,17 +64,23 @@ inline void fake_quantise(float* x, int64_t n, bool ue8m0) {
   }
 }
 
-// A cached row of n quantised values: n codes, then one float32 scale per 128.
-inline void write_fp8_row(std::byte* row, const float* x, int64_t n, bool ue8m0) {
-  uint8_t* code = reinterpret_cast<uint8_t*>(row);
+// n values as codes, and one float32 scale per 128 of them.
+inline void write_fp8_values(std::byte* codes, std::byte* scales, const float* x, int64_t n,
+                             bool ue8m0) {
+  uint8_t* code = reinterpret_cast<uint8_t*>(codes);
   for (int64_t g = 0; g < n; g += kFp8Block) {
     int64_t end = g + kFp8Block < n ? g + kFp8Block : n;
     float amax = 0;
     for (int64_t i = g; i < end; ++i) amax = std::fmax(amax, std::fabs(x[i]));
     float scale = group_scale(amax, ue8m0);
     for (int64_t i = g; i < end; ++i) code[i] = quantise(x[i], scale);
-    std::memcpy(row + n + 4 * (g / kFp8Block), &scale, sizeof(scale));
+    std::memcpy(scales + 4 * (g / kFp8Block), &scale, sizeof(scale));
   }
+}
+
+// The same with the scales behind the codes.
+inline void write_fp8_row(std::byte* row, const float* x, int64_t n, bool ue8m0) {
+  write_fp8_values(row, row + n, x, n, ue8m0);
 }
 
 inline float fp8_row_scale(const std::byte* row, int64_t n, int64_t group) {
@@ -100,6 +106,26 @@ inline void read_plain_row(const std::byte* row, float* x, int64_t n, KvFormat f
     else
       x[i] = to_float(reinterpret_cast<const Bf16*>(row)[i]);
   }
+}
+
+// An index row: `x` written in the cache's format,
+inline void write_index_row(const KvView& kv, int64_t row, const float* x) {
+  if (kv.index_format == KvFormat::fp8)
+    write_fp8_values(kv.index_row(row), kv.index_scales(row), x, kv.index_dim, kv.ue8m0);
+  else
+    write_plain_row(kv.index_row(row), x, kv.index_dim, kv.index_format);
+}
+// and read back: the values without the scale, which is returned (1 but for fp8 rows).
+inline float read_index_row(const KvView& kv, int64_t row, float* x) {
+  const std::byte* p = kv.index_row(row);
+  if (kv.index_format != KvFormat::fp8) {
+    read_plain_row(p, x, kv.index_dim, kv.index_format);
+    return 1.0f;
+  }
+  for (int i = 0; i < kv.index_dim; ++i) x[i] = fp8_to_float(static_cast<uint8_t>(p[i]));
+  float scale;
+  std::memcpy(&scale, kv.index_scales(row), sizeof(scale));
+  return scale;
 }
 
 // A latent row: out[0 .. latent) the latent, out[latent .. latent + rope) the rotated key part.
