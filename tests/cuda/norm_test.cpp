@@ -429,11 +429,11 @@ TEST_F(NormTest, IndexKeys) {
     }
     EXPECT_LE(off, 2 + count * 128 / 200);
     for (bool ue8m0 : {true, false}) {
-      std::vector<uint8_t> want(Tokens::kPages * kIndexPageFp8, 0xFF);
+      std::vector<uint8_t> want(Tokens::kPages * sizeof(IndexPageFp8), 0xFF);
       for (int t = 0; t < count; ++t) {
         int64_t row = c.tokens.row(t);
         HostCodes h = rotate_on_host(&got[row * 128], ue8m0);
-        uint8_t* page = &want[row / 64 * kIndexPageFp8];
+        uint8_t* page = &want[row / 64 * sizeof(IndexPageFp8)];
         std::copy(h.codes.begin(), h.codes.end(), page + row % 64 * 128);
         std::memcpy(page + 64 * 128 + row % 64 * 4, h.scales.data(), 4);
       }
@@ -513,7 +513,7 @@ TEST_F(NormTest, PartsTogetherAndApartGiveTheSameBytes) {
   auto run = [&](bool together) {
     DeviceArray<Bf16> q_dev(q);
     DeviceArray<uint8_t> latent(Tokens::kPages * kPageRows * 656),
-        index(Tokens::kPages * kIndexPageFp8), codes(iq.size());
+        index(Tokens::kPages * sizeof(IndexPageFp8)), codes(iq.size());
     DeviceArray<float> weight_dev(weight);
     PositionParams all = c.params();
     all.rope_query = {q_dev.data(), heads, 192, heads * 192};

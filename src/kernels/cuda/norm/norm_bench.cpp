@@ -85,7 +85,7 @@ void bench_position(BenchContext& bench, int tokens, int parts, const char* name
   Sets sets(bench, (parts & kRope ? q : 0) + kv + k + 2 * iq);
   int64_t pages = kContext / kPageRows;
   Buffer cache(static_cast<size_t>(kContext) * 656, MemoryKind::device),
-      index(static_cast<size_t>(pages * kIndexPageFp8), MemoryKind::device),
+      index(static_cast<size_t>(pages * sizeof(IndexPageFp8)), MemoryKind::device),
       angles(static_cast<size_t>(kContext) * 256, MemoryKind::device),
       gain(4096, MemoryKind::device),
       weights(static_cast<size_t>(tokens) * kIndexHeads * 4, MemoryKind::device),

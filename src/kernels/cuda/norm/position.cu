@@ -177,10 +177,10 @@ __device__ __forceinline__ void append_index_key(const PositionParams& p, int bl
   float scale;
   uint2 codes = quantise_group(v, part.ue8m0, scale);
   if (item >= p.tokens) return;
-  std::byte* page = part.cache + row / kPageRows * kIndexPageFp8;
+  IndexPageFp8* page = reinterpret_cast<IndexPageFp8*>(part.cache) + row / kPageRows;
   const int64_t slot = row % kPageRows;
-  *reinterpret_cast<uint2*>(page + slot * KernelDims::kIndex + first) = codes;
-  if (lane == 0) reinterpret_cast<float*>(page + kPageRows * KernelDims::kIndex)[slot] = scale;
+  *reinterpret_cast<uint2*>(page->code[slot] + first) = codes;
+  if (lane == 0) page->scale[slot] = scale;
 }
 
 __device__ __forceinline__ void turn_index_query(const PositionParams& p, int block) {

@@ -12,11 +12,6 @@
 
 namespace fathom::cuda {
 
-// Bytes of a page of indexer keys: 64 rows of 128 codes and then the 64 scales, or 64 bf16 rows.
-// Codes of a page together are what one copy-engine box brings to the tensor cores.
-inline constexpr int64_t kIndexPageFp8 = kPageRows * (KernelDims::kIndex + 4);
-inline constexpr int64_t kIndexPageBf16 = kPageRows * KernelDims::kIndex * 2;
-
 // In place on the last 64 values of each head, interleaved pairs. Null q: not wanted.
 struct RopeQueryPart {
   Bf16* q = nullptr;  // [tokens, heads, width]
@@ -43,7 +38,7 @@ struct IndexKeyPart {
   int64_t stride = 0;             // elements, a multiple of 8
   const float* weight = nullptr;  // [128]
   const float* bias = nullptr;    // [128]
-  std::byte* cache = nullptr;     // pages of kIndexPageFp8 or kIndexPageBf16 bytes
+  std::byte* cache = nullptr;     // IndexPageFp8 pages, or rows of 128 bf16
   bool fp8 = true;
   bool ue8m0 = true;
 };

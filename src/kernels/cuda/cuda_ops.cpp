@@ -1,0 +1,352 @@
+// Construction, the step's inputs, and the ops that are one kernel each.
+#include "kernels/cuda/cuda_ops.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+#include "kernels/cuda/attention/mla.h"
+#include "kernels/cuda/cuda_ops_impl.h"
+#include "kernels/cuda/gemm/fp8_gemm.h"
+#include "kernels/cuda/moe/moe.h"
+#include "kernels/cuda/norm/rows.h"
+
+namespace fathom::cuda {
+namespace {
+
+constexpr int kDefaultSms = 132;  // H100 SXM and H200, for sizes asked for without a GPU
+
+// What is carved from the one allocation, in bytes, in this order.
+struct MemoryPlan {
+  int64_t inputs, coded, permutation, workspace, scratch;
+  int64_t total() const { return inputs + coded + permutation + workspace + scratch; }
+};
+
+int max_sequences(const Workload& w, const CudaSettings& s) {
+  return s.max_sequences > 0 ? s.max_sequences : w.max_tokens;
+}
+
+MemoryPlan plan_memory(Numerics numerics, const Workload& w, const CudaSettings& s, int sms) {
+  MemoryPlan m = {};
+  const int64_t rows = int64_t{w.max_tokens} * std::max(w.experts_per_token, 1);
+  m.inputs = round_up(
+      plan_staging(w.max_tokens, max_sequences(w, s), static_cast<int>(max_pages(w))).bytes,
+      kScratchAlign);
+  if (numerics == Numerics::fp8) m.coded = coded_bytes(w.max_tokens, widest_input(w));
+  m.permutation = round_up((w.experts + 1) * 4, kScratchAlign) + 2 * round_up(rows * 4, 256);
+  int64_t workspace =
+      static_cast<int64_t>(fp8_gemm_workspace(static_cast<int>(rows), std::max(w.experts, 1)));
+  workspace = std::max(workspace, static_cast<int64_t>(mla_decode_workspace(
+                                      std::min(w.max_tokens, kDecodeTile), w.heads, w.index_topk,
+                                      w.max_context, sms, s.batch_invariant)));
+  if (w.experts > 0)
+    workspace = std::max(workspace, static_cast<int64_t>(permute_workspace(
+                                        w.max_tokens, w.experts_per_token, w.experts)));
+  m.workspace = round_up(workspace, kScratchAlign);
+  m.scratch = scratch_bytes(numerics, w);
+  return m;
+}
+
+void check_workload(Numerics numerics, const Workload& w) {
+  if (numerics == Numerics::exact)
+    fail("exact numerics run on the CPU only: use --device cpu, or bf16 or fp8 on the GPU");
+  using K = KernelDims;
+  bool dims = w.latent == K::kLatent && w.rope == K::kRope && w.nope == K::kNope &&
+              w.value == K::kValue && (w.index_heads == 0 || w.index_dim == K::kIndex);
+  if (!dims)
+    fail(
+        "the GPU kernels are built for latent {}, rope {}, nope {}, value {} and index {} values;"
+        " this model has {}, {}, {}, {} and {}: use --device cpu",
+        K::kLatent, K::kRope, K::kNope, K::kValue, K::kIndex, w.latent, w.rope, w.nope, w.value,
+        w.index_dim);
+  FATHOM_CHECK(w.max_tokens > 0 && w.max_context > 0, "steps of {} tokens, contexts of {}",
+               w.max_tokens, w.max_context);
+}
+
+Bf16* bf16_of(const Tensor& t) {
+  FATHOM_CHECK(t.dtype == DType::bf16, "tensor of {} where the GPU works on BF16",
+               name_of(t.dtype));
+  return static_cast<Bf16*>(t.data);
+}
+
+}  // namespace
+
+CudaOpsImpl::CudaOpsImpl(Numerics numerics, const Workload& workload, const CudaSettings& settings)
+    : numerics_(numerics), workload_(workload), settings_(settings) {
+  check_workload(numerics, workload);
+  int device = 0;
+  cudaDeviceProp p{};
+  FATHOM_CUDA(cudaGetDevice(&device));
+  FATHOM_CUDA(cudaGetDeviceProperties(&p, device));
+  if (p.major != 9 || p.minor != 0)
+    fail("{} has compute capability {}.{}; the kernels need 9.0 (H100, H200)", p.name, p.major,
+         p.minor);
+  name_ = fmt::format("{}, {} SMs, {:.1f} GiB", p.name, p.multiProcessorCount,
+                      static_cast<double>(p.totalGlobalMem) / (1 << 30));
+  const MemoryPlan plan = plan_memory(numerics, workload, settings, p.multiProcessorCount);
+  memory_ = Buffer(static_cast<size_t>(plan.total()), MemoryKind::device);
+  staging_ = Buffer(static_cast<size_t>(plan.inputs), MemoryKind::pinned);
+
+  std::byte* at = memory_.data();
+  auto carve = [&](int64_t bytes) {
+    std::byte* begin = at;
+    at += bytes;
+    return begin;
+  };
+  inputs_ = carve(plan.inputs);
+  codes_ = reinterpret_cast<uint8_t*>(carve(plan.coded));
+  Scratch permutation(carve(plan.permutation), plan.permutation);
+  const int64_t rows = int64_t{workload.max_tokens} * std::max(workload.experts_per_token, 1);
+  offsets_ = permutation.take<int32_t>(workload.experts + 1);
+  row_of_ = permutation.take<int32_t>(rows);
+  token_of_ = permutation.take<int32_t>(rows);
+  launch_.workspace = carve(plan.workspace);
+  launch_.workspace_bytes = static_cast<size_t>(plan.workspace);
+  scratch_ = Scratch(carve(plan.scratch), plan.scratch);
+  launch_.sms = p.multiProcessorCount;
+  launch_.pdl = settings.dependent_launch;
+  launch_.batch_invariant = settings.batch_invariant;
+  FATHOM_CUDA(cudaStreamCreateWithFlags(&launch_.stream, cudaStreamNonBlocking));
+  FATHOM_CUDA(cudaEventCreateWithFlags(&copied_, cudaEventDisableTiming));
+}
+
+CudaOpsImpl::~CudaOpsImpl() {
+  // After an error of the device these fail too; there is nobody left to tell.
+  if (copied_) cudaEventDestroy(copied_);
+  if (launch_.stream) cudaStreamDestroy(launch_.stream);
+}
+
+std::string CudaOpsImpl::describe() const {
+  return fmt::format("cuda: {}; {} numerics{}", name_, name_of(numerics_),
+                     settings_.batch_invariant ? ", batch-invariant" : "");
+}
+
+int64_t CudaOpsImpl::context_limit(int64_t context) const {
+  return cuda::context_limit(context, workload_.index_topk,
+                             round_up(workload_.max_context, kPageRows));
+}
+
+void CudaOpsImpl::synchronize() {
+  flush_positions();
+  FATHOM_CUDA(cudaStreamSynchronize(launch_.stream));
+}
+
+void CudaOpsImpl::upload(void* to, const void* from, size_t bytes) {
+  flush_positions();
+  coded_ = {};
+  FATHOM_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, launch_.stream));
+  FATHOM_CUDA(cudaStreamSynchronize(launch_.stream));
+}
+
+void CudaOpsImpl::download(void* to, const void* from, size_t bytes) {
+  flush_positions();
+  FATHOM_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, launch_.stream));
+  FATHOM_CUDA(cudaStreamSynchronize(launch_.stream));
+}
+
+bool CudaOpsImpl::capturing() const {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  FATHOM_CUDA(cudaStreamIsCapturing(launch_.stream, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
+// Copies the inputs to the pinned buffer; the host's later decisions read them there.
+void CudaOpsImpl::stage(const StepInputs& in, const StagingPlan& plan) {
+  const BatchView& b = in.batch;
+  std::byte* to = staging_.data();
+  auto put = [&](int64_t at, const int32_t* from, size_t count) {
+    if (count > 0) std::memcpy(to + at, from, count * sizeof(int32_t));
+  };
+  const size_t tokens = static_cast<size_t>(b.tokens);
+  for (int t = 0; t < b.tokens; ++t) {
+    FATHOM_CHECK(in.ids[t] >= 0 && in.ids[t] < workload_.vocab, "token {} of a vocabulary of {}",
+                 in.ids[t], workload_.vocab);
+    FATHOM_CHECK(b.positions[t] >= 0 && b.positions[t] < workload_.max_context &&
+                     b.positions[t] < int64_t{b.max_pages} * kPageRows,
+                 "position {} in a context of {}, {} pages", b.positions[t], workload_.max_context,
+                 b.max_pages);
+  }
+  const int32_t live = in.live;
+  put(plan.live, &live, 1);
+  put(plan.ids, in.ids, tokens);
+  put(plan.positions, b.positions, tokens);
+  put(plan.sequence_of, b.sequence_of, tokens);
+  put(plan.logit_rows, in.logit_rows.data(), in.logit_rows.size());
+  put(plan.page_tables, b.page_tables, static_cast<size_t>(b.sequences) * b.max_pages);
+}
+
+StepInputs CudaOpsImpl::begin_step(const StepInputs& in) {
+  flush_positions();
+  coded_ = {};
+  permuted_ids_ = nullptr;
+  const BatchView& b = in.batch;
+  FATHOM_CHECK(b.tokens > 0 && b.tokens <= workload_.max_tokens &&
+                   static_cast<int64_t>(in.logit_rows.size()) <= b.tokens,
+               "a step of {} tokens and {} logit rows, at most {} planned", b.tokens,
+               in.logit_rows.size(), workload_.max_tokens);
+  // A recorded step copies the tables of as many sequences as a replay may bring.
+  const bool recorded = capturing();
+  const int tables =
+      recorded ? std::min(b.tokens, max_sequences(workload_, settings_)) : b.sequences;
+  plan_ = plan_staging(b.tokens, tables, b.max_pages);
+  FATHOM_CHECK(b.sequences <= tables && plan_.bytes <= static_cast<int64_t>(staging_.size()),
+               "{} page tables of {} pages exceed the {} bytes planned for a step's inputs",
+               b.sequences, b.max_pages, staging_.size());
+  if (!recorded) FATHOM_CUDA(cudaEventSynchronize(copied_));
+  stage(in, plan_);
+  FATHOM_CUDA(cudaMemcpyAsync(inputs_, staging_.data(), static_cast<size_t>(plan_.bytes),
+                              cudaMemcpyHostToDevice, launch_.stream));
+  if (!recorded) FATHOM_CUDA(cudaEventRecord(copied_, launch_.stream));
+
+  auto at = [&](int64_t offset) { return reinterpret_cast<const int32_t*>(inputs_ + offset); };
+  step_ = in;
+  step_.ids = at(plan_.ids);
+  step_.logit_rows = {at(plan_.logit_rows), in.logit_rows.size()};
+  step_.batch.positions = at(plan_.positions);
+  step_.batch.sequence_of = at(plan_.sequence_of);
+  step_.batch.page_tables = at(plan_.page_tables);
+  longest_ = context_limit(int64_t{*std::max_element(b.positions, b.positions + b.tokens)} + 1);
+  longest_ = std::min(longest_, int64_t{b.max_pages} * kPageRows);
+  absorbed_runs_ = attention_runs(b.spans, AttentionForm::absorbed, settings_.batch_invariant);
+  return step_;
+}
+
+void CudaOpsImpl::restage(const StepInputs& in) {
+  FATHOM_CHECK(in.batch.tokens == step_.batch.tokens &&
+                   in.batch.max_pages == step_.batch.max_pages &&
+                   in.logit_rows.size() == step_.logit_rows.size(),
+               "{} tokens, {} pages, {} logit rows replayed on a step of {}, {}, {}",
+               in.batch.tokens, in.batch.max_pages, in.logit_rows.size(), step_.batch.tokens,
+               step_.batch.max_pages, step_.logit_rows.size());
+  FATHOM_CUDA(cudaStreamSynchronize(launch_.stream));  // the last replay may still be reading
+  stage(in, plan_);
+}
+
+void CudaOpsImpl::check_batch(const BatchView& batch, const Tensor& t) const {
+  FATHOM_CHECK(batch.positions == step_.batch.positions && t.rows() == batch.tokens,
+               "{} rows for a batch of {} tokens that begin_step has not brought", t.rows(),
+               batch.tokens);
+}
+
+Scratch CudaOpsImpl::begin_op() {
+  flush_positions();
+  return scratch_;
+}
+
+void CudaOpsImpl::written(const Tensor& t) {
+  if (t.data == permuted_ids_) permuted_ids_ = nullptr;
+  if (coded_.rows_of == nullptr || t.rows() == 0) return;
+  const char* begin = static_cast<const char*>(t.data);
+  const char* end = begin + ((t.rows() - 1) * t.row_stride + t.row_size()) *
+                                static_cast<int64_t>(size_of(t.dtype));
+  const char* coded = static_cast<const char*>(coded_.rows_of);
+  const char* coded_end = coded + 2 * ((coded_.rows - 1) * coded_.stride + coded_.n);
+  if (begin < coded_end && coded < end) coded_ = {};
+}
+
+void CudaOpsImpl::embed(Tensor hidden, const int32_t* ids, const QWeight& table) {
+  begin_op();
+  FATHOM_CHECK(table.cols == hidden.row_size() && (table.is_fp8() || table.dtype == DType::bf16) &&
+                   table.row_offset == 0,
+               "table of {}, width {}, for rows of {}", name_of(table.dtype), table.cols,
+               hidden.row_size());
+  embed_rows({.ids = ids,
+              .table = table.data,
+              .scales = table.is_fp8() ? table.scale : nullptr,
+              .out = bf16_of(hidden),
+              .rows = static_cast<int>(hidden.rows()),
+              .n = static_cast<int>(table.cols),
+              .scale_stride = table.scale_stride,
+              .out_stride = hidden.row_stride},
+             launch_);
+  written(hidden);
+}
+
+// A norm's result usually goes to an FP8 product next, so it leaves in both forms.
+CodesOut CudaOpsImpl::codes_of(const Tensor& out) {
+  const int64_t n = out.row_size();
+  if (numerics_ != Numerics::fp8 || n % kFp8Block != 0 || n > widest_input(workload_) ||
+      out.row_stride != n || out.rows() > workload_.max_tokens)
+    return {};
+  coded_ = {out.data, out.rows(), n, out.row_stride};
+  scales_ = reinterpret_cast<float*>(codes_ + round_up(out.rows() * n, kScratchAlign));
+  return {codes_, scales_, scale_stride_of(out.rows()), workload_.ue8m0};
+}
+
+void CudaOpsImpl::rms_norm(Tensor out, Tensor x, const float* gain, float eps) {
+  begin_op();
+  FATHOM_CHECK(out.rows() == x.rows() && out.row_size() == x.row_size(),
+               "[{}, {}] normed to [{}, {}]", x.rows(), x.row_size(), out.rows(), out.row_size());
+  RmsNormParams p;
+  p.x = bf16_of(x);
+  p.out = bf16_of(out);
+  p.gain = gain;
+  p.rows = static_cast<int>(x.rows());
+  p.n = static_cast<int>(x.row_size());
+  p.x_stride = x.row_stride;
+  p.out_stride = out.row_stride;
+  p.eps = eps;
+  written(out);
+  p.codes = codes_of(out);
+  cuda::rms_norm(p, launch_);
+}
+
+void CudaOpsImpl::add_rms_norm(Tensor normed, Tensor residual, Tensor update, const float* gain,
+                               float eps) {
+  begin_op();
+  FATHOM_CHECK(normed.rows() == update.rows() && residual.rows() == update.rows() &&
+                   normed.row_size() == update.row_size() &&
+                   residual.row_size() == update.row_size(),
+               "[{}, {}] added to [{}, {}]", update.rows(), update.row_size(), residual.rows(),
+               residual.row_size());
+  RmsNormParams p;
+  p.x = bf16_of(update);
+  p.residual = bf16_of(residual);
+  p.out = bf16_of(normed);
+  p.gain = gain;
+  p.rows = static_cast<int>(update.rows());
+  p.n = static_cast<int>(update.row_size());
+  p.x_stride = update.row_stride;
+  p.residual_stride = residual.row_stride;
+  p.out_stride = normed.row_stride;
+  p.eps = eps;
+  written(residual);
+  written(normed);
+  p.codes = codes_of(normed);
+  cuda::rms_norm(p, launch_);
+}
+
+void CudaOpsImpl::gather_rows(Tensor out, Tensor x, std::span<const int32_t> rows) {
+  begin_op();
+  FATHOM_CHECK(out.rows() == static_cast<int64_t>(rows.size()) && out.row_size() == x.row_size(),
+               "{} rows of {} gathered as {} of {}", rows.size(), x.row_size(), out.rows(),
+               out.row_size());
+  cuda::gather_rows({.x = bf16_of(x),
+                     .rows_of = rows.data(),
+                     .out = bf16_of(out),
+                     .rows = static_cast<int>(out.rows()),
+                     .n = static_cast<int>(x.row_size()),
+                     .x_stride = x.row_stride,
+                     .out_stride = out.row_stride},
+                    launch_);
+  written(out);
+}
+
+}  // namespace fathom::cuda
+
+namespace fathom {
+
+size_t cuda_ops_bytes(Numerics numerics, const Workload& workload, const CudaSettings& settings) {
+  cuda::check_workload(numerics, workload);
+  return static_cast<size_t>(
+      cuda::plan_memory(numerics, workload, settings, cuda::kDefaultSms).total());
+}
+
+std::unique_ptr<CudaOps> make_cuda_ops(Numerics numerics, const Workload& workload,
+                                       const CudaSettings& settings) {
+  return std::make_unique<cuda::CudaOpsImpl>(numerics, workload, settings);
+}
+
+}  // namespace fathom

@@ -1,0 +1,45 @@
+// The operators on one H100 or H200, and what recording a step into a CUDA graph needs beside them.
+// No CUDA header in sight, so that whoever picks a device can include this.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "kernels/ops.h"
+
+namespace fathom {
+
+struct CudaSettings {
+  int max_sequences = 0;         // of one step; 0: as many as tokens
+  bool batch_invariant = false;  // a token's bits do not depend on what else is in the step
+  bool dependent_launch = true;  // kernels start while their predecessor ends
+  // Cache appends and ropes wait for each other and run as one kernel: only the memory of an
+  // observer who looks between two ops without download() could tell.
+  bool fuse_positions = true;
+};
+
+// All work goes in order to one stream. Thread-compatible.
+class CudaOps : public Ops {
+ public:
+  // A step is recorded by capturing stream() around the model's calls and replayed after restage().
+  // What changes between replays is device data; what may not change is the number of tokens, how
+  // they fall into spans, and context_limit() of the longest context.
+  virtual void* stream() const = 0;  // cudaStream_t
+  virtual void restage(const StepInputs& inputs) = 0;
+  virtual int64_t context_limit(int64_t context) const = 0;
+
+  virtual void synchronize() = 0;
+  // Device memory held by the ops themselves.
+  virtual size_t bytes() const = 0;
+};
+
+// Device memory make_cuda_ops will take. Needs no GPU.
+size_t cuda_ops_bytes(Numerics numerics, const Workload& workload, const CudaSettings& settings);
+
+// On the current device. Throws Error when it is no sm_90 GPU, when its memory does not suffice,
+// for `exact` numerics and for dims the kernels are not built for.
+std::unique_ptr<CudaOps> make_cuda_ops(Numerics numerics, const Workload& workload,
+                                       const CudaSettings& settings);
+
+}  // namespace fathom

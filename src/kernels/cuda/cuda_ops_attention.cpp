@@ -1,0 +1,301 @@
+// CudaOps: positions, caches, the lightning indexer and attention.
+#include <algorithm>
+
+#include "base/error.h"
+#include "kernels/cuda/attention/mla.h"
+#include "kernels/cuda/cuda_ops_impl.h"
+#include "kernels/cuda/gemm/bf16_gemm.h"
+#include "kernels/cuda/indexer/index_scores.h"
+#include "kernels/cuda/indexer/topk.h"
+
+namespace fathom::cuda {
+namespace {
+
+// Page numbers are the runtime's promise; the copy engine wants some bound of them.
+constexpr int64_t kMostPages = 1 << 24;
+
+Bf16* bf16_of(const Tensor& t) {
+  FATHOM_CHECK(t.dtype == DType::bf16, "tensor of {} where the GPU works on BF16",
+               name_of(t.dtype));
+  return static_cast<Bf16*>(t.data);
+}
+
+void check_formats(const KvView& kv) {
+  FATHOM_CHECK(kv.latent_format != KvFormat::f32 && kv.index_format != KvFormat::f32 &&
+                   kv.latent_dim == KernelDims::kLatent && kv.rope_dim == KernelDims::kRope,
+               "cache rows of {} + {} values in a format the GPU does not read", kv.latent_dim,
+               kv.rope_dim);
+}
+
+}  // namespace
+
+PositionParams& CudaOpsImpl::positions(const BatchView& batch, const RopeTable& rope) {
+  if (has_pending_ && (pending_.cos != rope.cos || pending_.positions != batch.positions))
+    flush_positions();
+  FATHOM_CHECK(rope.dim == KernelDims::kRope, "rope of {} values", rope.dim);
+  has_pending_ = true;
+  pending_.tokens = batch.tokens;
+  pending_.positions = batch.positions;
+  pending_.sequence_of = batch.sequence_of;
+  pending_.page_tables = batch.page_tables;
+  pending_.max_pages = batch.max_pages;
+  pending_.cos = rope.cos;
+  pending_.sin = rope.sin;
+  return pending_;
+}
+
+void CudaOpsImpl::position_part_done() {
+  if (!settings_.fuse_positions) flush_positions();
+}
+
+void CudaOpsImpl::flush_positions() {
+  if (!has_pending_) return;
+  has_pending_ = false;
+  const PositionParams p = pending_;
+  pending_ = {};
+  run_position(p, launch_);
+}
+
+void CudaOpsImpl::rope_query(Tensor q, const BatchView& batch, const RopeTable& rope) {
+  if (pending_.rope_query.q) flush_positions();
+  check_batch(batch, q);
+  positions(batch, rope).rope_query = {bf16_of(q), static_cast<int>(q.dims[1]),
+                                       static_cast<int>(q.dims[2]), q.row_stride};
+  written(q);
+  position_part_done();
+}
+
+void CudaOpsImpl::append_latent(const KvView& kv, Tensor kv_a, const float* gain, float eps,
+                                const BatchView& batch, const RopeTable& rope) {
+  if (pending_.latent.kv_a) flush_positions();
+  check_batch(batch, kv_a);
+  check_formats(kv);
+  positions(batch, rope).latent = {.kv_a = bf16_of(kv_a),
+                                   .stride = kv_a.row_stride,
+                                   .gain = gain,
+                                   .eps = eps,
+                                   .cache = kv.latent,
+                                   .fp8 = kv.latent_format == KvFormat::fp8,
+                                   .ue8m0 = kv.ue8m0};
+  position_part_done();
+}
+
+void CudaOpsImpl::append_index_key(const KvView& kv, Tensor k, const LayerNormWeights& norm,
+                                   const BatchView& batch, const RopeTable& rope) {
+  if (pending_.index_key.k) flush_positions();
+  check_batch(batch, k);
+  check_formats(kv);
+  FATHOM_CHECK(kv.index_dim == KernelDims::kIndex, "index keys of {} values", kv.index_dim);
+  positions(batch, rope).index_key = {.k = bf16_of(k),
+                                      .stride = k.row_stride,
+                                      .weight = norm.weight,
+                                      .bias = norm.bias,
+                                      .cache = kv.index,
+                                      .fp8 = kv.index_format == KvFormat::fp8,
+                                      .ue8m0 = kv.ue8m0};
+  position_part_done();
+}
+
+void CudaOpsImpl::index_query(Tensor out, Tensor head_weight, Tensor q, const BatchView& batch,
+                              const RopeTable& rope) {
+  if (pending_.index_query.q) flush_positions();
+  check_batch(batch, q);
+  FATHOM_CHECK(q.dims[2] == KernelDims::kIndex && out.rows() == q.rows() &&
+                   (out.dtype == DType::fp8_e4m3 || out.dtype == DType::bf16),
+               "index queries of {} values to {}", q.dims[2], name_of(out.dtype));
+  positions(batch, rope).index_query = {.q = bf16_of(q),
+                                        .stride = q.row_stride,
+                                        .out = out.data,
+                                        .out_stride = out.row_stride,
+                                        .head_weight = head_weight.row<float>(0),
+                                        .weight_stride = head_weight.row_stride,
+                                        .heads = static_cast<int>(q.dims[1]),
+                                        .fp8 = out.dtype == DType::fp8_e4m3,
+                                        .ue8m0 = workload_.ue8m0};
+  written(out);
+  position_part_done();
+}
+
+// Scores of batch tokens from `begin` on; row 0 is that token's.
+IndexScoresParams CudaOpsImpl::index_params(const Tensor& index_q, const Tensor& head_weight,
+                                            const KvView& kv, const BatchView& batch, int begin,
+                                            int tokens) const {
+  const bool fp8 = index_q.dtype == DType::fp8_e4m3;
+  FATHOM_CHECK(fp8 == (kv.index_format == KvFormat::fp8) &&
+                   index_q.row_stride == index_q.row_size() &&
+                   head_weight.row_stride == head_weight.row_size(),
+               "index queries of {} with stride {} against keys of the other format",
+               name_of(index_q.dtype), index_q.row_stride);
+  IndexScoresParams p;
+  p.q = static_cast<const std::byte*>(index_q.data) +
+        begin * index_q.row_stride * static_cast<int64_t>(size_of(index_q.dtype));
+  p.fp8 = fp8;
+  p.head_weight = head_weight.row<float>(begin);
+  p.tokens = tokens;
+  p.index_heads = static_cast<int>(index_q.dims[1]);
+  p.pages = kv.index;
+  p.page_count = kMostPages;
+  p.page_tables = batch.page_tables;
+  p.max_pages = batch.max_pages;
+  p.sequence_of = batch.sequence_of + begin;
+  p.positions = batch.positions + begin;
+  p.max_context = longest_;
+  return p;
+}
+
+void CudaOpsImpl::index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
+                             const BatchView& batch) {
+  Scratch scratch = begin_op();
+  check_batch(batch, index_q);
+  check_formats(kv);
+  const int64_t topk = picked.row_size(), stride = round_up(longest_, kPageRows);
+  FATHOM_CHECK(picked.row_stride == topk && picked.rows() == batch.tokens,
+               "picks [{}, {}] of {} tokens", picked.rows(), topk, batch.tokens);
+  const bool all = longest_ <= topk;  // nobody has more candidates than picks
+  const int tile = all ? batch.tokens : score_tile(workload_.index_budget, longest_, batch.tokens);
+  float* scores = scratch.take<float>(all ? 4 : tile * stride);
+  const bool recorded = capturing();
+  for (int begin = 0; begin < batch.tokens; begin += tile) {
+    const int end = std::min(begin + tile, batch.tokens);
+    if (!all) {
+      IndexScoresParams p = index_params(index_q, head_weight, kv, batch, begin, end - begin);
+      p.scores = scores;
+      p.stride = stride;
+      if (recorded)
+        index_scores_decode(p, 0, end - begin, launch_);
+      else
+        cuda::index_scores(p, spans_of(batch, begin, end), launch_);
+    }
+    TopkParams t;
+    t.scores = scores;
+    t.stride = stride;
+    t.positions = batch.positions + begin;
+    t.rows = end - begin;
+    t.max_context = longest_;
+    t.topk = static_cast<int>(topk);
+    t.picked = picked.row<int32_t>(begin);
+    cuda::index_topk(t, launch_);
+  }
+  written(picked);
+}
+
+// The batch's spans within [begin, end), counted from `begin`.
+std::span<const IndexSpan> CudaOpsImpl::spans_of(const BatchView& batch, int begin, int end) {
+  const int32_t* positions = reinterpret_cast<const int32_t*>(staging_.data() + plan_.positions);
+  index_spans_.clear();
+  for (const AttentionSpan& s : batch.spans) {
+    int from = std::max(s.begin, begin), to = std::min(s.end, end);
+    if (from < to)
+      index_spans_.push_back(
+          {from - begin, to - begin, s.sequence, int64_t{positions[to - 1]} + 1});
+  }
+  return index_spans_;
+}
+
+void CudaOpsImpl::index_scores(Tensor scores, std::span<const int32_t> tokens, Tensor index_q,
+                               Tensor head_weight, const KvView& kv, const BatchView& batch) {
+  begin_op();
+  check_batch(batch, index_q);
+  check_formats(kv);
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    IndexScoresParams p = index_params(index_q, head_weight, kv, batch, tokens[i], 1);
+    p.scores = scores.row<float>(static_cast<int64_t>(i));
+    p.stride = round_up(longest_, kPageRows);
+    index_scores_decode(p, 0, 1, launch_);
+  }
+}
+
+void CudaOpsImpl::attend_expanded(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked,
+                                  const KvView& kv, const BatchView& batch, float scale) {
+  begin_op();
+  for (const AttentionSpan& s : batch.spans)
+    if (s.form == AttentionForm::expanded)
+      fail("tokens {} to {} ask for expanded attention, which the GPU does not have", s.begin,
+           s.end);
+  (void)out, (void)q, (void)up, (void)picked, (void)kv, (void)scale;
+}
+
+void CudaOpsImpl::attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked,
+                                  const KvView& kv, const BatchView& batch, float scale) {
+  begin_op();
+  if (absorbed_runs_.empty()) return;
+  check_batch(batch, q);
+  check_formats(kv);
+  FATHOM_CHECK(up.absorb && up.value_up && up.heads == q.dims[1] &&
+                   q.dims[2] == KernelDims::kNope + KernelDims::kRope,
+               "kv_b of {} heads, not prepared for the GPU or unlike queries of {} x {}", up.heads,
+               q.dims[1], q.dims[2]);
+  FATHOM_CHECK(picked.empty() || picked.row_stride == picked.row_size(),
+               "picks of {} with stride {}", picked.row_size(), picked.row_stride);
+  for (const AttentionRun& run : absorbed_runs_)
+    attend_run(out, q, up, picked, kv, batch, scale, run);
+  written(out);
+}
+
+// One run: queries into latent space, attention there, and back through the value part.
+void CudaOpsImpl::attend_run(const Tensor& out, const Tensor& q, const KvUpWeights& up,
+                             const Tensor& picked, const KvView& kv, const BatchView& batch,
+                             float scale, const AttentionRun& run) {
+  constexpr int kLatent = KernelDims::kLatent, kNope = KernelDims::kNope;
+  constexpr int kHead = kNope + KernelDims::kRope, kValue = KernelDims::kValue;
+  const int tokens = run.end - run.begin, heads = up.heads;
+  Scratch scratch = scratch_;
+  Bf16* q_latent = scratch.take<Bf16>(int64_t{tokens} * heads * kLatent);
+  Bf16* mixed = scratch.take<Bf16>(int64_t{tokens} * heads * kLatent);
+  const Bf16* queries = bf16_of(q) + run.begin * q.row_stride;
+
+  Bf16GemmParams absorb;
+  absorb.a = queries;
+  absorb.a_stride = q.row_stride;
+  absorb.a_batch_stride = kHead;
+  absorb.rows = tokens;
+  absorb.b = up.absorb;
+  absorb.b_batch_stride = int64_t{kLatent} * kNope;
+  absorb.n = kLatent;
+  absorb.k = kNope;
+  absorb.batch = heads;
+  absorb.out[0] = {q_latent, int64_t{heads} * kLatent, 0, kLatent, false};
+  absorb.out_batch_stride = kLatent;
+  bf16_gemm(absorb, launch_);
+
+  MlaParams p;
+  p.q_latent = q_latent;
+  p.q_rope = queries + kNope;
+  p.q_rope_token_stride = q.row_stride;
+  p.q_rope_head_stride = kHead;
+  p.cache = {.rows = kv.latent,
+             .fp8 = kv.latent_format == KvFormat::fp8,
+             .page_tables = batch.page_tables,
+             .max_pages = batch.max_pages,
+             .sequence_of = batch.sequence_of + run.begin,
+             .positions = batch.positions + run.begin};
+  if (!picked.empty()) {
+    p.picked = picked.row<int32_t>(run.begin);
+    p.topk = static_cast<int>(picked.row_size());
+  }
+  p.tokens = tokens;
+  p.heads = heads;
+  p.scale = scale;
+  p.out = mixed;
+  p.max_context = longest_;
+  if (run.decode)
+    mla_decode(p, launch_);
+  else
+    mla_prefill(p, launch_);
+
+  Bf16GemmParams value;
+  value.a = mixed;
+  value.a_stride = int64_t{heads} * kLatent;
+  value.a_batch_stride = kLatent;
+  value.rows = tokens;
+  value.b = up.value_up;
+  value.b_batch_stride = int64_t{kValue} * kLatent;
+  value.n = kValue;
+  value.k = kLatent;
+  value.batch = heads;
+  value.out[0] = {bf16_of(out) + run.begin * out.row_stride, out.row_stride, 0, kValue, false};
+  value.out_batch_stride = kValue;
+  bf16_gemm(value, launch_);
+}
+
+}  // namespace fathom::cuda

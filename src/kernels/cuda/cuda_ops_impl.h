@@ -1,0 +1,155 @@
+// CudaOps over the kernel families. Each method checks its tensors, picks kernels and launches;
+// nothing here allocates, waits or copies once the object stands.
+#pragma once
+
+#include <map>
+#include <vector>
+
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/cuda_ops_plan.h"
+#include "kernels/cuda/gemm/operands.h"
+#include "kernels/cuda/indexer/index_scores.h"
+#include "kernels/cuda/moe/moe.h"
+#include "kernels/cuda/norm/norm.h"
+#include "kernels/cuda/norm/position.h"
+#include "kernels/cuda/prim/launch.h"
+#include "tensor/buffer.h"
+
+namespace fathom::cuda {
+
+// Bump allocator over the memory that belongs to the op that is running.
+class Scratch {
+ public:
+  Scratch() = default;
+  Scratch(std::byte* memory, int64_t bytes) : memory_(memory), bytes_(bytes) {}
+  template <class T>
+  T* take(int64_t count) {
+    FATHOM_CHECK(used_ + round_up(count * int64_t{sizeof(T)}, kScratchAlign) <= bytes_,
+                 "op needs {} more bytes of scratch, {} of {} are used", count * sizeof(T), used_,
+                 bytes_);
+    T* p = reinterpret_cast<T*>(memory_ + used_);
+    used_ += round_up(count * int64_t{sizeof(T)}, kScratchAlign);
+    return p;
+  }
+  int64_t mark() const { return used_; }
+  void release(int64_t to) { used_ = to; }
+
+ private:
+  std::byte* memory_ = nullptr;
+  int64_t bytes_ = 0, used_ = 0;
+};
+
+class CudaOpsImpl final : public CudaOps {
+ public:
+  CudaOpsImpl(Numerics numerics, const Workload& workload, const CudaSettings& settings);
+  ~CudaOpsImpl() override;
+  CudaOpsImpl(const CudaOpsImpl&) = delete;
+  CudaOpsImpl& operator=(const CudaOpsImpl&) = delete;
+
+  MemoryKind memory() const override { return MemoryKind::device; }
+  void upload(void* to, const void* from, size_t bytes) override;
+  void download(void* to, const void* from, size_t bytes) override;
+  StepInputs begin_step(const StepInputs& inputs) override;
+
+  void* stream() const override { return launch_.stream; }
+  void restage(const StepInputs& inputs) override;
+  int64_t context_limit(int64_t context) const override;
+  void synchronize() override;
+  size_t bytes() const override { return memory_.size(); }
+
+  void embed(Tensor hidden, const int32_t* ids, const QWeight& table) override;
+  void rms_norm(Tensor out, Tensor x, const float* gain, float eps) override;
+  void add_rms_norm(Tensor normed, Tensor residual, Tensor update, const float* gain,
+                    float eps) override;
+  void project(std::span<const Projection> projections, Tensor x) override;
+  void rope_query(Tensor q, const BatchView& batch, const RopeTable& rope) override;
+  void append_latent(const KvView& kv, Tensor kv_a, const float* gain, float eps,
+                     const BatchView& batch, const RopeTable& rope) override;
+  void append_index_key(const KvView& kv, Tensor k, const LayerNormWeights& norm,
+                        const BatchView& batch, const RopeTable& rope) override;
+  void index_query(Tensor out, Tensor head_weight, Tensor q, const BatchView& batch,
+                   const RopeTable& rope) override;
+  void index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
+                  const BatchView& batch) override;
+  void index_scores(Tensor scores, std::span<const int32_t> tokens, Tensor index_q,
+                    Tensor head_weight, const KvView& kv, const BatchView& batch) override;
+  void attend_expanded(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked, const KvView& kv,
+                       const BatchView& batch, float scale) override;
+  void attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked, const KvView& kv,
+                       const BatchView& batch, float scale) override;
+  void route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate, const float* bias,
+             const RouterShape& shape) override;
+  void mlp(Tensor out, Tensor x, const MlpWeights& w) override;
+  void moe(Tensor out, Tensor x, Tensor ids, Tensor weights, std::span<const MlpWeights> experts,
+           const MlpWeights* shared) override;
+  void gather_rows(Tensor out, Tensor x, std::span<const int32_t> rows) override;
+  void logits(Tensor out, Tensor hidden, const QWeight& head) override;
+  std::string describe() const override;
+
+ private:
+  // The FP8 form of the rows that were quantised last: by the norm that wrote them, or for their
+  // first product. Several products share it.
+  struct Coded {
+    const void* rows_of = nullptr;  // the bf16 rows, null: none
+    int64_t rows = 0, n = 0, stride = 0;
+  };
+
+  // Every op begins with this: what waited is launched, scratch is free again.
+  Scratch begin_op();
+  void flush_positions();
+  // The op writes `t`: what was derived from that memory is stale.
+  void written(const Tensor& t);
+  bool capturing() const;
+  void stage(const StepInputs& inputs, const StagingPlan& plan);
+  void check_batch(const BatchView& batch, const Tensor& t) const;
+
+  CodesOut codes_of(const Tensor& out);  // where a norm puts them; empty when none are due
+  Fp8Rows quantised(const Tensor& x);
+  void product(const Tensor& x, const QWeight& w, std::span<const OutSegment> out);
+  void fp8_product(const Fp8Rows& x, const QWeight& w, std::span<const OutSegment> out);
+  void bf16_product(const Bf16* x, int64_t stride, int64_t rows, const QWeight& w,
+                    std::span<const OutSegment> out);
+  void mlp_product(Tensor out, Tensor x, const MlpWeights& w, Scratch& scratch);
+  PermuteParams permutation(const int32_t* ids, int64_t tokens, int64_t per_token);
+  Bf16* run_experts(const ExpertArrays& e, const Tensor& x, int64_t rows, Scratch& scratch);
+  const ExpertArrays& arrays_of(std::span<const MlpWeights> experts);
+
+  // The pending positions of this batch; launches them first when they belong to another.
+  PositionParams& positions(const BatchView& batch, const RopeTable& rope);
+  void position_part_done();
+  IndexScoresParams index_params(const Tensor& index_q, const Tensor& head_weight, const KvView& kv,
+                                 const BatchView& batch, int begin, int tokens) const;
+  std::span<const IndexSpan> spans_of(const BatchView& batch, int begin, int end);
+  void attend_run(const Tensor& out, const Tensor& q, const KvUpWeights& up, const Tensor& picked,
+                  const KvView& kv, const BatchView& batch, float scale, const AttentionRun& run);
+
+  const Numerics numerics_;
+  const Workload workload_;
+  const CudaSettings settings_;
+  Launch launch_;
+  std::string name_;
+  cudaEvent_t copied_ = nullptr;  // the last eager step's inputs have left the staging buffer
+
+  // One allocation, carved below.
+  Buffer memory_;
+  Buffer staging_;  // pinned
+  std::byte* inputs_ = nullptr;
+  Scratch scratch_;
+  uint8_t* codes_ = nullptr;
+  float* scales_ = nullptr;
+  int32_t *offsets_ = nullptr, *row_of_ = nullptr, *token_of_ = nullptr;
+
+  // The step that is running.
+  StagingPlan plan_;
+  StepInputs step_;      // as handed out
+  int64_t longest_ = 0;  // context_limit of the step's longest context
+  std::vector<AttentionRun> absorbed_runs_;
+  std::vector<IndexSpan> index_spans_;
+  Coded coded_;
+  PositionParams pending_;
+  bool has_pending_ = false;
+  const void* permuted_ids_ = nullptr;  // what offsets_, row_of_ and token_of_ were made from
+  std::map<const MlpWeights*, ExpertArrays> experts_;
+};
+
+}  // namespace fathom::cuda
