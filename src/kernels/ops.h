@@ -38,6 +38,7 @@ struct Workload {
   int max_tokens = 0;                    // tokens of one step
   int64_t max_context = 0;               // positions of one sequence
   int hidden = 0, max_intermediate = 0;  // widest of dense MLP and expert
+  int expert_intermediate = 0;           // of one routed expert
   int heads = 0, nope = 0, rope = 0, value = 0, latent = 0;
   int q_rank = 0;
   int index_heads = 0, index_dim = 0, index_topk = 0;

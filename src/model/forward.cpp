@@ -40,6 +40,7 @@ Workload workload_of(const Config& c, const ForwardOptions& o) {
   w.hidden = c.hidden;
   w.max_intermediate =
       std::max({c.intermediate, c.moe_intermediate * std::max(1, c.shared_experts)});
+  w.expert_intermediate = c.moe_intermediate;
   w.heads = c.heads;
   w.nope = c.nope;
   w.rope = c.rope;
