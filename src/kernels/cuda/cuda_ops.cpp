@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "kernels/cuda/attention/mla.h"
+#include "kernels/cuda/attention/mla_prefill.h"
 #include "kernels/cuda/cuda_ops_impl.h"
 #include "kernels/cuda/gemm/fp8_gemm.h"
 #include "kernels/cuda/moe/moe.h"
@@ -38,12 +39,12 @@ MemoryPlan plan_memory(Numerics numerics, const Workload& w, const CudaSettings&
   m.permutation = round_up((w.experts + 1) * 4, kScratchAlign) + 2 * round_up(rows * 4, 256);
   int64_t workspace =
       static_cast<int64_t>(fp8_gemm_workspace(static_cast<int>(rows), std::max(w.experts, 1)));
-  workspace = std::max(workspace, static_cast<int64_t>(mla_decode_workspace(
-                                      std::min(w.max_tokens, kDecodeTile), w.heads, w.index_topk,
-                                      w.max_context, sms, s.batch_invariant)));
-  if (w.experts > 0)
-    workspace = std::max(workspace, static_cast<int64_t>(permute_workspace(
-                                        w.max_tokens, w.experts_per_token, w.experts)));
+  auto need = [&](size_t bytes) { workspace = std::max(workspace, static_cast<int64_t>(bytes)); };
+  for (int tile : {kDecodeTile, kPrefillTile})
+    need(mla_decode_workspace(std::min(w.max_tokens, tile), w.heads, w.index_topk, w.max_context,
+                              sms, s.batch_invariant && tile == kDecodeTile));
+  need(mla_prefill_workspace(w.max_context, /*fp8=*/true));
+  if (w.experts > 0) need(permute_workspace(w.max_tokens, w.experts_per_token, w.experts));
   m.workspace = round_up(workspace, kScratchAlign);
   m.scratch = scratch_bytes(numerics, w);
   return m;

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "kernels/cuda/attention/mla.h"
+#include "kernels/cuda/attention/mla_prefill.h"
 #include "kernels/cuda/cuda_ops_impl.h"
 #include "kernels/cuda/gemm/bf16_gemm.h"
 #include "kernels/cuda/indexer/index_scores.h"
@@ -179,15 +180,18 @@ void CudaOpsImpl::index_topk(Tensor picked, Tensor index_q, Tensor head_weight, 
   written(picked);
 }
 
+// Positions up to and with that of a batch token, as the host staged them.
+int64_t CudaOpsImpl::context_at(int token) const {
+  return int64_t{reinterpret_cast<const int32_t*>(staging_.data() + plan_.positions)[token]} + 1;
+}
+
 // The batch's spans within [begin, end), counted from `begin`.
 std::span<const IndexSpan> CudaOpsImpl::spans_of(const BatchView& batch, int begin, int end) {
-  const int32_t* positions = reinterpret_cast<const int32_t*>(staging_.data() + plan_.positions);
   index_spans_.clear();
   for (const AttentionSpan& s : batch.spans) {
     int from = std::max(s.begin, begin), to = std::min(s.end, end);
     if (from < to)
-      index_spans_.push_back(
-          {from - begin, to - begin, s.sequence, int64_t{positions[to - 1]} + 1});
+      index_spans_.push_back({from - begin, to - begin, s.sequence, context_at(to - 1)});
   }
   return index_spans_;
 }
@@ -230,6 +234,18 @@ void CudaOpsImpl::attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, T
   for (const AttentionRun& run : absorbed_runs_)
     attend_run(out, q, up, picked, kv, batch, scale, run);
   written(out);
+}
+
+// The batch's spans within a run, counted from its first token.
+std::span<const PrefillSpan> CudaOpsImpl::prefill_spans(const BatchView& batch,
+                                                        const AttentionRun& run) {
+  prefill_spans_.clear();
+  for (const AttentionSpan& s : batch.spans) {
+    int from = std::max(s.begin, run.begin), to = std::min(s.end, run.end);
+    if (from < to)
+      prefill_spans_.push_back({from - run.begin, to - run.begin, s.sequence, context_at(to - 1)});
+  }
+  return prefill_spans_;
 }
 
 // One run: queries into latent space, attention there, and back through the value part.
@@ -281,7 +297,7 @@ void CudaOpsImpl::attend_run(const Tensor& out, const Tensor& q, const KvUpWeigh
   if (run.decode)
     mla_decode(p, launch_);
   else
-    mla_prefill(p, launch_);
+    mla_prefill(p, prefill_spans(batch, run), launch_);
 
   Bf16GemmParams value;
   value.a = mixed;

@@ -5,6 +5,7 @@
 #include <map>
 #include <vector>
 
+#include "kernels/cuda/attention/mla_prefill.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/cuda_ops_plan.h"
 #include "kernels/cuda/gemm/operands.h"
@@ -119,6 +120,8 @@ class CudaOpsImpl final : public CudaOps {
   void position_part_done();
   IndexScoresParams index_params(const Tensor& index_q, const Tensor& head_weight, const KvView& kv,
                                  const BatchView& batch, int begin, int tokens) const;
+  int64_t context_at(int token) const;
+  std::span<const PrefillSpan> prefill_spans(const BatchView& batch, const AttentionRun& run);
   std::span<const IndexSpan> spans_of(const BatchView& batch, int begin, int end);
   void attend_run(const Tensor& out, const Tensor& q, const KvUpWeights& up, const Tensor& picked,
                   const KvView& kv, const BatchView& batch, float scale, const AttentionRun& run);
@@ -145,6 +148,7 @@ class CudaOpsImpl final : public CudaOps {
   int64_t longest_ = 0;  // context_limit of the step's longest context
   std::vector<AttentionRun> absorbed_runs_;
   std::vector<IndexSpan> index_spans_;
+  std::vector<PrefillSpan> prefill_spans_;
   Coded coded_;
   PositionParams pending_;
   bool has_pending_ = false;

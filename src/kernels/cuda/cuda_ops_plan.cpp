@@ -100,7 +100,7 @@ std::vector<AttentionRun> attention_runs(std::span<const AttentionSpan> spans, A
   std::vector<AttentionRun> runs;
   for (const AttentionSpan& s : spans) {
     if (s.form != form) continue;
-    bool decode = !one_kernel && s.end - s.begin <= kDecodeSpan;
+    bool decode = one_kernel || s.end - s.begin <= kDecodeSpan;
     if (!runs.empty() && runs.back().end == s.begin && runs.back().decode == decode)
       runs.back().end = s.end;
     else

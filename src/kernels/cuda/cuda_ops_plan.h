@@ -59,6 +59,7 @@ struct AttentionRun {
 inline constexpr int kDecodeSpan = 4;      // longest span of a decode run: a token and its drafts
 inline constexpr int kDecodeTile = 256;    // tokens of one call; bounds the partial results
 inline constexpr int kPrefillTile = 2048;  // bounds the queries and outputs in latent space
+// With `one_kernel` every run is a decode run: what recorded steps use must serve all.
 std::vector<AttentionRun> attention_runs(std::span<const AttentionSpan> spans, AttentionForm form,
                                          bool one_kernel);
 
