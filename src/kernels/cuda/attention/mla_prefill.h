@@ -1,0 +1,36 @@
+// Absorbed attention for prefill chunks (the parameters are in mla.h).
+//
+// The kernel reads bf16 rows. An fp8 cache is dequantised first, once per step and layer, into a
+// workspace of contiguous rows: a chunk reads each row many times, and 1,808 bytes of traffic per
+// row of context are little beside them. Spans for which that does not pay, or that do not fit the
+// workspace, go to mla_decode, which reads fp8 rows itself.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "kernels/cuda/attention/mla.h"
+#include "kernels/cuda/prim/launch.h"
+
+namespace fathom::cuda {
+
+// Tokens [begin, end) of the batch: consecutive positions of one sequence, the last one at
+// context - 1. The host knows these; positions stay on the device.
+struct PrefillSpan {
+  int begin = 0, end = 0;
+  int sequence = 0;
+  int64_t context = 0;
+};
+
+// Attention for the tokens of `spans` (ascending, disjoint); other rows of out are left alone.
+// With batch_invariant every span takes the prefill kernel, which then must fit the workspace: a
+// row's bits depend on its own query and keys only, never on the chunk it came in.
+void mla_prefill(const MlaParams& p, std::span<const PrefillSpan> spans, const Launch& l);
+
+// Bytes with which a span of this context is dequantised in one piece. More lets more sequences
+// share a launch; a bf16 cache needs none. mla_decode's own needs come on top of neither: the two
+// use the workspace one after the other.
+size_t mla_prefill_workspace(int64_t context, bool fp8);
+
+}  // namespace fathom::cuda
