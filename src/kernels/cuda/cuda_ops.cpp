@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "kernels/cuda/attention/mha.h"
 #include "kernels/cuda/attention/mla.h"
 #include "kernels/cuda/attention/mla_prefill.h"
 #include "kernels/cuda/cuda_ops_impl.h"
@@ -46,7 +47,10 @@ MemoryPlan plan_memory(Numerics numerics, const Workload& w, const CudaSettings&
   need(mla_prefill_workspace(w.max_context, /*fp8=*/true));
   if (w.experts > 0) need(permute_workspace(w.max_tokens, w.experts_per_token, w.experts));
   m.workspace = round_up(workspace, kScratchAlign);
-  m.scratch = scratch_bytes(numerics, w);
+  m.scratch = round_up(
+      std::max(scratch_bytes(numerics, w),
+               static_cast<int64_t>(mha_prefill_workspace(w.max_tokens, w.max_context, 1))),
+      kScratchAlign);
   return m;
 }
 

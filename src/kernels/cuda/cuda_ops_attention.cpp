@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "kernels/cuda/attention/mha.h"
 #include "kernels/cuda/attention/mla.h"
 #include "kernels/cuda/attention/mla_prefill.h"
 #include "kernels/cuda/cuda_ops_impl.h"
@@ -11,6 +12,9 @@
 
 namespace fathom::cuda {
 namespace {
+
+constexpr int kLatent = KernelDims::kLatent, kNope = KernelDims::kNope;
+constexpr int kHead = kNope + KernelDims::kRope, kValue = KernelDims::kValue;
 
 // Page numbers are the runtime's promise; the copy engine wants some bound of them.
 constexpr int64_t kMostPages = 1 << 24;
@@ -26,6 +30,16 @@ void check_formats(const KvView& kv) {
                    kv.latent_dim == KernelDims::kLatent && kv.rope_dim == KernelDims::kRope,
                "cache rows of {} + {} values in a format the GPU does not read", kv.latent_dim,
                kv.rope_dim);
+}
+
+// The latent rows as the attention kernels see them, for batch tokens from `begin` on.
+LatentCache cache_of(const KvView& kv, const BatchView& batch, int begin) {
+  return {.rows = kv.latent,
+          .fp8 = kv.latent_format == KvFormat::fp8,
+          .page_tables = batch.page_tables,
+          .max_pages = batch.max_pages,
+          .sequence_of = batch.sequence_of + begin,
+          .positions = batch.positions + begin};
 }
 
 }  // namespace
@@ -209,28 +223,55 @@ void CudaOpsImpl::index_scores(Tensor scores, std::span<const int32_t> tokens, T
   }
 }
 
+void CudaOpsImpl::check_attention(const Tensor& q, const KvUpWeights& up, const Tensor& picked,
+                                  const KvView& kv, const BatchView& batch) const {
+  check_batch(batch, q);
+  check_formats(kv);
+  FATHOM_CHECK(up.absorb && up.value_up && up.heads == q.dims[1] && q.dims[2] == kHead,
+               "kv_b of {} heads, not prepared for the GPU or unlike queries of {} x {}", up.heads,
+               q.dims[1], q.dims[2]);
+  FATHOM_CHECK(picked.empty() || picked.row_stride == picked.row_size(),
+               "picks of {} with stride {}", picked.row_size(), picked.row_stride);
+}
+
 void CudaOpsImpl::attend_expanded(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked,
                                   const KvView& kv, const BatchView& batch, float scale) {
   begin_op();
+  prefill_spans_.clear();
   for (const AttentionSpan& s : batch.spans)
     if (s.form == AttentionForm::expanded)
-      fail("tokens {} to {} ask for expanded attention, which the GPU does not have", s.begin,
-           s.end);
-  (void)out, (void)q, (void)up, (void)picked, (void)kv, (void)scale;
+      prefill_spans_.push_back({s.begin, s.end, s.sequence, context_at(s.end - 1)});
+  if (prefill_spans_.empty()) return;
+  check_attention(q, up, picked, kv, batch);
+  MhaParams p;
+  p.q = bf16_of(q);
+  p.q_token_stride = q.row_stride;
+  p.q_head_stride = kHead;
+  p.cache = cache_of(kv, batch, 0);
+  p.absorb = up.absorb;
+  p.value_up = up.value_up;
+  if (!picked.empty()) {
+    p.picked = picked.row<int32_t>(0);
+    p.topk = static_cast<int>(picked.row_size());
+  }
+  p.tokens = batch.tokens;
+  p.heads = up.heads;
+  p.scale = scale;
+  p.out = bf16_of(out);
+  p.out_token_stride = out.row_stride;
+  // All scratch is free here: the more, the more heads at once.
+  Launch l = launch_;
+  l.workspace = scratch_.base();
+  l.workspace_bytes = static_cast<size_t>(scratch_.size());
+  mha_prefill(p, prefill_spans_, l);
+  written(out);
 }
 
 void CudaOpsImpl::attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked,
                                   const KvView& kv, const BatchView& batch, float scale) {
   begin_op();
   if (absorbed_runs_.empty()) return;
-  check_batch(batch, q);
-  check_formats(kv);
-  FATHOM_CHECK(up.absorb && up.value_up && up.heads == q.dims[1] &&
-                   q.dims[2] == KernelDims::kNope + KernelDims::kRope,
-               "kv_b of {} heads, not prepared for the GPU or unlike queries of {} x {}", up.heads,
-               q.dims[1], q.dims[2]);
-  FATHOM_CHECK(picked.empty() || picked.row_stride == picked.row_size(),
-               "picks of {} with stride {}", picked.row_size(), picked.row_stride);
+  check_attention(q, up, picked, kv, batch);
   for (const AttentionRun& run : absorbed_runs_)
     attend_run(out, q, up, picked, kv, batch, scale, run);
   written(out);
@@ -252,8 +293,6 @@ std::span<const PrefillSpan> CudaOpsImpl::prefill_spans(const BatchView& batch,
 void CudaOpsImpl::attend_run(const Tensor& out, const Tensor& q, const KvUpWeights& up,
                              const Tensor& picked, const KvView& kv, const BatchView& batch,
                              float scale, const AttentionRun& run) {
-  constexpr int kLatent = KernelDims::kLatent, kNope = KernelDims::kNope;
-  constexpr int kHead = kNope + KernelDims::kRope, kValue = KernelDims::kValue;
   const int tokens = run.end - run.begin, heads = up.heads;
   Scratch scratch = scratch_;
   Bf16* q_latent = scratch.take<Bf16>(int64_t{tokens} * heads * kLatent);
@@ -279,12 +318,7 @@ void CudaOpsImpl::attend_run(const Tensor& out, const Tensor& q, const KvUpWeigh
   p.q_rope = queries + kNope;
   p.q_rope_token_stride = q.row_stride;
   p.q_rope_head_stride = kHead;
-  p.cache = {.rows = kv.latent,
-             .fp8 = kv.latent_format == KvFormat::fp8,
-             .page_tables = batch.page_tables,
-             .max_pages = batch.max_pages,
-             .sequence_of = batch.sequence_of + run.begin,
-             .positions = batch.positions + run.begin};
+  p.cache = cache_of(kv, batch, run.begin);
   if (!picked.empty()) {
     p.picked = picked.row<int32_t>(run.begin);
     p.topk = static_cast<int>(picked.row_size());

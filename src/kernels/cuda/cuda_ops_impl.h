@@ -32,6 +32,8 @@ class Scratch {
     used_ += round_up(count * int64_t{sizeof(T)}, kScratchAlign);
     return p;
   }
+  std::byte* base() const { return memory_; }
+  int64_t size() const { return bytes_; }
   int64_t mark() const { return used_; }
   void release(int64_t to) { used_ = to; }
 
@@ -123,6 +125,8 @@ class CudaOpsImpl final : public CudaOps {
   int64_t context_at(int token) const;
   std::span<const PrefillSpan> prefill_spans(const BatchView& batch, const AttentionRun& run);
   std::span<const IndexSpan> spans_of(const BatchView& batch, int begin, int end);
+  void check_attention(const Tensor& q, const KvUpWeights& up, const Tensor& picked,
+                       const KvView& kv, const BatchView& batch) const;
   void attend_run(const Tensor& out, const Tensor& q, const KvUpWeights& up, const Tensor& picked,
                   const KvView& kv, const BatchView& batch, float scale, const AttentionRun& run);
 
