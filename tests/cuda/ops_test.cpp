@@ -3,8 +3,10 @@
 // tokens, recorded steps.
 #include <numeric>
 
+#include "base/error.h"
 #include "kernels/cpu_ops.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/cuda_ops_plan.h"
 #include "numerics/rope.h"
 #include "support.h"
 
@@ -135,7 +137,7 @@ std::vector<float> values_of(const Tensor& t) {
   return v;
 }
 
-enum class Form { decode, mixed };
+enum class Form { decode, mixed, expanded };
 
 class OpsTest : public GpuTest {
  protected:
@@ -180,6 +182,7 @@ class OpsTest : public GpuTest {
 
   // decode: sequences of many lengths, one token each, the last ones padding.
   // mixed: decodes, a chunk from the start and a chunk behind a cached context.
+  // expanded: the same, the chunks in expanded form.
   void make_batch(Form form) {
     positions.clear();
     std::vector<std::pair<int, int>> spans_of;  // first position, tokens
@@ -195,7 +198,9 @@ class OpsTest : public GpuTest {
     int sequence = 0;
     for (auto [first, n] : spans_of) {
       int begin = static_cast<int>(positions.size());
-      spans.push_back({begin, begin + n, sequence, AttentionForm::absorbed});
+      spans.push_back(
+          {begin, begin + n, sequence,
+           n > 1 && form == Form::expanded ? AttentionForm::expanded : AttentionForm::absorbed});
       for (int i = 0; i < n; ++i) {
         positions.push_back(first + i);
         sequence_of.push_back(sequence);
@@ -590,6 +595,14 @@ TEST_F(OpByOp, SmallDimsFp8DenseAttention) {
   prepare(Numerics::fp8, kSmall, Form::mixed, {}, /*sparse=*/false);
   compare();
 }
+TEST_F(OpByOp, SmallDimsBf16Expanded) {
+  prepare(Numerics::bf16, kSmall, Form::expanded);
+  compare();
+}
+TEST_F(OpByOp, SmallDimsBf16ExpandedDense) {
+  prepare(Numerics::bf16, kSmall, Form::expanded, {}, /*sparse=*/false);
+  compare();
+}
 TEST_F(OpByOp, SmallDimsBatchInvariant) {
   prepare(Numerics::fp8, kSmall, Form::mixed, {.batch_invariant = true});
   compare();
@@ -754,6 +767,110 @@ TEST_F(WholeLayer, PicksAreTheBestOfTheOpsOwnScores) {
     order.resize(d.topk, -1);
     EXPECT_EQ(std::memcmp(order.data(), picked.row<int32_t>(row), d.topk * 4), 0) << "row " << row;
   }
+}
+
+// Plans: no GPU.
+
+QWeight fp8_weight(uintptr_t data, uintptr_t scale, int64_t rows, int64_t cols) {
+  QWeight w;
+  w.data = reinterpret_cast<const void*>(data);
+  w.dtype = DType::fp8_e4m3;
+  w.rows = rows;
+  w.cols = cols;
+  w.scale = reinterpret_cast<const float*>(scale);
+  w.scale_stride = cols / 128;
+  return w;
+}
+
+TEST(OpsPlan, NeighbouringWeightsBecomeOneProduct) {
+  // In memory: q_a [256, 384] | index_k [128, 384] | kv_a [576, 384]; asked for in another order.
+  const uintptr_t code = 0x10000, scale = 0x900000;
+  QWeight q_a = fp8_weight(code, scale, 256, 384);
+  QWeight index_k = fp8_weight(code + 256 * 384, scale + 2 * 3 * 4, 128, 384);
+  QWeight kv_a = fp8_weight(code + 384 * 384, scale + 3 * 3 * 4, 576, 384);
+  const Projection asked[] = {{{}, kv_a}, {{}, q_a}, {{}, index_k}};
+  ProjectionGroup groups[3];
+  ASSERT_EQ(group_projections(asked, groups), 1);
+  EXPECT_EQ(groups[0].weight.rows, 960);
+  EXPECT_EQ(groups[0].weight.data, q_a.data);
+  ASSERT_EQ(groups[0].count, 3);
+  EXPECT_EQ(groups[0].parts[0], &asked[1]);
+  EXPECT_EQ(groups[0].parts[1], &asked[2]);
+  EXPECT_EQ(groups[0].parts[2], &asked[0]);
+
+  // Scales elsewhere, a hole, or a border inside a scale block: apart.
+  QWeight strange = index_k;
+  strange.scale += 1;
+  const Projection apart[] = {{{}, q_a}, {{}, strange}};
+  EXPECT_EQ(group_projections(apart, groups), 2);
+  QWeight odd = fp8_weight(code, scale, 192, 384);
+  QWeight behind = fp8_weight(code + 192 * 384, scale + 2 * 3 * 4, 128, 384);
+  const Projection border[] = {{{}, odd}, {{}, behind}};
+  EXPECT_EQ(group_projections(border, groups), 2);
+}
+
+TEST(OpsPlan, ContextLimitsCoverTheContextAndStayFew) {
+  EXPECT_EQ(context_limit(1, 2048, 163840), 2048);
+  EXPECT_EQ(context_limit(2048, 2048, 163840), 2048);
+  EXPECT_EQ(context_limit(2049, 2048, 163840), 4096);
+  EXPECT_EQ(context_limit(140000, 2048, 163840), 163840);
+  EXPECT_EQ(context_limit(100, 2048, 512), 512);
+  EXPECT_EQ(context_limit(257, 256, 3072), 1024);
+  EXPECT_EQ(context_limit(5000, 0, 163840), 8192);
+  for (int64_t c = 1; c <= 163840; c = c * 5 / 4 + 1) EXPECT_GE(context_limit(c, 2048, 163840), c);
+}
+
+TEST(OpsPlan, ScoreTilesFitTheBudget) {
+  EXPECT_EQ(score_tile(512 << 20, 131072, 4096), 1024);
+  EXPECT_EQ(score_tile(512 << 20, 4096, 100), 100);
+  EXPECT_EQ(score_tile(1000, 131072, 4096), 1);  // never less than one row
+}
+
+TEST(OpsPlan, AttentionRunsFollowSpans) {
+  using F = AttentionForm;
+  const AttentionSpan spans[] = {{0, 1, 0, F::absorbed},
+                                 {1, 3, 1, F::absorbed},
+                                 {3, 40, 2, F::expanded},
+                                 {40, 3000, 2, F::absorbed},
+                                 {3000, 3001, 3, F::absorbed}};
+  std::vector<AttentionRun> runs = attention_runs(spans, F::absorbed, false);
+  ASSERT_EQ(runs.size(), 4u);
+  EXPECT_EQ(runs[0].end, 3);
+  EXPECT_TRUE(runs[0].decode);
+  EXPECT_EQ(runs[1].begin, 40);
+  EXPECT_EQ(runs[1].end, 40 + kPrefillTile);
+  EXPECT_FALSE(runs[1].decode);
+  EXPECT_EQ(runs[2].end, 3000);
+  EXPECT_TRUE(runs[3].decode);
+  for (const AttentionRun& r : attention_runs(spans, F::absorbed, true)) EXPECT_TRUE(r.decode);
+  EXPECT_EQ(attention_runs(spans, F::expanded, false).size(), 1u);
+}
+
+TEST(OpsPlan, MemoryGrowsWithTheStepAndRefusesOtherDims) {
+  Workload w;
+  w.max_context = 32768;
+  w.hidden = 7168;
+  w.max_intermediate = 18432;
+  w.expert_intermediate = 2048;
+  w.heads = 128;
+  w.nope = w.value = w.index_dim = 128;
+  w.rope = 64;
+  w.latent = 512;
+  w.q_rank = 1536;
+  w.index_heads = 64;
+  w.index_topk = 2048;
+  w.experts = 256;
+  w.experts_per_token = 8;
+  w.vocab = 129280;
+  w.max_tokens = 512;
+  size_t few = cuda_ops_bytes(Numerics::fp8, w, {.max_sequences = 64});
+  w.max_tokens = 4096;
+  size_t many = cuda_ops_bytes(Numerics::fp8, w, {.max_sequences = 64});
+  EXPECT_GT(many, few);
+  EXPECT_LT(many, size_t{4} << 30);
+  EXPECT_THROW(cuda_ops_bytes(Numerics::exact, w, {}), Error);
+  w.latent = 256;
+  EXPECT_THROW(cuda_ops_bytes(Numerics::fp8, w, {}), Error);
 }
 
 }  // namespace
