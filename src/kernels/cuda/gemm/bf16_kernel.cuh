@@ -210,7 +210,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         }
         more = walk.next(tile);
       }
-      pdl_trigger();
     }
     __syncwarp();
     if (splits > 1) cluster_sync();
@@ -230,6 +229,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     };
     float d[kRows / 2];
     pdl_wait();
+    // The next kernel may come as soon as there is room: it fetches its weights while this one
+    // ends.
+    pdl_trigger();
     while (walk.next(tile)) {
       int before = 0;
       for (int slice = first_slice; slice < end_slice; ++slice, ring.advance(work.stages)) {
@@ -272,7 +274,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
                                         kMathThreads, work, target);
       }
     }
-    pdl_trigger();
   }
   // No CTA leaves while another may still reach into its shared memory.
   if (clustered) cluster_sync();

@@ -76,8 +76,10 @@ Bf16Plan plan_bf16_as(const Bf16Problem& p, int sms, const Bf16Shape& shape, int
   const int64_t units = tiles * splits;
   const int64_t persistent = std::max(1, sms / shape.multicast) * shape.multicast;
   plan.grid = static_cast<int>(splits > 1 ? units : std::min(units, persistent));
-  // Split tiles are one a CTA: where not all fit at once, two share a processor.
-  const int room = splits > 1 && plan.grid > sms ? kHalfSharedBytes : kSharedBytes;
+  // With few tokens half a processor's memory keeps enough loads in flight, and leaves room for the
+  // next kernel's first weights (or for a second tile, where split tiles outnumber processors).
+  const bool half = !shape.tokens_m && shape.n_rows <= 64;
+  const int room = half || (splits > 1 && plan.grid > sms) ? kHalfSharedBytes : kSharedBytes;
   const int tail = tail_bytes(shape, p.experts);
   const int64_t needed = ceil_div(slices, splits) * ceil_div(units, plan.grid);
   const int fit = (room - tail) / (shape.stage_bytes() + 16);
