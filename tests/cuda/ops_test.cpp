@@ -19,11 +19,26 @@ struct Dims {
 };
 constexpr Dims kSmall = {384, 256, 4, 8, 256, 1024, 128, 16, 4, 4, 4096};
 // V3.2's, but fewer experts and words: those dims have tests of their own.
-constexpr Dims kReal = {7168, 1536, 128, 64, 2048, 2048, 2048, 16, 8, 4, 4096};
+constexpr Dims kReal = {7168, 1536, 128, 64, 2048, 2048, 2048, 8, 4, 4, 4096};
 
 constexpr int kNope = 128, kRope = 64, kLatent = 512, kValue = 128, kHead = kNope + kRope;
 constexpr int64_t kContext = 3072;
 constexpr int kPages = 160, kMaxPages = kContext / kPageRows;
+
+// As random_codes, for hundreds of millions of them.
+std::vector<uint8_t> many_codes(size_t n, uint32_t seed) {
+  const std::vector<uint8_t> table = random_codes(4096, seed);
+  std::vector<uint8_t> v(n);
+  constexpr size_t kChunk = 1 << 20;
+  parallel(static_cast<int64_t>((n + kChunk - 1) / kChunk), [&](int64_t chunk) {
+    uint64_t state = (uint64_t{seed} << 32) + static_cast<uint64_t>(chunk);
+    for (size_t i = chunk * kChunk; i < std::min(n, (chunk + 1) * kChunk); ++i) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      v[i] = table[state >> 52];
+    }
+  });
+  return v;
+}
 
 // A tensor on both sides.
 struct Both {
@@ -77,7 +92,7 @@ class Twins {
     }
     int64_t stride = (cols + 127) / 128;
     for (int64_t n : rows) blocks += (n + 127) / 128;
-    std::vector<uint8_t> codes = random_codes(static_cast<size_t>(all * cols), seed_++);
+    std::vector<uint8_t> codes = many_codes(static_cast<size_t>(all * cols), seed_++);
     std::vector<float> scales = random_scales(static_cast<size_t>(blocks * stride), seed_++, true);
     for (float& s : scales) s *= std::exp2(std::round(std::log2(size)));
     const uint8_t *c = static_cast<uint8_t*>(keep(codes)),

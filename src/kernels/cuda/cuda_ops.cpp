@@ -141,6 +141,7 @@ void CudaOpsImpl::synchronize() {
 void CudaOpsImpl::upload(void* to, const void* from, size_t bytes) {
   flush_positions();
   coded_ = {};
+  permuted_ids_ = nullptr;
   FATHOM_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, launch_.stream));
   FATHOM_CUDA(cudaStreamSynchronize(launch_.stream));
 }
