@@ -174,6 +174,29 @@ std::vector<Bf16Shape> dense_shapes() {
   return shapes;
 }
 
+// The choice is plain code: every size gets a plan that fits, without a GPU.
+TEST(Bf16PlanTest, FitsAndKeepsItsSplit) {
+  for (int64_t n : {1, 4, 64, 129, 256, 500, 576, 2112, 7168, 24576, 129280})
+    for (int64_t k : {8, 64, 72, 512, 1536, 7168, 18432})
+      for (int64_t batch : {1, 3, 128}) {
+        int fixed = 0;
+        for (int64_t rows : {1, 7, 8, 9, 64, 65, 128, 129, 1000, 4096, 40000})
+          for (bool invariant : {false, true}) {
+            const Bf16Problem problem{.rows = rows, .n = n, .k = k, .batch = batch};
+            const Bf16Plan p = plan_bf16(problem, 132, invariant);
+            const int cluster = std::max(p.splits, p.shape.multicast);
+            EXPECT_EQ(p.grid % cluster, 0);
+            EXPECT_GE(p.grid, 1);
+            EXPECT_GE(p.stages, 1);
+            EXPECT_LE(p.smem, 227 * 1024);
+            EXPECT_LE(p.splits, (k + 63) / 64);
+            if (!invariant) continue;
+            if (fixed == 0) fixed = p.splits;
+            EXPECT_EQ(p.splits, fixed) << rows << " rows of n " << n << " k " << k;
+          }
+      }
+}
+
 TEST_F(Bf16GemmTest, EveryShapeAndSplit) {
   for (const Case& c : {Case{.rows = 5, .n = 40, .k = 200}, Case{.rows = 137, .n = 648, .k = 840},
                         Case{.rows = 300, .n = 576, .k = 128, .batch = 3, .heads = true}}) {
