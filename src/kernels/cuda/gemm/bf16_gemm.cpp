@@ -19,7 +19,7 @@ CUtensorMap operand_map(const Bf16* base, int64_t rows, int64_t k, int64_t strid
                         int64_t batch_stride, int box_rows) {
   FATHOM_CHECK(reinterpret_cast<uintptr_t>(base) % 16 == 0, "operand at {}",
                static_cast<const void*>(base));
-  FATHOM_CHECK(stride >= k && stride % 8 == 0 && batch_stride % 8 == 0,
+  FATHOM_CHECK(stride >= k && stride % 8 == 0 && (count == 1 || batch_stride % 8 == 0),
                "strides {} and {} of rows of {}", stride, batch_stride, k);
   MapShape shape;
   shape.base = base;
@@ -29,7 +29,7 @@ CUtensorMap operand_map(const Bf16* base, int64_t rows, int64_t k, int64_t strid
   shape.dims[1] = static_cast<uint64_t>(rows);
   shape.dims[2] = static_cast<uint64_t>(count);
   shape.strides[0] = static_cast<uint64_t>(stride) * 2;
-  shape.strides[1] = static_cast<uint64_t>(std::max<int64_t>(batch_stride, 8)) * 2;
+  shape.strides[1] = static_cast<uint64_t>(count > 1 ? batch_stride : stride * rows) * 2;
   shape.box[0] = kBf16SliceK;
   shape.box[1] = static_cast<uint32_t>(box_rows);
   return make_tensor_map(shape);
@@ -80,11 +80,8 @@ void bf16_gemm_with(const Bf16GemmParams& p, const Bf16Plan& plan, const Launch&
   const int token_box = std::min(p.rows, s.token_rows());
   const int weight_box = std::min(p.n, s.weight_rows() / s.multicast);
   work.stage_bytes = (token_box + weight_box * s.multicast) * 128;
-  launch(plan,
-         operand_map(p.a, p.rows, p.k, p.a_stride, p.batch, p.batch > 1 ? p.a_batch_stride : 8,
-                     token_box),
-         operand_map(p.b, p.n, p.k, p.k, p.batch, p.batch > 1 ? p.b_batch_stride : 8, weight_box),
-         work, l);
+  launch(plan, operand_map(p.a, p.rows, p.k, p.a_stride, p.batch, p.a_batch_stride, token_box),
+         operand_map(p.b, p.n, p.k, p.k, p.batch, p.b_batch_stride, weight_box), work, l);
 }
 
 void bf16_gemm(const Bf16GemmParams& p, const Launch& l) {
@@ -112,7 +109,7 @@ void bf16_grouped_gemm_with(const Bf16GroupedParams& p, const Bf16Plan& plan, co
   const int token_box = std::min(p.max_rows, s.token_rows());
   const int weight_box = std::min(p.n, s.weight_rows());
   work.stage_bytes = (token_box + weight_box) * 128;
-  launch(plan, operand_map(p.a, p.max_rows, p.k, p.a_stride, 1, 8, token_box),
+  launch(plan, operand_map(p.a, p.max_rows, p.k, p.a_stride, 1, 0, token_box),
          operand_map(p.b, p.n, p.k, p.k, p.experts, int64_t{p.n} * p.k, weight_box), work, l);
 }
 
