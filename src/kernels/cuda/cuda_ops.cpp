@@ -200,7 +200,11 @@ StepInputs CudaOpsImpl::begin_step(const StepInputs& in) {
   FATHOM_CHECK(b.sequences <= tables && plan_.bytes <= static_cast<int64_t>(staging_.size()),
                "{} page tables of {} pages exceed the {} bytes planned for a step's inputs",
                b.sequences, b.max_pages, staging_.size());
-  if (!recorded) FATHOM_CUDA(cudaEventSynchronize(copied_));
+  if (!recorded) {
+    FATHOM_CUDA(replay_reads_ ? cudaStreamSynchronize(launch_.stream)
+                              : cudaEventSynchronize(copied_));
+    replay_reads_ = false;
+  }
   stage(in, plan_);
   FATHOM_CUDA(cudaMemcpyAsync(inputs_, staging_.data(), static_cast<size_t>(plan_.bytes),
                               cudaMemcpyHostToDevice, launch_.stream));
@@ -220,14 +224,15 @@ StepInputs CudaOpsImpl::begin_step(const StepInputs& in) {
 }
 
 void CudaOpsImpl::restage(const StepInputs& in) {
-  FATHOM_CHECK(in.batch.tokens == step_.batch.tokens &&
-                   in.batch.max_pages == step_.batch.max_pages &&
-                   in.logit_rows.size() == step_.logit_rows.size(),
-               "{} tokens, {} pages, {} logit rows replayed on a step of {}, {}, {}",
-               in.batch.tokens, in.batch.max_pages, in.logit_rows.size(), step_.batch.tokens,
-               step_.batch.max_pages, step_.logit_rows.size());
+  const BatchView& b = in.batch;
+  const StagingPlan plan = plan_staging(b.tokens, b.sequences, b.max_pages);
+  FATHOM_CHECK(b.tokens > 0 && b.tokens <= workload_.max_tokens && b.sequences <= b.tokens &&
+                   plan.bytes <= static_cast<int64_t>(staging_.size()),
+               "{} tokens of {} sequences with {} pages replayed, at most {} tokens planned",
+               b.tokens, b.sequences, b.max_pages, workload_.max_tokens);
   FATHOM_CUDA(cudaStreamSynchronize(launch_.stream));  // the last replay may still be reading
-  stage(in, plan_);
+  stage(in, plan);
+  replay_reads_ = true;
 }
 
 void CudaOpsImpl::check_batch(const BatchView& batch, const Tensor& t) const {

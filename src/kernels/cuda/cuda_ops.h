@@ -22,9 +22,10 @@ struct CudaSettings {
 // All work goes in order to one stream. Thread-compatible.
 class CudaOps : public Ops {
  public:
-  // A step is recorded by capturing stream() around the model's calls and replayed after restage().
-  // What changes between replays is device data; what may not change is the number of tokens, how
-  // they fall into spans, and context_limit() of the longest context.
+  // A step is recorded by capturing stream() around the model's calls, begin_step included, and
+  // replayed after restage(). What changes between replays is device data. A recording serves every
+  // step of as many tokens, logit rows and pages a table, whose tokens fall into spans alike and
+  // whose longest context has the same context_limit(); any number of recordings may exist.
   virtual void* stream() const = 0;  // cudaStream_t
   virtual void restage(const StepInputs& inputs) = 0;
   virtual int64_t context_limit(int64_t context) const = 0;

@@ -136,6 +136,7 @@ class CudaOpsImpl final : public CudaOps {
   Launch launch_;
   std::string name_;
   cudaEvent_t copied_ = nullptr;  // the last eager step's inputs have left the staging buffer
+  bool replay_reads_ = false;     // a replay may still be reading it
 
   // One allocation, carved below.
   Buffer memory_;
