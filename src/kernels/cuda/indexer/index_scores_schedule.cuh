@@ -1,0 +1,128 @@
+// Which unit of work comes next: run by the producer warp, 32 units at a time, one a lane.
+#pragma once
+
+#include "kernels/cuda/indexer/index_scores_shape.h"
+
+namespace fathom::cuda {
+
+// A unit before it is issued: what the warpgroup is told, and the page that holds the keys.
+struct IndexItem {
+  int row = 0, rows = 0, position = 0, first_key = 0, page = 0;
+};
+
+__device__ __forceinline__ int index_page(const IndexArgs& a, int sequence, int page) {
+  return a.page_tables[static_cast<int64_t>(sequence) * a.max_pages + page];
+}
+
+// Groups of one token whose lengths only the device knows. The CTA's piece is found by adding up
+// all lengths, 32 tokens (a window) at a time.
+class IndexDecodeSchedule {
+ public:
+  __device__ __forceinline__ IndexDecodeSchedule(const IndexArgs& a, int lane)
+      : a_(a), lane_(lane) {
+    load_window(a.begin);
+    int64_t total = window_units_;
+    for (int t = a.begin + 32; t < a.end; t += 32) {
+      int pages = t + lane < a.end ? pages_of(a.positions[t + lane]) : 0;
+      total += __reduce_add_sync(~0u, pages);
+    }
+    next_ = static_cast<int>(total * blockIdx.x / gridDim.x);
+    last_ = static_cast<int>(total * (blockIdx.x + 1) / gridDim.x);
+  }
+
+  // Number of items, 0 at the end; lanes from that number on repeat the last one.
+  __device__ __forceinline__ int next(IndexItem& item) {
+    if (next_ == last_) return 0;
+    while (next_ >= before_ + window_units_) {
+      before_ += window_units_;
+      load_window(window_ + 32);
+    }
+    const int count = min(min(32, last_ - next_), before_ + window_units_ - next_);
+    const int unit = next_ + min(lane_, count - 1) - before_;
+    next_ += count;
+    int t = 0;  // tokens of the window that end at or before the unit
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2)
+      if (__shfl_sync(~0u, upto_, t + step - 1) <= unit) t += step;
+    const int page = unit - __shfl_sync(~0u, upto_ - pages_, t);
+    item.row = window_ + t;
+    item.rows = 1;
+    item.position = __shfl_sync(~0u, position_, t);
+    item.first_key = page * kPageRows;
+    item.page = index_page(a_, __shfl_sync(~0u, sequence_, t), page);
+    return count;
+  }
+
+ private:
+  __device__ __forceinline__ int pages_of(int position) const {
+    return min(position / kPageRows + 1, a_.max_pages);
+  }
+  __device__ __forceinline__ void load_window(int token) {
+    window_ = token;
+    const bool live = token + lane_ < a_.end;
+    position_ = live ? a_.positions[token + lane_] : 0;
+    sequence_ = live ? a_.sequence_of[token + lane_] : 0;
+    pages_ = live ? pages_of(position_) : 0;
+    upto_ = pages_;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      int below = __shfl_up_sync(~0u, upto_, step);
+      if (lane_ >= step) upto_ += below;
+    }
+    window_units_ = __shfl_sync(~0u, upto_, 31);
+  }
+
+  const IndexArgs& a_;
+  const int lane_;
+  int next_, last_;  // units of this CTA
+  int window_;       // first token of the window
+  int before_ = 0;   // units before the window
+  int window_units_;
+  int position_, sequence_, pages_, upto_;  // of token window_ + lane; upto_ counts the window's
+};
+
+// Groups of neighbouring tokens, known to the host.
+template <int kQueries>
+class IndexPrefillSchedule {
+ public:
+  __device__ __forceinline__ IndexPrefillSchedule(const IndexArgs& a, const IndexPrefillPlan& plan,
+                                                  int lane)
+      : a_(a), plan_(plan), lane_(lane) {
+    next_ = plan.units * blockIdx.x / gridDim.x;
+    last_ = plan.units * (blockIdx.x + 1) / gridDim.x;
+  }
+
+  __device__ __forceinline__ int next(IndexItem& item) {
+    if (next_ == last_) return 0;
+    const int count = static_cast<int>(min(int64_t{32}, last_ - next_));
+    const int64_t unit = next_ + min(lane_, count - 1);
+    next_ += count;
+    while (span_ + 1 < plan_.count && plan_.spans[span_ + 1].units_before <= unit) ++span_;
+    const IndexPrefillPlan::Span& span = plan_.spans[span_];
+    const int64_t local = unit - span.units_before;
+    // The last group that begins at or before the unit.
+    int group = 0, beyond = (span.end - span.begin + kQueries - 1) / kQueries;
+    while (beyond - group > 1) {
+      const int middle = (group + beyond) / 2;
+      (index_pages_before(span.position, middle, kQueries) <= local ? group : beyond) = middle;
+    }
+    const int page = static_cast<int>(local - index_pages_before(span.position, group, kQueries));
+    item.row = span.begin + group * kQueries;
+    item.rows = min(kQueries, span.end - item.row);
+    item.position = span.position + group * kQueries;
+    item.first_key = page * kPageRows;
+    // A group cut short may count one page more than it has: its scores go nowhere.
+    const int last_page = (item.position + item.rows - 1) / kPageRows;
+    item.page = index_page(a_, span.sequence, min(page, last_page));
+    return count;
+  }
+
+ private:
+  const IndexArgs& a_;
+  const IndexPrefillPlan& plan_;
+  const int lane_;
+  int64_t next_, last_;
+  int span_ = 0;
+};
+
+}  // namespace fathom::cuda
