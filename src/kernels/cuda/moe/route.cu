@@ -1,0 +1,183 @@
+// Routing and the ragged permutation.
+//
+// The permutation is two kernels when there are many pairs: every block of 1024 counts its pairs
+// per expert, then every block sums the counts of those before it and places its own. A decode
+// step's pairs fit one block, which routes them as well.
+#include "kernels/cuda/moe/permute_block.cuh"
+#include "kernels/cuda/moe/route_warp.cuh"
+
+namespace fathom::cuda {
+namespace moe {
+
+constexpr int kRouteWarps = 4;
+
+// Router counts up to 256 keep 8 experts a lane; up to 1024, 32.
+template <int kPer>
+__global__ void __launch_bounds__(kRouteWarps * 32) route_kernel(RouteParams p) {
+  extern __shared__ float route_shared[];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int t = blockIdx.x * kRouteWarps + warp;
+  pdl_wait();
+  pdl_trigger();
+  if (t >= p.tokens) return;
+  int32_t id = -1;
+  float weight = 0;
+  if (!p.live_tokens || t < *p.live_tokens)
+    route_warp<kPer>(p.shape, p.logits + static_cast<int64_t>(t) * p.shape.experts, p.bias,
+                     route_shared + warp * route_scratch(p.shape), id, weight);
+  if (lane < p.shape.per_token) {
+    p.ids[static_cast<int64_t>(t) * p.shape.per_token + lane] = id;
+    p.weights[static_cast<int64_t>(t) * p.shape.per_token + lane] = weight;
+  }
+}
+
+__global__ void __launch_bounds__(kPairs)
+    count_kernel(const int32_t* ids, int pairs, int experts, uint32_t* counts) {
+  __shared__ uint32_t count[kMaxExperts];
+  const int tid = threadIdx.x, i = blockIdx.x * kPairs + tid;
+  count[tid] = 0;
+  pdl_wait();
+  pdl_trigger();
+  __syncthreads();
+  const int id = i < pairs ? ids[i] : -1;
+  if (id >= 0) atomicAdd(&count[id], 1);
+  __syncthreads();
+  if (tid < experts) counts[static_cast<int64_t>(blockIdx.x) * experts + tid] = count[tid];
+}
+
+__global__ void __launch_bounds__(kPairs) place_kernel(PermuteParams p, const uint32_t* counts) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  PermuteShared& s = *reinterpret_cast<PermuteShared*>(shared_bytes);
+  const int pairs = p.tokens * p.per_token, i = blockIdx.x * kPairs + threadIdx.x;
+  clear_counts(s, p.experts);
+  pdl_wait();
+  pdl_trigger();
+  __syncthreads();
+  const int id = i < pairs ? p.ids[i] : -1;
+  auto total_of = [&](int e, uint32_t own, uint32_t& before) {
+    if (gridDim.x == 1) return own;
+    uint32_t total = 0;
+#pragma unroll 8
+    for (unsigned b = 0; b < gridDim.x; ++b) {
+      uint32_t c = counts[static_cast<int64_t>(b) * p.experts + e];
+      before += b < blockIdx.x ? c : 0;
+      total += c;
+    }
+    return total;
+  };
+  uint32_t first_row, all_rows;
+  const int row = place_pairs(s, id, p.experts, total_of, first_row, all_rows);
+  if (i < pairs) p.row_of[i] = row;
+  if (row >= 0) p.token_of[row] = i / p.per_token;
+  if (blockIdx.x == 0) {
+    if (static_cast<int>(threadIdx.x) < p.experts) p.offsets[threadIdx.x] = first_row;
+    if (threadIdx.x == 0) p.offsets[p.experts] = all_rows;
+  }
+}
+
+template <int kPer>
+__global__ void __launch_bounds__(kPairs) route_place_kernel(RouteParams r, PermuteParams p) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  __shared__ int32_t chosen[kPairs];
+  PermuteShared& s = *reinterpret_cast<PermuteShared*>(shared_bytes);
+  float* scratch = reinterpret_cast<float*>(shared_bytes + sizeof(PermuteShared) +
+                                            sizeof(uint16_t) * kPairWarps * p.experts);
+  const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32;
+  const int pairs = p.tokens * p.per_token;
+  clear_counts(s, p.experts);
+  pdl_wait();
+  pdl_trigger();
+  const int live = r.live_tokens ? min(*r.live_tokens, r.tokens) : r.tokens;
+  for (int t = warp; t < r.tokens; t += kPairWarps) {
+    int32_t id = -1;
+    float weight = 0;
+    if (t < live)
+      route_warp<kPer>(r.shape, r.logits + static_cast<int64_t>(t) * r.shape.experts, r.bias,
+                       scratch + warp * route_scratch(r.shape), id, weight);
+    if (lane < p.per_token) {
+      const int i = t * p.per_token + lane;
+      chosen[i] = r.ids[i] = id;
+      r.weights[i] = weight;
+    }
+  }
+  __syncthreads();
+  const int id = tid < pairs ? chosen[tid] : -1;
+  uint32_t first_row, all_rows;
+  const int row = place_pairs(
+      s, id, p.experts, [](int, uint32_t own, uint32_t&) { return own; }, first_row, all_rows);
+  if (tid < pairs) p.row_of[tid] = row;
+  if (row >= 0) p.token_of[row] = tid / p.per_token;
+  if (tid < p.experts) p.offsets[tid] = first_row;
+  if (tid == 0) p.offsets[p.experts] = all_rows;
+}
+
+void check_route(const RouteParams& p) {
+  const RouterShape& s = p.shape;
+  require(s.experts >= 1 && s.experts <= kMaxExperts, "routing: 1 to 1024 experts");
+  require(s.per_token >= 1 && s.per_token <= kMaxExpertsPerToken && s.per_token <= s.experts,
+          "routing: 1 to 32 experts a token");
+  require(s.groups >= 1 && s.groups <= kMaxGroups && s.groups <= s.experts,
+          "routing: 1 to 256 expert groups");
+}
+
+void check_permute(const PermuteParams& p) {
+  require(p.experts >= 1 && p.experts <= kMaxExperts, "permutation: 1 to 1024 experts");
+  require(p.per_token >= 1 && p.tokens >= 0 && int64_t{p.tokens} * p.per_token <= int64_t{1} << 30,
+          "permutation: more than 2^30 rows");
+}
+
+int pair_blocks(int tokens, int per_token) {
+  return static_cast<int>((int64_t{tokens} * per_token + kPairs - 1) / kPairs);
+}
+
+}  // namespace moe
+
+void route(const RouteParams& p, const Launch& l) {
+  if (p.tokens == 0) return;
+  moe::check_route(p);
+  size_t shared = sizeof(float) * moe::kRouteWarps * moe::route_scratch(p.shape);
+  dim3 grid((p.tokens + moe::kRouteWarps - 1) / moe::kRouteWarps), block(moe::kRouteWarps * 32);
+  if (p.shape.experts <= 256)
+    launch_kernel(l, moe::route_kernel<8>, grid, block, shared, 1, p);
+  else
+    launch_kernel(l, moe::route_kernel<32>, grid, block, shared, 1, p);
+}
+
+size_t permute_workspace(int tokens, int per_token, int experts) {
+  int blocks = moe::pair_blocks(tokens, per_token);
+  return blocks > 1 ? sizeof(uint32_t) * static_cast<size_t>(blocks) * experts : 0;
+}
+
+void permute(const PermuteParams& p, const Launch& l) {
+  moe::check_permute(p);
+  require(l.workspace_bytes >= permute_workspace(p.tokens, p.per_token, p.experts),
+          "permutation: workspace too small");
+  // No tokens: one block writes the offsets, all zero.
+  const int blocks = p.tokens == 0 ? 1 : moe::pair_blocks(p.tokens, p.per_token);
+  uint32_t* counts = static_cast<uint32_t*>(l.workspace);
+  if (blocks > 1)
+    launch_kernel(l, moe::count_kernel, dim3(blocks), dim3(moe::kPairs), 0, 1, p.ids,
+                  p.tokens * p.per_token, p.experts, counts);
+  launch_kernel(l, moe::place_kernel, dim3(blocks), dim3(moe::kPairs),
+                moe::permute_shared_bytes(p.experts), 1, p, counts);
+}
+
+void route_and_permute(const RouteParams& r, const PermuteParams& p, const Launch& l) {
+  require(r.ids == p.ids && r.tokens == p.tokens && r.shape.experts == p.experts &&
+              r.shape.per_token == p.per_token,
+          "routing and permutation of different batches");
+  // The general group step's scratch of 32 warps must fit as well; two tokens a warp at most.
+  const size_t shared = moe::permute_shared_bytes(p.experts) +
+                        sizeof(float) * moe::kPairWarps * moe::route_scratch(r.shape);
+  if (r.tokens == 0 || r.tokens > 2 * moe::kPairWarps || r.tokens * p.per_token > moe::kPairs ||
+      p.experts > 256 || shared > 96 * 1024) {
+    route(r, l);
+    permute(p, l);
+    return;
+  }
+  moe::check_route(r);
+  moe::check_permute(p);
+  launch_kernel(l, moe::route_place_kernel<8>, dim3(1), dim3(moe::kPairs), shared, 1, r, p);
+}
+
+}  // namespace fathom::cuda
