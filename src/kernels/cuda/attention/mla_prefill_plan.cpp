@@ -17,10 +17,6 @@ bool for_decode(const PrefillSpan& span, const PlanLimits& limits) {
 
 }  // namespace
 
-int64_t span_rows(const PrefillSpan& span) {
-  return (span.context + kPageRows - 1) / kPageRows * kPageRows;
-}
-
 Pass next_pass(std::span<const PrefillSpan> spans, size_t first, const PlanLimits& limits) {
   Pass pass{first, first, for_decode(spans[first], limits), 0};
   for (size_t i = first; i < spans.size(); ++i) {

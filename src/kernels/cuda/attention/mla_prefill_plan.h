@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/cuda/attention/mla_prefill.h"
+#include "kernels/cuda/attention/mla_prefill_rows.h"
 
 namespace fathom::cuda::prefill {
 
@@ -25,7 +25,5 @@ struct Pass {
 // The pass that begins at span `first`. `rows` = -1 in the result: the span does not fit, and
 // nothing else may take it.
 Pass next_pass(std::span<const PrefillSpan> spans, size_t first, const PlanLimits& limits);
-
-int64_t span_rows(const PrefillSpan& span);
 
 }  // namespace fathom::cuda::prefill

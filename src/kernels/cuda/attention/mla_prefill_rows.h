@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/cuda/attention/mla.h"
+#include "kernels/cuda/attention/mla_prefill.h"
 #include "numerics/cache_rows.h"
 
 namespace fathom::cuda::prefill {
@@ -19,6 +19,10 @@ struct SpanTable {
   int token[kMaxSpans + 1] = {};
   int64_t base[kMaxSpans] = {};
 };
+
+inline int64_t span_rows(const PrefillSpan& span) {  // whole pages
+  return (span.context + kPageRows - 1) / kPageRows * kPageRows;
+}
 
 struct PrefillArgs {
   const Bf16* q_latent;  // [tokens, heads, 512]
