@@ -396,4 +396,15 @@ __global__ void __launch_bounds__(128 * kGroups + 32, FewLayout::ctas_per_sm(kTo
   }
 }
 
+// Two CTAs share a processor only if all of its memory that can be shared memory is.
+inline void launch_few(void (*kernel)(FewArgs), int threads, const FewArgs& args,
+                       const FewPlan& plan, const Launch& l) {
+  FATHOM_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                   cudaFuncAttributePreferredSharedMemoryCarveout,
+                                   cudaSharedmemCarveoutMaxShared));
+  launch_kernel(l, kernel, dim3(static_cast<unsigned>(plan.ctas)),
+                dim3(static_cast<unsigned>(threads)), plan.smem, static_cast<unsigned>(plan.splits),
+                args);
+}
+
 }  // namespace fathom::cuda

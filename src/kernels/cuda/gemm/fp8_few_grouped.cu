@@ -6,8 +6,7 @@ namespace {
 
 template <int kTokens, int kGroups>
 void launch(const FewArgs& args, const FewPlan& plan, const Launch& l) {
-  launch_kernel(l, fp8_few_kernel<kTokens, kGroups, true>, dim3(plan.ctas),
-                dim3(128 * kGroups + 32), plan.smem, plan.splits, args);
+  launch_few(fp8_few_kernel<kTokens, kGroups, true>, 128 * kGroups + 32, args, plan, l);
 }
 
 template <int kGroups>
