@@ -17,6 +17,12 @@ struct Found {
   uint32_t bin, above, count;
 };
 
+// cluster_sync for warps whose lanes may have come different ways: the barrier wants whole warps.
+__device__ __forceinline__ void meet_cluster() {
+  __syncwarp();
+  cluster_sync();
+}
+
 __device__ __forceinline__ uint32_t load_remote(const uint32_t* p, uint32_t rank) {
   uint32_t v;
   asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(cluster_address(p, rank)));

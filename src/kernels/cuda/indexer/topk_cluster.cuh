@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
   }
   auto meet = [&] {
     if (ctas > 1)
-      cluster_sync();
+      meet_cluster();
     else
       __syncthreads();
   };
@@ -216,12 +216,13 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
       atomicAdd(&s.above, above);
       atomicAdd(&s.ties, ties);
     }
-    cluster_sync();
+    meet_cluster();
     if (tid < rank) {
       before = load_remote(&s.above, tid);
       before_ties = load_remote(&s.ties, tid);
     }
   }
+  __syncwarp();
   if (ctas > 1) cluster_arrive();  // nobody is read after this; waited for at the end
 
   // Phase 4: places. Greater keys are counted in the low half, equal ones in the high half: a CTA
@@ -291,6 +292,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
       ties += end >> 16;
     }
   }
+  __syncwarp();
   if (ctas > 1) cluster_wait();
 }
 

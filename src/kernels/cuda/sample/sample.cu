@@ -47,6 +47,12 @@ __device__ __forceinline__ uint32_t load_remote(const uint32_t* p, uint32_t rank
   return v;
 }
 
+// Lanes may have come different ways: the barrier wants whole warps.
+__device__ __forceinline__ void meet() {
+  __syncwarp();
+  cluster_sync();
+}
+
 template <class T>
 __device__ __forceinline__ T cluster_total(const T* p) {
   T parts[kCluster], sum = 0;
@@ -169,7 +175,7 @@ __device__ uint64_t find_cut(Shared& s, const Row& row, bool by_count, uint64_t 
       sum = warp_sum(sum);
       if (threadIdx.x % 32 == 0) s.group[buffer][g] = sum;
     }
-    cluster_sync();
+    meet();
     if (threadIdx.x < 32) find_bin(s, buffer, need);
     __syncthreads();
     digits[level] = s.found_bin;
@@ -196,14 +202,14 @@ __device__ Totals totals(Shared& s, const Row& row, bool by_count) {
   Totals t{0, 0, 0};
   for (int w = 0; w < kWarps; ++w) t.own += s.warp_sum[w];
   if (threadIdx.x == 0) s.total = t.own;
-  cluster_sync();
+  meet();
   const int rank = static_cast<int>(cluster_rank());
   for (int c = 0; c < kCluster; ++c) {
     uint64_t v = load_remote(&s.total, c);
     t.all += v;
     if (c < rank) t.before += v;
   }
-  cluster_sync();  // before `total` and `warp_sum` are written again
+  meet();  // before `total` and `warp_sum` are written again
   return t;
 }
 
@@ -241,7 +247,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int d = 16; d > 0; d /= 2) best = max(best, __shfl_xor_sync(~0u, best, d));
     if (lane == 0) atomicMax(reinterpret_cast<unsigned long long*>(&s.best), best);
   }
-  cluster_sync();
+  meet();
   uint64_t best = 0;
   for (int c = 0; c < kCluster; ++c) best = max(best, load_remote(&s.best, c));
   const bool broken = cluster_total(&s.broken) != 0;
@@ -255,7 +261,7 @@ __global__ void __launch_bounds__(kThreads)
       ids[index] = broken || row.top == -INFINITY
                        ? kBrokenLogits
                        : static_cast<int32_t>(0xFFFFFFFFu - static_cast<uint32_t>(best));
-    cluster_sync();  // a CTA may not leave while its shared memory is read
+    meet();  // a CTA may not leave while its shared memory is read
     return;
   }
 
@@ -277,7 +283,7 @@ __global__ void __launch_bounds__(kThreads)
     Totals t = totals(s, row, false);
     drawn = draw_below(random_bits(params.seed, rows[index].position), t.all);
     const bool mine = drawn >= t.before && drawn - t.before < t.own;
-    cluster_sync();  // the last access to other CTAs was in totals()
+    meet();  // the last access to other CTAs was in totals()
     if (!mine) return;
     drawn -= t.before;
   }
