@@ -1,0 +1,31 @@
+// A build without CUDA: there is no GPU, and asking for one anyway says why.
+#include "base/error.h"
+#include "kernels/gpu.h"
+
+#if !defined(FATHOM_WITH_CUDA)
+namespace fathom {
+namespace {
+
+constexpr const char* kWhyNot =
+    "this build of fathom has no CUDA (nvcc was not found when it was built)";
+
+}  // namespace
+
+GpuInfo find_gpu() {
+  GpuInfo info;
+  info.why_not = kWhyNot;
+  return info;
+}
+
+std::unique_ptr<Ops> make_gpu_ops(Numerics, const Workload&, const GpuOptions&) {
+  fail("{}", kWhyNot);
+}
+int64_t gpu_workspace_bytes(Numerics, const Workload&) { fail("{}", kWhyNot); }
+void upload_to_gpu(std::span<const UploadPiece>, int, const std::function<void(int64_t)>&) {
+  fail("{}", kWhyNot);
+}
+void fill_random_fp8(void*, int64_t, uint64_t) { fail("{}", kWhyNot); }
+void fill_random_bf16(void*, int64_t, float, uint64_t) { fail("{}", kWhyNot); }
+
+}  // namespace fathom
+#endif
