@@ -562,12 +562,18 @@ class OpByOp : public OpsTest {
       return;
     }
     // Results that pass through a second rounding (activations, probabilities, latent queries) may
-    // flip some of it; the others differ where a tie of the one rounding falls elsewhere.
-    double bound = op == "mlp" || op == "moe" || op == "attended" ? 6e-3
-                   : op == "embed" || op == "residual"            ? 0.0
-                   : got.dtype == DType::f32                      ? 2e-6
-                                                                  : 4e-4;
-    if (op == "residual") bound = 1e-9;
+    // flip some of it; others differ where a tie of the one rounding falls elsewhere. The tensor
+    // core adds the 32 products of one FP8 instruction to fewer bits than float32 has: up to 1e-3.
+    const std::string& o = op;
+    const bool product =
+        o == "q_a" || o == "kv_a" || o == "index_k" || o == "q_b" || o == "index q_b" || o == "o";
+    const bool twice = o == "mlp" || o == "moe" || o == "attended";
+    double bound = twice                     ? 6e-3
+                   : o == "embed"            ? 0.0
+                   : o == "residual"         ? 1e-9
+                   : product && fp8          ? 2e-3
+                   : got.dtype == DType::f32 ? 2e-6
+                                             : 4e-4;
     double off = distance(got, want);
     EXPECT_LE(off, bound) << op;
     RecordProperty(op, std::to_string(off));

@@ -70,9 +70,10 @@ __device__ __forceinline__ float greatest_magnitude(const float (&v)[kLaneValues
   return top;
 }
 
-// 1 / scale, exact when the scale is a power of two; 0 says "divide".
+// 1 / scale where that is exact, i.e. for powers of two, by mirroring the exponent; 0 says "divide"
+// (other scales, and the infinite scale of a group that holds an infinity).
 __device__ __forceinline__ float exact_inverse(float scale, bool ue8m0) {
-  return ue8m0 ? __fdiv_rn(1.0f, scale) : 0.0f;
+  return ue8m0 && scale < 0x1p126f ? float_of((254u << 23) - bits_of(scale)) : 0.0f;
 }
 
 // Codes of eight values, in order. cvt.rn.satfinite rounds to nearest even and saturates at +-448,

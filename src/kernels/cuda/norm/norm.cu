@@ -109,18 +109,18 @@ constexpr int kQuantiseThreads = 256, kQuantiseVectors = 2;
 
 // Codes and scales of bf16 rows, flat: 16 lanes take a group, whatever its row.
 __global__ void __launch_bounds__(kQuantiseThreads) quantise_kernel(QuantiseParams p) {
-  const int per_row = p.n / kLaneValues;
-  const int64_t total = int64_t{p.rows} * per_row;
-  const int64_t first = int64_t{blockIdx.x} * kQuantiseThreads * kQuantiseVectors + threadIdx.x;
+  const unsigned per_row = static_cast<unsigned>(p.n / kLaneValues);
+  const unsigned total = static_cast<unsigned>(p.rows) * per_row;
+  const unsigned first = blockIdx.x * (kQuantiseThreads * kQuantiseVectors) + threadIdx.x;
   pdl_wait();
   pdl_trigger();
   uint4 value[kQuantiseVectors];
   int row[kQuantiseVectors], v[kQuantiseVectors];
 #pragma unroll
   for (int i = 0; i < kQuantiseVectors; ++i) {
-    int64_t at = first + i * kQuantiseThreads;
+    unsigned at = first + i * kQuantiseThreads;
     row[i] = static_cast<int>(at / per_row);
-    v[i] = static_cast<int>(at - int64_t{row[i]} * per_row);
+    v[i] = static_cast<int>(at % per_row);
     value[i] = at < total ? load_vector(p.x + row[i] * p.x_stride + v[i] * kLaneValues) : uint4{};
   }
 #pragma unroll
@@ -168,6 +168,7 @@ void quantise_rows(const QuantiseParams& p, const Launch& l) {
   check_codes(p.codes, p.rows, p.n);
   int64_t vectors = int64_t{p.rows} * (p.n / kLaneValues);
   int64_t per_block = kQuantiseThreads * kQuantiseVectors;
+  require(vectors < INT32_MAX, "more values to quantise than 32 bits count");
   launch_kernel(l, quantise_kernel,
                 dim3(static_cast<unsigned>((vectors + per_block - 1) / per_block)),
                 dim3(kQuantiseThreads), 0, 1, p);

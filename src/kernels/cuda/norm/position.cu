@@ -1,5 +1,8 @@
 #include "kernels/cuda/norm/position.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/cuda/norm/lanes.cuh"
 #include "numerics/rope.h"
 
@@ -22,6 +25,9 @@ constexpr float kIndexNormEps = 1e-6f;
 // The kernel's CTAs, part after part. The parts with a reduction come first: they take longest.
 struct PositionGrid {
   int latent, index_key, index_query, rope_query;
+  // Square roots are the host's: they are slow here, and these are the reference's bits.
+  float index_scale;  // 128^-0.5, of the rotation and of the head weights
+  float head_scale;   // heads^-0.5
 };
 
 int blocks_of(int64_t items, int64_t per_block) {
@@ -30,6 +36,8 @@ int blocks_of(int64_t items, int64_t per_block) {
 
 PositionGrid plan_grid(const PositionParams& p) {
   PositionGrid g = {};
+  g.index_scale = 1.0f / std::sqrt(static_cast<float>(KernelDims::kIndex));
+  g.head_scale = 1.0f / std::sqrt(static_cast<float>(std::max(p.index_query.heads, 1)));
   if (p.latent.kv_a) g.latent = blocks_of(p.tokens, kWarps);
   if (p.index_key.k) g.index_key = blocks_of(p.tokens, kIndexRows);
   if (p.index_query.q)
@@ -120,7 +128,7 @@ __device__ __forceinline__ void rotate_index(float (&v)[kLaneValues], int lane,
 }
 
 // x H / sqrt(128): strides 1, 2, 4 inside a lane, then 8 .. 64 across lanes.
-__device__ __forceinline__ void hadamard_index(float (&v)[kLaneValues], int lane) {
+__device__ __forceinline__ void hadamard_index(float (&v)[kLaneValues], int lane, float norm) {
 #pragma unroll
   for (int half = 1; half < kLaneValues; half *= 2)
 #pragma unroll
@@ -137,13 +145,13 @@ __device__ __forceinline__ void hadamard_index(float (&v)[kLaneValues], int lane
       float theirs = __shfl_xor_sync(kWarp, v[j], other);
       v[j] = (lane & other) == 0 ? v[j] + theirs : theirs - v[j];
     }
-  const float norm = __fdiv_rn(1.0f, __fsqrt_rn(static_cast<float>(KernelDims::kIndex)));
 #pragma unroll
   for (int j = 0; j < kLaneValues; ++j) v[j] *= norm;
   round_all(v);
 }
 
-__device__ __forceinline__ void append_index_key(const PositionParams& p, int block) {
+__device__ __forceinline__ void append_index_key(const PositionParams& p, const PositionGrid& g,
+                                                 int block) {
   const IndexKeyPart& part = p.index_key;
   const int lane = threadIdx.x % kIndexLanes;
   const int item = block * kIndexRows + static_cast<int>(threadIdx.x) / kIndexLanes;
@@ -173,7 +181,7 @@ __device__ __forceinline__ void append_index_key(const PositionParams& p, int bl
       store_vector(reinterpret_cast<Bf16*>(part.cache) + row * KernelDims::kIndex + first, pack(v));
     return;
   }
-  hadamard_index(v, lane);
+  hadamard_index(v, lane, g.index_scale);
   float scale;
   uint2 codes = quantise_group(v, part.ue8m0, scale);
   if (item >= p.tokens) return;
@@ -183,14 +191,15 @@ __device__ __forceinline__ void append_index_key(const PositionParams& p, int bl
   if (lane == 0) page->scale[slot] = scale;
 }
 
-__device__ __forceinline__ void turn_index_query(const PositionParams& p, int block) {
+__device__ __forceinline__ void turn_index_query(const PositionParams& p, const PositionGrid& g,
+                                                 int block) {
   const IndexQueryPart& part = p.index_query;
   const int lane = threadIdx.x % kIndexLanes, first = lane * kLaneValues;
-  const int64_t items = int64_t{p.tokens} * part.heads;
-  const int64_t item = int64_t{block} * kIndexRows + threadIdx.x / kIndexLanes;
+  const unsigned items = static_cast<unsigned>(p.tokens) * static_cast<unsigned>(part.heads);
+  const unsigned item = static_cast<unsigned>(block) * kIndexRows + threadIdx.x / kIndexLanes;
   const bool live = item < items;  // idle lanes repeat the last head up to its stores
-  const int64_t at = live ? item : items - 1;
-  const int64_t token = at / part.heads, head = at - token * part.heads;
+  const unsigned at = live ? item : items - 1, heads = static_cast<unsigned>(part.heads);
+  const int64_t token = at / heads, head = at % heads;
   const int64_t column = head * KernelDims::kIndex + first;
   float v[kLaneValues];
   unpack(load_vector(part.q + token * part.stride + column), v);
@@ -199,9 +208,9 @@ __device__ __forceinline__ void turn_index_query(const PositionParams& p, int bl
   float w = live && lane == 0 ? *weight : 0.0f;
   const int64_t position = p.positions[token];
   rotate_index(v, lane, p.cos + position * kPairs, p.sin + position * kPairs);
-  w *= __fdiv_rn(1.0f, __fsqrt_rn(static_cast<float>(part.heads)));
+  w *= g.head_scale;
   if (part.fp8) {
-    hadamard_index(v, lane);
+    hadamard_index(v, lane, g.index_scale);
     float scale;
     uint2 codes = quantise_group(v, part.ue8m0, scale);
     w *= scale;
@@ -211,27 +220,26 @@ __device__ __forceinline__ void turn_index_query(const PositionParams& p, int bl
   } else if (live) {
     store_vector(static_cast<Bf16*>(part.out) + token * part.out_stride + column, pack(v));
   }
-  w *= __fdiv_rn(1.0f, __fsqrt_rn(static_cast<float>(KernelDims::kIndex)));
+  w *= g.index_scale;
   if (live && lane == 0) *weight = w;
 }
 
 // Flat over the rope vectors of all heads: eight lanes hold the 64 values of one.
 __device__ __forceinline__ void rope_query(const PositionParams& p, int block) {
   const RopeQueryPart& part = p.rope_query;
-  const int per_token = part.heads * kRopeLanes;
-  const int64_t items = int64_t{p.tokens} * per_token;
-  const int64_t first = int64_t{block} * kThreads * kRopeTurns + threadIdx.x;
+  const unsigned per_token = static_cast<unsigned>(part.heads) * kRopeLanes;
+  const unsigned items = static_cast<unsigned>(p.tokens) * per_token;
+  const unsigned first = static_cast<unsigned>(block) * kThreads * kRopeTurns + threadIdx.x;
   int64_t at[kRopeTurns];
   uint4 raw[kRopeTurns];
   float4 cos[kRopeTurns], sin[kRopeTurns];
 #pragma unroll
   for (int i = 0; i < kRopeTurns; ++i) {
-    int64_t item = first + i * kThreads;
+    unsigned item = first + i * kThreads;
     item = item < items ? item : items - 1;  // idle lanes repeat the last one up to the store
-    const int token = static_cast<int>(item / per_token);
-    const int rest = static_cast<int>(item - int64_t{token} * per_token);
-    const int head = rest / kRopeLanes, lane = rest % kRopeLanes;
-    at[i] = token * part.stride + int64_t{head} * part.width + part.width - KernelDims::kRope +
+    const unsigned token = item / per_token, rest = item % per_token;
+    const int64_t head = rest / kRopeLanes, lane = rest % kRopeLanes;
+    at[i] = token * part.stride + head * part.width + part.width - KernelDims::kRope +
             lane * kLaneValues;
     raw[i] = load_vector(part.q + at[i]);
     const int64_t angle = int64_t{p.positions[token]} * kPairs + lane * kLaneValues / 2;
@@ -260,9 +268,9 @@ __global__ void __launch_bounds__(kThreads) position_kernel(PositionParams p, Po
   int block = static_cast<int>(blockIdx.x);
   if (block < g.latent) return append_latent(p, block);
   block -= g.latent;
-  if (block < g.index_key) return append_index_key(p, block);
+  if (block < g.index_key) return append_index_key(p, g, block);
   block -= g.index_key;
-  if (block < g.index_query) return turn_index_query(p, block);
+  if (block < g.index_query) return turn_index_query(p, g, block);
   rope_query(p, block - g.index_query);
 }
 
@@ -272,6 +280,9 @@ void run_position(const PositionParams& p, const Launch& l) {
   const PositionGrid g = plan_grid(p);
   const int blocks = g.latent + g.index_key + g.index_query + g.rope_query;
   if (blocks == 0) return;
+  require(int64_t{p.tokens} * p.rope_query.heads < INT32_MAX / 16 &&
+              int64_t{p.tokens} * p.index_query.heads < INT32_MAX / 16,
+          "more query heads in a step than 32 bits count");
   require(p.rope_query.width % kLaneValues == 0 && p.rope_query.stride % kLaneValues == 0 &&
               p.latent.stride % kLaneValues == 0 && p.index_key.stride % kLaneValues == 0 &&
               p.index_query.stride % kLaneValues == 0 &&
