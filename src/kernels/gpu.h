@@ -30,13 +30,14 @@ struct GpuOptions {
   // observers, who read what lies between the ops. Slow.
   bool observed = false;
   bool batch_invariant = false;
+  int max_sequences = 0;  // of one step; 0: as many as tokens
 };
 
 std::unique_ptr<Ops> make_gpu_ops(Numerics numerics, const Workload& workload,
                                   const GpuOptions& options);
 
 // Bytes that make_gpu_ops takes for itself beside weights, cache and activations.
-int64_t gpu_workspace_bytes(Numerics numerics, const Workload& workload);
+int64_t gpu_workspace_bytes(Numerics numerics, const Workload& workload, const GpuOptions& options);
 
 // A part of what is to be written to `to`: `fill` puts its `bytes` (at most kUploadPiece) bytes at
 // the address given. Called from several threads at once.

@@ -20,7 +20,7 @@ GpuInfo find_gpu() {
 std::unique_ptr<Ops> make_gpu_ops(Numerics, const Workload&, const GpuOptions&) {
   fail("{}", kWhyNot);
 }
-int64_t gpu_workspace_bytes(Numerics, const Workload&) { fail("{}", kWhyNot); }
+int64_t gpu_workspace_bytes(Numerics, const Workload&, const GpuOptions&) { fail("{}", kWhyNot); }
 void upload_to_gpu(std::span<const UploadPiece>, int, const std::function<void(int64_t)>&) {
   fail("{}", kWhyNot);
 }

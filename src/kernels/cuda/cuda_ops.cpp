@@ -91,7 +91,7 @@ CudaOpsImpl::CudaOpsImpl(Numerics numerics, const Workload& workload, const Cuda
   name_ = fmt::format("{}, {} SMs, {:.1f} GiB", p.name, p.multiProcessorCount,
                       static_cast<double>(p.totalGlobalMem) / (1 << 30));
   const MemoryPlan plan = plan_memory(numerics, workload, settings, p.multiProcessorCount);
-  memory_ = Buffer(static_cast<size_t>(plan.total()), MemoryKind::device);
+  memory_ = Buffer(static_cast<size_t>(plan.total()), memory());
   staging_ = Buffer(static_cast<size_t>(plan.inputs), MemoryKind::pinned);
 
   std::byte* at = memory_.data();

@@ -14,6 +14,8 @@ struct CudaSettings {
   int max_sequences = 0;         // of one step; 0: as many as tokens
   bool batch_invariant = false;  // a token's bits do not depend on what else is in the step
   bool dependent_launch = true;  // kernels start while their predecessor ends
+  // Everything in memory that the host reads too: for observers between ops, who synchronise.
+  bool shared_memory = false;
   // Cache appends and ropes wait for each other and run as one kernel: only the memory of an
   // observer who looks between two ops without download() could tell.
   bool fuse_positions = true;

@@ -49,7 +49,9 @@ class CudaOpsImpl final : public CudaOps {
   CudaOpsImpl(const CudaOpsImpl&) = delete;
   CudaOpsImpl& operator=(const CudaOpsImpl&) = delete;
 
-  MemoryKind memory() const override { return MemoryKind::device; }
+  MemoryKind memory() const override {
+    return settings_.shared_memory ? MemoryKind::shared : MemoryKind::device;
+  }
   void upload(void* to, const void* from, size_t bytes) override;
   void download(void* to, const void* from, size_t bytes) override;
   StepInputs begin_step(const StepInputs& inputs) override;

@@ -1,4 +1,5 @@
 #include "kernels/gpu.h"
+#include "kernels/trace_ops.h"
 
 #include <algorithm>
 #include <atomic>
@@ -9,6 +10,7 @@
 
 #include "base/error.h"
 #include "kernels/cuda/bench/kernel_bench.h"
+#include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/prim/launch.h"
 
 namespace fathom {
@@ -93,6 +95,140 @@ class Reader {
 
 }  // namespace
 
+namespace {
+
+CudaSettings settings_of(const GpuOptions& o) {
+  CudaSettings s;
+  s.max_sequences = o.max_sequences;
+  s.batch_invariant = o.batch_invariant;
+  s.shared_memory = o.observed;
+  s.fuse_positions = !o.observed;
+  return s;
+}
+
+// Scores are written in blocks of keys, the last of which may reach past the context.
+constexpr int64_t kScoreSlack = 1024;
+
+// Every op finished before it returns, so that an observer reads what it wrote.
+class SynchronousOps final : public TraceOps {
+ public:
+  SynchronousOps(std::unique_ptr<CudaOps> ops, int64_t max_context)
+      : TraceOps(*ops),
+        ops_(std::move(ops)),
+        score_row_(static_cast<size_t>(max_context + kScoreSlack) * sizeof(float),
+                   MemoryKind::shared) {}
+
+  StepInputs begin_step(const StepInputs& in) override { return wait(ops_->begin_step(in)); }
+  void embed(Tensor hidden, const int32_t* ids, const QWeight& table) override {
+    ops_->embed(hidden, ids, table);
+    ops_->synchronize();
+  }
+  void rms_norm(Tensor out, Tensor x, const float* gain, float eps) override {
+    ops_->rms_norm(out, x, gain, eps);
+    ops_->synchronize();
+  }
+  void add_rms_norm(Tensor normed, Tensor residual, Tensor update, const float* gain,
+                    float eps) override {
+    ops_->add_rms_norm(normed, residual, update, gain, eps);
+    ops_->synchronize();
+  }
+  void project(std::span<const Projection> projections, Tensor x) override {
+    ops_->project(projections, x);
+    ops_->synchronize();
+  }
+  void rope_query(Tensor q, const BatchView& batch, const RopeTable& rope) override {
+    ops_->rope_query(q, batch, rope);
+    ops_->synchronize();
+  }
+  void append_latent(const KvView& kv, Tensor kv_a, const float* gain, float eps,
+                     const BatchView& batch, const RopeTable& rope) override {
+    ops_->append_latent(kv, kv_a, gain, eps, batch, rope);
+    ops_->synchronize();
+  }
+  void append_index_key(const KvView& kv, Tensor k, const LayerNormWeights& norm,
+                        const BatchView& batch, const RopeTable& rope) override {
+    ops_->append_index_key(kv, k, norm, batch, rope);
+    ops_->synchronize();
+  }
+  void index_query(Tensor out, Tensor head_weight, Tensor q, const BatchView& batch,
+                   const RopeTable& rope) override {
+    ops_->index_query(out, head_weight, q, batch, rope);
+    ops_->synchronize();
+  }
+  void index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
+                  const BatchView& batch) override {
+    ops_->index_topk(picked, index_q, head_weight, kv, batch);
+    ops_->synchronize();
+  }
+  // Observers bring their own memory, in rows of as many scores as there are.
+  void index_scores(Tensor scores, std::span<const int32_t> tokens, Tensor index_q,
+                    Tensor head_weight, const KvView& kv, const BatchView& batch) override {
+    const int64_t room = static_cast<int64_t>(score_row_.size() / 4);
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      Tensor row(score_row_.data(), DType::f32, {1, room});
+      ops_->index_scores(row, tokens.subspan(i, 1), index_q, head_weight, kv, batch);
+      ops_->synchronize();
+      const int64_t n = std::min<int64_t>(scores.row_size(), batch.positions[tokens[i]] + 1);
+      std::memcpy(scores.row<float>(static_cast<int64_t>(i)), score_row_.data(),
+                  static_cast<size_t>(n) * sizeof(float));
+    }
+  }
+  void attend_expanded(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked, const KvView& kv,
+                       const BatchView& batch, float scale) override {
+    ops_->attend_expanded(out, q, up, picked, kv, batch, scale);
+    ops_->synchronize();
+  }
+  void attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked, const KvView& kv,
+                       const BatchView& batch, float scale) override {
+    ops_->attend_absorbed(out, q, up, picked, kv, batch, scale);
+    ops_->synchronize();
+  }
+  void route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate, const float* bias,
+             const RouterShape& shape) override {
+    ops_->route(ids, weights, x, gate, bias, shape);
+    ops_->synchronize();
+  }
+  void mlp(Tensor out, Tensor x, const MlpWeights& w) override {
+    ops_->mlp(out, x, w);
+    ops_->synchronize();
+  }
+  void moe(Tensor out, Tensor x, Tensor ids, Tensor weights, std::span<const MlpWeights> experts,
+           const MlpWeights* shared) override {
+    ops_->moe(out, x, ids, weights, experts, shared);
+    ops_->synchronize();
+  }
+  void gather_rows(Tensor out, Tensor x, std::span<const int32_t> rows) override {
+    ops_->gather_rows(out, x, rows);
+    ops_->synchronize();
+  }
+  void logits(Tensor out, Tensor hidden, const QWeight& head) override {
+    ops_->logits(out, hidden, head);
+    ops_->synchronize();
+  }
+
+ private:
+  StepInputs wait(StepInputs in) {
+    ops_->synchronize();
+    return in;
+  }
+  std::unique_ptr<CudaOps> ops_;
+  Buffer score_row_;
+};
+
+}  // namespace
+
+std::unique_ptr<Ops> make_gpu_ops(Numerics numerics, const Workload& workload,
+                                  const GpuOptions& options) {
+  auto ops = make_cuda_ops(numerics, workload, settings_of(options));
+  if (!options.observed) return ops;
+  return std::make_unique<SynchronousOps>(std::move(ops), workload.max_context);
+}
+
+int64_t gpu_workspace_bytes(Numerics numerics, const Workload& workload,
+                            const GpuOptions& options) {
+  return static_cast<int64_t>(cuda_ops_bytes(numerics, workload, settings_of(options)));
+}
+
 void upload_to_gpu(std::span<const UploadPiece> pieces, int threads,
                    const std::function<void(int64_t)>& done) {
   int readers = threads > 0 ? threads : kDefaultReaders;
@@ -126,10 +262,12 @@ void upload_to_gpu(std::span<const UploadPiece> pieces, int threads,
 
 void fill_random_fp8(void* to, int64_t count, uint64_t seed) {
   cuda::fill_fp8(static_cast<uint8_t*>(to), count, seed, nullptr);
+  FATHOM_CUDA(cudaStreamSynchronize(nullptr));
 }
 
 void fill_random_bf16(void* to, int64_t count, float scale, uint64_t seed) {
   cuda::fill_bf16(to, count, scale, seed, nullptr);
+  FATHOM_CUDA(cudaStreamSynchronize(nullptr));
 }
 
 }  // namespace fathom

@@ -1,0 +1,44 @@
+// Weights where the ops can reach them. A CPU reads them in the mapped files; for a GPU they are
+// copied into its memory, laid out as its kernels read them:
+//   projections of one input lie one behind the other and run as one product,
+//   the experts of a layer are one array of stacked gate and up matrices, and one of down matrices,
+//   kv_b is bf16 in two parts, the key part transposed,
+//   what is neither FP8 nor a vector is bf16; in bf16 numerics FP8 weights are dequantised to it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "model/config.h"
+#include "model/weights.h"
+#include "numerics/modes.h"
+#include "tensor/buffer.h"
+
+namespace fathom {
+
+class PlacedWeights {
+ public:
+  using Progress = std::function<void(int64_t done, int64_t all)>;
+
+  // Bytes of GPU memory that the weights of this model take.
+  static int64_t bytes_on_gpu(const Config& config, Numerics numerics);
+
+  // Copies `host` (with a scale for every FP8 matrix) to the GPU. kind: device, or shared for
+  // observers. Throws Error when memory or the device fails.
+  static PlacedWeights copy_to_gpu(const Config& config, const Weights& host, Numerics numerics,
+                                   MemoryKind kind, const Progress& progress = {});
+
+  // The same shapes filled on the GPU by a counter-based generator: for measurements of sizes that
+  // no disk here has to hold. Deviations are those that keep activations near 1.
+  static PlacedWeights random(const Config& config, Numerics numerics, uint64_t seed);
+
+  const Weights& weights() const { return *weights_; }
+  int64_t bytes() const { return static_cast<int64_t>(memory_.size()); }
+
+ private:
+  std::unique_ptr<Weights> weights_ = std::make_unique<Weights>();
+  Buffer memory_;
+};
+
+}  // namespace fathom
