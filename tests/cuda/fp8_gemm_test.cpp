@@ -12,9 +12,9 @@
 namespace fathom::cuda {
 namespace {
 
-// The tensor core adds the products of a slice with about 14 bits below the greatest of them; the
-// slices are then added in float32. Relative to the sum of absolute products.
-constexpr double kSliceError = 0x1p-13;
+// The tensor core adds the products of a slice with about 14 bits below the greatest of them and
+// drops the rest; the slices are then added in float32. Relative to the sum of absolute products.
+constexpr double kSliceError = 0x1p-12;
 
 double bound(double exact, double magnitude, int slices, bool f32) {
   return magnitude * (kSliceError + slices * 0x1p-24) + (f32 ? 0.0 : std::abs(exact) * 0x1p-8);

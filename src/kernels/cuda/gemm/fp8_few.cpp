@@ -57,7 +57,7 @@ void fp8_grouped_few(const Fp8GroupedParams& p, const FewPlan& plan, const Launc
     fail("{} experts: the grouped FP8 product takes at most {}", p.experts, kFewExperts);
   FATHOM_CHECK(plan.splits == 1, "a grouped product in {} parts", plan.splits);
   FewArgs args = common_args(p.a, p.codes, static_cast<int64_t>(p.experts) * p.n, p.n, p.k, plan);
-  map_rows(args, p.a, 8, plan.tokens);
+  map_rows(args, p.a, 8, plan.tokens + 4);
   args.weight_scales = p.scales;
   args.offsets = p.offsets;
   args.experts = p.experts;

@@ -19,9 +19,10 @@
 namespace fathom::cuda {
 
 // One tile: 64 * groups weight rows from `n0` of `expert`, and `count` tokens. Columns of the tile
-// are rows from `first` on; those of this tile begin at column `shift`.
+// are rows from `first` on; those of this tile begin at column `shift`. The scales of column 0 lie
+// at `scale_shift` of what was loaded, since the copy engine wants 16-byte steps along them.
 struct FewTile {
-  int expert, n0, first, shift, count, boxes;
+  int expert, n0, first, shift, count, boxes, scale_shift;
 };
 
 // Table of a grouped product in shared memory: row tiles before each expert, and its first row.
@@ -72,7 +73,7 @@ __device__ __forceinline__ FewTile few_tile(const FewArgs& args, const FewTable&
   FewTile t;
   t.n0 = tile % n_tiles * 64 * kGroups;
   if constexpr (!kGrouped) {
-    t.expert = t.first = t.shift = 0;
+    t.expert = t.first = t.shift = t.scale_shift = 0;
     t.count = args.rows_total;
     t.boxes = 1;
   } else {
@@ -93,6 +94,7 @@ __device__ __forceinline__ FewTile few_tile(const FewArgs& args, const FewTable&
     t.first = max(0, min(begin, args.rows_total - t.boxes * args.box_rows));
     t.shift = begin - t.first;
     // Moved back, the boxes still end after the last row; not moved, shift is 0.
+    t.scale_shift = t.first % 4;
   }
   return t;
 }
@@ -123,14 +125,29 @@ __device__ __forceinline__ void add_parts(const FewArgs& args, const uint8_t* pa
     const int token = i / kChunks, n = n0 + i % kChunks * 8;
     if (n >= args.n) continue;
     const uint8_t* const at = part + token * kPitch + i % kChunks * 32;
-    float sum[8] = {};
-    for (int r = 0; r < args.splits; ++r) {
-      const uint32_t remote = cluster_address(at, static_cast<uint32_t>(r));
-      const float4 low = load_remote(remote), high = load_remote(remote + 16);
-      const float v[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    // All loads first: each one crosses the cluster and takes as long as hundreds of additions.
+    float4 low[kMaxSplits], high[kMaxSplits];
 #pragma unroll
-      for (int e = 0; e < 8; ++e) sum[e] = r == 0 ? v[e] : sum[e] + v[e];
-    }
+    for (int r = 0; r < kMaxSplits; ++r)
+      if (r < args.splits) {
+        const uint32_t remote = cluster_address(at, static_cast<uint32_t>(r));
+        low[r] = load_remote(remote);
+        high[r] = load_remote(remote + 16);
+      }
+    float sum[8] = {low[0].x,  low[0].y,  low[0].z,  low[0].w,
+                    high[0].x, high[0].y, high[0].z, high[0].w};
+#pragma unroll
+    for (int r = 1; r < kMaxSplits; ++r)
+      if (r < args.splits) {
+        sum[0] += low[r].x;
+        sum[1] += low[r].y;
+        sum[2] += low[r].z;
+        sum[3] += low[r].w;
+        sum[4] += high[r].x;
+        sum[5] += high[r].y;
+        sum[6] += high[r].z;
+        sum[7] += high[r].w;
+      }
     int s = 0;
     while (s + 1 < args.segments && n >= args.out[s].n_end) ++s;
     const OutSegment& out = args.out[s];
@@ -231,8 +248,8 @@ __global__ void __launch_bounds__(128 * kGroups + 32, FewLayout::ctas_per_sm(kTo
           for (int b = 0; b < t.boxes; ++b)
             load_box(to + kWeightBytes + b * args.box_rows * FewLayout::kSlice, &args.rows,
                      &full[stage], k * FewLayout::kSlice, t.first + b * args.box_rows, kEvictLast);
-          load_box(scale_ring + stage * kScaleBytes, &args.scales, &full[stage], t.first, k,
-                   kEvictLast);
+          load_box(scale_ring + stage * kScaleBytes, &args.scales, &full[stage],
+                   t.first - t.scale_shift, k, kEvictLast);
           if (++stage == stages) {
             stage = 0;
             phase ^= 1;
@@ -281,12 +298,17 @@ __global__ void __launch_bounds__(128 * kGroups + 32, FewLayout::ctas_per_sm(kTo
       };
       auto finish = [&](float(&partial)[kSums]) {
         pin_registers(partial);
-        const float2* const scales =
-            reinterpret_cast<const float2*>(scale_ring + release * kScaleBytes) + lane % 4;
+        const float* const scales =
+            reinterpret_cast<const float*>(scale_ring + release * kScaleBytes) + t.scale_shift +
+            lane % 4 * 2;
         const float weight = __shfl_sync(0xFFFFFFFFu, run, k % 32);
 #pragma unroll
         for (int j = 0; j < kTokens / 8; ++j) {
-          const float2 s = scales[4 * j];
+          float2 s;
+          if constexpr (kGrouped)  // any alignment
+            s = {scales[8 * j], scales[8 * j + 1]};
+          else
+            s = *reinterpret_cast<const float2*>(scales + 8 * j);
           const float s0 = block_scale(s.x, weight), s1 = block_scale(s.y, weight);
           sum[4 * j] = promote(sum[4 * j], partial[4 * j], s0);
           sum[4 * j + 1] = promote(sum[4 * j + 1], partial[4 * j + 1], s1);

@@ -24,18 +24,19 @@ struct FewLayout {
   // What the register file allows: two CTAs of an SM let the next kernel's weights stream while
   // this one drains; a second set of partial sums hides the promotion.
   static FATHOM_HD constexpr int ctas_per_sm(int tokens, int groups) {
-    return tokens * groups <= 128 ? 2 : 1;
+    return tokens * groups <= 128 && tokens < 128 ? 2 : 1;
   }
   static FATHOM_HD constexpr bool pipelined(int tokens, int groups) {
-    return tokens * groups <= 64;
+    return tokens * groups <= (tokens == 128 ? 128 : 64);
   }
 
   static FATHOM_HD constexpr size_t stage_bytes(int tokens, int groups) {
     return static_cast<size_t>(64 * groups + tokens) * kSlice;
   }
-  // The copy engine wants destinations at multiples of 128 bytes.
+  // Four more than tokens, for a start at a multiple of four rows; rounded to the 128 bytes at
+  // which the copy engine wants its destinations.
   static FATHOM_HD constexpr size_t stage_scale_bytes(int tokens) {
-    return tokens <= 32 ? 128 : static_cast<size_t>(tokens) * 4;
+    return static_cast<size_t>((tokens + 4) * 4 + 127) / 128 * 128;
   }
   static FATHOM_HD constexpr size_t partial_bytes(int tokens, int groups) {
     return static_cast<size_t>(tokens) * (64 * groups + kPartialPad) * 4;

@@ -9,12 +9,14 @@ namespace fathom::cuda {
 struct FewPlan {
   int tokens = 16;  // 8, 16, 32, 64 or 128
   int groups = 1;   // math warpgroups, 64 weight rows each: 1 or 2
-  int splits = 1;   // CTAs of a cluster that share the K of one tile: 1, 2, 4 or 8
+  int splits = 1;   // CTAs of a cluster that share the K of one tile: 1 to kMaxSplits
   int stages = 4;   // slices of 128 along k in flight
   int ctas = 1;     // grid size, a multiple of splits
   size_t smem = 0;  // dynamic shared memory of a CTA, bytes
 };
 
+// The largest portable cluster.
+inline constexpr int kMaxSplits = 8;
 // Most rows the few-rows kernel takes in a dense product.
 inline constexpr int kFewRows = 128;
 // Most experts whose row counts fit the tile table in shared memory.
