@@ -5,7 +5,7 @@ namespace fathom::cuda {
 namespace {
 
 template <int kWarpgroups, int kTokens>
-using Few = Bf16Config<kWarpgroups, kTokens, false, false, 1>;
+using Few = Bf16Config<kWarpgroups, kTokens, false, false>;
 
 }  // namespace
 

@@ -77,9 +77,10 @@ void bf16_gemm_with(const Bf16GemmParams& p, const Bf16Plan& plan, const Launch&
   work.token_tiles = ceil_div(p.rows, s.token_rows());
   work.weight_tiles = ceil_div(p.n, s.weight_rows());
   work.stages = plan.stages;
+  work.heads_first = plan.heads_first;
   const int token_box = std::min(p.rows, s.token_rows());
-  const int weight_box = std::min(p.n, s.weight_rows() / s.multicast);
-  work.stage_bytes = (token_box + weight_box * s.multicast) * 128;
+  const int weight_box = std::min(p.n, s.weight_rows());
+  work.stage_bytes = (token_box + weight_box) * 128;
   launch(plan, operand_map(p.a, p.rows, p.k, p.a_stride, p.batch, p.a_batch_stride, token_box),
          operand_map(p.b, p.n, p.k, p.k, p.batch, p.b_batch_stride, weight_box), work, l);
 }

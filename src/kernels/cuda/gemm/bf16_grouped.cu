@@ -5,7 +5,7 @@ namespace fathom::cuda {
 namespace {
 
 template <int kRows, bool kTokensM>
-using Grouped = Bf16Config<2, kRows, kTokensM, true, 1>;
+using Grouped = Bf16Config<2, kRows, kTokensM, true>;
 
 }  // namespace
 

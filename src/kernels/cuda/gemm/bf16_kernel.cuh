@@ -22,9 +22,9 @@ namespace fathom::cuda {
 inline constexpr int kBf16MaxSplits = 8;  // the largest portable cluster
 
 // A Bf16Shape as a template argument (nvcc cannot name a kernel by a struct's value).
-template <int kWarpgroups, int kRows, bool kTokensM, bool kGrouped, int kMulticast>
+template <int kWarpgroups, int kRows, bool kTokensM, bool kGrouped>
 struct Bf16Config {
-  static constexpr Bf16Shape kShape{kWarpgroups, kRows, kTokensM, kGrouped, kMulticast};
+  static constexpr Bf16Shape kShape{kWarpgroups, kRows, kTokensM, kGrouped};
   // An accumulator of 256 columns wants more than an equal share of the registers, which whole
   // warpgroups trade among themselves: there the producer is a warpgroup of one working warp.
   static constexpr bool kTrade = kRows > 128;
@@ -66,15 +66,17 @@ struct Bf16Walk {
       tile.token0 = w.offsets[expert] + local % tiles * kShape.token_rows();
       tile.weight0 = local / tiles * kShape.weight_rows();
     } else {
-      const int groups = (w.token_tiles + kShape.multicast - 1) / kShape.multicast;
-      const int rest = item / groups;
-      if (rest >= w.weight_tiles * w.batch) return false;
-      int token_tile = item % groups;
-      if constexpr (kShape.multicast > 1)
-        token_tile = token_tile * kShape.multicast + static_cast<int>(cluster_rank());
-      tile.batch = rest / w.weight_tiles;
+      if (item >= w.token_tiles * w.weight_tiles * w.batch) return false;
+      int token_tile, weight_tile, rest = item;
+      if (w.heads_first) {
+        weight_tile = rest % w.weight_tiles, rest /= w.weight_tiles;
+        tile.batch = rest % w.batch, token_tile = rest / w.batch;
+      } else {
+        token_tile = rest % w.token_tiles, rest /= w.token_tiles;
+        weight_tile = rest % w.weight_tiles, tile.batch = rest / w.weight_tiles;
+      }
       tile.token0 = token_tile * kShape.token_rows();
-      tile.weight0 = rest % w.weight_tiles * kShape.weight_rows();
+      tile.weight0 = weight_tile * kShape.weight_rows();
       tile.row_limit = w.rows;
     }
     item += step;
@@ -99,7 +101,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
                      const __grid_constant__ Bf16Work work, int splits) {
   constexpr Bf16Shape kShape = Config::kShape;
   constexpr bool kTokensM = kShape.tokens_m, kGrouped = kShape.grouped;
-  constexpr int kMulticast = kShape.multicast, kRows = kShape.n_rows;
+  constexpr int kRows = kShape.n_rows;
   constexpr int kMathThreads = Config::kMathThreads, kMathWarps = kMathThreads / 32;
   constexpr int kStage = kShape.stage_bytes(), kMBytes = kShape.m_rows() * 128;
   extern __shared__ __align__(1024) uint8_t shared[];
@@ -108,14 +110,12 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   uint64_t* const empty = full + work.stages;
   int* const table = reinterpret_cast<int*>(empty + work.stages);
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  // A cluster is either `splits` CTAs of one tile or `multicast` CTAs of neighbouring tiles.
-  const bool clustered = kMulticast > 1 || splits > 1;
 
   // phase 1: barriers, and the table of the experts' tiles
   if (threadIdx.x == 0) {
     for (int i = 0; i < work.stages; ++i) {
       barrier_init(&full[i], 1);
-      barrier_init(&empty[i], kMathWarps * kMulticast);
+      barrier_init(&empty[i], kMathWarps);
     }
     barrier_init_fence();
   }
@@ -140,12 +140,9 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       if (threadIdx.x == 0) table[0] = 0;
     }
   }
-  if (kMulticast > 1)
-    cluster_sync();
-  else
-    __syncthreads();
+  __syncthreads();
 
-  int first_slice = 0, end_slice = work.slices, share = kMulticast;
+  int first_slice = 0, end_slice = work.slices, share = 1;
   if constexpr (!kTokensM && !kGrouped) {
     share = splits;
     const int rank = splits > 1 ? static_cast<int>(cluster_rank()) : 0;
@@ -172,15 +169,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         uint8_t* to = shared + ring.stage * kStage + kMBytes;
         const int batch = kTokensM || !kGrouped ? tile.batch : 0;
         const int row = kTokensM ? tile.weight0 : tile.token0;
-        if constexpr (kMulticast > 1) {
-          constexpr int kPart = kRows / kMulticast;
-          const int part = static_cast<int>(cluster_rank());
-          load_box_multicast(to + part * kPart * 128, &n_map, &full[ring.stage],
-                             (1 << kMulticast) - 1, slice * kBf16SliceK, row + part * kPart, batch,
-                             policy);
-        } else {
-          load_box(to, &n_map, &full[ring.stage], slice * kBf16SliceK, row, batch, policy);
-        }
+        load_box(to, &n_map, &full[ring.stage], slice * kBf16SliceK, row, batch, policy);
       };
       const auto load_weights = [&](int slice) {
         kTokensM ? load_n(slice, weight_policy) : load_m(slice, weight_policy);
@@ -200,10 +189,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       for (int i = 0; i < early; ++i, ring.advance(work.stages)) load_tokens(first_slice + i);
       for (int slice = first_slice + early; more; slice = first_slice) {
         for (; slice < end_slice; ++slice, ring.advance(work.stages)) {
-          if constexpr (kMulticast > 1)
-            barrier_wait_cluster(&empty[ring.stage], ring.phase ^ 1);
-          else
-            barrier_wait(&empty[ring.stage], ring.phase ^ 1);
+          barrier_wait(&empty[ring.stage], ring.phase ^ 1);
           barrier_arrive_expect(&full[ring.stage], work.stage_bytes);
           load_weights(slice);
           load_tokens(slice);
@@ -220,12 +206,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     const uint64_t m_base = k_major_descriptor(shared + group * 64 * 128);
     const uint64_t n_base = k_major_descriptor(shared + kMBytes);
     const auto release = [&](int stage) {
-      if (threadIdx.x % 32 != 0) return;
-      if constexpr (kMulticast > 1) {
-        for (uint32_t r = 0; r < kMulticast; ++r) barrier_arrive_remote(&empty[stage], r);
-      } else {
-        barrier_arrive(&empty[stage]);
-      }
+      if (threadIdx.x % 32 == 0) barrier_arrive(&empty[stage]);
     };
     float d[kRows / 2];
     pdl_wait();
@@ -276,7 +257,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     }
   }
   // No CTA leaves while another may still reach into its shared memory.
-  if (clustered) cluster_sync();
+  if (splits > 1) cluster_sync();
 }
 
 // Launches if the plan's shape is this one.
@@ -284,10 +265,9 @@ template <class Config>
 bool launch_bf16_config(const Bf16Plan& plan, const CUtensorMap& m_map, const CUtensorMap& n_map,
                         const Bf16Work& work, const Launch& l) {
   if (plan.shape != Config::kShape) return false;
-  const int cluster = plan.splits > 1 ? plan.splits : Config::kShape.multicast;
   launch_kernel(l, bf16_gemm_kernel<Config>, dim3(static_cast<unsigned>(plan.grid)),
                 dim3(Config::kThreads), static_cast<size_t>(plan.smem),
-                static_cast<unsigned>(cluster), m_map, n_map, work, plan.splits);
+                static_cast<unsigned>(plan.splits), m_map, n_map, work, plan.splits);
   return true;
 }
 

@@ -4,16 +4,15 @@
 namespace fathom::cuda {
 namespace {
 
-template <int kColumns, int kMulticast>
-using Many = Bf16Config<2, kColumns, true, false, kMulticast>;
+template <int kColumns>
+using Many = Bf16Config<2, kColumns, true, false>;
 
 }  // namespace
 
 void launch_bf16_many(const Bf16Plan& plan, const CUtensorMap& m, const CUtensorMap& n,
                       const Bf16Work& work, const Launch& l) {
-  const bool done = launch_bf16_config<Many<128, 1>>(plan, m, n, work, l) ||
-                    launch_bf16_config<Many<256, 1>>(plan, m, n, work, l) ||
-                    launch_bf16_config<Many<256, 2>>(plan, m, n, work, l);
+  const bool done = launch_bf16_config<Many<128>>(plan, m, n, work, l) ||
+                    launch_bf16_config<Many<256>>(plan, m, n, work, l);
   require(done, "no bf16 kernel of this shape for many tokens");
 }
 

@@ -7,17 +7,22 @@
 namespace fathom::cuda {
 namespace {
 
-constexpr int kSharedBytes = 227 * 1024;      // of one CTA alone on its processor
-constexpr int kHalfSharedBytes = 113 * 1024;  // when two share it
-constexpr int kMaxStages = 32;
+constexpr int kSharedBytes = 227 * 1024;  // of one CTA
+constexpr int kMaxStages = 24;
 
-// Rates of an H100 that the choice rests on; only their ratios matter.
-constexpr double kDeviceBytesPerNs = 3000;   // from memory, all processors together
-constexpr double kProcessorBytesPerNs = 42;  // into the shared memory of one
-constexpr double kCyclesPerNs = 1.7;
-constexpr double kStartNs = 2500;   // launch, first loads, last stores
-constexpr double kReduceNs = 1000;  // partial sums meet in a cluster
-constexpr double kTileNs = 250;     // a tile's epilogue that no load hides
+// Nanoseconds and bytes per nanosecond as measured on an H100 (docs/performance.md); the choice
+// rests on their ratios.
+constexpr double kDeviceRate = 3000;   // from memory, all processors together
+constexpr double kCacheRate = 5000;    // from L2, all processors together
+constexpr double kProcessorRate = 60;  // into the shared memory of one processor
+constexpr double kCyclesPerNs = 1.9;
+constexpr double kStartNs = 2200;       // launch, first loads, last stores
+constexpr double kLatencyNs = 1100;     // of a load from memory, shared by the stages in flight
+constexpr double kSliceNs = 125;        // of a stage's barriers and dependent wgmmas
+constexpr double kReduceNs = 800;       // partial sums meet in a cluster ...
+constexpr double kReduceRate = 15;      // ... and cross it
+constexpr double kLineStoreRate = 20;   // of an epilogue that writes whole lines (tokens on M)
+constexpr double kSectorStoreRate = 7;  // and of one that writes sectors (weights on M)
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -26,31 +31,35 @@ int tail_bytes(const Bf16Shape& s, int experts) {
   return staging + (s.grouped ? 4 * (experts + 1) : 0);
 }
 
+int stages_that_fit(const Bf16Shape& s, int experts) {
+  return std::min(kMaxStages, (kSharedBytes - tail_bytes(s, experts)) / (s.stage_bytes() + 16));
+}
+
 // Nanoseconds of one plan on an idle device with cold weights.
 double cost(const Bf16Problem& p, int sms, const Bf16Shape& s, int splits) {
-  const double token_tiles = static_cast<double>(ceil_div(p.rows, s.token_rows()));
-  const double weight_tiles = static_cast<double>(ceil_div(p.n, s.weight_rows()));
-  const double units =
-      static_cast<double>(ceil_div(static_cast<int64_t>(token_tiles), s.multicast)) * s.multicast *
-      weight_tiles * static_cast<double>(p.batch) * splits;
+  const int64_t tiles = ceil_div(p.rows, s.token_rows()) * ceil_div(p.n, s.weight_rows()) * p.batch;
   const int64_t slices = ceil_div(ceil_div(p.k, kBf16SliceK), splits);
   // Operands may be smaller than their boxes.
   const double tokens = static_cast<double>(std::min<int64_t>(p.rows, s.token_rows()));
   const double weights = static_cast<double>(std::min<int64_t>(p.n, s.weight_rows()));
-  const double slice_bytes = (tokens + weights / s.multicast) * 128;
   // A wgmma of n columns takes n / 2 cycles, or as long as its operands need to leave shared
   // memory.
   const double wgmma = std::max(s.n_rows / 2.0, 16 + s.n_rows / 4.0);
-  const double slice_ns =
-      std::max(slice_bytes / kProcessorBytesPerNs, 4 * s.warpgroups * wgmma / kCyclesPerNs);
-  const double out_ns = tokens * weights * 2 / kProcessorBytesPerNs;
-  const double waves = static_cast<double>(ceil_div(static_cast<int64_t>(units), sms));
-  const double memory = 2.0 * static_cast<double>(p.batch) *
-                        (static_cast<double>(p.rows * p.k) + static_cast<double>(p.n * p.k) +
-                         static_cast<double>(p.rows * p.n)) /
-                        kDeviceBytesPerNs;
-  return kStartNs + (splits > 1 ? kReduceNs : 0) +
-         std::max(memory, waves * (static_cast<double>(slices) * slice_ns + kTileNs + out_ns));
+  const double slice_ns = std::max(
+      {kSliceNs, kLatencyNs / stages_that_fit(s, 0), 4 * s.warpgroups * wgmma / kCyclesPerNs});
+  const double tile_bytes = tokens * weights * 2;
+  double tile_ns = tile_bytes / (s.tokens_m ? kLineStoreRate : kSectorStoreRate);
+  if (splits > 1) tile_ns = kReduceNs + 2 * tile_bytes / kReduceRate;
+  const double waves = static_cast<double>(ceil_div(tiles * splits, sms));
+  // Split tiles are not persistent: each wave starts anew.
+  const double start = kStartNs * (splits > 1 ? waves : 1);
+  const double memory =
+      2.0 * static_cast<double>(p.batch * (p.rows * p.k + p.n * p.k + p.rows * p.n)) / kDeviceRate;
+  const double cache =
+      static_cast<double>(tiles * splits * slices) * (tokens + weights) * 128 / kCacheRate;
+  const double processor = waves * (static_cast<double>(slices) * slice_ns + tile_ns);
+  // The tightest limit decides, but the work of a processor never hides completely.
+  return start + std::max({memory, cache, processor}) + 0.15 * processor;
 }
 
 Bf16Shape grouped_shape(const Bf16Problem& p) {
@@ -67,29 +76,21 @@ Bf16Plan plan_bf16_as(const Bf16Problem& p, int sms, const Bf16Shape& shape, int
                splits, slices);
   FATHOM_CHECK(splits == 1 || (!shape.tokens_m && !shape.grouped), "{} splits", splits);
   Bf16Plan plan{.shape = shape, .splits = splits};
-  const int64_t token_tiles =
-      ceil_div(ceil_div(p.rows, shape.token_rows()), shape.multicast) * shape.multicast;
-  int64_t tiles = token_tiles * ceil_div(p.n, shape.weight_rows()) * p.batch;
+  int64_t tiles =
+      ceil_div(p.rows, shape.token_rows()) * ceil_div(p.n, shape.weight_rows()) * p.batch;
   if (shape.grouped)  // the bound: every expert may end with a tile of its own
     tiles = (ceil_div(p.rows, shape.token_rows()) + std::min<int64_t>(p.experts, p.rows)) *
             ceil_div(p.n, shape.weight_rows());
   const int64_t units = tiles * splits;
-  const int64_t persistent = std::max(1, sms / shape.multicast) * shape.multicast;
-  plan.grid = static_cast<int>(splits > 1 ? units : std::min(units, persistent));
-  // With few tokens half a processor's memory keeps enough loads in flight, and leaves room for the
-  // next kernel's first weights (or for a second tile, where split tiles outnumber processors).
-  const bool half = !shape.tokens_m && shape.n_rows <= 64;
-  const int room = half || (splits > 1 && plan.grid > sms) ? kHalfSharedBytes : kSharedBytes;
-  const int tail = tail_bytes(shape, p.experts);
+  plan.grid = static_cast<int>(splits > 1 ? units : std::min<int64_t>(units, sms));
   const int64_t needed = ceil_div(slices, splits) * ceil_div(units, plan.grid);
-  const int fit = (room - tail) / (shape.stage_bytes() + 16);
-  plan.stages = static_cast<int>(std::clamp<int64_t>(needed, 1, std::min(fit, kMaxStages)));
+  plan.stages = static_cast<int>(std::clamp<int64_t>(needed, 1, stages_that_fit(shape, p.experts)));
   // Partial sums lie in the ring once it is empty.
   if (splits > 1)
     plan.stages = std::max(
         plan.stages, static_cast<int>(ceil_div(int64_t{4} * shape.n_rows * (shape.m_rows() + 4),
                                                shape.stage_bytes())));
-  plan.smem = plan.stages * (shape.stage_bytes() + 16) + tail;
+  plan.smem = plan.stages * (shape.stage_bytes() + 16) + tail_bytes(shape, p.experts);
   FATHOM_CHECK(plan.smem <= kSharedBytes, "{} bytes of shared memory", plan.smem);
   return plan;
 }
@@ -122,15 +123,13 @@ Bf16Plan plan_bf16(const Bf16Problem& p, int sms, bool batch_invariant) {
   };
   for (int warpgroups : {2, 1})
     for (int splits : {1, 2, 4, 8}) {
+      if (warpgroups == 2 && p.n <= 64) continue;
       consider({.warpgroups = warpgroups, .n_rows = tokens}, splits);
       if (tokens == 128) consider({.warpgroups = warpgroups, .n_rows = 64}, splits);
     }
-  if (p.rows > 64) {
-    consider({.warpgroups = 2, .n_rows = 128, .tokens_m = true}, 1);
-    consider({.warpgroups = 2, .n_rows = 256, .tokens_m = true}, 1);
-    if (p.rows > 128)
-      consider({.warpgroups = 2, .n_rows = 256, .tokens_m = true, .multicast = 2}, 1);
-  }
+  if (p.rows > 32)
+    for (int columns : {128, 256})
+      consider({.warpgroups = 2, .n_rows = columns, .tokens_m = true}, 1);
   return plan_bf16_as(p, sms, best, best_splits);
 }
 

@@ -13,7 +13,6 @@ struct Bf16Shape {
   int n_rows = 8;
   bool tokens_m = false;
   bool grouped = false;
-  int multicast = 1;  // CTAs of a cluster that share the weights of a tile (tokens_m only)
 
   constexpr int m_rows() const { return 64 * warpgroups; }
   constexpr int token_rows() const { return tokens_m ? m_rows() : n_rows; }
@@ -26,8 +25,9 @@ struct Bf16Plan {
   Bf16Shape shape;
   int splits = 1;  // CTAs of a cluster that share the k of one tile; then one tile a cluster
   int stages = 2;  // of the ring in shared memory
-  int grid = 1;    // CTAs, a multiple of the cluster's size
+  int grid = 1;    // CTAs, a multiple of `splits`
   int smem = 0;    // bytes
+  bool heads_first = false;  // tiles of one token range and all heads follow each other
 };
 
 struct Bf16Problem {
