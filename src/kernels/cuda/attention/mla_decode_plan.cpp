@@ -1,0 +1,56 @@
+#include "kernels/cuda/attention/mla_decode_plan.h"
+
+#include <algorithm>
+
+namespace fathom::cuda::decode {
+namespace {
+
+// Microseconds on an H100: a step of 64 keys, start and end of a thread block, the second kernel.
+constexpr double kStepUs = 1.4, kBlockUs = 3.5, kCombineUs = 2.5;
+// Partial sums are written and read once, mostly within L2.
+constexpr double kPartialBytesPerUs = 3.0e6;
+constexpr double kRowBytes = 4.0 * 512;
+
+// Parts of the fixed cut: few, since every one costs a partial sum at any batch size, but enough
+// that one sequence alone does not wait for one processor.
+constexpr int kInvariantSparse = 4, kInvariantDense = 16;
+constexpr int64_t kInvariantBorder = 4096;  // keys
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+Plan plan(const Shape& s) {
+  const int64_t blocks = std::max<int64_t>(1, ceil_div(s.keys, kBlockKeys));
+  const int64_t tiles = ceil_div(s.heads, kTileHeads);
+  if (s.batch_invariant) {
+    int64_t wanted = s.keys <= kInvariantBorder ? kInvariantSparse : kInvariantDense;
+    int splits = static_cast<int>(std::min(wanted, blocks));
+    int64_t group = std::max<int64_t>(1, 2 * 132 / (tiles * splits));
+    return {splits, static_cast<int>(std::min<int64_t>(group, s.tokens))};
+  }
+  int best = 1;
+  double least = 0;
+  for (int64_t splits = 1; splits <= std::min<int64_t>(blocks, kMaxSplits); ++splits) {
+    int64_t steps = ceil_div(blocks, splits);
+    int64_t waves = ceil_div(s.tokens * tiles * splits, s.sms);
+    double us = static_cast<double>(waves) * (static_cast<double>(steps) * kStepUs + kBlockUs);
+    if (splits > 1) {
+      double rows = static_cast<double>(s.tokens) * s.heads * static_cast<double>(splits);
+      us += kCombineUs + 2 * rows * kRowBytes / kPartialBytesPerUs;
+    }
+    if (splits == 1 || us < least) {
+      least = us;
+      best = static_cast<int>(splits);
+    }
+  }
+  return {best, s.tokens};
+}
+
+size_t partial_bytes(const Plan& p, int tokens, int heads) {
+  if (p.splits == 1) return 0;
+  size_t rows = static_cast<size_t>(std::min(tokens, p.group_tokens)) * p.splits * heads;
+  return rows * (512 * sizeof(float) + 2 * sizeof(float));
+}
+
+}  // namespace fathom::cuda::decode
