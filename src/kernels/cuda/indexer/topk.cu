@@ -9,7 +9,8 @@ template <int kThreads, int kVectors>
 void run_kept(const TopkParams& p, const TopkPlan& plan, const Launch& l) {
   launch_kernel(l, topk::topk_kernel<kThreads, kVectors>,
                 dim3(static_cast<unsigned>(p.rows) * plan.cluster), dim3(kThreads),
-                sizeof(topk::Shared), plan.cluster, p, plan.cluster);
+                sizeof(topk::Shared<topk::list_size(kThreads * kVectors * 4)>), plan.cluster, p,
+                plan.cluster);
 }
 
 template <int kThreads>
@@ -34,6 +35,8 @@ void index_topk_planned(const TopkParams& p, const TopkPlan& plan, const Launch&
       return run_kept<256, 4>(p, plan, l);
     case 5124:
       return run_kept<512, 4>(p, plan, l);
+    case 5128:
+      return run_kept<512, 8>(p, plan, l);
     case 10244:
       return run_kept<1024, 4>(p, plan, l);
     case 10245:

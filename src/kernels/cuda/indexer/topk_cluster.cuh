@@ -23,10 +23,13 @@ namespace fathom::cuda {
 
 namespace topk {
 
-inline constexpr int kList = 1024;  // keys of the threshold's bin, in all CTAs together
 inline constexpr int kLocalBins = 1024;
 
+// Keys of the threshold's bin, in all CTAs of a row together, that are listed.
+__host__ __device__ constexpr int list_size(int kept) { return kept > 8192 ? 2048 : 1024; }
+
 // What a CTA lets its cluster read. `mine` and `above` are written together, before one barrier.
+template <int kList>
 struct Shared {
   uint32_t first[kBins];           // key bits 31..20
   uint32_t second[kBins];          // key bits 19..8
@@ -45,9 +48,9 @@ struct Shared {
 template <int kThreads, int kVectors>
 __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
     topk_kernel(TopkParams p, int cluster) {
-  constexpr int kWarps = kThreads / 32;
+  constexpr int kWarps = kThreads / 32, kList = list_size(kThreads * kVectors * 4);
   extern __shared__ __align__(16) unsigned char shared_bytes[];
-  Shared& s = *reinterpret_cast<Shared*>(shared_bytes);
+  auto& s = *reinterpret_cast<Shared<kList>*>(shared_bytes);
   const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
   const int row = blockIdx.x / cluster, rank = blockIdx.x % cluster;
   int32_t* picked = p.picked + static_cast<int64_t>(row) * p.topk;
@@ -131,7 +134,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
     __syncthreads();
     prefix |= s.found.bin << shift;
     need -= s.found.above;
-    if (s.found.count <= kList || round == 2) break;
+    if (s.found.count <= uint32_t{kList} || round == 2) break;
     shift = round == 0 ? 8 : 0;
     __syncthreads();  // `found` is read before the next round writes it
   }
@@ -139,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
   // Phase 3: list the bin's keys and count those above it; then everybody sees every list.
   uint32_t before = 0;       // this thread's share of what the CTAs before this one pick: greater
   uint32_t before_ties = 0;  // keys, and keys equal to the threshold
-  if (s.found.count <= kList) {
+  if (s.found.count <= uint32_t{kList}) {
     uint32_t above = 0, in = 0;
     for_keys([&](uint32_t k, int, int) {
       above += (k >> shift) > (prefix >> shift);

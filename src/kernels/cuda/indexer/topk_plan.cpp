@@ -9,16 +9,23 @@ TopkPlan topk_plan(int rows, int64_t max_context, int sms) {
   for (TopkPlan shape : kTopkShapes)
     if (shape.capacity() >= max_context) return shape;
 
-  // Enough rows to keep half the SMs busy are streamed; two CTAs share an SM when there are many.
-  if (rows * 2 > sms) return kTopkStreams[rows <= sms ? 1 : 0];
-
-  // Few long rows are spread over clusters, further than they need to be while SMs are idle.
-  for (TopkPlan plan : {TopkPlan{1024, 4, 2}, TopkPlan{1024, 4, 4}, TopkPlan{1024, 4, 8}})
+  // Few long rows are spread over clusters, as long as all of them run at once: a second wave
+  // doubles the time. Clusters of one CTA an SM leave SMs over in every GPC, the larger the more.
+  auto at_once = [&](int cluster) {
+    return sms / cluster * (cluster == 2 ? 32 : cluster == 4 ? 27 : 24) / 32;
+  };
+  for (TopkPlan plan :
+       {TopkPlan{1024, 4, 2}, TopkPlan{1024, 4, 4}, TopkPlan{1024, 4, 8}, TopkPlan{1024, 5, 8}})
     if (plan.capacity() >= max_context) {
-      while (plan.cluster < 8 && int64_t{rows} * plan.cluster * 2 <= sms) plan.cluster *= 2;
+      if (rows > at_once(plan.cluster)) continue;
+      if (plan.cluster == 2 && rows <= at_once(4)) plan.cluster = 4;  // idle SMs: lower latency
       return plan;
     }
-  return {1024, 5, 8};
+  const TopkPlan two_an_sm = {512, 8, 8};
+  if (two_an_sm.capacity() >= max_context && rows <= 2 * at_once(8)) return two_an_sm;
+
+  // More rows are streamed, a CTA each; two CTAs share an SM when there are more rows than SMs.
+  return kTopkStreams[rows <= sms ? 1 : 0];
 }
 
 }  // namespace fathom::cuda

@@ -15,8 +15,10 @@ struct TopkPlan {
   int64_t capacity() const { return int64_t{4} * threads * vectors * cluster; }  // not streamed
 };
 
-// The compiled shapes of a CTA that keeps its scores, smallest first, and of one that streams.
-inline constexpr TopkPlan kTopkShapes[] = {{256, 4, 1}, {512, 4, 1}, {1024, 4, 1}, {1024, 5, 1}};
+// The compiled shapes of a CTA that keeps its scores, smallest first; {512, 8} holds as much as
+// {1024, 4} in half an SM. And those that stream.
+inline constexpr TopkPlan kTopkShapes[] = {
+    {256, 4, 1}, {512, 4, 1}, {1024, 4, 1}, {512, 8, 1}, {1024, 5, 1}};
 inline constexpr TopkPlan kTopkStreams[] = {{512, 0, 1}, {1024, 0, 1}};
 
 TopkPlan topk_plan(int rows, int64_t max_context, int sms);

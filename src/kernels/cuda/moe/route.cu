@@ -1,8 +1,8 @@
 // Routing and the ragged permutation.
 //
 // The permutation is two kernels when there are many pairs: every block of 1024 counts its pairs
-// per expert, then every block sums the counts of those before it and places its own. A decode
-// step's pairs fit one block, which routes them as well.
+// per expert, then every block sums the counts of those before it and places its own. A few
+// tokens' pairs fit one block, which routes them as well.
 #include "kernels/cuda/moe/permute_block.cuh"
 #include "kernels/cuda/moe/route_warp.cuh"
 
@@ -10,6 +10,8 @@ namespace fathom::cuda {
 namespace moe {
 
 constexpr int kRouteWarps = 4;
+// One SM routes this many tokens as fast as one, a scheduler each; more are worth a second launch.
+constexpr int kFusedTokens = 4;
 
 // Router counts up to 256 keep 8 experts a lane; up to 1024, 32.
 template <int kPer>
@@ -166,10 +168,10 @@ void route_and_permute(const RouteParams& r, const PermuteParams& p, const Launc
   require(r.ids == p.ids && r.tokens == p.tokens && r.shape.experts == p.experts &&
               r.shape.per_token == p.per_token,
           "routing and permutation of different batches");
-  // The general group step's scratch of 32 warps must fit as well; two tokens a warp at most.
+  // The general group step's scratch of 32 warps must fit as well.
   const size_t shared = moe::permute_shared_bytes(p.experts) +
                         sizeof(float) * moe::kPairWarps * moe::route_scratch(r.shape);
-  if (r.tokens == 0 || r.tokens > 2 * moe::kPairWarps || r.tokens * p.per_token > moe::kPairs ||
+  if (r.tokens == 0 || r.tokens > moe::kFusedTokens || r.tokens * p.per_token > moe::kPairs ||
       p.experts > 256 || shared > 96 * 1024) {
     route(r, l);
     permute(p, l);

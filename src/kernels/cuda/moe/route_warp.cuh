@@ -140,36 +140,40 @@ __device__ __forceinline__ void route_warp(const RouterShape& s, const float* lo
 #pragma unroll
   for (int j = 0; j < kPer; ++j)
     key[j] = owned(j) && choice[j] == choice[j] ? order_key(choice[j]) : 0;
+  auto best_left = [&] {
+    uint32_t best = 0;
+#pragma unroll
+    for (int j = 0; j < kPer; ++j) best = max(best, key[j]);
+    return best;
+  };
   float sum = 0, own_score = 0;
   int own_id = -1;
+  uint32_t best = best_left();
   for (int k = 0; k < s.per_token; ++k) {
-    uint32_t best = 0;
-    int at = 0;
-#pragma unroll
-    for (int j = 0; j < kPer; ++j)
-      if (key[j] > best) {
-        best = key[j];
-        at = j;
-      }
     const uint32_t top = __reduce_max_sync(~0u, best);
-    // Lanes own ascending ids: the lowest lane has the lowest of equal ones.
+    // Lanes own ascending ids, lowest bits first: the lowest of equal ones is chosen.
     int owner = __ffs(__ballot_sync(~0u, best == top)) - 1;
+    uint32_t which = 0;
+#pragma unroll
+    for (int j = 0; j < kPer; ++j) which |= uint32_t{key[j] == top} << j;
+    which &= -which;
     if (top == 0) {  // all NaN: any valid expert; the NaN travels on in the weight
       owner = k / per;
-      at = k % per;
+      which = 1u << (k % per);
     }
     float chosen = 0;
 #pragma unroll
-    for (int j = 0; j < kPer; ++j)
-      if (j == at) {
-        chosen = score[j];
-        if (lane == owner) key[j] = 0;
-      }
+    for (int j = 0; j < kPer; ++j) {
+      const bool hit = which >> j & 1;
+      chosen = hit ? score[j] : chosen;
+      key[j] = hit && lane == owner ? 0 : key[j];
+    }
+    best = best_left();
     chosen = __shfl_sync(~0u, chosen, owner);
-    at = __shfl_sync(~0u, first + at, owner);
+    const int id = __shfl_sync(~0u, first + __ffs(which) - 1, owner);
     sum += chosen;
     if (lane == k) {
-      own_id = at;
+      own_id = id;
       own_score = chosen;
     }
   }

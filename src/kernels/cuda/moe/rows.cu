@@ -17,24 +17,26 @@ constexpr int kResident = 8;  // CTAs of 256 threads on an SM
 __device__ __forceinline__ uint4 load16(const void* p) { return *static_cast<const uint4*>(p); }
 
 // ---------------------------------------------------------------------------------------------
-// Gathers. A unit is one piece of 4 KB (or the rest) of a row, moved by one warp; scales of 32
-// rows of a group are another, so that their writes are whole lines.
+// Gathers. A unit is one piece of a row, moved by one warp; scales of 32 rows of a group are
+// another, so that their writes are whole lines. A token's row is read once for each of its experts
+// and should stay in the cache meanwhile: the copies are marked to leave it first.
 
-constexpr int kPiece = 8 * 32 * 16;  // bytes a warp moves with 8 loads in flight
+constexpr int kLoads = 7;  // in flight a lane: 3.5 KB a warp, half of V3.2's hidden size in fp8
+constexpr int kPiece = kLoads * 32 * 16;
 
 __device__ __forceinline__ void copy_piece(unsigned char* to, const unsigned char* from,
                                            int bytes) {
   const int lane = threadIdx.x % 32;
-  uint4 v[8];
+  uint4 v[kLoads];
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < kLoads; ++i) {
     int at = (i * 32 + lane) * 16;
     if (at < bytes) v[i] = load16(from + at);
   }
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < kLoads; ++i) {
     int at = (i * 32 + lane) * 16;
-    if (at < bytes) *reinterpret_cast<uint4*>(to + at) = v[i];
+    if (at < bytes) __stcs(reinterpret_cast<uint4*>(to + at), v[i]);
   }
 }
 

@@ -15,26 +15,34 @@
 namespace fathom::cuda {
 namespace sample {
 
-constexpr int kThreads = 512, kWarps = kThreads / 32;
+constexpr int kThreads = 1024, kWarps = kThreads / 32;
 constexpr int kCluster = 8;
 constexpr int kBins = 2048, kGroups = 32, kRun = kBins / kGroups;
 // Sums of weights (at most 2^40) are kept in 17-bit parts of 32 bits each while they are built by
 // shared-memory atomics: an eighth of the greatest vocabulary is 2^15 tokens.
 constexpr int kParts = 3, kPartBits = 17;
 constexpr int kIdBits = 18;
-static_assert(kMaxSampleVocab == 1 << kIdBits && kMaxSampleVocab / kCluster <= 1 << 15);
+constexpr uint32_t kNothing = ~0u;
+static_assert(kMaxSampleVocab <= 1 << kIdBits && kMaxSampleVocab / kCluster <= 1 << 15);
 
 struct Shared {
-  uint32_t part[2][kParts * kBins];
+  uint32_t part[kParts * kBins];
   uint64_t sum[2][kBins];
   uint64_t group[2][kGroups];
   uint64_t best;   // preference of this CTA's greatest logit
   uint64_t total;  // weight of what this CTA kept
   uint32_t broken;
-  uint64_t found_above;
+  uint64_t found_above, found_need;
   uint32_t found_bin;
+  uint32_t listed;  // tokens of the bin found first
   uint64_t warp_sum[kWarps];
 };
+
+constexpr size_t shared_bytes_for(int64_t vocab) {  // the logits of a CTA, and a list of them
+  return sizeof(Shared) + static_cast<size_t>((vocab + kCluster - 1) / kCluster) *
+                              (sizeof(float) + sizeof(uint16_t));
+}
+static_assert(shared_bytes_for(kMaxSampleVocab) <= 227 * 1024);
 
 __device__ __forceinline__ uint64_t load_remote(const uint64_t* p, uint32_t rank) {
   uint64_t v;
@@ -119,11 +127,19 @@ struct Row {
 };
 constexpr int kLevels = 6;
 
-// By one warp: the bin in which the measure, summed from above, reaches `need`.
-__device__ void find_bin(Shared& s, int buffer, uint64_t need) {
+// By one warp: the bin in which the measure, summed from above, reaches need_of(its total). A need
+// above the total finds kNothing.
+template <class NeedOf>
+__device__ void find_bin(Shared& s, int buffer, NeedOf need_of) {
   const int lane = threadIdx.x % 32;
   uint64_t own = cluster_total(&s.group[buffer][lane]);
   uint64_t reached = suffix_sum(own, lane);
+  const uint64_t total = __shfl_sync(~0u, reached, 0), need = need_of(total);
+  if (lane == 0) s.found_need = need;
+  if (need > total) {
+    if (lane == 0) s.found_bin = kNothing;
+    return;
+  }
   int g = 31 - __clz(__ballot_sync(~0u, reached >= need));
   uint64_t above = __shfl_sync(~0u, reached - own, g);
 
@@ -139,27 +155,45 @@ __device__ void find_bin(Shared& s, int buffer, uint64_t need) {
   }
 }
 
-// The preference of the token at which the measure reaches `need`, which is at most its total.
-// `buffer` alternates between calls of a round, so that nobody clears what is still being read.
-__device__ uint64_t find_cut(Shared& s, const Row& row, bool by_count, uint64_t need, int& round) {
+// The preference of the token at which the measure reaches need_of(its total); 0 when it does not.
+// Only the first two digits are looked at in every token; those of the bin found first are listed.
+// `round` goes on between calls: it alternates what other CTAs may still be reading.
+template <class NeedOf>
+__device__ uint64_t find_cut(Shared& s, uint16_t* list, const Row& row, bool by_count,
+                             NeedOf need_of, int& round) {
   uint32_t digits[kLevels];
+  uint64_t need = 0;
   for (int level = 0; level < kLevels; ++level, ++round) {
     const int buffer = round & 1;
-    for (int i = threadIdx.x; i < kParts * kBins; i += kThreads) s.part[buffer][i] = 0;
+    for (int i = threadIdx.x; i < kParts * kBins; i += kThreads) s.part[i] = 0;
+    if (level == 0 && threadIdx.x == 0) s.listed = 0;
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < row.count; i += kThreads) {
-      bool active = true;
-      for (int above = 0; above < level; ++above)
-        active = active && row.digit(above, i) == digits[above];
-      if (!active) continue;
+    auto measure = [&](uint32_t i) {
       uint64_t w = row.weight(i);
-      if (w == 0) continue;
+      if (w == 0) return;
       if (by_count) w = 1;
-      uint32_t* part = s.part[buffer] + row.digit(level, i);
+      uint32_t* part = s.part + row.digit(level, i);
 #pragma unroll
       for (int j = 0; j < kParts; ++j) {
         uint32_t value = static_cast<uint32_t>(w >> (j * kPartBits)) & ((1u << kPartBits) - 1);
         if (value) atomicAdd(part + j * kBins, value);
+      }
+    };
+    if (level < 2) {
+      for (uint32_t i = threadIdx.x; i < row.count; i += kThreads) {
+        if (level == 1) {
+          if (row.digit(0, i) != digits[0]) continue;
+          list[atomicAdd(&s.listed, 1)] = static_cast<uint16_t>(i);
+        }
+        measure(i);
+      }
+    } else {
+      for (uint32_t at = threadIdx.x; at < s.listed; at += kThreads) {
+        const uint32_t i = list[at];
+        bool active = true;
+        for (int above = 1; above < level; ++above)
+          active = active && row.digit(above, i) == digits[above];
+        if (active) measure(i);
       }
     }
     __syncthreads();
@@ -168,7 +202,7 @@ __device__ uint64_t find_cut(Shared& s, const Row& row, bool by_count, uint64_t 
       for (int i = threadIdx.x % 32; i < kRun; i += 32) {
         uint64_t v = 0;
         for (int j = 0; j < kParts; ++j)
-          v += uint64_t{s.part[buffer][j * kBins + g * kRun + i]} << (j * kPartBits);
+          v += uint64_t{s.part[j * kBins + g * kRun + i]} << (j * kPartBits);
         s.sum[buffer][g * kRun + i] = v;
         sum += v;
       }
@@ -176,8 +210,20 @@ __device__ uint64_t find_cut(Shared& s, const Row& row, bool by_count, uint64_t 
       if (threadIdx.x % 32 == 0) s.group[buffer][g] = sum;
     }
     meet();
-    if (threadIdx.x < 32) find_bin(s, buffer, need);
+    if (threadIdx.x < 32) {
+      if (level == 0)
+        find_bin(s, buffer, need_of);
+      else
+        find_bin(s, buffer, [&](uint64_t) { return need; });
+    }
     __syncthreads();
+    if (level == 0) {
+      need = s.found_need;
+      if (s.found_bin == kNothing) {
+        ++round;
+        return 0;
+      }
+    }
     digits[level] = s.found_bin;
     need -= s.found_above;
   }
@@ -190,12 +236,9 @@ __device__ uint64_t find_cut(Shared& s, const Row& row, bool by_count, uint64_t 
 struct Totals {
   uint64_t all, before, own;
 };
-__device__ Totals totals(Shared& s, const Row& row, bool by_count) {
+__device__ Totals totals(Shared& s, const Row& row) {
   uint64_t sum = 0;
-  for (uint32_t i = threadIdx.x; i < row.count; i += kThreads) {
-    uint64_t w = row.weight(i);
-    sum += by_count ? w != 0 : w;
-  }
+  for (uint32_t i = threadIdx.x; i < row.count; i += kThreads) sum += row.weight(i);
   sum = warp_sum(sum);
   if (threadIdx.x % 32 == 0) s.warp_sum[threadIdx.x / 32] = sum;
   __syncthreads();
@@ -219,12 +262,13 @@ __global__ void __launch_bounds__(kThreads)
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   Shared& s = *reinterpret_cast<Shared*>(shared_bytes);
   float* slice = reinterpret_cast<float*>(shared_bytes + sizeof(Shared));
+  const uint32_t each = static_cast<uint32_t>((vocab + kCluster - 1) / kCluster);
+  uint16_t* list = reinterpret_cast<uint16_t*>(slice + each);
   const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32;
   const int64_t index = blockIdx.x / kCluster;
   const uint32_t rank = cluster_rank();
 
   // Phase 1: the greatest logit.
-  const uint32_t each = static_cast<uint32_t>((vocab + kCluster - 1) / kCluster);
   Row row{slice, rank * each, 0, 0, 0, 0, 0};
   if (row.first < vocab) row.count = min(each, static_cast<uint32_t>(vocab) - row.first);
   if (tid == 0) s.best = s.broken = 0;
@@ -267,20 +311,19 @@ __global__ void __launch_bounds__(kThreads)
 
   // Phase 2: the filters.
   int round = 0;
-  if (params.top_k > 0 && params.top_k < vocab) {
-    if (totals(s, row, true).all > static_cast<uint64_t>(params.top_k))
-      row.cut = find_cut(s, row, true, params.top_k, round);
-  }
-  if (params.top_p < 1) {
-    uint64_t need = nucleus_weight(totals(s, row, false).all, params.top_p);
-    row.cut = find_cut(s, row, false, need, round);
-  }
+  if (params.top_k > 0 && params.top_k < vocab)
+    row.cut = find_cut(
+        s, list, row, true, [&](uint64_t) { return static_cast<uint64_t>(params.top_k); }, round);
+  if (params.top_p < 1)
+    row.cut = find_cut(
+        s, list, row, false, [&](uint64_t total) { return nucleus_weight(total, params.top_p); },
+        round);
   if (params.min_p > 0) row.floor = least_weight(uint64_t{1} << kWeightBits, params.min_p);
 
   // Phase 3: draw. Warps own runs of ids, so that the running sum goes up with the id.
   uint64_t drawn;
   {
-    Totals t = totals(s, row, false);
+    Totals t = totals(s, row);
     drawn = draw_below(random_bits(params.seed, rows[index].position), t.all);
     const bool mine = drawn >= t.before && drawn - t.before < t.own;
     meet();  // the last access to other CTAs was in totals()
@@ -320,11 +363,10 @@ __global__ void __launch_bounds__(kThreads)
 void sample_tokens(const float* logits, int64_t stride, int rows, int64_t vocab,
                    const SampleRow* rows_dev, int32_t* ids, const Launch& l) {
   if (rows == 0) return;
-  require(vocab >= 1 && vocab <= kMaxSampleVocab, "sampling: vocabularies up to 262144 tokens");
+  require(vocab >= 1 && vocab <= kMaxSampleVocab, "sampling: vocabularies up to 229376 tokens");
   require(stride >= vocab, "sampling: rows of logits overlap");
-  size_t slice = static_cast<size_t>((vocab + sample::kCluster - 1) / sample::kCluster) * 4;
   launch_kernel(l, sample::sample_kernel, dim3(static_cast<unsigned>(rows) * sample::kCluster),
-                dim3(sample::kThreads), sizeof(sample::Shared) + slice, sample::kCluster, logits,
+                dim3(sample::kThreads), sample::shared_bytes_for(vocab), sample::kCluster, logits,
                 stride, vocab, rows_dev, ids);
 }
 

@@ -9,7 +9,7 @@
 
 namespace fathom::cuda {
 
-inline constexpr int64_t kMaxSampleVocab = 262144;  // weights of 2^40 summed in 64 bits
+inline constexpr int64_t kMaxSampleVocab = 229376;  // what 8 CTAs hold in shared memory
 
 // Lives on the device, one per row: what a graph replays with may change between steps.
 struct SampleRow {
