@@ -25,7 +25,10 @@
 
 namespace fathom::cuda::decode {
 
-constexpr int kLeftRegisters = 208, kRightRegisters = 160, kGatherRegisters = 144;
+// Together no more than the 3 x 168 the block starts with: registers beyond those are not its own,
+// and a warpgroup that asked for them would wait forever.
+constexpr int kLeftRegisters = 208, kRightRegisters = 160, kGatherRegisters = 136;
+static_assert(kLeftRegisters + kRightRegisters + kGatherRegisters <= 3 * 168);
 constexpr int kBarrierQuery = 1, kBarrierInverse = 2;
 
 __device__ __forceinline__ uint32_t pack(float low, float high) {
