@@ -16,8 +16,12 @@ namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / 32;
 constexpr int kPairs = KernelDims::kRope / 2;
-constexpr int kIndexLanes = KernelDims::kIndex / kLaneValues;  // 16 lanes hold an indexer vector
-constexpr int kIndexRows = kThreads / kIndexLanes;             // of a CTA
+// Four lanes hold an indexer vector: lane l the chunks of eight values l, l + 4, l + 8, l + 12. So
+// pairs of the rope and five of the rotation's seven steps stay inside a lane.
+constexpr int kIndexLanes = 4;
+constexpr int kIndexChunks = KernelDims::kIndex / kLaneValues / kIndexLanes;
+constexpr int kIndexRows = kThreads / kIndexLanes;  // of a CTA
+using IndexValues = float[kIndexChunks][kLaneValues];
 constexpr int kRopeLanes = KernelDims::kRope / kLaneValues;
 constexpr int kRopeTurns = 4;  // vectors a thread keeps in flight
 constexpr float kIndexNormEps = 1e-6f;
@@ -109,45 +113,88 @@ __device__ __forceinline__ void append_latent(const PositionParams& p, int block
   *reinterpret_cast<uint32_t*>(to->rope + 2 * lane) = rope;
 }
 
-// Sixteen lanes hold a vector of 128; its first 64 values turn in pairs (i, i + 32).
-__device__ __forceinline__ void rotate_index(float (&v)[kLaneValues], int lane,
-                                             const float* cos_row, const float* sin_row) {
-  constexpr int kHalfLanes = kPairs / kLaneValues;  // lanes 0..3 pair with lanes 4..7
-  float cos[kLaneValues], sin[kLaneValues];
-  load_floats(cos_row + lane % kHalfLanes * kLaneValues, cos);
-  load_floats(sin_row + lane % kHalfLanes * kLaneValues, sin);
-#pragma unroll
-  for (int j = 0; j < kLaneValues; ++j) {
-    float other = __shfl_xor_sync(kWarp, v[j], kHalfLanes);
-    bool first = (lane & kHalfLanes) == 0;
-    float a = first ? v[j] : other, b = first ? other : v[j];
-    Pair turned = rotate_rounded({a, b}, cos[j], sin[j]);
-    if (lane < 2 * kHalfLanes) v[j] = first ? turned.a : turned.b;
-  }
-  round_all(v);
+// First value of chunk m of a lane.
+__device__ __forceinline__ int index_column(int lane, int m) {
+  return (lane + m * kIndexLanes) * kLaneValues;
 }
 
-// x H / sqrt(128): strides 1, 2, 4 inside a lane, then 8 .. 64 across lanes.
-__device__ __forceinline__ void hadamard_index(float (&v)[kLaneValues], int lane, float norm) {
+// Pairs (i, i + 32) of the first 64 values: chunks 0 and 1 of the same lane.
+__device__ __forceinline__ void rotate_index(IndexValues& v, int lane, const float* cos_row,
+                                             const float* sin_row) {
+  static_assert(kIndexLanes * kLaneValues == kPairs);
+  float cos[kLaneValues], sin[kLaneValues];
+  load_floats(cos_row + lane * kLaneValues, cos);
+  load_floats(sin_row + lane * kLaneValues, sin);
+#pragma unroll
+  for (int j = 0; j < kLaneValues; ++j) {
+    Pair turned = rotate_rounded({v[0][j], v[1][j]}, cos[j], sin[j]);
+    v[0][j] = turned.a;
+    v[1][j] = turned.b;
+  }
+  round_all(v[0]);
+  round_all(v[1]);
+}
+
+// x H / sqrt(128): strides 1, 2, 4 inside a chunk, 8 and 16 across lanes, 32 and 64 across chunks.
+__device__ __forceinline__ void hadamard_index(IndexValues& v, int lane, float norm) {
 #pragma unroll
   for (int half = 1; half < kLaneValues; half *= 2)
 #pragma unroll
-    for (int j = 0; j < kLaneValues; ++j)
-      if ((j & half) == 0) {
-        float a = v[j], b = v[j + half];
-        v[j] = a + b;
-        v[j + half] = a - b;
-      }
+    for (int m = 0; m < kIndexChunks; ++m)
 #pragma unroll
-  for (int other = 1; other < kIndexLanes; other *= 2)
+      for (int j = 0; j < kLaneValues; ++j)
+        if ((j & half) == 0) {
+          float a = v[m][j], b = v[m][j + half];
+          v[m][j] = a + b;
+          v[m][j + half] = a - b;
+        }
 #pragma unroll
-    for (int j = 0; j < kLaneValues; ++j) {
-      float theirs = __shfl_xor_sync(kWarp, v[j], other);
-      v[j] = (lane & other) == 0 ? v[j] + theirs : theirs - v[j];
-    }
+  for (int other = 1; other < kIndexLanes; other *= 2) {
+    const float sign = (lane & other) == 0 ? 1.0f : -1.0f;
 #pragma unroll
-  for (int j = 0; j < kLaneValues; ++j) v[j] *= norm;
-  round_all(v);
+    for (int m = 0; m < kIndexChunks; ++m)
+#pragma unroll
+      for (int j = 0; j < kLaneValues; ++j)
+        v[m][j] = fmaf(sign, v[m][j], __shfl_xor_sync(kWarp, v[m][j], other));  // exact product
+  }
+#pragma unroll
+  for (int half = 1; half < kIndexChunks; half *= 2)
+#pragma unroll
+    for (int m = 0; m < kIndexChunks; ++m)
+      if ((m & half) == 0)
+#pragma unroll
+        for (int j = 0; j < kLaneValues; ++j) {
+          float a = v[m][j], b = v[m + half][j];
+          v[m][j] = a + b;
+          v[m + half][j] = a - b;
+        }
+#pragma unroll
+  for (int m = 0; m < kIndexChunks; ++m) {
+#pragma unroll
+    for (int j = 0; j < kLaneValues; ++j) v[m][j] *= norm;
+    round_all(v[m]);
+  }
+}
+
+// Scale of the whole vector; every lane of the warp must call.
+__device__ __forceinline__ float index_scale(const IndexValues& v, bool ue8m0) {
+  float top = 0.0f;
+#pragma unroll
+  for (int m = 0; m < kIndexChunks; ++m) top = fmaxf(top, greatest_magnitude(v[m]));
+  return group_scale(greatest_over<kIndexLanes>(top), ue8m0);
+}
+
+__device__ __forceinline__ void store_codes(uint8_t* to, const IndexValues& v, int lane,
+                                            float scale, bool ue8m0) {
+  const float by = exact_inverse(scale, ue8m0);
+#pragma unroll
+  for (int m = 0; m < kIndexChunks; ++m)
+    *reinterpret_cast<uint2*>(to + index_column(lane, m)) = codes_of(v[m], scale, by);
+}
+
+__device__ __forceinline__ void store_values(Bf16* to, const IndexValues& v, int lane) {
+#pragma unroll
+  for (int m = 0; m < kIndexChunks; ++m) store_vector(to + index_column(lane, m), pack(v[m]));
 }
 
 __device__ __forceinline__ void append_index_key(const PositionParams& p, const PositionGrid& g,
@@ -156,53 +203,63 @@ __device__ __forceinline__ void append_index_key(const PositionParams& p, const 
   const int lane = threadIdx.x % kIndexLanes;
   const int item = block * kIndexRows + static_cast<int>(threadIdx.x) / kIndexLanes;
   const int token = min(item, p.tokens - 1);  // idle lanes repeat the last token up to its stores
-  const int first = lane * kLaneValues;
-  float v[kLaneValues], weight[kLaneValues], bias[kLaneValues];
-  unpack(load_vector(part.k + token * part.stride + first), v);
-  load_floats(part.weight + first, weight);
-  load_floats(part.bias + first, bias);
+  IndexValues v;
+#pragma unroll
+  for (int m = 0; m < kIndexChunks; ++m)
+    unpack(load_vector(part.k + token * part.stride + index_column(lane, m)), v[m]);
   const int64_t position = p.positions[token];
   const int64_t row = cache_row(p, token, static_cast<int>(position));
 
   float sum = 0.0f, square = 0.0f;
 #pragma unroll
-  for (int j = 0; j < kLaneValues; ++j) sum += v[j];
+  for (int m = 0; m < kIndexChunks; ++m)
+#pragma unroll
+    for (int j = 0; j < kLaneValues; ++j) sum += v[m][j];
   float mean = sum_over<kIndexLanes>(sum) * (1.0f / KernelDims::kIndex);
 #pragma unroll
-  for (int j = 0; j < kLaneValues; ++j) square = fmaf(v[j] - mean, v[j] - mean, square);
+  for (int m = 0; m < kIndexChunks; ++m)
+#pragma unroll
+    for (int j = 0; j < kLaneValues; ++j) square = fmaf(v[m][j] - mean, v[m][j] - mean, square);
   float inverse = inverse_rms(sum_over<kIndexLanes>(square), KernelDims::kIndex, kIndexNormEps);
 #pragma unroll
-  for (int j = 0; j < kLaneValues; ++j) v[j] = fmaf((v[j] - mean) * inverse, weight[j], bias[j]);
-  round_all(v);
+  for (int m = 0; m < kIndexChunks; ++m) {
+    float weight[kLaneValues], bias[kLaneValues];
+    load_floats(part.weight + index_column(lane, m), weight);
+    load_floats(part.bias + index_column(lane, m), bias);
+#pragma unroll
+    for (int j = 0; j < kLaneValues; ++j)
+      v[m][j] = fmaf((v[m][j] - mean) * inverse, weight[j], bias[j]);
+    round_all(v[m]);
+  }
   rotate_index(v, lane, p.cos + position * kPairs, p.sin + position * kPairs);
 
   if (!part.fp8) {
     if (item < p.tokens)
-      store_vector(reinterpret_cast<Bf16*>(part.cache) + row * KernelDims::kIndex + first, pack(v));
+      store_values(reinterpret_cast<Bf16*>(part.cache) + row * KernelDims::kIndex, v, lane);
     return;
   }
   hadamard_index(v, lane, g.index_scale);
-  float scale;
-  uint2 codes = quantise_group(v, part.ue8m0, scale);
+  const float scale = index_scale(v, part.ue8m0);
   if (item >= p.tokens) return;
   IndexPageFp8* page = reinterpret_cast<IndexPageFp8*>(part.cache) + row / kPageRows;
   const int64_t slot = row % kPageRows;
-  *reinterpret_cast<uint2*>(page->code[slot] + first) = codes;
+  store_codes(page->code[slot], v, lane, scale, part.ue8m0);
   if (lane == 0) page->scale[slot] = scale;
 }
 
 __device__ __forceinline__ void turn_index_query(const PositionParams& p, const PositionGrid& g,
                                                  int block) {
   const IndexQueryPart& part = p.index_query;
-  const int lane = threadIdx.x % kIndexLanes, first = lane * kLaneValues;
+  const int lane = threadIdx.x % kIndexLanes;
   const unsigned items = static_cast<unsigned>(p.tokens) * static_cast<unsigned>(part.heads);
   const unsigned item = static_cast<unsigned>(block) * kIndexRows + threadIdx.x / kIndexLanes;
   const bool live = item < items;  // idle lanes repeat the last head up to its stores
   const unsigned at = live ? item : items - 1, heads = static_cast<unsigned>(part.heads);
-  const int64_t token = at / heads, head = at % heads;
-  const int64_t column = head * KernelDims::kIndex + first;
-  float v[kLaneValues];
-  unpack(load_vector(part.q + token * part.stride + column), v);
+  const int64_t token = at / heads, head = at % heads, first = head * KernelDims::kIndex;
+  IndexValues v;
+#pragma unroll
+  for (int m = 0; m < kIndexChunks; ++m)
+    unpack(load_vector(part.q + token * part.stride + first + index_column(lane, m)), v[m]);
   float* weight = part.head_weight + token * part.weight_stride + head;
   // One lane a head touches the weight, in the reference's order of products.
   float w = live && lane == 0 ? *weight : 0.0f;
@@ -211,14 +268,13 @@ __device__ __forceinline__ void turn_index_query(const PositionParams& p, const 
   w *= g.head_scale;
   if (part.fp8) {
     hadamard_index(v, lane, g.index_scale);
-    float scale;
-    uint2 codes = quantise_group(v, part.ue8m0, scale);
+    const float scale = index_scale(v, part.ue8m0);
     w *= scale;
     if (live)
-      *reinterpret_cast<uint2*>(static_cast<uint8_t*>(part.out) + token * part.out_stride +
-                                column) = codes;
+      store_codes(static_cast<uint8_t*>(part.out) + token * part.out_stride + first, v, lane, scale,
+                  part.ue8m0);
   } else if (live) {
-    store_vector(static_cast<Bf16*>(part.out) + token * part.out_stride + column, pack(v));
+    store_values(static_cast<Bf16*>(part.out) + token * part.out_stride + first, v, lane);
   }
   w *= g.index_scale;
   if (live && lane == 0) *weight = w;
