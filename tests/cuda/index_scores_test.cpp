@@ -125,7 +125,8 @@ struct Batch {
   }
 
   // Exact score and how far a float32 result may be from it. The tensor cores add fp8 products
-  // with about 13 bits below the largest term; bf16 products in float32.
+  // cut off below about 13 bits of the largest term, in each of four steps; bf16 products in
+  // float32.
   double reference(int t, int position, double& bound) {
     const size_t row = row_of(sequence_of[static_cast<size_t>(t)], position);
     float scale = 1.0f;
@@ -147,7 +148,7 @@ struct Batch {
       }
       sum += std::max(dot, 0.0) * double{weight[at]};
       magnitude += std::max(dot, 0.0) * std::abs(double{weight[at]});
-      error += std::abs(double{weight[at]}) * absolute * (fp8 ? 0x1p-13 : 0x1p-21);
+      error += std::abs(double{weight[at]}) * absolute * (fp8 ? 0x1p-12 : 0x1p-21);
     }
     bound = std::abs(double{scale}) * (error + f32_bound(sum, magnitude, heads));
     return sum * double{scale};
@@ -261,6 +262,17 @@ TEST_F(IndexScoresTest, DecodeBatches) {
     for (int i = 0; i < tokens; ++i)
       shape.push_back({1, i % 7 == 3 ? 1 : 1 + static_cast<int>(generator() % 3000)});
     check(Batch(true, 64, shape, 3), 33, 200);
+  }
+}
+
+// Two tokens a sequence share their keys where the slots of the schedule allow it.
+TEST_F(IndexScoresTest, DecodePairs) {
+  for (int first : {1, 2}) {
+    std::vector<Span> shape = {{first, 300}};
+    for (int i = 0; i < 80; ++i) shape.push_back({2, 2 + (i * 37) % 1000});
+    shape.push_back({1, 64});
+    check(Batch(true, 64, shape, 11), 40, 100);
+    check(Batch(false, 8, shape, 12), 40, 100);
   }
 }
 

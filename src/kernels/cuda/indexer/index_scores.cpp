@@ -96,7 +96,8 @@ void index_scores_decode(const IndexScoresParams& p, int begin, int end, const L
   args.begin = begin;
   args.end = end;
   const int64_t most = (end - begin) * ((p.max_context + kPageRows - 1) / kPageRows);
-  launch_index_decode(args, p.fp8, heads, grid_of(most, l), key_map(p), query_map(p, heads, 1), l);
+  launch_index_decode(args, p.fp8, heads, grid_of(most, l), key_map(p),
+                      query_map(p, heads, kIndexDecodeQueries), l);
 }
 
 void index_scores_prefill(const IndexScoresParams& p, std::span<const IndexSpan> spans,
@@ -107,7 +108,7 @@ void index_scores_prefill(const IndexScoresParams& p, std::span<const IndexSpan>
       fail("index scores: span {} to {} of {} tokens, context {} of at most {}", s.begin, s.end,
            p.tokens, s.context, p.max_context);
   const int heads = index_padded_heads(p.index_heads);
-  const int queries = index_group_queries(heads);
+  const int queries = index_group_queries(p.fp8, heads);
   const std::vector<IndexPrefillPlan> plans = plan_index_prefill(spans, queries);
   if (plans.empty()) return;
   check_params(p);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <numeric>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "kernels/cuda/indexer/index_scores.h"
@@ -19,6 +20,13 @@ constexpr int kHeads = 64, kDim = KernelDims::kIndex;
 constexpr int64_t kPageBytes = sizeof(IndexPageFp8);
 constexpr int64_t kPoolPages = 128 * 2048;  // 128 sequences of 128K
 constexpr int kMaxTokens = 4096;
+
+std::string decode_shape(int batch, int each, int64_t context) {
+  return fmt::format("decode {}x{} of {}", batch, each, context);
+}
+std::string prefill_shape(int tokens, int64_t context) {
+  return fmt::format("prefill {} of {}", tokens, context);
+}
 
 // One pool, one random order of its pages, queries and weights: each case takes slices.
 class IndexBench {
@@ -48,7 +56,7 @@ class IndexBench {
 
   // `batch` sequences of `context` tokens each, the last `each` of them scored.
   void decode(int batch, int each, int64_t context, double anchor) {
-    std::string shape = fmt::format("decode {}x{} of {}", batch, each, context);
+    const std::string shape = decode_shape(batch, each, context);
     if (!bench_.wanted("index_scores", shape)) return;
     const int tokens = batch * each;
     set_tokens(
@@ -70,7 +78,7 @@ class IndexBench {
 
   // One chunk of `tokens` tokens that ends at `context`.
   void prefill(int tokens, int64_t context, double anchor) {
-    std::string shape = fmt::format("prefill {} of {}", tokens, context);
+    const std::string shape = prefill_shape(tokens, context);
     if (!bench_.wanted("index_scores", shape)) return;
     set_tokens(
         tokens, [](int) { return 0; }, [&](int t) { return context - tokens + t; });
@@ -140,7 +148,16 @@ constexpr PrefillCase kPrefill[] = {
 }  // namespace
 
 void bench_index_scores(BenchContext& bench) {
-  if (!bench.wanted("index_scores", "decode") && !bench.wanted("index_scores", "prefill")) return;
+  // The pool is large: not for nothing.
+  const bool any =
+      std::any_of(std::begin(kDecode), std::end(kDecode),
+                  [&](const DecodeCase& c) {
+                    return bench.wanted("index_scores", decode_shape(c.batch, c.each, c.context));
+                  }) ||
+      std::any_of(std::begin(kPrefill), std::end(kPrefill), [&](const PrefillCase& c) {
+        return bench.wanted("index_scores", prefill_shape(c.tokens, c.context));
+      });
+  if (!any) return;
   IndexBench cases(bench);
   for (const DecodeCase& c : kDecode) cases.decode(c.batch, c.each, c.context, c.anchor);
   for (const PrefillCase& c : kPrefill) cases.prefill(c.tokens, c.context, c.anchor);

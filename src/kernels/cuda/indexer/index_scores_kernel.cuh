@@ -39,8 +39,6 @@ __device__ __forceinline__ void load_query(IndexShared<S>& s, const IndexArgs& a
                                            const CUtensorMap* map, int row, int rows, int query,
                                            int lane) {
   const int stage = query % S::kQueryStages;
-  if (query >= S::kQueryStages)
-    barrier_wait(&s.query_empty[stage], (query / S::kQueryStages - 1) & 1);
   if (lane == 0) {
     barrier_arrive_expect(&s.query_full[stage], S::kQueryBytes);
 #pragma unroll
@@ -62,9 +60,11 @@ __device__ __forceinline__ void produce(IndexShared<S>& s, const IndexArgs& a, S
                                         const CUtensorMap* key_map, const CUtensorMap* query_map,
                                         int lane) {
   int issued = 0, query = -1, row = -1;
-  auto wait_empty = [&](int stage) {
-    if (issued >= S::kKeyStages)
-      barrier_wait(&s.key_empty[stage], (issued / S::kKeyStages - 1) & 1);
+  int last_item = 0;  // of the queries in stage `lane`
+  // Until item `item`, issued earlier, has been worked on. A stage issued again since then was.
+  auto wait_done = [&](int item) {
+    if (item >= 0 && item >= issued - S::kKeyStages)
+      barrier_wait(&s.key_empty[item % S::kKeyStages], item / S::kKeyStages & 1);
   };
   IndexItem batch;
   int count = schedule.next(batch);
@@ -80,10 +80,16 @@ __device__ __forceinline__ void produce(IndexShared<S>& s, const IndexArgs& a, S
       const int page = __shfl_sync(~0u, batch.page, i);
       if (item_row != row) {
         row = item_row;
-        load_query(s, a, query_map, row, rows, ++query, lane);
+        if (query >= 0 && lane == query % S::kQueryStages) last_item = issued - 1;
+        if (++query >= S::kQueryStages) {  // each warpgroup's last page of the queries to replace
+          const int last = __shfl_sync(~0u, last_item, query % S::kQueryStages);
+#pragma unroll
+          for (int w = 0; w < S::kWarpgroups; ++w) wait_done(last - w);
+        }
+        load_query(s, a, query_map, row, rows, query, lane);
       }
       const int stage = issued % S::kKeyStages;
-      wait_empty(stage);
+      wait_done(issued - S::kKeyStages);
       if (lane == 0) {
         s.work[stage] = {row, rows, position, first_key, query};
         barrier_arrive_expect(&s.key_full[stage], S::kPageBytes);
@@ -100,7 +106,7 @@ __device__ __forceinline__ void produce(IndexShared<S>& s, const IndexArgs& a, S
   pdl_trigger();
   for (int i = 0; i < S::kWarpgroups; ++i, ++issued) {  // one end mark for each warpgroup
     const int stage = issued % S::kKeyStages;
-    wait_empty(stage);
+    wait_done(issued - S::kKeyStages);
     if (lane == 0) {
       s.work[stage] = {0, 0, 0, 0, query};
       barrier_arrive(&s.key_full[stage]);
@@ -214,7 +220,6 @@ struct IndexConsumer {
   const IndexLane lane;
   const bool signals;  // one thread a warp tells the producer that a stage is free
   int item;            // number of the page in the CTA's order
-  int released = 0;    // queries given back
 
   __device__ __forceinline__ int stage() const { return item % S::kKeyStages; }
   // Waits for the page and, the first time, for its queries.
@@ -237,12 +242,6 @@ struct IndexConsumer {
   }
   __device__ __forceinline__ void release_key(int stage) {
     if (signals) barrier_arrive(&s.key_empty[stage]);
-  }
-  // Queries before `query` are not needed any more; some of them this warpgroup may never have
-  // looked at.
-  __device__ __forceinline__ void release_queries(int query) {
-    for (; released < query; ++released)
-      if (signals) barrier_arrive(&s.query_empty[released % S::kQueryStages]);
   }
   __device__ __forceinline__ const uint8_t* queries(const IndexWork& work, int half) const {
     return s.queries[work.query % S::kQueryStages] + half * S::kColumns * 128;
@@ -268,7 +267,6 @@ __device__ __forceinline__ void consume_single(IndexConsumer<S>& c, const IndexA
     wgmma_wait<0>();
     pin_registers(d);
     c.release_key(c.stage());
-    c.release_queries(query);
     finish<S>(d, w, c.lane, work, 0, scale, a);
   }
 }
@@ -304,7 +302,6 @@ __device__ __forceinline__ void consume_paired(IndexConsumer<S>& c, const IndexA
       }
       pin_registers(d1);
       if (work.rows > 0) c.release_key(stage);
-      c.release_queries(next.query);
       finish<S>(d1, w1, c.lane, work, 1, scale, a);
       fresh = next.query != work.query;
       work = next;
@@ -328,10 +325,8 @@ __device__ __forceinline__ void init_barriers(IndexShared<S>& s) {
       barrier_init(&s.key_full[i], 1);
       barrier_init(&s.key_empty[i], 4);  // the warps of the one warpgroup that takes the page
     }
-    for (int i = 0; i < S::kQueryStages; ++i) {
+    for (int i = 0; i < S::kQueryStages; ++i)
       barrier_init(&s.query_full[i], 1 + 32);  // the boxes, and each lane's weights
-      barrier_init(&s.query_empty[i], 4 * S::kWarpgroups);
-    }
     barrier_init_fence();
   }
   __syncthreads();
@@ -358,7 +353,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     index_math(s, a);
   } else {
     const int lane = threadIdx.x % 32;
-    IndexDecodeSchedule schedule(a, lane);
+    IndexDecodeSchedule<S::kQueries> schedule(a, lane);
     produce(s, a, schedule, &key_map, &query_map, lane);
   }
 }

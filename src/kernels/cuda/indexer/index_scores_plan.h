@@ -21,8 +21,15 @@ inline constexpr int kIndexPrefillTokens = 3;
 // Heads a tile is padded to; padding has weight 0.
 constexpr int index_padded_heads(int heads) { return heads <= 8 ? 8 : heads <= 32 ? 32 : 64; }
 
-// Queries of one prefill group: 256 columns of two accumulators.
-constexpr int index_group_queries(int padded_heads) { return 256 / padded_heads; }
+// Tokens of one decode group: two of one sequence (speculation) share the reading of their keys.
+inline constexpr int kIndexDecodeQueries = 2;
+
+// Columns of one prefill accumulator, and queries of a group, which fills two. bf16 queries take
+// twice the shared memory.
+constexpr int index_prefill_columns(bool fp8) { return fp8 ? 128 : 64; }
+constexpr int index_group_queries(bool fp8, int padded_heads) {
+  return 2 * index_prefill_columns(fp8) / padded_heads;
+}
 
 // Pages that groups 0 .. k - 1 of a span read, when the span's first token stands at `position` and
 // a group has `queries` tokens (a divisor of 64). Group i reads up to its last position's page, so

@@ -14,18 +14,18 @@ __device__ __forceinline__ int index_page(const IndexArgs& a, int sequence, int 
   return a.page_tables[static_cast<int64_t>(sequence) * a.max_pages + page];
 }
 
-// Groups of one token whose lengths only the device knows. The CTA's piece is found by adding up
-// all lengths, 32 tokens (a window) at a time.
+// Groups whose lengths only the device knows: kQueries (1 or 2) neighbouring tokens when they stand
+// next to each other in one sequence, else single tokens. A window is what 32 lanes hold, a slot of
+// kQueries tokens each; the CTA's piece is found by adding up all slots.
+template <int kQueries>
 class IndexDecodeSchedule {
  public:
   __device__ __forceinline__ IndexDecodeSchedule(const IndexArgs& a, int lane)
       : a_(a), lane_(lane) {
     load_window(a.begin);
     int64_t total = window_units_;
-    for (int t = a.begin + 32; t < a.end; t += 32) {
-      int pages = t + lane < a.end ? pages_of(a.positions[t + lane]) : 0;
-      total += __reduce_add_sync(~0u, pages);
-    }
+    for (int t = a.begin + kWindow; t < a.end; t += kWindow)
+      total += __reduce_add_sync(~0u, load_slot(t + lane * kQueries).units);
     next_ = static_cast<int>(total * blockIdx.x / gridDim.x);
     last_ = static_cast<int>(total * (blockIdx.x + 1) / gridDim.x);
   }
@@ -35,35 +35,74 @@ class IndexDecodeSchedule {
     if (next_ == last_) return 0;
     while (next_ >= before_ + window_units_) {
       before_ += window_units_;
-      load_window(window_ + 32);
+      load_window(window_ + kWindow);
     }
     const int count = min(min(32, last_ - next_), before_ + window_units_ - next_);
     const int unit = next_ + min(lane_, count - 1) - before_;
     next_ += count;
-    int t = 0;  // tokens of the window that end at or before the unit
+    int slot = 0;  // slots of the window that end at or before the unit
 #pragma unroll
     for (int step = 16; step > 0; step /= 2)
-      if (__shfl_sync(~0u, upto_, t + step - 1) <= unit) t += step;
-    const int page = unit - __shfl_sync(~0u, upto_ - pages_, t);
-    item.row = window_ + t;
-    item.rows = 1;
-    item.position = __shfl_sync(~0u, position_, t);
+      if (__shfl_sync(~0u, upto_, slot + step - 1) <= unit) slot += step;
+    int page = unit - __shfl_sync(~0u, upto_ - slot_.units, slot);
+    int sequence = __shfl_sync(~0u, slot_.sequence[0], slot);
+    item.row = window_ + slot * kQueries;
+    item.rows = __shfl_sync(~0u, slot_.rows, slot);
+    item.position = __shfl_sync(~0u, slot_.position[0], slot);
+    if constexpr (kQueries == 2) {
+      const int first = __shfl_sync(~0u, slot_.first_units, slot);
+      const int sequence1 = __shfl_sync(~0u, slot_.sequence[1], slot);
+      const int position1 = __shfl_sync(~0u, slot_.position[1], slot);
+      if (page >= first) {
+        page -= first;
+        ++item.row;
+        sequence = sequence1;
+        item.position = position1;
+      }
+    }
     item.first_key = page * kPageRows;
-    item.page = index_page(a_, __shfl_sync(~0u, sequence_, t), page);
+    item.page = index_page(a_, sequence, page);
     return count;
   }
 
  private:
+  static constexpr int kWindow = 32 * kQueries;  // tokens
+  static_assert(kQueries == 1 || kQueries == 2);
+
+  struct Slot {
+    int position[kQueries], sequence[kQueries];
+    int rows;         // tokens of a group
+    int first_units;  // pages of the slot's first group
+    int units;        // of both, when its tokens do not belong together
+  };
   __device__ __forceinline__ int pages_of(int position) const {
     return min(position / kPageRows + 1, a_.max_pages);
   }
+  __device__ __forceinline__ Slot load_slot(int token) const {
+    Slot s;
+    int pages[kQueries];
+#pragma unroll
+    for (int i = 0; i < kQueries; ++i) {
+      const bool live = token + i < a_.end;
+      s.position[i] = live ? a_.positions[token + i] : 0;
+      s.sequence[i] = live ? a_.sequence_of[token + i] : -1;
+      pages[i] = live ? pages_of(s.position[i]) : 0;
+    }
+    s.rows = 1;
+    s.first_units = s.units = pages[0];
+    if constexpr (kQueries == 2) {
+      const bool joined = s.sequence[0] >= 0 && s.sequence[0] == s.sequence[1] &&
+                          s.position[1] == s.position[0] + 1;
+      s.rows = joined ? 2 : 1;
+      s.first_units = joined ? pages[1] : pages[0];
+      s.units = joined ? pages[1] : pages[0] + pages[1];
+    }
+    return s;
+  }
   __device__ __forceinline__ void load_window(int token) {
     window_ = token;
-    const bool live = token + lane_ < a_.end;
-    position_ = live ? a_.positions[token + lane_] : 0;
-    sequence_ = live ? a_.sequence_of[token + lane_] : 0;
-    pages_ = live ? pages_of(position_) : 0;
-    upto_ = pages_;
+    slot_ = load_slot(token + lane_ * kQueries);
+    upto_ = slot_.units;
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
       int below = __shfl_up_sync(~0u, upto_, step);
@@ -78,7 +117,8 @@ class IndexDecodeSchedule {
   int window_;       // first token of the window
   int before_ = 0;   // units before the window
   int window_units_;
-  int position_, sequence_, pages_, upto_;  // of token window_ + lane; upto_ counts the window's
+  Slot slot_;  // of this lane
+  int upto_;   // units of the window's slots up to and with this lane's
 };
 
 // Groups of neighbouring tokens, known to the host.

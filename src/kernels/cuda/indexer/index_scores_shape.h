@@ -15,14 +15,14 @@ namespace fathom::cuda {
 // kHeads is padded (8, 32 or 64). A tile is one page of keys (64 rows of wgmma) against kColumns =
 // queries x heads, once (decode) or twice (prefill: the second product runs under the first one's
 // epilogue).
-template <bool kFp8_, int kHeads_, bool kPrefill_>
+template <bool kFp8_, int kHeads_, bool kPrefill_, int kDecodeQueries = kIndexDecodeQueries>
 struct IndexShape {
   static constexpr bool kFp8 = kFp8_, kPrefill = kPrefill_;
   static constexpr int kHeads = kHeads_;
-  static constexpr int kWarpgroups = kPrefill ? 2 : 4;  // math
+  static constexpr int kWarpgroups = kPrefill ? 2 : 3;  // math
   static constexpr int kThreads =
       kWarpgroups * 128 + (kPrefill ? 128 : 32);  // and one producer warp
-  static constexpr int kColumns = kPrefill ? 128 : kHeads;
+  static constexpr int kColumns = kPrefill ? index_prefill_columns(kFp8) : kHeads * kDecodeQueries;
   static constexpr int kHalves = kPrefill ? 2 : 1;
   static constexpr int kHalfQueries = kColumns / kHeads;
   static constexpr int kQueries = kHalves * kHalfQueries;
@@ -33,8 +33,11 @@ struct IndexShape {
   static constexpr int kSegmentBytes = kQueries * kHeads * 128;
   static constexpr int kQueryBytes = kSegmentBytes * kSegments;
   static constexpr int kUnroll = 2;  // pages of one round of the math loop (prefill)
-  static constexpr int kQueryStages = kPrefill ? 2 : 4;
-  static constexpr int kKeyStages = kFp8 ? 12 : (kPrefill ? 5 : 8);
+  // Prefill: a math warpgroup holds on to a page until it has the next one, and a stage of queries
+  // is reused when its pages are back. So two younger groups must fit, or all would wait.
+  static constexpr int kQueryStages = kPrefill || !kFp8 ? 3 : 4;
+  static_assert(!kPrefill || kQueryStages > kWarpgroups);
+  static constexpr int kKeyStages = kFp8 ? 12 : (kPrefill ? 5 : 7);
 };
 
 // One unit of work, told by the producer to the warpgroup that takes it.
@@ -53,7 +56,7 @@ struct IndexShared {
   alignas(16) float weights[S::kQueryStages][S::kQueries * S::kHeads];
   IndexWork work[S::kKeyStages];
   uint64_t key_full[S::kKeyStages], key_empty[S::kKeyStages];
-  uint64_t query_full[S::kQueryStages], query_empty[S::kQueryStages];
+  uint64_t query_full[S::kQueryStages];
 };
 
 // The dynamic part of shared memory starts anywhere; the swizzle wants multiples of 1024.
