@@ -4,32 +4,27 @@
 namespace fathom::cuda {
 namespace {
 
-template <int kTokens, int kGroups>
+template <int kTokens>
 void launch(const FewArgs& args, const FewPlan& plan, const Launch& l) {
-  launch_few(fp8_few_kernel<kTokens, kGroups, true>, 128 * kGroups + 32, args, plan, l);
-}
-
-template <int kGroups>
-void launch_tokens(const FewArgs& args, const FewPlan& plan, const Launch& l) {
-  switch (plan.tokens) {
-    case 8:
-      return launch<8, kGroups>(args, plan, l);
-    case 16:
-      return launch<16, kGroups>(args, plan, l);
-    case 32:
-      return launch<32, kGroups>(args, plan, l);
-    case 64:
-      return launch<64, kGroups>(args, plan, l);
-    default:
-      fail_plain("few-rows FP8 product: no such tile");
-  }
+  launch_few(fp8_few_kernel<kTokens, 1, true>, 128 + 32, args, plan, l);
 }
 
 }  // namespace
 
 void launch_few_grouped(const FewArgs& args, const FewPlan& plan, const Launch& l) {
-  if (plan.groups == 1) return launch_tokens<1>(args, plan, l);
-  launch_tokens<2>(args, plan, l);
+  require(plan.groups == 1, "grouped few-rows FP8 product: tiles have 64 weight rows");
+  switch (plan.tokens) {
+    case 8:
+      return launch<8>(args, plan, l);
+    case 16:
+      return launch<16>(args, plan, l);
+    case 32:
+      return launch<32>(args, plan, l);
+    case 64:
+      return launch<64>(args, plan, l);
+    default:
+      fail_plain("grouped few-rows FP8 product: no such tile");
+  }
 }
 
 }  // namespace fathom::cuda

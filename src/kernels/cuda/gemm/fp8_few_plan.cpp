@@ -8,9 +8,20 @@
 namespace fathom::cuda {
 namespace {
 
-// Shared memory of a CTA when two share an SM: each also pays 1 KB to the system.
-constexpr size_t kHalfSm = 113 * 1024;
+// Shared memory of a CTA that has an SM for itself, or shares it with one more (each also pays 1 KB
+// to the system).
 constexpr size_t kWholeSm = 227 * 1024;
+constexpr size_t kHalfSm = 113 * 1024;
+
+// Clusters of that many CTAs that run at once on 132 SMs, one CTA an SM: a cluster must fit into
+// one group of SMs, and those have 16 or 18. One cluster too many costs a whole second round.
+constexpr int kClusters[kMaxSplits + 1] = {0, 132, 66, 39, 30, 22, 17, 15, 15};
+
+// From there on the loop along k is long enough to want the deepest ring; shorter ones gain more
+// from two CTAs an SM, whose beginnings and ends overlap.
+constexpr int kLongSlices = 16;
+
+int div_up(int a, int b) { return (a + b - 1) / b; }
 
 int tile_tokens(int rows) {
   for (int t : {8, 16, 32, 64})
@@ -18,13 +29,26 @@ int tile_tokens(int rows) {
   return 128;
 }
 
+// As many parts as run at once, unless they get too short to pay for adding them up: 12 slices of
+// k each, or 6 while half of the SMs would have nothing to do.
+int split(int tiles, int slices, int sms) {
+  for (int s = kMaxSplits; s > 1; --s) {
+    const bool fits = tiles <= kClusters[s] * sms / 132;
+    const int shortest = tiles * s <= sms / 2 ? 6 : 12;
+    if (fits && slices / s >= shortest) return s;
+  }
+  return 1;
+}
+
 int fit_stages(FewPlan plan, int experts, int slices, size_t budget) {
   plan.stages = 1;
-  const size_t one = few_smem(plan, experts);
-  const size_t stage = FewLayout::stage_bytes(plan.tokens, plan.groups) +
-                       FewLayout::stage_scale_bytes(plan.tokens) + 2 * sizeof(uint64_t);
-  const int fit = 1 + static_cast<int>((budget - one) / stage);
-  return std::clamp(std::min(fit, slices), 1, FewLayout::kMaxStages);
+  while (plan.stages < std::min(slices, FewLayout::kMaxStages)) {
+    ++plan.stages;
+    if (few_smem(plan, experts) <= budget) continue;
+    --plan.stages;
+    break;
+  }
+  return plan.stages;
 }
 
 }  // namespace
@@ -33,38 +57,48 @@ size_t few_smem(const FewPlan& plan, int experts) {
   return FewLayout(plan.tokens, plan.groups, plan.stages, experts).total;
 }
 
+// The tokens' side of a tile comes from L2 once a tile, so wide token tiles with few weight rows
+// move more bytes; narrow ones load so little that larger tiles (fewer CTAs, split along k) win.
 FewPlan plan_few_dense(int rows, int n, int k, int sms, bool batch_invariant) {
-  const int slices = k / 128;
+  const int slices = k / FewLayout::kSlice;
+  const int narrow = div_up(n, 64), wide = div_up(n, 128);
+  const bool long_k = slices > kLongSlices;
   FewPlan plan;
   plan.tokens = tile_tokens(rows);
-  plan.groups = n > 64 ? 2 : 1;
-  const int tiles = (n + 64 * plan.groups - 1) / (64 * plan.groups);
-  if (!batch_invariant)
-    while (plan.splits < 8 && tiles * plan.splits * 2 <= 2 * sms && slices / plan.splits >= 4)
-      plan.splits *= 2;
+  if (plan.tokens == 128)
+    plan.groups = 1;  // two groups and 128 tokens would leave no registers to overlap promotion
+  else if (narrow > sms)
+    plan.groups = 2;
+  else
+    plan.groups = plan.tokens <= 32 && long_k && !batch_invariant ? 2 : 1;
+  const int tiles = plan.groups == 2 ? wide : narrow;
+  if (!batch_invariant) plan.splits = split(tiles, slices, sms);
   plan.ctas = tiles * plan.splits;
-  const size_t budget = FewLayout::ctas_per_sm(plan.tokens, plan.groups) == 2 ? kHalfSm : kWholeSm;
-  plan.stages = fit_stages(plan, 0, (slices + plan.splits - 1) / plan.splits, budget);
+  const bool whole = long_k || FewLayout::ctas_per_sm(plan.tokens, plan.groups) == 1;
+  plan.stages = fit_stages(plan, 0, div_up(slices, plan.splits), whole ? kWholeSm : kHalfSm);
   plan.smem = few_smem(plan, 0);
   return plan;
+}
+
+bool dense_is_few(int rows, int n, int k) {
+  // Beyond 64 tokens a short k leaves nothing to hide, and the many-rows tiles move fewer bytes.
+  return rows <= 64 || (rows <= kFewRows && !(k <= 2048 && n >= 8192));
 }
 
 bool grouped_is_few(int rows, int tokens, int experts) {
   return experts <= kFewExperts && (tokens <= 64 || int64_t{rows} <= int64_t{32} * experts);
 }
 
-FewPlan plan_few_grouped(int rows, int tokens, int experts, int n, int k, int sms) {
+FewPlan plan_few_grouped(int rows, int tokens, int experts, int n, int sms) {
   FewPlan plan;
-  plan.tokens = std::min(tile_tokens(std::min(rows, tokens)), 64);
-  plan.groups = n > 64 ? 2 : 1;
-  const int per_sm = FewLayout::ctas_per_sm(plan.tokens, plan.groups);
-  const size_t budget = per_sm == 2 ? kHalfSm : kWholeSm;
+  plan.groups = 1;
+  // An expert with more rows than a tile reads its weights again, from L2.
+  const int most = std::min(rows, tokens);
+  plan.tokens = most <= 16 ? tile_tokens(most) : int64_t{rows} <= int64_t{16} * experts ? 32 : 64;
   // No more CTAs than there can be tiles: every expert with rows may end in a partial tile.
-  const int n_tiles = (n + 64 * plan.groups - 1) / (64 * plan.groups);
   const int64_t row_tiles = std::min<int64_t>(rows, experts + rows / plan.tokens);
-  plan.ctas = static_cast<int>(std::min<int64_t>(row_tiles * n_tiles, int64_t{per_sm} * sms));
-  plan.stages = fit_stages(plan, experts, FewLayout::kMaxStages, budget);
-  (void)k;
+  plan.ctas = static_cast<int>(std::min<int64_t>(row_tiles * div_up(n, 64), int64_t{2} * sms));
+  plan.stages = fit_stages(plan, experts, FewLayout::kMaxStages, kHalfSm);
   plan.smem = few_smem(plan, experts);
   return plan;
 }

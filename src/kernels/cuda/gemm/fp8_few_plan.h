@@ -8,7 +8,7 @@ namespace fathom::cuda {
 // One CTA works on tiles of 64 * groups weight rows x `tokens` activation rows.
 struct FewPlan {
   int tokens = 16;  // 8, 16, 32, 64 or 128
-  int groups = 1;   // math warpgroups, 64 weight rows each: 1 or 2
+  int groups = 1;   // math warpgroups, 64 weight rows each: 1, or 2 up to 64 tokens
   int splits = 1;   // CTAs of a cluster that share the K of one tile: 1 to kMaxSplits
   int stages = 4;   // slices of 128 along k in flight
   int ctas = 1;     // grid size, a multiple of splits
@@ -28,11 +28,14 @@ size_t few_smem(const FewPlan& plan, int experts);
 // `rows` in [1, kFewRows].
 FewPlan plan_few_dense(int rows, int n, int k, int sms, bool batch_invariant);
 
+// Whether a dense product of so many rows is one for this kernel.
+bool dense_is_few(int rows, int n, int k);
+
 // Whether a grouped product is one for this kernel: experts have few rows on average, so that
 // reading their weights decides. `tokens` of the step bound the rows of any one expert.
 bool grouped_is_few(int rows, int tokens, int experts);
 
 // `tokens` of the step bound the rows of one expert, `rows` those of all.
-FewPlan plan_few_grouped(int rows, int tokens, int experts, int n, int k, int sms);
+FewPlan plan_few_grouped(int rows, int tokens, int experts, int n, int sms);
 
 }  // namespace fathom::cuda

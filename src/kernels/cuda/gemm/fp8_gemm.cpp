@@ -50,7 +50,7 @@ void fp8_gemm(const Fp8GemmParams& p, const Launch& l) {
   }
   if (n != p.b.n) fail("FP8 product: segments end at column {} of {}", n, p.b.n);
 
-  if (p.a.rows <= kFewRows)
+  if (dense_is_few(p.a.rows, p.b.n, p.b.k))
     fp8_gemm_few(p, plan_few_dense(p.a.rows, p.b.n, p.b.k, l.sms, l.batch_invariant), l);
   else
     fp8_gemm_many(p, l);
@@ -62,7 +62,7 @@ void fp8_grouped_gemm(const Fp8GroupedParams& p, const Launch& l) {
   check_out({p.out, p.out_stride, 0, p.n, false});
   if (p.tokens <= 0) fail("grouped FP8 product: {} tokens", p.tokens);
   if (grouped_is_few(p.a.rows, p.tokens, p.experts))
-    fp8_grouped_few(p, plan_few_grouped(p.a.rows, p.tokens, p.experts, p.n, p.k, l.sms), l);
+    fp8_grouped_few(p, plan_few_grouped(p.a.rows, p.tokens, p.experts, p.n, l.sms), l);
   else
     fp8_grouped_many(p, l);
 }
