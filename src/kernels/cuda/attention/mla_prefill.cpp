@@ -87,9 +87,12 @@ void mla_prefill(const MlaParams& p, std::span<const PrefillSpan> spans, const L
   check(p);
   prefill::PlanLimits limits;
   limits.fp8 = p.cache.fp8;
-  limits.fewer_kernels = !l.batch_invariant;
+  limits.may_decode = !l.batch_invariant;
   limits.workspace_rows = static_cast<int64_t>(l.workspace_bytes) / prefill::kRowBytes;
   limits.max_spans = prefill::kMaxSpans;
+  limits.head_tiles = (p.heads + 63) / 64;
+  limits.topk = p.picked ? p.topk : INT32_MAX;
+  limits.sms = l.sms;
   for (const PrefillSpan& s : spans)
     if (s.begin < 0 || s.end <= s.begin || s.end > p.tokens || s.context < s.end - s.begin)
       fail("mla_prefill: span of tokens {}..{} at context {} in a batch of {}", s.begin, s.end,

@@ -2,8 +2,8 @@
 //
 // The kernel reads bf16 rows. An fp8 cache is dequantised first, once per step and layer, into a
 // workspace of contiguous rows: a chunk reads each row many times, and 1,808 bytes of traffic per
-// row of context are little beside them. Spans for which that does not pay, or that do not fit the
-// workspace, go to mla_decode, which reads fp8 rows itself.
+// row of context are little beside them. Spans too short to fill the card, or whose rows do not fit
+// the workspace, go to mla_decode, which reads fp8 rows itself.
 #pragma once
 
 #include <cstddef>

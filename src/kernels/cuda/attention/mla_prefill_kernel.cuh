@@ -168,31 +168,77 @@ __device__ __forceinline__ void copy_async(uint32_t to, const void* from, int by
                : "memory");
 }
 
+// Rows of the keys that a producer thread copies: of each block of a pair, rows first_row + 16 j.
+// List and page table are read one pair ahead of each other and of the copies. The loads are
+// volatile: the compiler would move them to their use, and their latency, twice in a row in front
+// of every copy, doubles the time of the whole kernel.
+class RowAhead {
+ public:
+  int now[2][4];  // rows of the current pair, -1: no such key
+
+  __device__ __forceinline__ RowAhead(const Token& token, const PrefillRows& rows, int first_row)
+      : token_(token), table_(rows.table), first_row_(first_row) {
+    load_positions(0);
+    load_pages();
+    load_positions(1);
+  }
+  __device__ __forceinline__ void advance(int pair) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      int within = within_[i / 4][i % 4];
+      now[i / 4][i % 4] = within < 0 ? -1 : page_[i / 4][i % 4] * kPageRows + within;
+    }
+    load_pages();
+    load_positions(pair + 2);
+  }
+
+ private:
+  __device__ __forceinline__ void load_positions(int pair) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int slot = (2 * pair + i / 4) * kKeys + first_row_ + 16 * (i % 4);
+      int& p = position_[i / 4][i % 4];
+      p = slot < token_.keys ? slot : -1;
+      if (token_.list && p >= 0)
+        asm volatile("ld.global.nc.s32 %0, [%1];" : "=r"(p) : "l"(token_.list + slot));
+    }
+  }
+  __device__ __forceinline__ void load_pages() {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int p = position_[i / 4][i % 4];
+      int &page = page_[i / 4][i % 4], &within = within_[i / 4][i % 4];
+      page = 0;
+      within = p;
+      if (table_ && p >= 0) {
+        within = p % kPageRows;
+        asm volatile("ld.global.nc.s32 %0, [%1];" : "=r"(page) : "l"(table_ + p / kPageRows));
+      }
+    }
+  }
+
+  const Token& token_;
+  const int32_t* table_;
+  int first_row_;
+  int position_[2][4];             // of the pair after next
+  int page_[2][4], within_[2][4];  // of the next pair
+};
+
 // The producer warpgroup: gathers the rows of every block pair, half block by half block, in the
-// order in which the math warpgroups free them.
+// order in which the math warpgroups free them. Eight threads copy a row, 128 bytes at a time.
 __device__ __forceinline__ void produce(const PrefillArgs& a, Shared& sm, const Token& token,
                                         const PrefillRows& rows, int thread) {
-  const int chunk = thread % 8, first_row = thread / 8;  // rows first_row + 16 j, j < 4
+  const int chunk = thread % 8, first_row = thread / 8;
   const uint32_t within = static_cast<uint32_t>(first_row * 128 + ((chunk ^ (first_row % 8)) << 4));
-  auto row_at = [&](int slot) -> int64_t {  // -1: no such key
-    int position = slot < token.keys ? (token.list ? __ldg(token.list + slot) : slot) : -1;
-    return position < 0 ? -1 : rows.row(position);
-  };
-  int64_t row[2][4], next[2][4];
-  auto load_rows = [&](int64_t(&to)[2][4], int pair) {
-#pragma unroll
-    for (int block = 0; block < 2; ++block)
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        to[block][j] = row_at((2 * pair + block) * kKeys + first_row + 16 * j);
-  };
+  const std::byte* base = a.rows + rows.base * kRowBytes + chunk * 16;
+  RowAhead row(token, rows, first_row);
   auto fill = [&](int block, int half, uint32_t parity) {
     barrier_wait(&sm.free[block][half], parity);
     const int begin = half == 0 ? 0 : 4, end = half == 0 ? 4 : kTiles;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      bool live = row[block][j] >= 0;
-      const std::byte* from = a.rows + (live ? row[block][j] : 0) * kRowBytes + chunk * 16;
+      const bool live = row.now[block][j] >= 0;
+      const std::byte* from = base + int64_t{live ? row.now[block][j] : 0} * kRowBytes;
       uint32_t to = smem_address(sm.keys[block][0]) + within + j * 16 * 128;
 #pragma unroll
       for (int tile = begin; tile < end; ++tile)
@@ -202,16 +248,13 @@ __device__ __forceinline__ void produce(const PrefillArgs& a, Shared& sm, const 
                      smem_address(&sm.ready[block][half]))
                  : "memory");
   };
-  load_rows(row, 0);
   for (int pair = 0; pair < token.pairs; ++pair) {
-    uint32_t parity = (pair & 1) ^ 1;  // the first wait of each buffer passes at once
+    const uint32_t parity = (pair & 1) ^ 1;  // the first wait of each buffer passes at once
+    row.advance(pair);
     fill(0, 0, parity);
-    if (pair + 1 < token.pairs) load_rows(next, pair + 1);
     fill(1, 1, parity);
     fill(0, 1, parity);
     fill(1, 0, parity);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) row[i / 4][i % 4] = next[i / 4][i % 4];
   }
 }
 

@@ -1,18 +1,27 @@
 #include "kernels/cuda/attention/mla_prefill_plan.h"
 
+#include <algorithm>
+
 namespace fathom::cuda::prefill {
 namespace {
 
-// Measured on an H100, 128 heads, 2048 keys: mla_decode takes about 0.4 us more per token than the
-// prefill kernel; dequantising takes a launch and 0.65 ns per row.
-bool dequantising_pays(const PrefillSpan& span) {
-  double saved_ns = 400.0 * (span.end - span.begin);
-  return saved_ns > 4000.0 + 0.65 * static_cast<double>(span.context);
-}
+// Nanoseconds on an H100. A block of the prefill kernel walks its keys alone, whatever the load;
+// mla_decode spreads them over the card and pays for combining, and for reading fp8 rows.
+constexpr double kPrefillPerKey = 27.0;  // and wave of blocks
+constexpr double kDecodePerKey = 0.35;   // and tile of heads, on a full card
+constexpr double kDecodeStart = 12e3;    // short launches: split, combine
+constexpr double kDequantiseStart = 4e3, kDequantisePerRow = 0.65;
 
 bool for_decode(const PrefillSpan& span, const PlanLimits& limits) {
-  if (!limits.fp8 || !limits.fewer_kernels) return false;
-  return !dequantising_pays(span) || span_rows(span) > limits.workspace_rows;
+  if (!limits.may_decode) return false;
+  if (limits.fp8 && span_rows(span) > limits.workspace_rows) return true;
+  const int64_t tiles = int64_t{span.end - span.begin} * limits.head_tiles;
+  const double keys = static_cast<double>(std::min<int64_t>(limits.topk, span.context));
+  const double waves = static_cast<double>((tiles + limits.sms - 1) / limits.sms);
+  double prefill = waves * keys * kPrefillPerKey;
+  if (limits.fp8)
+    prefill += kDequantiseStart + kDequantisePerRow * static_cast<double>(span.context);
+  return kDecodeStart + static_cast<double>(tiles) * keys * kDecodePerKey < prefill;
 }
 
 }  // namespace

@@ -9,10 +9,13 @@
 namespace fathom::cuda::prefill {
 
 struct PlanLimits {
-  bool fp8 = true;            // rows must be dequantised
-  bool fewer_kernels = true;  // spans may go to mla_decode; false: only the prefill kernel
+  bool fp8 = true;         // rows must be dequantised
+  bool may_decode = true;  // spans may go to mla_decode; false: only the prefill kernel
   int64_t workspace_rows = 0;
   int max_spans = 64;
+  int head_tiles = 2;  // of 64 heads
+  int topk = 2048;     // keys of a token, at most
+  int sms = 132;
 };
 
 // Spans [first, last), adjacent in the batch, that one launch takes.

@@ -41,14 +41,10 @@ struct PrefillArgs {
 };
 
 #if defined(__CUDACC__)
+// Row of position p: page table[p / 64] * 64 + p % 64, or without a table base + p.
 struct PrefillRows {
-  const int32_t* table;  // pages of the sequence, or null
-  int64_t base;          // row of position 0 when there are no pages
-
-  __device__ __forceinline__ int64_t row(int position) const {
-    return table ? int64_t{__ldg(table + position / kPageRows)} * kPageRows + position % kPageRows
-                 : base + position;
-  }
+  const int32_t* table;
+  int64_t base;
 };
 
 __device__ __forceinline__ PrefillRows prefill_rows(const PrefillArgs& a, int index) {
