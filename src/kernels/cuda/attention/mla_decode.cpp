@@ -12,21 +12,15 @@ namespace {
 
 decode::Shape shape_of(int tokens, int heads, int topk, int64_t max_context, int sms,
                        bool batch_invariant) {
-  return {tokens, heads, topk > 0 ? topk : max_context, sms, batch_invariant};
+  return {tokens, heads, topk > 0 ? topk : max_context, sms, batch_invariant, topk == 0};
 }
 
 }  // namespace
 
-size_t mla_decode_workspace(int max_tokens, int heads, int topk, int64_t max_context, int sms,
-                            bool batch_invariant) {
-  // Fewer tokens may need more: they are cut into more splits.
-  size_t most = 0;
-  for (int tokens = 1; tokens <= max_tokens; ++tokens) {
-    decode::Plan plan =
-        decode::plan(shape_of(tokens, heads, topk, max_context, sms, batch_invariant));
-    most = std::max(most, decode::partial_bytes(plan, tokens, heads));
-  }
-  return most;
+size_t mla_decode_workspace(int max_tokens, int heads, int /*topk*/, int64_t /*max_context*/,
+                            int sms, bool /*batch_invariant*/) {
+  // A bound for sparse and dense, any length and both ways of splitting: all need much the same.
+  return decode::partial_bound(max_tokens, heads, sms);
 }
 
 void mla_decode(const MlaParams& p, const Launch& l) {

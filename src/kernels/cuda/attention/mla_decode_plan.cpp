@@ -10,11 +10,12 @@ constexpr double kStepUs = 1.4, kBlockUs = 3.5, kCombineUs = 2.5;
 // Partial sums are written and read once, mostly within L2.
 constexpr double kPartialBytesPerUs = 3.0e6;
 constexpr double kRowBytes = 4.0 * 512;
+constexpr size_t kSplitBytes = 512 * sizeof(float) + 2 * sizeof(float);  // of one head
 
 // Parts of the fixed cut: few, since every one costs a partial sum at any batch size, but enough
 // that one sequence alone does not wait for one processor.
 constexpr int kInvariantSparse = 4, kInvariantDense = 16;
-constexpr int64_t kInvariantBorder = 4096;  // keys
+constexpr int kInvariantGroup = 264;  // thread blocks of a launch: two a processor
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -24,9 +25,9 @@ Plan plan(const Shape& s) {
   const int64_t blocks = std::max<int64_t>(1, ceil_div(s.keys, kBlockKeys));
   const int64_t tiles = ceil_div(s.heads, kTileHeads);
   if (s.batch_invariant) {
-    int64_t wanted = s.keys <= kInvariantBorder ? kInvariantSparse : kInvariantDense;
-    int splits = static_cast<int>(std::min(wanted, blocks));
-    int64_t group = std::max<int64_t>(1, 2 * 132 / (tiles * splits));
+    int splits =
+        s.dense ? kInvariantDense : static_cast<int>(std::min<int64_t>(kInvariantSparse, blocks));
+    int64_t group = std::max<int64_t>(1, kInvariantGroup / (tiles * splits));
     return {splits, static_cast<int>(std::min<int64_t>(group, s.tokens))};
   }
   int best = 1;
@@ -34,6 +35,7 @@ Plan plan(const Shape& s) {
   for (int64_t splits = 1; splits <= std::min<int64_t>(blocks, kMaxSplits); ++splits) {
     int64_t steps = ceil_div(blocks, splits);
     int64_t waves = ceil_div(s.tokens * tiles * splits, s.sms);
+    if (splits > 1 && waves > kMaxWaves) break;
     double us = static_cast<double>(waves) * (static_cast<double>(steps) * kStepUs + kBlockUs);
     if (splits > 1) {
       double rows = static_cast<double>(s.tokens) * s.heads * static_cast<double>(splits);
@@ -49,8 +51,18 @@ Plan plan(const Shape& s) {
 
 size_t partial_bytes(const Plan& p, int tokens, int heads) {
   if (p.splits == 1) return 0;
-  size_t rows = static_cast<size_t>(std::min(tokens, p.group_tokens)) * p.splits * heads;
-  return rows * (512 * sizeof(float) + 2 * sizeof(float));
+  return static_cast<size_t>(std::min(tokens, p.group_tokens)) * p.splits * heads * kSplitBytes;
+}
+
+size_t partial_bound(int max_tokens, int heads, int sms) {
+  const size_t tiles = static_cast<size_t>(ceil_div(heads, kTileHeads));
+  // One token alone may be cut into kInvariantDense parts whatever the processor count.
+  const size_t blocks =
+      std::max<size_t>(static_cast<size_t>(kMaxWaves) * sms,
+                       std::max<size_t>(kInvariantGroup, tiles * kInvariantDense));
+  const size_t most = static_cast<size_t>(max_tokens) * tiles * kMaxSplits;
+  // Whole tiles of heads: `heads` of them where there are fewer.
+  return std::min(blocks, most) * std::min(heads, kTileHeads) * kSplitBytes;
 }
 
 }  // namespace fathom::cuda::decode

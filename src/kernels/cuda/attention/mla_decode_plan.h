@@ -16,6 +16,7 @@ struct Shape {
   int64_t keys;  // of one token, at most: topk, or the longest context
   int sms;
   bool batch_invariant;
+  bool dense = false;  // every position up to the token's own
 };
 
 struct Plan {
@@ -23,11 +24,16 @@ struct Plan {
   int group_tokens;  // tokens of one launch; more only bounds the scratch
 };
 
-// Batch-invariant: from heads and keys alone, so that a token's bits do not depend on how many
-// there are.
+// Batch-invariant: the cut depends on heads and top-k alone, since the longest context of a batch
+// is a matter of the other tokens.
 Plan plan(const Shape& shape);
 
 // Float32 sums of every split, then their maxima and denominators.
 size_t partial_bytes(const Plan& plan, int tokens, int heads);
+
+// Bound of partial_bytes for any number of tokens up to max_tokens and any number of keys: a plan
+// with splits has at most kMaxWaves thread blocks a processor in one launch.
+inline constexpr int kMaxWaves = 4;
+size_t partial_bound(int max_tokens, int heads, int sms);
 
 }  // namespace fathom::cuda::decode
