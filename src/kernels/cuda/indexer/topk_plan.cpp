@@ -6,8 +6,9 @@ namespace fathom::cuda {
 
 TopkPlan topk_plan(int rows, int64_t max_context, int sms) {
   // One CTA holds short rows: the smallest shape that fits leaves room for more rows on an SM.
+  // Where rows queue for SMs, two CTAs on one hide each other's waits: none may fill an SM alone.
   for (TopkPlan shape : kTopkShapes)
-    if (shape.capacity() >= max_context) return shape;
+    if (shape.capacity() >= max_context && (rows <= sms || shape.threads < 1024)) return shape;
 
   // Few long rows are spread over clusters, as long as all of them run at once: a second wave
   // doubles the time. Clusters of one CTA an SM leave SMs over in every GPC, the larger the more.

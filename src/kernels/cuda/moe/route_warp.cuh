@@ -97,6 +97,7 @@ __device__ __forceinline__ void route_warp(const RouterShape& s, const float* lo
       const float group = size > 1 ? best.first + best.second : best.first;
       const int g = lane / lanes;
       int better = 0;
+#pragma unroll 4
       for (int o = 0; o < s.groups; ++o) {
         float other = __shfl_sync(~0u, group, o * lanes);
         better += other > group || (other == group && o < g);
