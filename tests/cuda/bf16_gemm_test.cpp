@@ -167,6 +167,7 @@ std::vector<Bf16Shape> dense_shapes() {
   for (int warpgroups : {1, 2})
     for (int rows : {8, 16, 32, 64, 128})
       shapes.push_back({.warpgroups = warpgroups, .n_rows = rows});
+  shapes.push_back({.warpgroups = 1, .n_rows = 128, .tokens_m = true});
   shapes.push_back({.warpgroups = 2, .n_rows = 128, .tokens_m = true});
   shapes.push_back({.warpgroups = 2, .n_rows = 256, .tokens_m = true});
   return shapes;

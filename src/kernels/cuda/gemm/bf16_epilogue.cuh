@@ -50,16 +50,16 @@ __device__ __forceinline__ T* out_address(const Bf16Work& w, const OutSegment& s
   return static_cast<T*>(s.data) + batch * w.out_batch_stride + token * s.stride + (n - s.n_begin);
 }
 
-// kCount elements for columns n .. of which only [low, high) exist: in one piece where all exist
-// and the place is aligned (output strides of float32 are free), else one by one.
-template <class T, int kCount>
-__device__ __forceinline__ void store_run(T* to, uint4 v, int n, int low, int high) {
-  static_assert(sizeof(T) * kCount == 16);
-  if (n >= low && n + kCount <= high && (reinterpret_cast<uintptr_t>(to) & 15) == 0) {
+// One 16-byte piece of a row: elements for columns n .. of which only [low, high) exist. `whole`:
+// all exist and the place is aligned.
+template <class T>
+__device__ __forceinline__ void store_piece(T* to, uint4 v, bool whole, int n, int low, int high) {
+  if (whole) {
     *reinterpret_cast<uint4*>(to) = v;
     return;
   }
   const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+  constexpr int kCount = 16 / sizeof(T);
 #pragma unroll
   for (int i = 0; i < kCount; ++i)
     if (n + i >= low && n + i < high) {
@@ -68,6 +68,15 @@ __device__ __forceinline__ void store_run(T* to, uint4 v, int n, int low, int hi
       else
         to[i] = static_cast<T>(words[i / 2] >> (i % 2 * 16));
     }
+}
+
+// Whether pieces at `to` and whole strides further are aligned and inside (output strides of
+// float32 are free, and segments may end anywhere).
+template <class T>
+__device__ __forceinline__ bool whole_pieces(const T* to, int64_t stride, int n, int low,
+                                             int high) {
+  return n >= low && n + static_cast<int>(16 / sizeof(T)) <= high &&
+         ((reinterpret_cast<uintptr_t>(to) | static_cast<uintptr_t>(stride) * sizeof(T)) & 15) == 0;
 }
 
 // Tokens on the M side: this warp holds 16 tokens from t.row0 and kN columns. 64 columns at a time
@@ -97,13 +106,14 @@ __device__ void store_tokens_m(const float (&d)[kN / 2], uint32_t staging, const
                                 pack_bf16(x[6], x[7]));
         }
         __syncwarp();
+        const int first = lane / 8, piece = lane % 8, n = base + piece * 8;
+        uint16_t* to = out_address<uint16_t>(w, s, t.batch, t.row0 + first, n);
+        const bool some = n < high && n + 8 > low, whole = whole_pieces(to, s.stride, n, low, high);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          const int r = k * 4 + lane / 8, piece = lane % 8;
+        for (int k = 0; k < 4; ++k, to += 4 * s.stride) {
+          const int r = k * 4 + first;
           const uint4 v = load_shared(staging + r * 128 + ((piece ^ (r & 7)) * 16));
-          const int token = t.row0 + r, n = base + piece * 8;
-          if (token < t.row_limit && n < high && n + 8 > low)
-            store_run<uint16_t, 8>(out_address<uint16_t>(w, s, t.batch, token, n), v, n, low, high);
+          if (some && t.row0 + r < t.row_limit) store_piece(to, v, whole, n, low, high);
         }
       } else {
         const int row = lane / 4;
@@ -118,13 +128,14 @@ __device__ void store_tokens_m(const float (&d)[kN / 2], uint32_t staging, const
                        : "memory");
         }
         __syncwarp();
+        const int first = lane / 16, piece = lane % 16, n = base + piece * 4;
+        uint32_t* to = out_address<uint32_t>(w, s, t.batch, t.row0 + first, n);
+        const bool some = n < high && n + 4 > low, whole = whole_pieces(to, s.stride, n, low, high);
 #pragma unroll
-        for (int k = 0; k < 8; ++k) {
-          const int r = k * 2 + lane / 16, piece = lane % 16;
+        for (int k = 0; k < 8; ++k, to += 2 * s.stride) {
+          const int r = k * 2 + first;
           const uint4 v = load_shared(staging + r * 256 + ((piece ^ ((r & 3) * 2)) * 16));
-          const int token = t.row0 + r, n = base + piece * 4;
-          if (token < t.row_limit && n < high && n + 4 > low)
-            store_run<uint32_t, 4>(out_address<uint32_t>(w, s, t.batch, token, n), v, n, low, high);
+          if (some && t.row0 + r < t.row_limit) store_piece(to, v, whole, n, low, high);
         }
       }
     }
@@ -169,7 +180,8 @@ __device__ void store_weights_m(const float (&d)[kN / 2], uint32_t staging, cons
         const int n = t.n0 + lane % 2 * 8;
         if (r >= kN || token >= t.row_limit || n >= high || n + 8 <= low) continue;
         const uint4 v = load_shared(staging + r * 32 + ((lane % 2) ^ ((r >> 2) & 1)) * 16);
-        store_run<uint16_t, 8>(out_address<uint16_t>(w, s, t.batch, token, n), v, n, low, high);
+        uint16_t* to = out_address<uint16_t>(w, s, t.batch, token, n);
+        store_piece(to, v, whole_pieces(to, 0, n, low, high), n, low, high);
       }
     } else {
 #pragma unroll
@@ -235,6 +247,13 @@ __device__ void reduce_partials(const float* partial, int m_rows, int tokens, in
     for (int i = 0; i < w.segments; ++i) {
       const OutSegment& s = w.out[i];
       if (n + 4 <= s.n_begin || n >= s.n_end) continue;
+      if (s.f32) {
+        float* to = out_address<float>(w, s, t.batch, token, n);
+        if (whole_pieces(to, 0, n, s.n_begin, s.n_end)) {
+          *reinterpret_cast<float4*>(to) = sum;
+          continue;
+        }
+      }
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         if (n + e < s.n_begin || n + e >= s.n_end) continue;

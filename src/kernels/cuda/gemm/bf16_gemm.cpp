@@ -77,7 +77,6 @@ void bf16_gemm_with(const Bf16GemmParams& p, const Bf16Plan& plan, const Launch&
   work.token_tiles = ceil_div(p.rows, s.token_rows());
   work.weight_tiles = ceil_div(p.n, s.weight_rows());
   work.stages = plan.stages;
-  work.heads_first = plan.heads_first;
   const int token_box = std::min(p.rows, s.token_rows());
   const int weight_box = std::min(p.n, s.weight_rows());
   work.stage_bytes = (token_box + weight_box) * 128;

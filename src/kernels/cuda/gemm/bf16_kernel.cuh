@@ -27,7 +27,7 @@ struct Bf16Config {
   static constexpr Bf16Shape kShape{kWarpgroups, kRows, kTokensM, kGrouped};
   // An accumulator of 256 columns wants more than an equal share of the registers, which whole
   // warpgroups trade among themselves: there the producer is a warpgroup of one working warp.
-  static constexpr bool kTrade = kRows > 128;
+  static constexpr bool kTrade = kRows > 128 && kWarpgroups > 1;
   static constexpr int kMathThreads = kWarpgroups * 128;
   static constexpr int kThreads = kMathThreads + (kTrade ? 128 : 32);
 };
@@ -67,16 +67,10 @@ struct Bf16Walk {
       tile.weight0 = local / tiles * kShape.weight_rows();
     } else {
       if (item >= w.token_tiles * w.weight_tiles * w.batch) return false;
-      int token_tile, weight_tile, rest = item;
-      if (w.heads_first) {
-        weight_tile = rest % w.weight_tiles, rest /= w.weight_tiles;
-        tile.batch = rest % w.batch, token_tile = rest / w.batch;
-      } else {
-        token_tile = rest % w.token_tiles, rest /= w.token_tiles;
-        weight_tile = rest % w.weight_tiles, tile.batch = rest / w.weight_tiles;
-      }
-      tile.token0 = token_tile * kShape.token_rows();
-      tile.weight0 = weight_tile * kShape.weight_rows();
+      const int rest = item / w.token_tiles;
+      tile.token0 = item % w.token_tiles * kShape.token_rows();
+      tile.weight0 = rest % w.weight_tiles * kShape.weight_rows();
+      tile.batch = rest / w.weight_tiles;
       tile.row_limit = w.rows;
     }
     item += step;
@@ -95,7 +89,7 @@ struct Bf16Ring {
 };
 
 template <class Config>
-__global__ void __launch_bounds__(Config::kThreads, 1)
+__global__ void __launch_bounds__(Config::kThreads, Config::kShape.per_processor())
     bf16_gemm_kernel(const __grid_constant__ CUtensorMap m_map,
                      const __grid_constant__ CUtensorMap n_map,
                      const __grid_constant__ Bf16Work work, int splits) {

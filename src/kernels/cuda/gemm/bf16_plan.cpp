@@ -7,20 +7,20 @@
 namespace fathom::cuda {
 namespace {
 
-constexpr int kSharedBytes = 227 * 1024;  // of one CTA
+constexpr int kSharedBytes = 228 * 1024;  // of a processor; each CTA needs one KiB beside its own
 constexpr int kMaxStages = 24;
 
 // Nanoseconds and bytes per nanosecond as measured on an H100 (docs/performance.md); the choice
 // rests on their ratios.
-constexpr double kDeviceRate = 3000;   // from memory, all processors together
-constexpr double kCacheRate = 5000;    // from L2, all processors together
-constexpr double kProcessorRate = 60;  // into the shared memory of one processor
+constexpr double kDeviceRate = 3000;    // from memory, all processors together
+constexpr double kCacheRate = 10000;    // from L2, all processors together
+constexpr double kProcessorRate = 100;  // into the shared memory of one processor
 constexpr double kCyclesPerNs = 1.9;
 constexpr double kStartNs = 2200;       // launch, first loads, last stores
 constexpr double kLatencyNs = 1100;     // of a load from memory, shared by the stages in flight
 constexpr double kSliceNs = 125;        // of a stage's barriers and dependent wgmmas
 constexpr double kReduceNs = 800;       // partial sums meet in a cluster ...
-constexpr double kReduceRate = 15;      // ... and cross it
+constexpr double kReduceRate = 20;      // ... and cross it
 constexpr double kLineStoreRate = 20;   // of an epilogue that writes whole lines (tokens on M)
 constexpr double kSectorStoreRate = 7;  // and of one that writes sectors (weights on M)
 
@@ -31,8 +31,12 @@ int tail_bytes(const Bf16Shape& s, int experts) {
   return staging + (s.grouped ? 4 * (experts + 1) : 0);
 }
 
-int stages_that_fit(const Bf16Shape& s, int experts) {
-  return std::min(kMaxStages, (kSharedBytes - tail_bytes(s, experts)) / (s.stage_bytes() + 16));
+// A split tile of few tokens leaves half the memory to the next kernel, which then fetches its
+// first weights while the cluster adds up.
+int stages_that_fit(const Bf16Shape& s, int splits, int experts) {
+  const int ctas = splits > 1 && s.n_rows <= 32 ? 2 : s.per_processor();
+  const int room = kSharedBytes / ctas - 1024 - tail_bytes(s, experts);
+  return std::min(kMaxStages, room / (s.stage_bytes() + 16));
 }
 
 // Nanoseconds of one plan on an idle device with cold weights.
@@ -45,14 +49,17 @@ double cost(const Bf16Problem& p, int sms, const Bf16Shape& s, int splits) {
   // A wgmma of n columns takes n / 2 cycles, or as long as its operands need to leave shared
   // memory.
   const double wgmma = std::max(s.n_rows / 2.0, 16 + s.n_rows / 4.0);
-  const double slice_ns = std::max(
-      {kSliceNs, kLatencyNs / stages_that_fit(s, 0), 4 * s.warpgroups * wgmma / kCyclesPerNs});
+  const double slice_ns = std::max({kSliceNs, kLatencyNs / stages_that_fit(s, splits, 0),
+                                    4 * s.warpgroups * wgmma / kCyclesPerNs});
   const double tile_bytes = tokens * weights * 2;
-  double tile_ns = tile_bytes / (s.tokens_m ? kLineStoreRate : kSectorStoreRate);
-  if (splits > 1) tile_ns = kReduceNs + 2 * tile_bytes / kReduceRate;
-  const double waves = static_cast<double>(ceil_div(tiles * splits, sms));
-  // Split tiles are not persistent: each wave starts anew.
-  const double start = kStartNs * (splits > 1 ? waves : 1);
+  const double tile_ns =
+      splits > 1 ? 0 : tile_bytes / (s.tokens_m ? kLineStoreRate : kSectorStoreRate);
+  // Clusters do not fill every processor: their CTAs have to share a part of the chip.
+  const int64_t room = splits > 1 ? int64_t{sms} * 9 / 10 * (s.n_rows <= 32 ? 2 : 1) : sms;
+  const double waves = static_cast<double>(ceil_div(tiles * splits, room));
+  // Split tiles are not persistent: each wave starts anew and ends with an unhidden reduction.
+  const double start =
+      splits > 1 ? waves * (kStartNs + kReduceNs + 2 * tile_bytes / kReduceRate) : kStartNs;
   const double memory =
       2.0 * static_cast<double>(p.batch * (p.rows * p.k + p.n * p.k + p.rows * p.n)) / kDeviceRate;
   const double cache =
@@ -82,16 +89,18 @@ Bf16Plan plan_bf16_as(const Bf16Problem& p, int sms, const Bf16Shape& shape, int
     tiles = (ceil_div(p.rows, shape.token_rows()) + std::min<int64_t>(p.experts, p.rows)) *
             ceil_div(p.n, shape.weight_rows());
   const int64_t units = tiles * splits;
-  plan.grid = static_cast<int>(splits > 1 ? units : std::min<int64_t>(units, sms));
+  plan.grid = static_cast<int>(
+      splits > 1 ? units : std::min<int64_t>(units, int64_t{sms} * shape.per_processor()));
   const int64_t needed = ceil_div(slices, splits) * ceil_div(units, plan.grid);
-  plan.stages = static_cast<int>(std::clamp<int64_t>(needed, 1, stages_that_fit(shape, p.experts)));
+  plan.stages =
+      static_cast<int>(std::clamp<int64_t>(needed, 1, stages_that_fit(shape, splits, p.experts)));
   // Partial sums lie in the ring once it is empty.
   if (splits > 1)
     plan.stages = std::max(
         plan.stages, static_cast<int>(ceil_div(int64_t{4} * shape.n_rows * (shape.m_rows() + 4),
                                                shape.stage_bytes())));
   plan.smem = plan.stages * (shape.stage_bytes() + 16) + tail_bytes(shape, p.experts);
-  FATHOM_CHECK(plan.smem <= kSharedBytes, "{} bytes of shared memory", plan.smem);
+  FATHOM_CHECK(plan.smem <= kSharedBytes - 1024, "{} bytes of shared memory", plan.smem);
   return plan;
 }
 
@@ -125,8 +134,12 @@ Bf16Plan plan_bf16(const Bf16Problem& p, int sms, bool batch_invariant) {
     for (int splits : {1, 2, 4, 8}) {
       if (warpgroups == 2 && p.n <= 64) continue;
       consider({.warpgroups = warpgroups, .n_rows = tokens}, splits);
-      if (tokens == 128) consider({.warpgroups = warpgroups, .n_rows = 64}, splits);
+      if (tokens == 128 && p.n <= 4096) consider({.warpgroups = warpgroups, .n_rows = 64}, splits);
     }
+  // With a short k the epilogue is the work: small tiles, several a processor, hide it best, but in
+  // the middle their last wave stays half empty.
+  if (slices <= 2 && fixed <= 1 && ((p.rows > 16 && p.rows <= 64) || p.rows >= 256))
+    return plan_bf16_as(p, sms, {.warpgroups = 1, .n_rows = 128, .tokens_m = true}, 1);
   if (p.rows > 32)
     for (int columns : {128, 256})
       consider({.warpgroups = 2, .n_rows = columns, .tokens_m = true}, 1);

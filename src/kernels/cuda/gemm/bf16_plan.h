@@ -18,6 +18,9 @@ struct Bf16Shape {
   constexpr int token_rows() const { return tokens_m ? m_rows() : n_rows; }
   constexpr int weight_rows() const { return tokens_m ? n_rows : m_rows(); }
   constexpr int stage_bytes() const { return (m_rows() + n_rows) * 128; }  // 64 of k, 2 bytes each
+  // CTAs that share a processor, so that one's epilogue runs under another's products: it pays
+  // where k is short. The others take all of its memory for their ring.
+  constexpr int per_processor() const { return tokens_m && warpgroups == 1 ? 3 : 1; }
   bool operator==(const Bf16Shape&) const = default;
 };
 
@@ -27,7 +30,6 @@ struct Bf16Plan {
   int stages = 2;  // of the ring in shared memory
   int grid = 1;    // CTAs, a multiple of `splits`
   int smem = 0;    // bytes
-  bool heads_first = false;  // tiles of one token range and all heads follow each other
 };
 
 struct Bf16Problem {

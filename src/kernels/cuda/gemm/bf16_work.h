@@ -20,7 +20,6 @@ struct Bf16Work {
   int token_tiles, weight_tiles;
   int stage_bytes;  // that one stage really receives: boxes never exceed the tensor
   int stages;
-  bool heads_first;  // the order of tiles
 };
 
 // One function a family of instantiations; each knows the shapes of its table and refuses others.
