@@ -31,7 +31,9 @@ struct MhaParams {
 };
 
 // Attention for the tokens of `spans`; other rows of out are left alone. Spans are taken one by
-// one, heads in groups as large as the workspace allows.
+// one, heads in groups as large as the workspace allows. The products that form keys and values are
+// planned by their size, so bits may depend on context and workspace: batch-invariant runs take the
+// absorbed form.
 void mha_prefill(const MhaParams& p, std::span<const PrefillSpan> spans, const Launch& l);
 
 // Bytes for spans of up to `tokens` at up to `context`, `heads_at_once` heads in one group (more
