@@ -9,8 +9,11 @@
 namespace fathom::cuda::decode {
 namespace {
 
-constexpr int kThreads = 128, kLatent = KernelDims::kLatent;
-constexpr int kAtOnce = 8;  // splits whose loads are in flight together
+constexpr int kLatent = KernelDims::kLatent;
+constexpr int kLanes = kLatent / 4;  // threads of a row: four columns each
+constexpr int kGroups = 4;           // of splits, added up side by side
+constexpr int kThreads = kGroups * kLanes;
+constexpr int kAtOnce = 4;  // splits of a group whose loads are in flight together
 
 __device__ __forceinline__ float warp_max(float x) {
   for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, step));
@@ -22,51 +25,73 @@ __device__ __forceinline__ float warp_sum(float x) {
 }
 
 __global__ void __launch_bounds__(kThreads) combine_kernel(Args a, bool interleaved) {
-  __shared__ float share[kMaxSplits + kAtOnce];
+  __shared__ float share[kMaxSplits];
+  __shared__ float4 sums[kGroups][kLanes];
   const int head = blockIdx.x, token = blockIdx.y, heads = a.p.heads;
-  const int lane = threadIdx.x % 32;
+  const int warp_lane = threadIdx.x % 32, lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
   pdl_wait();
   pdl_trigger();
 
-  // phase 1: each split's share. Every warp works it out; the first writes it down.
+  // phase 1: the first loads, on their way while the shares are worked out. What a split without
+  // keys holds is read here, but not used.
   const int64_t first = int64_t{token} * a.splits * heads + head;
-  float top = -INFINITY;
-  for (int s = lane; s < a.splits; s += 32) top = fmaxf(top, a.stats[first + s * heads].top);
-  top = warp_max(top);
-  float sum = 0;
-  for (int s = lane; s < a.splits; s += 32) {
-    SplitStats x = a.stats[first + s * heads];
-    sum += x.top == -INFINITY ? 0.f : exp2f(x.top - top) * x.sum;
+  const float4* rows = reinterpret_cast<const float4*>(a.partial) + first * kLanes + lane;
+  const int64_t step = int64_t{heads} * kLanes;
+  float4 x[kAtOnce];
+#pragma unroll
+  for (int i = 0; i < kAtOnce; ++i) {
+    const int s = group + i * kGroups;
+    x[i] = s < a.splits ? rows[s * step] : float4{0, 0, 0, 0};
   }
-  sum = warp_sum(sum);
+
+  // phase 2: each split's share, by the first warp.
   if (threadIdx.x < 32) {
-    for (int s = lane; s < a.splits + kAtOnce; s += 32) {
-      float t = s < a.splits ? a.stats[first + s * heads].top : -INFINITY;
-      share[s] = t == -INFINITY ? 0.f : exp2f(t - top) / sum;
+    float top = -INFINITY, sum = 0;
+    for (int s = warp_lane; s < a.splits; s += 32) top = fmaxf(top, a.stats[first + s * heads].top);
+    top = warp_max(top);
+    for (int s = warp_lane; s < a.splits; s += 32) {
+      SplitStats t = a.stats[first + s * heads];
+      float weight = t.top == -INFINITY ? 0.f : exp2f(t.top - top);
+      share[s] = weight;
+      if (weight > 0) sum += weight * t.sum;
     }
+    sum = warp_sum(sum);
+    for (int s = warp_lane; s < a.splits; s += 32) share[s] /= sum;
   }
   __syncthreads();
 
-  // phase 2: four columns a thread. Splits without keys hold nothing and are not read.
-  const float4* rows = reinterpret_cast<const float4*>(a.partial) + first * (kLatent / 4);
-  const int64_t step = int64_t{heads} * (kLatent / 4);
+  // phase 3: group g adds splits g, g + 4, ...; the groups follow in order.
   float4 total = {0, 0, 0, 0};
-  for (int s = 0; s < a.splits; s += kAtOnce) {
-    float4 x[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; ++i)
-      x[i] = share[s + i] > 0 ? rows[(s + i) * step + threadIdx.x] : float4{0, 0, 0, 0};
+  for (int s = group; s < a.splits; s += kGroups * kAtOnce) {
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      float w = share[s + i];
-      total.x += w * x[i].x;
-      total.y += w * x[i].y;
-      total.z += w * x[i].z;
-      total.w += w * x[i].w;
+      const int at = s + i * kGroups;
+      const float w = at < a.splits ? share[at] : 0.f;
+      if (w > 0) {
+        total.x += w * x[i].x;
+        total.y += w * x[i].y;
+        total.z += w * x[i].z;
+        total.w += w * x[i].w;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int at = s + (i + kAtOnce) * kGroups;
+      if (at < a.splits && share[at] > 0) x[i] = rows[at * step];
     }
   }
+  sums[group][lane] = total;
+  __syncthreads();
+  if (group != 0) return;
+#pragma unroll
+  for (int g = 1; g < kGroups; ++g) {
+    total.x += sums[g][lane].x;
+    total.y += sums[g][lane].y;
+    total.z += sums[g][lane].z;
+    total.w += sums[g][lane].w;
+  }
 
-  // phase 3: back to natural column order.
+  // phase 4: back to natural column order.
   if (interleaved) {
     float y = total.y;
     total.y = total.z;
@@ -76,7 +101,7 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(Args a, bool interlea
   __nv_bfloat162 high = __floats2bfloat162_rn(total.z, total.w);
   uint2 packed = {*reinterpret_cast<uint32_t*>(&low), *reinterpret_cast<uint32_t*>(&high)};
   Bf16* out = a.p.out + (int64_t{a.first_token + token} * heads + head) * kLatent;
-  reinterpret_cast<uint2*>(out)[threadIdx.x] = packed;
+  reinterpret_cast<uint2*>(out)[lane] = packed;
 }
 
 }  // namespace

@@ -117,23 +117,59 @@ struct Fp8Rows {
   }
 };
 
+// Where a lane puts its codes and its share of the rotary part, within the tiles of a block.
+struct Destination {
+  uint32_t codes, rope;
+  __device__ __forceinline__ Destination(Place at, int warp)
+      : codes((at.chunk >> 2) * kTileBytes + tile_offset(warp * 16 + at.row, (at.chunk & 3) * 2)),
+        rope(8 * kTileBytes + tile_offset(warp * 16 + at.row, at.rope)) {}
+  // Four rows on, and bit 2 of the row changes the swizzle.
+  __device__ __forceinline__ uint32_t codes_of(int set) const {
+    return (codes ^ (set & 1 ? 64 : 0)) + set * 512;
+  }
+  __device__ __forceinline__ uint32_t rope_of(int set) const {
+    return (rope ^ (set & 1 ? 64 : 0)) + set * 512;
+  }
+};
+
+// A block that holds a scale other than a power of two: read again, without haste.
+__device__ __noinline__ inline void convert_any(const std::byte* rows, int row, uint32_t to) {
+  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  const Place at(lane);
+  const Destination destination(at, warp);
+#pragma unroll 1
+  for (int set = 0; set < 4; ++set) {
+    const std::byte* from =
+        rows + static_cast<int64_t>(__shfl_sync(~0u, row, set * 4 + at.row)) * 656;
+#pragma unroll 1
+    for (int group = 0; group < 4; ++group) {
+      const uint4 codes = load_row16(from + group * 128 + at.chunk * 16);
+      const float scale = __uint_as_float(static_cast<uint32_t>(
+          load_int(reinterpret_cast<const int32_t*>(from + 512 + group * 4))));
+      uint32_t e[4], o[4];
+      widen_any(codes.x, scale, e[0], o[0]);
+      widen_any(codes.y, scale, e[1], o[1]);
+      widen_any(codes.z, scale, e[2], o[2]);
+      widen_any(codes.w, scale, e[3], o[3]);
+      const uint32_t tile = to + destination.codes_of(set) + group * 2 * kTileBytes;
+      store16(tile, e[0], o[0], e[1], o[1]);
+      store16(tile ^ 16, e[2], o[2], e[3], o[3]);
+    }
+  }
+}
+
 __device__ __forceinline__ void gather_fp8(const Args& a, const Range& range, Shared& s) {
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const Place at(lane);
+  const Destination destination(at, warp);
   const std::byte* rows = a.p.cache.rows;
   KeyRows key_rows(range, warp, lane);
   Fp8Rows held;
-  int row = key_rows.next_row();
+  int row = key_rows.next_row(), next = 0;
   held.load_scales(rows, row, lane);
 #pragma unroll
   for (int set = 0; set < 4; ++set) held.load_set(rows, set, row, at);
-  row = key_rows.next_row();
-
-  // Destination of this lane's codes in an even set; odd sets flip bit 6 (the row's bit 2).
-  const int tile_half = at.chunk >> 2;
-  const uint32_t code_at =
-      tile_half * kTileBytes + tile_offset(warp * 16 + at.row, (at.chunk & 3) * 2);
-  const uint32_t rope_at = 8 * kTileBytes + tile_offset(warp * 16 + at.row, at.rope);
+  if (range.blocks > 1) next = key_rows.next_row();
 
   for (int i = 0; i < range.blocks; ++i) {
     const int buffer = i & 1;
@@ -145,43 +181,41 @@ __device__ __forceinline__ void gather_fp8(const Args& a, const Range& range, Sh
     const uint32_t factors = __byte_perm(scales.x + (120u << 23), scales.y + (120u << 23), 0x7632);
     const bool plain = __all_sync(~0u, plain_scale(scales.x) && plain_scale(scales.y));
     if (i >= kBuffers) barrier_wait(&s.empty[buffer], (i / kBuffers - 1) & 1);
-    if (more) held.load_scales(rows, row, lane);
+    if (!plain) convert_any(rows, row, to);
 #pragma unroll
     for (int set = 0; set < 4; ++set) {
-      const uint32_t flip = set & 1 ? 64 : 0;
-      const uint32_t code_to = to + (code_at ^ flip) + set * 512;
+      if (plain) {
+        const uint32_t pairs[2] = {__shfl_sync(~0u, factors, set * 4 + at.row),
+                                   __shfl_sync(~0u, factors, set * 4 + at.row + 16)};
 #pragma unroll
-      for (int group = 0; group < 4; ++group) {
-        const int source = set * 4 + at.row + (group >= 2 ? 16 : 0);
-        const uint4 codes = held.codes[set][group];
-        uint32_t e[4], o[4];
-        if (plain) {
-          const uint32_t pair = __shfl_sync(~0u, factors, source);
-          const uint32_t factor = __byte_perm(pair, 0, group & 1 ? 0x3232 : 0x1010);
+        for (int group = 0; group < 4; ++group) {
+          const uint4 codes = held.codes[set][group];
+          const uint32_t factor = __byte_perm(pairs[group / 2], 0, group & 1 ? 0x3232 : 0x1010);
+          uint32_t e[4], o[4];
           widen(codes.x, factor, e[0], o[0]);
           widen(codes.y, factor, e[1], o[1]);
           widen(codes.z, factor, e[2], o[2]);
           widen(codes.w, factor, e[3], o[3]);
-        } else {
-          const uint32_t bits = __shfl_sync(~0u, group & 1 ? scales.y : scales.x, source);
-          const float scale = __uint_as_float(bits);
-          widen_any(codes.x, scale, e[0], o[0]);
-          widen_any(codes.y, scale, e[1], o[1]);
-          widen_any(codes.z, scale, e[2], o[2]);
-          widen_any(codes.w, scale, e[3], o[3]);
+          const uint32_t tile = to + destination.codes_of(set) + group * 2 * kTileBytes;
+          store16(tile, e[0], o[0], e[1], o[1]);
+          store16(tile ^ 16, e[2], o[2], e[3], o[3]);
         }
-        const uint32_t tile = code_to + group * 2 * kTileBytes;
-        store16(tile, e[0], o[0], e[1], o[1]);
-        store16(tile ^ 16, e[2], o[2], e[3], o[3]);
       }
       const uint4 r = held.rope[set];
-      store16(to + (rope_at ^ flip) + set * 512, r.x, r.y, r.z, r.w);
-      if (more) held.load_set(rows, set, row, at);
+      store16(to + destination.rope_of(set), r.x, r.y, r.z, r.w);
     }
     fence_async_shared();
     __syncwarp();
     if (lane == 0) barrier_arrive(&s.full[buffer]);
-    if (more) row = key_rows.next_row();
+    // All at once and only now: a warp has six counters for its loads, so that to wait for one set
+    // of rows is to wait for any that were asked for in between.
+    if (more) {
+      held.load_scales(rows, next, lane);
+#pragma unroll
+      for (int set = 0; set < 4; ++set) held.load_set(rows, set, next, at);
+    }
+    row = next;
+    if (i + 2 < range.blocks) next = key_rows.next_row();
   }
 }
 
