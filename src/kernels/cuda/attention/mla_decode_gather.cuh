@@ -133,7 +133,7 @@ struct Destination {
 };
 
 // A block that holds a scale other than a power of two: read again, without haste.
-__device__ __noinline__ inline void convert_any(const std::byte* rows, int row, uint32_t to) {
+__device__ __forceinline__ void convert_any(const std::byte* rows, int row, uint32_t to) {
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const Place at(lane);
   const Destination destination(at, warp);
