@@ -568,7 +568,9 @@ class OpByOp : public OpsTest {
     const bool product =
         o == "q_a" || o == "kv_a" || o == "index_k" || o == "q_b" || o == "index q_b" || o == "o";
     const bool twice = o == "mlp" || o == "moe" || o == "attended";
-    double bound = twice                     ? 6e-3
+    // A 1e-3 that moves one code in a hundred by a sixteenth of its value is most of an MLP's.
+    double bound = twice && fp8              ? 1.2e-2
+                   : twice                   ? 6e-3
                    : o == "embed"            ? 0.0
                    : o == "residual"         ? 1e-9
                    : product && fp8          ? 2e-3
