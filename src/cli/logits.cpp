@@ -149,7 +149,10 @@ int run(const Options& o) {
       taps = wrapped.get();
       return wrapped;
     };
-  Evaluator evaluator(config, checkpoint->weights(), context, eval);
+  eval.observed = o.taps;
+  const DeviceWeights weights(config, checkpoint->weights(), eval.device, eval.numerics,
+                              eval.observed);
+  Evaluator evaluator(config, weights.get(), context, eval);
   fmt::print(stderr, "{}\n", evaluator.describe());
   if (taps)
     evaluator.set_step_observer(

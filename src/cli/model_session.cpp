@@ -74,9 +74,11 @@ void GenerationOptions::add_to(CLI::App& command) {
   command.add_option("--encoding", encoding, "v3.1 or v3.2 (default: what the folder says)")
       ->check(CLI::IsMember({"v3.1", "v3.2"}));
   command.add_option("--system", system, "system message");
-  command.add_option("--chunk", chunk, "tokens of one step; longer prompts go in chunks")
-      ->check(CLI::Range(1, 1 << 16))
-      ->capture_default_str();
+  command
+      .add_option("--chunk", chunk,
+                  "tokens of one step; longer prompts go in chunks (default: 512 on a CPU, 4096 on "
+                  "a GPU)")
+      ->check(CLI::Range(1, 1 << 16));
   command
       .add_option("--max-context", max_context,
                   "tokens of prompt and answer together (default: the model's, or what fits)")
@@ -92,6 +94,7 @@ ModelSession::ModelSession(const std::string& folder, const GenerationOptions& o
       encoding_(choose_encoding(options.encoding, folder)),
       stop_ids_(stop_ids_of(folder, checkpoint_->config())) {
   EngineOptions e;
+  e.device = options.compute.device_value();
   e.numerics = options.compute.numerics_value();
   e.kv = options.compute.kv_value();
   e.attention = options.compute.attention_value();
@@ -100,10 +103,20 @@ ModelSession::ModelSession(const std::string& folder, const GenerationOptions& o
   e.batch_invariant = options.compute.batch_invariant;
   e.max_context = options.max_context;
   e.max_seqs = max_seqs;
-  e.max_step_tokens = options.chunk;
+  e.max_step_tokens = options.chunk > 0 ? options.chunk : default_chunk(e.device);
   e.keep_prefixes = keep_prefixes;
-  e.weight_bytes = mapped_bytes(folder);
-  engine_ = std::make_unique<Engine>(checkpoint_->config(), checkpoint_->weights(), e);
+  const Config& config = checkpoint_->config();
+  if (e.device == DeviceKind::cuda) {
+    e.weight_bytes = PlacedWeights::bytes_on_gpu(config, e.numerics);
+    e.index_budget = kGpuIndexBudget;
+    e.available_bytes = static_cast<int64_t>(device_memory_free());
+    fmt::print(stderr, "{}\n", plan_engine(config, e).describe());
+  } else {
+    e.weight_bytes = mapped_bytes(folder);
+  }
+  weights_ = std::make_unique<DeviceWeights>(config, checkpoint_->weights(), e.device, e.numerics,
+                                             false, true);
+  engine_ = std::make_unique<Engine>(config, weights_->get(), e);
   for (const std::string& warning : checkpoint_->warnings())
     fmt::print(stderr, "note: {}\n", warning);
   fmt::print(stderr, "{}; {} prompts\n", engine_->describe(), encoding_name(encoding_));

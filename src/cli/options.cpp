@@ -9,10 +9,15 @@ namespace fathom::cli {
 
 void ComputeOptions::add_to(CLI::App& command) {
   command
-      .add_option("--numerics", numerics,
-                  "exact (float32), bf16, or fp8 (the reference's rounding points)")
-      ->check(CLI::IsMember({"exact", "bf16", "fp8"}))
+      .add_option("--device", device,
+                  "cpu, cuda (H100, H200), or auto: the GPU where there is one that can")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
+  command
+      .add_option("--numerics", numerics,
+                  "exact (float32, CPU), bf16, or fp8 (the reference's rounding points) "
+                  "(default: bf16 on a CPU, fp8 on a GPU)")
+      ->check(CLI::IsMember({"exact", "bf16", "fp8"}));
   command.add_option("--kv", kv, "cache rows: f32, bf16 or fp8 (default: follows the numerics)")
       ->check(CLI::IsMember({"f32", "bf16", "fp8"}));
   command.add_option("--attention", attention, "sparse (the model) or dense (for comparison)")
@@ -29,7 +34,23 @@ void ComputeOptions::add_to(CLI::App& command) {
                    "one form of attention everywhere: decode equals prefill bit for bit");
 }
 
+DeviceKind ComputeOptions::device_value() const {
+  if (!found_) {
+    // Naming kernels of the CPU, or float32 rows, is asking for the CPU.
+    const bool cpu_only = numerics == "exact" || kv == "f32" || !kernels.empty();
+    if (cpu_only && device == "cuda")
+      fail("--device cuda: {} for the CPU only", numerics == "exact" ? "--numerics exact is"
+                                                 : kv == "f32"       ? "--kv f32 is"
+                                                                     : "--kernels is");
+    const DeviceChoice choice = choose_device(cpu_only ? "cpu" : device);
+    if (!choice.note.empty()) fmt::print(stderr, "note: {}\n", choice.note);
+    found_ = choice.device;
+  }
+  return *found_;
+}
+
 Numerics ComputeOptions::numerics_value() const {
+  if (numerics.empty()) return device_value() == DeviceKind::cuda ? Numerics::fp8 : Numerics::bf16;
   return numerics == "exact"  ? Numerics::exact
          : numerics == "bf16" ? Numerics::bf16
                               : Numerics::fp8;
@@ -46,6 +67,7 @@ AttentionMode ComputeOptions::attention_value() const {
 
 EvalOptions ComputeOptions::eval_options() const {
   EvalOptions e;
+  e.device = device_value();
   e.numerics = numerics_value();
   e.kv = kv_value();
   e.attention = attention_value();

@@ -11,17 +11,22 @@
 
 namespace fathom::cli {
 
-// How to compute: --numerics, --kv, --attention, --kernels, --threads, --batch-invariant.
+// How to compute: --device, --numerics, --kv, --attention, --kernels, --threads, --batch-invariant.
 struct ComputeOptions {
-  std::string numerics = "bf16", kv, attention = "sparse", kernels;
+  std::string device = "auto", numerics, kv, attention = "sparse", kernels;
   int threads = 0;
   bool batch_invariant = false;
 
   void add_to(CLI::App& command);
-  Numerics numerics_value() const;
+  // Looks for a GPU at the first call, and says on standard error when one is there unused.
+  DeviceKind device_value() const;
+  Numerics numerics_value() const;  // default: fp8 on a GPU, bf16 on a CPU
   std::optional<KvFormat> kv_value() const;
   AttentionMode attention_value() const;
   EvalOptions eval_options() const;
+
+ private:
+  mutable std::optional<DeviceKind> found_;
 };
 
 // Whitespace-separated token ids. Throws Error with what is not a number.

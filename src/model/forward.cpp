@@ -8,14 +8,6 @@ namespace {
 
 DType activation_dtype(Numerics n) { return n == Numerics::exact ? DType::f32 : DType::bf16; }
 
-size_t arena_bytes(const Config& c, const ForwardOptions& o) {
-  // Every tensor of Activations, in float32 to be safe, and slack for alignment.
-  int64_t per_token = 5LL * c.hidden + c.q_rank + c.latent + c.rope +
-                      c.heads * int64_t{c.qk_dim() + c.value} + 2LL * c.index_heads * c.index_dim +
-                      c.index_dim + c.index_heads + c.index_topk + 2LL * c.experts_per_token;
-  return static_cast<size_t>(4 * per_token * o.max_tokens + 32 * 256);
-}
-
 // The bytes of a host tensor's values in another activation dtype.
 std::vector<std::byte> converted(Tensor x, DType to) {
   std::vector<std::byte> bytes(static_cast<size_t>(x.size()) * size_of(to));
@@ -32,6 +24,14 @@ std::vector<std::byte> converted(Tensor x, DType to) {
 }
 
 }  // namespace
+
+int64_t activation_bytes(const Config& c, const ForwardOptions& o) {
+  // Every tensor of Activations, in float32 to be safe, and slack for alignment.
+  int64_t per_token = 5LL * c.hidden + c.q_rank + c.latent + c.rope +
+                      c.heads * int64_t{c.qk_dim() + c.value} + 2LL * c.index_heads * c.index_dim +
+                      c.index_dim + c.index_heads + c.index_topk + 2LL * c.experts_per_token;
+  return 4 * per_token * o.max_tokens + 32 * 256;
+}
 
 Workload workload_of(const Config& c, const ForwardOptions& o) {
   Workload w;
@@ -84,7 +84,7 @@ Forward::Forward(const Config& config, const Weights& weights, Ops& ops, Comm& c
       comm_(comm),
       options_(options),
       sparse_(options.attention == AttentionMode::sparse && config.has_indexer()),
-      arena_(arena_bytes(config, options), ops.memory()),
+      arena_(static_cast<size_t>(activation_bytes(config, options)), ops.memory()),
       rope_memory_(static_cast<size_t>(options.max_context + 1) * config.rope * sizeof(float),
                    ops.memory()) {
   std::vector<float> f =

@@ -22,6 +22,9 @@ struct ForwardOptions {
 // What an implementation of Ops has to plan for.
 Workload workload_of(const Config& c, const ForwardOptions& options);
 
+// Memory of the results that a step of options.max_tokens tokens holds at once.
+int64_t activation_bytes(const Config& c, const ForwardOptions& options);
+
 // Thread-compatible: one step at a time. Allocates in its constructor only.
 class Forward {
  public:

@@ -7,10 +7,7 @@
 
 #include "base/error.h"
 #include "base/thread_pool.h"
-#include "comm/comm.h"
 #include "io/machine.h"
-#include "kernels/cpu_ops.h"
-#include "model/forward.h"
 #include "runtime/kv_pool.h"
 #include "runtime/memory_plan.h"
 #include "runtime/page_allocator.h"
@@ -18,6 +15,7 @@
 #include "runtime/sampler.h"
 #include "runtime/scheduler.h"
 #include "runtime/sequence.h"
+#include "runtime/step_runner.h"
 
 namespace fathom {
 namespace {
@@ -26,31 +24,27 @@ double seconds_between(Sequence::Clock::time_point from, Sequence::Clock::time_p
   return std::chrono::duration<double>(to - from).count();
 }
 
-MemoryPlan make_plan(const Config& config, const EngineOptions& o) {
-  MemoryNeeds needs;
-  needs.weights = o.weight_bytes;
-  needs.workspace = workspace_bytes(config, o.max_step_tokens, o.max_seqs, o.index_budget);
-  needs.cache = kv_shape(config, o.numerics, o.kv, false);
-  needs.max_positions = config.max_positions;
-  needs.max_context = o.max_context;
-  needs.max_seqs = o.max_seqs;
-  needs.cache_tokens = o.cache_tokens;
-  return plan_memory(needs, o.available_bytes.value_or(available_memory()));
-}
-
-ForwardOptions forward_options(const EngineOptions& o, const MemoryPlan& plan) {
+ForwardOptions forward_options(const EngineOptions& o, int64_t max_context) {
   ForwardOptions f;
   f.numerics = o.numerics;
   f.attention = o.attention;
   f.max_tokens = o.max_step_tokens;
-  f.max_context = plan.max_context;
+  f.max_context = max_context;
   return f;
 }
 
-Workload workload(const Config& config, const EngineOptions& o, const MemoryPlan& plan) {
-  Workload w = workload_of(config, forward_options(o, plan));
-  w.index_budget = o.index_budget;
-  return w;
+RunnerSetup setup_of(const Config& config, const EngineOptions& o, int64_t max_context) {
+  RunnerSetup s;
+  s.config = &config;
+  s.ops.device = o.device;
+  s.ops.kernels = o.kernels;
+  s.ops.gpu.batch_invariant = o.batch_invariant;
+  s.ops.gpu.max_sequences = 2 * o.max_seqs + 1;
+  s.forward = forward_options(o, max_context);
+  s.index_budget = o.index_budget;
+  s.max_seqs = o.max_seqs;
+  s.cache = kv_shape(config, o.numerics, o.kv, false);
+  return s;
 }
 
 const EngineOptions& usable(const EngineOptions& o) {
@@ -60,7 +54,33 @@ const EngineOptions& usable(const EngineOptions& o) {
   return o;
 }
 
+std::unique_ptr<StepRunner> make_runner(const Config& config, const Weights& weights,
+                                        const EngineOptions& o, const MemoryPlan& plan,
+                                        ThreadPool& pool) {
+  RunnerSetup s = setup_of(config, o, plan.max_context);
+  s.weights = &weights;
+  s.pages = plan.pages;
+  return make_step_runner(s, pool);
+}
+
 }  // namespace
+
+MemoryPlan plan_engine(const Config& config, const EngineOptions& o) {
+  const bool gpu = o.device == DeviceKind::cuda;
+  MemoryNeeds needs;
+  needs.weights = o.weight_bytes;
+  // Workspace grows with the context; one that is not named yet is at most the model's own.
+  needs.workspace =
+      runner_bytes(setup_of(config, o, o.max_context > 0 ? o.max_context : config.max_positions));
+  needs.cache = kv_shape(config, o.numerics, o.kv, false);
+  needs.max_positions = config.max_positions;
+  needs.max_context = o.max_context;
+  needs.max_seqs = o.max_seqs;
+  needs.cache_tokens = o.cache_tokens;
+  int64_t available = gpu ? static_cast<int64_t>(device_memory_free()) : available_memory();
+  if (gpu) needs.keep_free = 0.02;  // fragments and recorded graphs; nobody else is expected there
+  return plan_memory(needs, o.available_bytes.value_or(available));
+}
 
 class Engine::Impl {
  public:
@@ -97,14 +117,11 @@ class Engine::Impl {
   const EngineOptions options_;
   const MemoryPlan memory_;
   ThreadPool threads_;
-  std::unique_ptr<Ops> ops_;
-  std::unique_ptr<Comm> comm_;
-  KvPool cache_;
-  Forward forward_;
+  std::unique_ptr<StepRunner> runner_;
   const FormPolicy forms_;
   StepBatch batch_;
-  std::vector<float> logits_;
-  Sampler sampler_;
+  std::vector<Draw> draws_;             // one a logit row,
+  std::vector<Result<int32_t>> drawn_;  // and what came of it
   PageAllocator pages_;
   PrefixCache prefixes_;  // after pages_: gives its pages back first
 
@@ -124,19 +141,14 @@ class Engine::Impl {
 Engine::Impl::Impl(const Config& config, const Weights& weights, const EngineOptions& options)
     : config_(config),
       options_(usable(options)),
-      memory_(make_plan(config, options)),
+      memory_(plan_engine(config, options)),
       threads_(options.threads),
-      ops_(pick_cpu_kernels(options.kernels)
-               .make(options.numerics, workload(config, options, memory_), threads_)),
-      comm_(make_solo_comm()),
-      cache_(kv_shape(config, options.numerics, options.kv, false), memory_.pages),
-      forward_(config, weights, *ops_, *comm_, forward_options(options, memory_)),
+      runner_(make_runner(config, weights, options, memory_, threads_)),
       forms_(form_policy(config, options.attention, options.numerics, options.batch_invariant)),
-      // A sequence may take two entries: the end of its prompt, and recomputed decodes.
-      batch_(options.max_step_tokens, 2 * options.max_seqs,
+      // A sequence may take two entries: the end of its prompt, and recomputed decodes. One more is
+      // for padding.
+      batch_(options.max_step_tokens, 2 * options.max_seqs + 1,
              static_cast<int>(pages_for(memory_.max_context))),
-      logits_(static_cast<size_t>(options.max_seqs) * static_cast<size_t>(config.vocab)),
-      sampler_(config.vocab),
       pages_(memory_.pages),
       prefixes_(pages_, static_cast<size_t>(std::max(0, options.keep_prefixes))) {}
 
@@ -308,16 +320,14 @@ void Engine::Impl::add_to_batch(Sequence& s, const Slice& slice) {
 
 void Engine::Impl::compute() {
   const auto begin = Clock::now();
-  const int64_t rows = static_cast<int64_t>(sampled_.size());
-  Tensor logits(logits_.data(), DType::f32, {std::max<int64_t>(1, rows), config_.vocab});
-  {
-    NoAlloc guard("a step of the engine");
-    forward_.step(batch_, cache_.layers(), logits);
-  }
+  const int tokens = batch_.tokens();
+  draws_.clear();
+  for (const Sequence* s : sampled_) draws_.push_back({s->request.sampling, s->known()});
+  runner_->run(batch_, draws_, drawn_);
   int64_t decodes = 0;
   for (const Sequence* s : sampled_) decodes += s->generated() > 0;
-  const int64_t prompts = batch_.tokens() - decodes;
-  const double share = batch_.tokens() > 0 ? 1.0 / batch_.tokens() : 0;
+  const int64_t prompts = tokens - decodes;
+  const double share = tokens > 0 ? 1.0 / tokens : 0;
   const double seconds = seconds_between(begin, Clock::now());
   stats_.prompt_tokens += prompts;
   stats_.generated_tokens += decodes;
@@ -326,11 +336,9 @@ void Engine::Impl::compute() {
 }
 
 void Engine::Impl::sample_and_deliver() {
-  const size_t vocab = static_cast<size_t>(config_.vocab);
   for (size_t row = 0; row < sampled_.size(); ++row) {
     Sequence& s = *sampled_[row];
-    Result<int32_t> token =
-        sampler_.sample({logits_.data() + row * vocab, vocab}, s.request.sampling, s.known());
+    const Result<int32_t>& token = drawn_[row];
     if (token.ok())
       accept(s, token.value());
     else
@@ -384,10 +392,11 @@ std::string Engine::Impl::describe() const {
   return fmt::format(
       "{}; {} numerics, {} cache, {} attention{}; context {} tokens, {} at once in {} "
       "of cache",
-      ops_->describe(), name_of(options_.numerics), name_of(cache_.shape().latent_format),
+      runner_->describe(), name_of(options_.numerics),
+      name_of(options_.kv.value_or(default_kv_format(options_.numerics))),
       name_of(config_.has_indexer() ? options_.attention : AttentionMode::dense),
       options_.batch_invariant ? " (batch-invariant)" : "", max_context(), options_.max_seqs,
-      bytes_text(cache_.bytes()));
+      bytes_text(runner_->cache_bytes()));
 }
 
 EngineStats Engine::Impl::stats() const {

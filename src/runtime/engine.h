@@ -15,6 +15,8 @@
 #include "model/weights.h"
 #include "numerics/cache_rows.h"
 #include "numerics/modes.h"
+#include "runtime/device.h"
+#include "runtime/memory_plan.h"
 #include "runtime/request.h"
 
 namespace fathom {
@@ -23,8 +25,9 @@ struct EngineOptions {
   Numerics numerics = Numerics::bf16;
   std::optional<KvFormat> kv;  // none: follows the numerics
   AttentionMode attention = AttentionMode::sparse;
-  std::string kernels;        // empty: the best usable
-  int threads = 0;            // 0: all processors
+  DeviceKind device = DeviceKind::cpu;  // the weights must lie there (DeviceWeights)
+  std::string kernels;                  // of the CPU; empty: the best usable
+  int threads = 0;                      // 0: all processors
   int64_t max_context = 0;    // prompt and answer of one request; 0: the model's, or what fits
   int max_seqs = 8;           // requests computed at once; more wait
   int max_step_tokens = 512;  // tokens of one step: longer prompts are computed in chunks
@@ -35,6 +38,10 @@ struct EngineOptions {
   int64_t weight_bytes = 0;  // memory the weights will come to occupy (mapped, not yet touched)
   std::optional<int64_t> available_bytes;  // none: what the machine says
 };
+
+// What an engine with these options will take, before anything is taken. Throws Error when it does
+// not fit.
+MemoryPlan plan_engine(const Config& config, const EngineOptions& options);
 
 struct EngineStats {
   int64_t steps = 0;

@@ -5,7 +5,6 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "kernels/cpu_ops.h"
 #include "kernels/trace_ops.h"
 
 namespace fathom {
@@ -20,6 +19,14 @@ ForwardOptions forward_options(const EvalOptions& o, int64_t max_context) {
   return f;
 }
 
+GpuOptions gpu_options(const EvalOptions& o) {
+  GpuOptions g;
+  g.observed = o.observed;
+  g.batch_invariant = o.batch_invariant;
+  g.max_sequences = 1;
+  return g;
+}
+
 }  // namespace
 
 Evaluator::Evaluator(const Config& config, const Weights& weights, int64_t max_context,
@@ -28,13 +35,12 @@ Evaluator::Evaluator(const Config& config, const Weights& weights, int64_t max_c
       options_(options),
       max_context_(max_context),
       pool_(options.threads),
-      inner_ops_(pick_cpu_kernels(options.kernels)
-                     .make(options.numerics,
-                           workload_of(config, forward_options(options, max_context)), pool_)),
+      inner_ops_(make_ops({options.device, options.kernels, gpu_options(options)}, options.numerics,
+                          workload_of(config, forward_options(options, max_context)), pool_)),
       ops_(options.wrap ? options.wrap(*inner_ops_) : std::make_unique<TraceOps>(*inner_ops_)),
       comm_(make_solo_comm()),
       cache_(kv_shape(config, options.numerics, options.kv, options.mtp),
-             static_cast<int>(pages_for(max_context))),
+             static_cast<int>(pages_for(max_context)), ops_->memory()),
       forward_(config, weights, *ops_, *comm_, forward_options(options, max_context)),
       forms_(form_policy(config, options.attention, options.numerics, options.batch_invariant)),
       batch_(options.chunk, 1, static_cast<int>(pages_for(max_context))),
@@ -87,12 +93,16 @@ void Evaluator::step(std::span<const int32_t> ids, int32_t next_id, int first_la
              forms_);
   for (int64_t row : wanted) batch_.want_logits(static_cast<int>(row - first));
   int64_t n = static_cast<int64_t>(wanted.size());
-  logits_.resize(std::max(logits_.size(), static_cast<size_t>(n * config_.vocab)));
+  const size_t vocab = static_cast<size_t>(config_.vocab), count = static_cast<size_t>(n) * vocab;
+  if (logits_.size() < count * sizeof(float)) {
+    logits_ = Buffer(count * sizeof(float), ops_->memory());
+    host_logits_.resize(count);
+  }
   Tensor logits(logits_.data(), DType::f32, {n, config_.vocab});
   auto deliver = [&](const RowSink& to) {
-    for (int64_t i = 0; i < n && to; ++i)
-      to(wanted[static_cast<size_t>(i)],
-         {logits.row<float>(i), static_cast<size_t>(config_.vocab)});
+    if (n > 0) ops_->download(host_logits_.data(), logits_.data(), count * sizeof(float));
+    for (size_t i = 0; i < wanted.size() && to; ++i)
+      to(wanted[i], {host_logits_.data() + i * vocab, vocab});
   };
   if (first_layer < 0)
     forward_.step(batch_, cache_.layers(), logits);

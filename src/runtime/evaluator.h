@@ -14,6 +14,7 @@
 #include "kernels/ops.h"
 #include "model/config.h"
 #include "model/forward.h"
+#include "runtime/device.h"
 #include "runtime/kv_pool.h"
 
 namespace fathom {
@@ -22,9 +23,11 @@ struct EvalOptions {
   Numerics numerics = Numerics::bf16;
   std::optional<KvFormat> kv;  // default: follows the numerics
   AttentionMode attention = AttentionMode::sparse;
-  std::string kernels;  // empty: the best this processor can run
-  int threads = 0;      // 0: all
-  int chunk = 512;      // tokens of one prefill step
+  DeviceKind device = DeviceKind::cpu;  // the weights must lie there (DeviceWeights)
+  bool observed = false;                // GPU: tensors that the host may read between ops
+  std::string kernels;                  // CPU; empty: the best this processor can run
+  int threads = 0;                      // 0: all
+  int chunk = 512;                      // tokens of one prefill step
   bool batch_invariant = false;
   bool mtp = false;            // keep a cache for the MTP block and run it
   std::vector<int32_t> pages;  // page table, a permutation; empty: in order
@@ -75,7 +78,8 @@ class Evaluator {
   FormPolicy forms_;
   StepBatch batch_;
   std::vector<int32_t> pages_;
-  std::vector<float> logits_;
+  Buffer logits_;  // in the ops' memory
+  std::vector<float> host_logits_;
   int64_t position_ = 0;
   RowSink mtp_sink_;
   std::function<void(int64_t, int)> on_step_;

@@ -24,13 +24,13 @@ KvShape kv_shape(const Config& config, Numerics numerics, std::optional<KvFormat
   return s;
 }
 
-KvPool::KvPool(const KvShape& shape, int pages) : shape_(shape), pages_(pages) {
+KvPool::KvPool(const KvShape& shape, int pages, MemoryKind kind) : shape_(shape), pages_(pages) {
   FATHOM_CHECK(shape.layers > 0 && pages > 0, "{} layers, {} pages", shape.layers, pages);
   // 64-bit throughout: 163,840 tokens of the real model in f32 are 28 GB, far past 2^32 bytes.
   const int64_t rows = int64_t{pages} * kPageRows;
   const int64_t latent_bytes = aligned(rows * shape.latent_stride());
   const int64_t index_bytes = aligned(rows * shape.index_stride());
-  buffer_ = Buffer(static_cast<size_t>(shape.layers * (latent_bytes + index_bytes)));
+  buffer_ = Buffer(static_cast<size_t>(shape.layers * (latent_bytes + index_bytes)), kind);
   std::byte* at = buffer_.data();
   for (int layer = 0; layer < shape.layers; ++layer) {
     KvView v;

@@ -51,7 +51,7 @@ class KvPool {
  public:
   // The address space is taken at once, the memory only as pages are first written. Throws Error
   // when the machine refuses.
-  KvPool(const KvShape& shape, int pages);
+  KvPool(const KvShape& shape, int pages, MemoryKind kind = MemoryKind::host);
 
   std::span<const KvView> layers() const { return views_; }
   const KvShape& shape() const { return shape_; }

@@ -7,18 +7,14 @@
 #include "io/machine.h"
 
 namespace fathom {
-namespace {
-
-// Left to others: the page cache under the mapped weights, the program itself, the desktop.
-int64_t usable(int64_t available) { return available - available / 10; }
-
-}  // namespace
-
 MemoryPlan plan_memory(const MemoryNeeds& n, int64_t available) {
   if (n.max_context > n.max_positions)
     fail("a context of {} tokens is asked for: the model's own is {}", n.max_context,
          n.max_positions);
-  const int64_t left = usable(available) - n.weights - n.workspace;
+  // The rest is for others: the page cache under mapped weights, the program itself, the desktop.
+  const int64_t usable =
+      available - static_cast<int64_t>(static_cast<double>(available) * n.keep_free);
+  const int64_t left = usable - n.weights - n.workspace;
   const int64_t fitting = std::max<int64_t>(0, left) / n.cache.bytes_per_page();  // pages
   auto refuse = [&](int64_t tokens) {
     int64_t cache = pages_for(tokens) * n.cache.bytes_per_page();
@@ -26,8 +22,8 @@ MemoryPlan plan_memory(const MemoryNeeds& n, int64_t available) {
         "not enough memory: weights {}, workspace {} and a cache of {} tokens in {} ({}) need {}, "
         "{} of {} available may be used; {}",
         bytes_text(n.weights), bytes_text(n.workspace), tokens, name_of(n.cache.latent_format),
-        bytes_text(cache), bytes_text(n.weights + n.workspace + cache),
-        bytes_text(usable(available)), bytes_text(available),
+        bytes_text(cache), bytes_text(n.weights + n.workspace + cache), bytes_text(usable),
+        bytes_text(available),
         fitting > 0 ? fmt::format("{} tokens would fit", fitting * kPageRows)
                     : std::string("not even one page of cache would fit"));
   };
@@ -45,8 +41,18 @@ MemoryPlan plan_memory(const MemoryNeeds& n, int64_t available) {
   }
   // Page numbers are 32 bits wide; offsets into the cache are not.
   plan.pages = static_cast<int>(std::min<int64_t>(pages, std::numeric_limits<int32_t>::max()));
-  plan.total = n.weights + n.workspace + plan.pages * n.cache.bytes_per_page();
+  plan.weights = n.weights;
+  plan.workspace = n.workspace;
+  plan.cache = plan.pages * n.cache.bytes_per_page();
+  plan.available = available;
+  plan.total = plan.weights + plan.workspace + plan.cache;
   return plan;
+}
+
+std::string MemoryPlan::describe() const {
+  return fmt::format("memory: weights {}, cache {} ({} tokens), workspace {}, left over {} of {}",
+                     bytes_text(weights), bytes_text(cache), int64_t{pages} * kPageRows,
+                     bytes_text(workspace), bytes_text(available - total), bytes_text(available));
 }
 
 int64_t workspace_bytes(const Config& c, int max_tokens, int max_seqs, int64_t index_budget) {

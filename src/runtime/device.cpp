@@ -1,0 +1,50 @@
+#include "runtime/device.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+
+#include "base/error.h"
+#include "io/machine.h"
+#include "kernels/cpu_ops.h"
+
+namespace fathom {
+
+DeviceChoice choose_device(std::string_view asked) {
+  DeviceChoice choice;
+  if (asked == "cpu") return choice;
+  const GpuInfo gpu = find_gpu();
+  if (gpu.usable) {
+    choice.device = DeviceKind::cuda;
+    return choice;
+  }
+  if (asked == "cuda") fail("--device cuda: {}", gpu.why_not);
+  // A machine without a GPU needs no explanation; one whose GPU lies idle does.
+  if (!gpu.name.empty()) choice.note = fmt::format("not using the GPU: {}", gpu.why_not);
+  return choice;
+}
+
+std::unique_ptr<Ops> make_ops(const OpsOptions& options, Numerics numerics,
+                              const Workload& workload, ThreadPool& pool) {
+  if (options.device == DeviceKind::cuda) return make_gpu_ops(numerics, workload, options.gpu);
+  return pick_cpu_kernels(options.kernels).make(numerics, workload, pool);
+}
+
+DeviceWeights::DeviceWeights(const Config& config, const Weights& host, DeviceKind device,
+                             Numerics numerics, bool observed, bool progress)
+    : host_(&host) {
+  if (device == DeviceKind::cpu) return;
+  const auto begin = std::chrono::steady_clock::now();
+  placed_ = PlacedWeights::copy_to_gpu(config, host, numerics,
+                                       observed ? MemoryKind::shared : MemoryKind::device);
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  if (progress)
+    fmt::print(stderr, "weights: {} to the GPU in {:.1f} s, {:.1f} GB/s\n",
+               bytes_text(placed_->bytes()), seconds,
+               static_cast<double>(placed_->bytes()) / seconds / 1e9);
+}
+
+DeviceWeights::DeviceWeights(PlacedWeights placed) : placed_(std::move(placed)) {}
+
+}  // namespace fathom

@@ -1,0 +1,185 @@
+// Steps on a GPU. A step of decodes alone is recorded as one CUDA graph per padded size and context
+// limit, and replayed: the host then launches once instead of a few dozen times a layer. Steps with
+// prompts in them are launched kernel by kernel; they are long enough to hide it.
+//
+// Nothing but sampling parameters goes to the GPU beside the step's inputs, and nothing comes back
+// but token ids.
+#include "runtime/step_runner.h"
+
+#if defined(FATHOM_WITH_CUDA)
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/prim/launch.h"
+#include "kernels/cuda/sample/sample.h"
+
+namespace fathom {
+namespace {
+
+class Graph {
+ public:
+  explicit Graph(cudaGraph_t graph) : graph_(graph) {
+    FATHOM_CUDA(cudaGraphInstantiate(&exec_, graph_, 0));
+  }
+  ~Graph() {
+    if (exec_) cudaGraphExecDestroy(exec_);
+    cudaGraphDestroy(graph_);
+  }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  void launch(cudaStream_t stream) { FATHOM_CUDA(cudaGraphLaunch(exec_, stream)); }
+
+ private:
+  cudaGraph_t graph_;
+  cudaGraphExec_t exec_ = nullptr;
+};
+
+CudaSettings settings_of(const RunnerSetup& s) {
+  CudaSettings c;
+  c.max_sequences = 2 * s.max_seqs + 1;
+  c.batch_invariant = s.ops.gpu.batch_invariant;
+  return c;
+}
+
+Workload workload(const RunnerSetup& s) {
+  Workload w = workload_of(*s.config, s.forward);
+  w.index_budget = s.index_budget;
+  return w;
+}
+
+class GraphRunner final : public StepRunner {
+ public:
+  explicit GraphRunner(const RunnerSetup& s)
+      : vocab_(s.config->vocab),
+        max_tokens_(s.forward.max_tokens),
+        rows_(std::max(padded_tokens(s.max_seqs), s.max_seqs)),
+        scratch_page_(s.pages),
+        ops_(make_cuda_ops(s.forward.numerics, workload(s), settings_of(s))),
+        stream_(static_cast<cudaStream_t>(ops_->stream())),
+        comm_(make_solo_comm()),
+        cache_(s.cache, s.pages + 1, MemoryKind::device),
+        forward_(*s.config, *s.weights, *ops_, *comm_, s.forward),
+        logits_(static_cast<size_t>(rows_) * static_cast<size_t>(vocab_) * sizeof(float),
+                MemoryKind::device),
+        host_draws_(static_cast<size_t>(rows_) * sizeof(cuda::SampleRow), MemoryKind::pinned),
+        draws_(host_draws_.size(), MemoryKind::device),
+        host_ids_(static_cast<size_t>(rows_) * sizeof(int32_t), MemoryKind::pinned),
+        ids_(host_ids_.size(), MemoryKind::device) {
+    launch_.stream = stream_;
+  }
+
+  void run(StepBatch& batch, std::span<const Draw> draws,
+           std::vector<Result<int32_t>>& tokens) override {
+    const int padded = std::min(padded_tokens(batch.tokens()), max_tokens_);
+    const BatchView view = batch.view();
+    const bool decodes =
+        static_cast<size_t>(batch.tokens()) == draws.size() && padded <= rows_ &&
+        std::all_of(view.spans.begin(), view.spans.end(), [](const AttentionSpan& s) {
+          return s.end - s.begin == 1 && s.form == AttentionForm::absorbed;
+        });
+    if (decodes && batch.tokens() < padded) {
+      for (int t = batch.tokens(); t < padded; ++t) batch.want_logits(t);
+      batch.pad(padded, scratch_page_);
+    }
+    stage(draws);
+    NoAlloc guard("a step of the engine");
+    if (decodes)
+      replay(batch);
+    else
+      enqueue(batch);
+    FATHOM_CUDA(cudaStreamSynchronize(stream_));
+
+    tokens.clear();
+    const int32_t* ids = reinterpret_cast<const int32_t*>(host_ids_.data());
+    for (size_t row = 0; row < draws.size(); ++row) {
+      tokens.emplace_back(ids[row]);
+      if (ids[row] == cuda::kBrokenLogits)
+        tokens.back() = Result<int32_t>(Failure{500, kBrokenLogitsMessage});
+    }
+  }
+
+  std::string describe() const override { return ops_->describe(); }
+  int64_t cache_bytes() const override { return cache_.bytes(); }
+
+ private:
+  // What a recording depends on beside sizes that never change.
+  using Key = std::pair<int, int64_t>;  // tokens, context limit
+
+  void stage(std::span<const Draw> draws) {
+    auto* rows = reinterpret_cast<cuda::SampleRow*>(host_draws_.data());
+    for (int i = 0; i < rows_; ++i) {
+      rows[i] = {};
+      rows[i].params.temperature = 0;
+      if (static_cast<size_t>(i) >= draws.size()) continue;
+      const Draw& d = draws[static_cast<size_t>(i)];
+      rows[i] = {d.params, static_cast<uint64_t>(d.position)};
+    }
+  }
+
+  // The whole step onto the stream: inputs, model, sampling, ids.
+  void enqueue(const StepBatch& batch) {
+    const int rows = static_cast<int>(batch.logit_rows().size());
+    Tensor logits(logits_.data(), DType::f32, {std::max(1, rows), vocab_});
+    forward_.step(batch, cache_.layers(), logits);
+    if (rows == 0) return;
+    auto* draws = reinterpret_cast<cuda::SampleRow*>(draws_.data());
+    auto* ids = reinterpret_cast<int32_t*>(ids_.data());
+    FATHOM_CUDA(cudaMemcpyAsync(draws, host_draws_.data(), host_draws_.size(),
+                                cudaMemcpyHostToDevice, stream_));
+    cuda::sample_tokens(reinterpret_cast<const float*>(logits_.data()), vocab_, rows, vocab_, draws,
+                        ids, launch_);
+    FATHOM_CUDA(cudaMemcpyAsync(host_ids_.data(), ids, static_cast<size_t>(rows) * sizeof(int32_t),
+                                cudaMemcpyDeviceToHost, stream_));
+  }
+
+  // The first step of a kind runs as it is: kernels are loaded then, which a recording must not
+  // wait for. The second is recorded.
+  void replay(const StepBatch& batch) {
+    const std::span<const int32_t> positions = batch.positions();
+    const Key key{
+        batch.tokens(),
+        ops_->context_limit(int64_t{*std::max_element(positions.begin(), positions.end())} + 1)};
+    if (auto it = graphs_.find(key); it != graphs_.end()) {
+      ops_->restage(batch.inputs());
+      return it->second.launch(stream_);
+    }
+    if (met_.insert(key).second) return enqueue(batch);
+    FATHOM_CUDA(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+    cudaGraph_t graph = nullptr;
+    try {
+      enqueue(batch);
+    } catch (...) {
+      cudaStreamEndCapture(stream_, &graph);
+      if (graph) cudaGraphDestroy(graph);
+      throw;
+    }
+    FATHOM_CUDA(cudaStreamEndCapture(stream_, &graph));
+    graphs_.try_emplace(key, graph).first->second.launch(stream_);
+  }
+
+  const int64_t vocab_;
+  const int max_tokens_, rows_;
+  const int32_t scratch_page_;
+  std::unique_ptr<CudaOps> ops_;
+  cudaStream_t stream_;
+  std::unique_ptr<Comm> comm_;
+  KvPool cache_;
+  Forward forward_;
+  Buffer logits_, host_draws_, draws_, host_ids_, ids_;
+  cuda::Launch launch_;
+  std::set<Key> met_;
+  std::map<Key, Graph> graphs_;
+};
+
+}  // namespace
+
+std::unique_ptr<StepRunner> make_graph_runner(const RunnerSetup& setup, ThreadPool&) {
+  return std::make_unique<GraphRunner>(setup);
+}
+
+}  // namespace fathom
+#endif
