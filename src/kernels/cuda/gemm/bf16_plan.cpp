@@ -19,7 +19,7 @@ constexpr double kCyclesPerNs = 1.9;
 constexpr double kStartNs = 2200;       // launch, first loads, last stores
 constexpr double kLatencyNs = 1100;     // of a load from memory, shared by the stages in flight
 constexpr double kSliceNs = 125;        // of a stage's barriers and dependent wgmmas
-constexpr double kReduceNs = 800;       // partial sums meet in a cluster ...
+constexpr double kReduceNs = 1500;      // partial sums meet in a cluster ...
 constexpr double kReduceRate = 20;      // ... and cross it
 constexpr double kLineStoreRate = 20;   // of an epilogue that writes whole lines (tokens on M)
 constexpr double kSectorStoreRate = 7;  // and of one that writes sectors (weights on M)
@@ -134,7 +134,7 @@ Bf16Plan plan_bf16(const Bf16Problem& p, int sms, bool batch_invariant) {
     for (int splits : {1, 2, 4, 8}) {
       if (warpgroups == 2 && p.n <= 64) continue;
       consider({.warpgroups = warpgroups, .n_rows = tokens}, splits);
-      if (tokens == 128 && p.n <= 4096) consider({.warpgroups = warpgroups, .n_rows = 64}, splits);
+      if (tokens == 128 && p.n <= 1024) consider({.warpgroups = warpgroups, .n_rows = 64}, splits);
     }
   // With a short k the epilogue is the work: small tiles, several a processor, hide it best, but in
   // the middle their last wave stays half empty.
