@@ -351,6 +351,7 @@ TEST_F(Fp8GemmTest, GroupedFewRows) {
 
 TEST_F(Fp8GemmTest, GroupedManyRows) {
   check_grouped({300, 0, 1, 127, 128, 129, 0, 64, 65, 3, 0, 77}, 9, 320, 512);
+  check_grouped({700, 0, 1, 400, 129, 64}, 9, 320, 512);
   check_grouped({1000, 24}, 0, 4096, 1024);
 }
 
@@ -379,7 +380,7 @@ TEST_F(Fp8GemmTest, GroupedKernelsAgree) {
   fp8_grouped_many(p, launch);
   synchronize();
   std::vector<Bf16> want = many.download();
-  for (int tokens : {8, 16, 32, 64}) {
+  for (int tokens : {8, 16, 32, 64, 128}) {
     p.out = few.data();
     few.poison();
     FewPlan plan = plan_few_grouped(rows, 200, 8, n, launch.sms);

@@ -22,6 +22,8 @@ void launch_few_grouped(const FewArgs& args, const FewPlan& plan, const Launch& 
       return launch<32>(args, plan, l);
     case 64:
       return launch<64>(args, plan, l);
+    case 128:
+      return launch<128>(args, plan, l);
     default:
       fail_plain("grouped few-rows FP8 product: no such tile");
   }

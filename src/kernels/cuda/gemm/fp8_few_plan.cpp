@@ -86,19 +86,22 @@ bool dense_is_few(int rows, int n, int k) {
 }
 
 bool grouped_is_few(int rows, int tokens, int experts) {
-  return experts <= kFewExperts && (tokens <= 64 || int64_t{rows} <= int64_t{32} * experts);
+  // Half of the experts need a second tile of 128 at that average; beyond, most of them do.
+  return experts <= kFewExperts && (tokens <= 128 || int64_t{rows} <= int64_t{130} * experts);
 }
 
 FewPlan plan_few_grouped(int rows, int tokens, int experts, int n, int sms) {
   FewPlan plan;
   plan.groups = 1;
-  // An expert with more rows than a tile reads its weights again, from L2.
-  const int most = std::min(rows, tokens);
-  plan.tokens = most <= 16 ? tile_tokens(most) : int64_t{rows} <= int64_t{16} * experts ? 32 : 64;
+  // An expert with more rows than a tile reads its weights again, from L2: twice the average fits.
+  const int most = static_cast<int>(std::min<int64_t>(
+      std::min(rows, tokens), std::max(int64_t{2} * rows / experts, int64_t{17})));
+  plan.tokens = tile_tokens(most);
+  const int per_sm = FewLayout::ctas_per_sm(plan.tokens, plan.groups);
   // No more CTAs than there can be tiles: every expert with rows may end in a partial tile.
   const int64_t row_tiles = std::min<int64_t>(rows, experts + rows / plan.tokens);
-  plan.ctas = static_cast<int>(std::min<int64_t>(row_tiles * div_up(n, 64), int64_t{2} * sms));
-  plan.stages = fit_stages(plan, experts, FewLayout::kMaxStages, kHalfSm);
+  plan.ctas = static_cast<int>(std::min<int64_t>(row_tiles * div_up(n, 64), int64_t{per_sm} * sms));
+  plan.stages = fit_stages(plan, experts, FewLayout::kMaxStages, per_sm == 2 ? kHalfSm : kWholeSm);
   plan.smem = few_smem(plan, experts);
   return plan;
 }
