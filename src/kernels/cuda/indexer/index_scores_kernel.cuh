@@ -200,7 +200,7 @@ __device__ __forceinline__ void finish(const float (&d)[S::kColumns / 2],
   float* out = a.scores + static_cast<int64_t>(work.row) * a.stride + key;
   if constexpr (S::kHalfQueries == 1) {
     const float score = (row[0] + __shfl_xor_sync(~0u, row[0], 2)) * key_scale;
-    if (!high && key <= work.position) *out = score;
+    if (!high && half < work.rows && key <= work.position + half) out[half * a.stride] = score;
   } else {
 #pragma unroll
     for (int i = 0; i < S::kHalfQueries / 2; ++i) {

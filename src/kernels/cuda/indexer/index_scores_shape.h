@@ -32,7 +32,7 @@ struct IndexShape {
   static constexpr int kStageBytes = (kPageBytes + 1023) / 1024 * 1024;
   static constexpr int kSegmentBytes = kQueries * kHeads * 128;
   static constexpr int kQueryBytes = kSegmentBytes * kSegments;
-  static constexpr int kUnroll = 2;  // pages of one round of the math loop (prefill)
+  static constexpr int kUnroll = 1;  // pages of one round of the math loop (prefill)
   // Prefill: a math warpgroup holds on to a page until it has the next one, and a stage of queries
   // is reused when its pages are back. So two younger groups must fit, or all would wait.
   static constexpr int kQueryStages = kPrefill || !kFp8 ? 3 : 4;
