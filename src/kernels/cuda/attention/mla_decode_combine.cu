@@ -11,9 +11,7 @@ namespace {
 
 constexpr int kLatent = KernelDims::kLatent;
 constexpr int kLanes = kLatent / 4;  // threads of a row: four columns each
-constexpr int kGroups = 4;           // of splits, added up side by side
-constexpr int kThreads = kGroups * kLanes;
-constexpr int kAtOnce = 4;  // splits of a group whose loads are in flight together
+constexpr int kAtOnce = 8;           // splits of a group whose loads are in flight together
 
 __device__ __forceinline__ float warp_max(float x) {
   for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, step));
@@ -24,7 +22,9 @@ __device__ __forceinline__ float warp_sum(float x) {
   return x;
 }
 
-__global__ void __launch_bounds__(kThreads) combine_kernel(Args a, bool interleaved) {
+// kGroups sets of splits are added up side by side.
+template <int kGroups>
+__global__ void __launch_bounds__(kGroups* kLanes) combine_kernel(Args a, bool interleaved) {
   __shared__ float share[kMaxSplits];
   __shared__ float4 sums[kGroups][kLanes];
   const int head = blockIdx.x, token = blockIdx.y, heads = a.p.heads;
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(Args a, bool interlea
   }
   __syncthreads();
 
-  // phase 3: group g adds splits g, g + 4, ...; the groups follow in order.
+  // phase 3: group g adds splits g, g + kGroups, ...; the groups follow in order.
   float4 total = {0, 0, 0, 0};
   for (int s = group; s < a.splits; s += kGroups * kAtOnce) {
 #pragma unroll
@@ -108,7 +108,11 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(Args a, bool interlea
 
 void launch_combine(const Args& a, int tokens, const Launch& l) {
   dim3 grid(static_cast<unsigned>(a.p.heads), static_cast<unsigned>(tokens));
-  launch_kernel(l, combine_kernel, grid, dim3(kThreads), 0, 1, a, a.p.cache.fp8);
+  // By the number of splits alone, so that the order of the sum does not depend on the batch.
+  if (a.splits >= 16)
+    launch_kernel(l, combine_kernel<4>, grid, dim3(4 * kLanes), 0, 1, a, a.p.cache.fp8);
+  else
+    launch_kernel(l, combine_kernel<1>, grid, dim3(kLanes), 0, 1, a, a.p.cache.fp8);
 }
 
 }  // namespace fathom::cuda::decode

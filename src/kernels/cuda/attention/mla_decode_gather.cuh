@@ -28,12 +28,18 @@ struct KeyRows {
     position = key < range.keys ? (range.picked ? load_int(range.picked + key) : key) : -1;
     key += kBlockKeys;
   }
-  // Row of the current position; the next block's position is on its way after that.
-  __device__ __forceinline__ int next_row() {
-    int p = position < 0 ? fallback : position;
-    int page = load_int(range.pages + p / kPageRows);
+  // Asks for the page of the current position and for the position after it; row() tells the row
+  // later, when the page has come: a use right behind the load would wait for it.
+  int page, offset;
+  __device__ __forceinline__ void load_page() {
+    const int p = position < 0 ? fallback : position;
+    page = load_int(range.pages + p / kPageRows);
+    offset = p % kPageRows;
     load_position();
-    return page * kPageRows + p % kPageRows;
+  }
+  __device__ __forceinline__ int row() {
+    asm volatile("" : "+r"(page));  // not before this point
+    return page * kPageRows + offset;
   }
 };
 
@@ -165,11 +171,12 @@ __device__ __forceinline__ void gather_fp8(const Args& a, const Range& range, Sh
   const std::byte* rows = a.p.cache.rows;
   KeyRows key_rows(range, warp, lane);
   Fp8Rows held;
-  int row = key_rows.next_row(), next = 0;
+  key_rows.load_page();
+  int row = key_rows.row();
   held.load_scales(rows, row, lane);
 #pragma unroll
   for (int set = 0; set < 4; ++set) held.load_set(rows, set, row, at);
-  if (range.blocks > 1) next = key_rows.next_row();
+  if (range.blocks > 1) key_rows.load_page();
 
   for (int i = 0; i < range.blocks; ++i) {
     const int buffer = i & 1;
@@ -182,6 +189,10 @@ __device__ __forceinline__ void gather_fp8(const Args& a, const Range& range, Sh
     const bool plain = __all_sync(~0u, plain_scale(scales.x) && plain_scale(scales.y));
     if (i >= kBuffers) barrier_wait(&s.empty[buffer], (i / kBuffers - 1) & 1);
     if (!plain) convert_any(rows, row, to);
+    if (more) {
+      row = key_rows.row();
+      held.load_scales(rows, row, lane);
+    }
 #pragma unroll
     for (int set = 0; set < 4; ++set) {
       if (plain) {
@@ -203,19 +214,12 @@ __device__ __forceinline__ void gather_fp8(const Args& a, const Range& range, Sh
       }
       const uint4 r = held.rope[set];
       store16(to + destination.rope_of(set), r.x, r.y, r.z, r.w);
+      if (more) held.load_set(rows, set, row, at);
     }
     fence_async_shared();
     __syncwarp();
     if (lane == 0) barrier_arrive(&s.full[buffer]);
-    // All at once and only now: a warp has six counters for its loads, so that to wait for one set
-    // of rows is to wait for any that were asked for in between.
-    if (more) {
-      held.load_scales(rows, next, lane);
-#pragma unroll
-      for (int set = 0; set < 4; ++set) held.load_set(rows, set, next, at);
-    }
-    row = next;
-    if (i + 2 < range.blocks) next = key_rows.next_row();
+    if (i + 2 < range.blocks) key_rows.load_page();
   }
 }
 
@@ -227,10 +231,12 @@ __device__ __forceinline__ void gather_bf16(const Args& a, const Range& range, S
   constexpr int kRowBytes = 2 * (KernelDims::kLatent + KernelDims::kRope);
   KeyRows key_rows(range, warp, lane);
   const uint32_t chunk_at = tile_offset(warp * 16 + at.row, at.rope);
+  key_rows.load_page();
   for (int i = 0; i < range.blocks; ++i) {
     const int buffer = i & 1;
     const uint32_t to = smem_address(s.keys[buffer]);
-    const int row = key_rows.next_row();
+    const int row = key_rows.row();
+    if (i + 1 < range.blocks) key_rows.load_page();
     if (i >= kBuffers) barrier_wait(&s.empty[buffer], (i / kBuffers - 1) & 1);
 #pragma unroll
     for (int set = 0; set < 4; ++set) {
