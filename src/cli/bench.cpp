@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "cli/bench_gpu.h"
 #include "cli/command.h"
 #include "cli/options.h"
 #include "model/checkpoint.h"
@@ -19,7 +20,10 @@ struct Options {
   std::string path, config;
   ComputeOptions compute;
   std::vector<int64_t> contexts;
-  std::vector<int> batches{1, 8};
+  std::vector<int> batches;
+  std::string random;
+  uint64_t seed = 1;
+  double dollars_per_hour = 2.0;
   int decode_tokens = 32, repeat = 3;
   bool json = false;
 };
@@ -53,8 +57,8 @@ void print_head(const Subject& s) {
              count_text(static_cast<double>(s.parameters().active)),
              static_cast<double>(setup.volumes.bytes()) / 1e6);
   fmt::print("compute   {} numerics, {} attention, {} cache of {} bytes a token, {}\n\n",
-             s.options.compute.numerics, s.attention(), name_of(setup.cache.latent_format),
-             setup.cache.bytes_per_token(), setup.kernels);
+             name_of(s.options.compute.numerics_value()), s.attention(),
+             name_of(setup.cache.latent_format), setup.cache.bytes_per_token(), setup.kernels);
   fmt::print("{:>7} {:>5} | {:^28} | {:^62}\n", "", "", "prefill", "decode");
   fmt::print("{:>7} {:>5} | {:>10} {:>9} {:>7} | {:>9} {:>9} {:>9} {:>7} {:>7} {:>8} {:>7}\n",
              "context", "batch", "tok/s", "GFLOP/s", "of peak", "tok/s", "ms/step", "MB/step",
@@ -99,7 +103,7 @@ Json head_json(const Subject& s) {
                 {"active_parameters", s.parameters().active},
                 {"weight_bytes", setup.volumes.bytes()},
                 {"cache_bytes_per_token", setup.cache.bytes_per_token()}};
-  j["compute"] = {{"numerics", s.options.compute.numerics},
+  j["compute"] = {{"numerics", name_of(s.options.compute.numerics_value())},
                   {"attention", s.attention()},
                   {"kv", name_of(setup.cache.latent_format)},
                   {"batch_invariant", s.options.compute.batch_invariant},
@@ -145,7 +149,7 @@ BenchOptions bench_options(const Options& o, const Config& config) {
   BenchOptions b;
   b.compute = o.compute.eval_options();
   b.contexts = o.contexts;
-  b.batches = o.batches;
+  b.batches = o.batches.empty() ? std::vector<int>{1, 8} : o.batches;
   b.decode_tokens = o.decode_tokens;
   b.repeat = o.repeat;
   // What the user names is taken at its word; the default bends to small models.
@@ -158,6 +162,16 @@ BenchOptions bench_options(const Options& o, const Config& config) {
 }
 
 int bench(const Options& o) {
+  if (o.path.empty() == o.random.empty())
+    throw UsageError("bench needs either --ckpt-path or --random");
+  if (o.compute.device_value() == DeviceKind::cuda)
+    return bench_on_gpu(
+        {o.path, o.random, o.config, o.seed, o.contexts, o.batches, o.dollars_per_hour, o.json},
+        o.compute);
+  if (!o.random.empty())
+    fail(
+        "--random fills the memory of a GPU; on a CPU measure a folder of `fathom "
+        "make-checkpoint`");
   CheckpointOptions without_mtp;
   without_mtp.config_file = o.config;
   without_mtp.with_mtp = false;  // not run here, so not a reason to refuse or to read it
@@ -198,16 +212,26 @@ void add_bench(CLI::App& app) {
   auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
       "bench", "prompt and generation speed, and its share of what this machine can do");
-  command->add_option("--ckpt-path", o->path, "checkpoint folder")->required();
+  command->add_option("--ckpt-path", o->path, "checkpoint folder");
+  command->add_option("--random", o->random,
+                      "on a GPU: random weights of a preset, e.g. 671b-layers=4, without a file");
+  command->add_option("--seed", o->seed, "of the random weights")->capture_default_str();
+  command
+      ->add_option("--dollars-per-hour", o->dollars_per_hour,
+                   "on a GPU: what one costs, for the price of a million tokens")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_option("--config", o->config,
                       "config file instead of the folder's config.json (both formats)");
   command
       ->add_option("--context", o->contexts,
-                   "tokens of prompt and cache, e.g. 512,2048 (default: these)")
+                   "tokens of prompt and cache, e.g. 512,2048 (default: these; on a GPU "
+                   "2048,32768,131072)")
       ->delimiter(',');
-  command->add_option("--batch", o->batches, "sequences decoded at once, e.g. 1,8")
-      ->delimiter(',')
-      ->capture_default_str();
+  command
+      ->add_option("--batch", o->batches,
+                   "sequences decoded at once, e.g. 1,8 (default: these; on a GPU 1,16,64)")
+      ->delimiter(',');
   command->add_option("--decode-tokens", o->decode_tokens, "decode steps of one run")
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
@@ -217,7 +241,16 @@ void add_bench(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--json", o->json, "print one JSON object");
   o->compute.add_to(*command);
-  on_run(*command, [o] { return bench(*o); });
+  auto only = std::make_shared<std::string>();
+  CLI::App* kernels = command->add_subcommand(
+      "kernels", "time each GPU kernel at the model's shapes, beside what this card can do");
+  kernels->add_option("--only", *only, "families and shapes whose name contains this");
+  on_run(*command, [o, kernels, only] {
+    if (!kernels->parsed()) return bench(*o);
+    choose_device("cuda");  // or an error that says why not
+    bench_gpu_kernels(*only);
+    return 0;
+  });
 }
 
 }  // namespace fathom::cli

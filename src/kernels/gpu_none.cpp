@@ -24,6 +24,8 @@ int64_t gpu_workspace_bytes(Numerics, const Workload&, const GpuOptions&) { fail
 void upload_to_gpu(std::span<const UploadPiece>, int, const std::function<void(int64_t)>&) {
   fail("{}", kWhyNot);
 }
+void copy_on_gpu(void*, const void*, size_t) { fail("{}", kWhyNot); }
+void bench_gpu_kernels(const std::string&) { fail("{}", kWhyNot); }
 void fill_random_fp8(void*, int64_t, uint64_t) { fail("{}", kWhyNot); }
 void fill_random_bf16(void*, int64_t, float, uint64_t) { fail("{}", kWhyNot); }
 

@@ -61,7 +61,10 @@ class GraphRunner final : public StepRunner {
         ops_(make_cuda_ops(s.forward.numerics, workload(s), settings_of(s))),
         stream_(static_cast<cudaStream_t>(ops_->stream())),
         comm_(make_solo_comm()),
-        cache_(s.cache, s.pages + 1, MemoryKind::device),
+        own_cache_(s.shared_cache
+                       ? nullptr
+                       : std::make_unique<KvPool>(s.cache, s.pages + 1, MemoryKind::device)),
+        cache_(s.shared_cache ? *s.shared_cache : *own_cache_),
         forward_(*s.config, *s.weights, *ops_, *comm_, s.forward),
         logits_(static_cast<size_t>(rows_) * static_cast<size_t>(vocab_) * sizeof(float),
                 MemoryKind::device),
@@ -167,7 +170,8 @@ class GraphRunner final : public StepRunner {
   std::unique_ptr<CudaOps> ops_;
   cudaStream_t stream_;
   std::unique_ptr<Comm> comm_;
-  KvPool cache_;
+  std::unique_ptr<KvPool> own_cache_;
+  KvPool& cache_;
   Forward forward_;
   Buffer logits_, host_draws_, draws_, host_ids_, ids_;
   cuda::Launch launch_;

@@ -12,6 +12,7 @@
 #include "kernels/ops.h"
 #include "model/config.h"
 #include "model/weights.h"
+#include "runtime/device.h"
 #include "text/tokenizer.h"
 
 namespace fathom {
@@ -33,7 +34,9 @@ struct CheckGroup {
 std::span<const CheckGroup> selfcheck_groups();
 
 struct SelfcheckOptions {
-  std::string kernels;            // empty: the best this processor can run
+  // cuda: bf16 and fp8 numerics run on the GPU, exact on the CPU, as everywhere.
+  DeviceKind device = DeviceKind::cpu;
+  std::string kernels;            // of the CPU; empty: the best this processor can run
   int threads = 0;                // 0: all
   std::vector<std::string> only;  // groups to run; empty: all
   // Put between the checks and the kernels, so that tests can break one thing at a time.

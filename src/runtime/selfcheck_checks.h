@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +24,8 @@ struct CheckContext {
   int64_t model_topk = 0;         // the checkpoint's own
   std::vector<int32_t> ids = {};  // the sequence of the runs
   std::vector<CheckResult> results = {};
+  // What the GPU reads, in memory that the checks read too; made when first asked for.
+  mutable std::map<Numerics, DeviceWeights> placed = {};
 
   int64_t length() const { return static_cast<int64_t>(ids.size()); }
   // Positions up to here see everything in a sparse run.
@@ -31,13 +34,25 @@ struct CheckContext {
   EvalOptions eval(Numerics numerics) const {
     EvalOptions e;
     e.numerics = numerics;
+    e.device = device_of(numerics);
+    e.observed = true;
     e.kernels = options.kernels;
     e.threads = options.threads;
     e.wrap = options.wrap;
     e.chunk = static_cast<int>(ids.size());
     return e;
   }
-  Rig rig(const EvalOptions& e) const { return Rig(config, weights, length(), {e, std::nullopt}); }
+  DeviceKind device_of(Numerics n) const {
+    return n == Numerics::exact ? DeviceKind::cpu : options.device;
+  }
+  const Weights& weights_for(const EvalOptions& e) const {
+    if (e.device == DeviceKind::cpu) return weights;
+    return placed.try_emplace(e.numerics, config, weights, e.device, e.numerics, e.observed)
+        .first->second.get();
+  }
+  Rig rig(const EvalOptions& e) const {
+    return Rig(config, weights_for(e), length(), {e, std::nullopt});
+  }
   // Rows whose logits are looked at: the first, around the top-k, the last.
   std::vector<int64_t> rows() const;
 

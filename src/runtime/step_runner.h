@@ -34,6 +34,9 @@ struct RunnerSetup {
   int max_seqs = 0;
   KvShape cache;
   int pages = 0;
+  // Used instead of a cache of the runner's own, so that a measurement can compare two runners on
+  // the same rows: `pages` and one more (GPU).
+  KvPool* shared_cache = nullptr;
 };
 
 class StepRunner {

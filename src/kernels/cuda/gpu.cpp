@@ -260,6 +260,10 @@ void upload_to_gpu(std::span<const UploadPiece> pieces, int threads,
   if (error) std::rethrow_exception(error);
 }
 
+void copy_on_gpu(void* to, const void* from, size_t bytes) {
+  FATHOM_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToDevice));
+}
+
 void fill_random_fp8(void* to, int64_t count, uint64_t seed) {
   cuda::fill_fp8(static_cast<uint8_t*>(to), count, seed, nullptr);
   FATHOM_CUDA(cudaStreamSynchronize(nullptr));

@@ -1,0 +1,125 @@
+#include "cli/bench_gpu.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "cli/command.h"
+#include "convert/presets.h"
+#include "io/machine.h"
+#include "model/checkpoint.h"
+#include "runtime/device.h"
+#include "runtime/gpu_bench.h"
+
+namespace fathom::cli {
+namespace {
+
+// What a 671b-layers=N slice stands for.
+constexpr int kWholeLayers = 61, kWholeDense = 3;
+
+void print(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o) {
+  fmt::print("{:<8} {:<8} {:>8} {:>6} {:>10} {:>10} {:>10} {:>12} {:>12} {:>9}\n", "mode", "phase",
+             "context", "tokens", "ms", "tok/s", "ms/layer", "61 layers ms", "tok/s", "$/M tok");
+  for (const GpuBenchRow& r : rows) {
+    fmt::print("{:<8} {:<8} {:>8} {:>6} ", name_of(r.attention), r.decode ? "decode" : "prefill",
+               r.context, r.batch);
+    if (!r.skipped.empty())
+      fmt::print("skipped: {}\n", r.skipped);
+    else if (r.whole_ms > 0)
+      fmt::print("{:>10.3f} {:>10.0f} {:>10.3f} {:>12.2f} {:>12.1f} {:>9.3f}\n", r.ms,
+                 r.tokens_per_s(), r.layer_ms, r.whole_ms, r.whole_tokens_per_s(),
+                 r.dollars(o.dollars_per_hour));
+    else
+      fmt::print("{:>10.3f} {:>10.0f}\n", r.ms, r.tokens_per_s());
+  }
+  if (o.whole_layers > 0)
+    fmt::print(
+        "\n61 layers: 3 dense, 58 MoE, all experts' weights on the GPUs that run a layer; "
+        "${:.2f} an hour and GPU, communication not counted\n",
+        o.dollars_per_hour);
+}
+
+void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
+                const GpuInfo& gpu) {
+  nlohmann::ordered_json out;
+  out["gpu"] = gpu.name;
+  out["numerics"] = name_of(o.numerics);
+  out["dollars_per_hour"] = o.dollars_per_hour;
+  out["rows"] = nlohmann::ordered_json::array();
+  for (const GpuBenchRow& r : rows) {
+    nlohmann::ordered_json j = {{"attention", name_of(r.attention)},
+                                {"phase", r.decode ? "decode" : "prefill"},
+                                {"context", r.context},
+                                {"tokens", r.batch}};
+    if (!r.skipped.empty()) {
+      j["skipped"] = r.skipped;
+    } else {
+      j["ms"] = r.ms;
+      j["tokens_per_second"] = r.tokens_per_s();
+      if (r.whole_ms > 0) {
+        j["layer_ms"] = r.layer_ms;
+        j["whole_ms"] = r.whole_ms;
+        j["dollars_per_million"] = r.dollars(o.dollars_per_hour);
+      }
+    }
+    out["rows"].push_back(j);
+  }
+  fmt::print("{}\n", out.dump(2));
+}
+
+}  // namespace
+
+int bench_on_gpu(const GpuBenchFlags& flags, const ComputeOptions& compute) {
+  const GpuInfo gpu = find_gpu();
+  GpuBenchOptions o;
+  o.numerics = compute.numerics_value();
+  o.dollars_per_hour = flags.dollars_per_hour;
+  std::unique_ptr<Checkpoint> checkpoint;
+  std::unique_ptr<DeviceWeights> weights;
+  Config config;
+  if (!flags.random.empty()) {
+    config = parse_config(preset_config(flags.random), "preset " + flags.random);
+    config.mtp_layers = 0;
+    const int64_t bytes = PlacedWeights::bytes_on_gpu(config, o.numerics);
+    if (bytes > gpu.free)
+      fail("--random {}: {} of weights in {} numerics, {} are free on {}", flags.random,
+           bytes_text(bytes), name_of(o.numerics), bytes_text(gpu.free), gpu.name);
+    weights =
+        std::make_unique<DeviceWeights>(PlacedWeights::random(config, o.numerics, flags.seed));
+    if (flags.random.starts_with("671b")) {
+      o.whole_layers = kWholeLayers;
+      o.whole_dense = kWholeDense;
+    }
+  } else {
+    CheckpointOptions loading;
+    loading.config_file = flags.config;
+    loading.with_mtp = false;
+    checkpoint = Checkpoint::load(flags.path, loading);
+    config = checkpoint->config();
+    weights = std::make_unique<DeviceWeights>(config, checkpoint->weights(), DeviceKind::cuda,
+                                              o.numerics, false, true);
+  }
+  if (!flags.contexts.empty()) o.contexts = flags.contexts;
+  if (!flags.batches.empty()) o.batches = flags.batches;
+  const int64_t longest = config.max_positions - 64;
+  if (flags.contexts.empty())
+    for (int64_t& context : o.contexts) context = std::min(context, longest);
+  std::sort(o.contexts.begin(), o.contexts.end());
+  o.contexts.erase(std::unique(o.contexts.begin(), o.contexts.end()), o.contexts.end());
+  for (int64_t context : o.contexts)
+    if (context < 1 || context > longest)
+      fail("a context of {}: 1 to {} are possible, {} decoded tokens follow", context, longest, 64);
+  for (int batch : o.batches)
+    if (batch < 1 || batch > 1024) fail("a batch of {}: 1 to 1024 are possible", batch);
+  fmt::print(stderr, "{}; {} layers, {} of weights, {} numerics\n", gpu.name, config.layers,
+             bytes_text(weights->bytes_on_gpu()), name_of(o.numerics));
+  const auto rows = bench_gpu(config, weights->get(), o,
+                              [](const std::string& text) { fmt::print(stderr, "{}\n", text); });
+  if (flags.json)
+    print_json(rows, o, gpu);
+  else
+    print(rows, o);
+  return 0;
+}
+
+}  // namespace fathom::cli

@@ -1,0 +1,22 @@
+// The GPU's half of `fathom bench`.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/options.h"
+
+namespace fathom::cli {
+
+struct GpuBenchFlags {
+  std::string path, random, config;  // a checkpoint folder, or 671b-layers=N of random weights
+  uint64_t seed = 1;
+  std::vector<int64_t> contexts;
+  std::vector<int> batches;
+  double dollars_per_hour = 2.0;
+  bool json = false;
+};
+
+int bench_on_gpu(const GpuBenchFlags& flags, const ComputeOptions& compute);
+
+}  // namespace fathom::cli
