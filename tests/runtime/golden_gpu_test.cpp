@@ -1,0 +1,206 @@
+// The golden files on the GPU, under the bounds the CPU is held to; and what a GPU promises beside
+// them: the same bits again, and with batch_invariant the same bits however tokens share steps.
+#include <gmock/gmock.h>
+
+#include <random>
+
+#include "kernels/gpu.h"
+#include "runtime/engine.h"
+#include "runtime/golden.h"
+
+namespace fathom::golden {
+namespace {
+
+EvalOptions gpu_options(Numerics numerics, int chunk = default_chunk(DeviceKind::cuda)) {
+  EvalOptions o = options_of(numerics);
+  o.device = DeviceKind::cuda;
+  o.chunk = chunk;
+  o.threads = 1;
+  return o;
+}
+
+std::string name_for_gtest(std::string name) {
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
+// Skips where there is no GPU to test, saying why.
+class WithGpu : public testing::Test {
+ protected:
+  void SetUp() override {
+    static const GpuInfo gpu = find_gpu();
+    if (!gpu.usable) GTEST_SKIP() << "no usable GPU: " << gpu.why_not;
+  }
+};
+
+// --- end to end
+
+using File = std::tuple<const char*, Numerics>;
+class GoldenGpuFile : public WithGpu, public testing::WithParamInterface<File> {
+ protected:
+  Golden golden() const { return Golden(std::get<0>(GetParam())); }
+  Numerics numerics() const { return std::get<1>(GetParam()); }
+};
+
+// As the CPU's kernels but the fastest, one row in a near-tie may be spared.
+TEST_P(GoldenGpuFile, IsAsCloseAsItsNumericsCanBe) {
+  expect_within_floor(golden(), gpu_options(numerics()), true);
+}
+
+TEST_P(GoldenGpuFile, IsAsCloseWithPromptsInChunks) {
+  expect_within_floor(golden(), gpu_options(numerics(), 100), true);
+}
+
+TEST_P(GoldenGpuFile, IsAsCloseWhenBatchInvariant) {
+  EvalOptions o = gpu_options(numerics());
+  o.batch_invariant = true;
+  expect_within_floor(golden(), o, true);
+}
+
+INSTANTIATE_TEST_SUITE_P(Golden, GoldenGpuFile,
+                         testing::Combine(testing::Values("tiny", "small-find-700",
+                                                          "small-prose-1000", "small-find-2500"),
+                                          testing::Values(Numerics::bf16, Numerics::fp8)),
+                         [](const auto& p) {
+                           return name_for_gtest(std::get<0>(p.param)) + "_" +
+                                  std::string(name_of(std::get<1>(p.param)));
+                         });
+
+// --- layer by layer
+
+using GoldenGpu = WithGpu;
+
+// Taps read between the ops: on memory that host and GPU share.
+TEST_F(GoldenGpu, EachFp8LayerOnTheOraclesInputIsWithinItsFloor) {
+  EvalOptions o = gpu_options(Numerics::fp8);
+  o.observed = true;
+  expect_layers_within_floor(o);
+}
+
+// --- the same bits
+
+using Logits = std::map<int64_t, std::vector<float>>;
+
+// Prefill up to `decode_from` in steps of options.chunk, then token by token.
+Logits logits_of(const Golden& g, const EvalOptions& options, size_t decode_from) {
+  const Checkpoint& c = checkpoint(g.tiny);
+  Evaluator evaluator(c.config(), weights_for(g.tiny, options),
+                      static_cast<int64_t>(g.tokens.size()), options);
+  std::vector<int64_t> rows = g.rows;
+  for (size_t p = decode_from; p < g.tokens.size(); ++p) rows.push_back(static_cast<int64_t>(p));
+  std::sort(rows.begin(), rows.end());
+  rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+  Logits out;
+  auto keep = [&](int64_t row, std::span<const float> l) { out[row].assign(l.begin(), l.end()); };
+  evaluator.feed(std::span(g.tokens).first(decode_from), rows, keep);
+  if (decode_from < g.tokens.size())
+    evaluator.feed(std::span(g.tokens).subspan(decode_from), rows, keep, /*decode=*/true);
+  return out;
+}
+
+// Of the rows both have, those with any bit different.
+testing::AssertionResult equal_bits(const Logits& a, const Logits& b) {
+  size_t common = 0, different = 0;
+  int64_t first = -1;
+  for (const auto& [row, x] : a) {
+    auto other = b.find(row);
+    if (other == b.end()) continue;
+    ++common;
+    if (x.size() == other->second.size() &&
+        std::memcmp(x.data(), other->second.data(), x.size() * sizeof(float)) == 0)
+      continue;
+    if (first < 0) first = row;
+    ++different;
+  }
+  if (common > 0 && different == 0) return testing::AssertionSuccess();
+  return testing::AssertionFailure()
+         << different << " of " << common << " rows differ, the first at " << first;
+}
+
+class GoldenGpuBits : public WithGpu, public testing::WithParamInterface<Numerics> {
+ protected:
+  const Golden g{"small-find-700"};
+  const size_t all = g.tokens.size();
+};
+
+TEST_P(GoldenGpuBits, RunsAgainToTheSameBits) {
+  const EvalOptions o = gpu_options(GetParam(), 256);
+  EXPECT_TRUE(equal_bits(logits_of(g, o, all - 6), logits_of(g, o, all - 6)));
+}
+
+TEST_P(GoldenGpuBits, ObservingChangesNoBit) {
+  EvalOptions o = gpu_options(GetParam(), 256);
+  const Logits plain = logits_of(g, o, all - 2);
+  o.observed = true;
+  EXPECT_TRUE(equal_bits(plain, logits_of(g, o, all - 2)));
+}
+
+TEST_P(GoldenGpuBits, ChunksAndDecodingAreOnePrefillWhenBatchInvariant) {
+  EvalOptions o = gpu_options(GetParam());
+  o.batch_invariant = true;
+  const Logits whole = logits_of(g, o, all);
+  for (int chunk : {7, 64, 100, 333}) {
+    o.chunk = chunk;
+    EXPECT_TRUE(equal_bits(logits_of(g, o, all), whole)) << "chunks of " << chunk;
+  }
+  EXPECT_TRUE(equal_bits(logits_of(g, o, all - 12), whole)) << "the last tokens decoded";
+}
+
+INSTANTIATE_TEST_SUITE_P(Numerics, GoldenGpuBits, testing::Values(Numerics::bf16, Numerics::fp8),
+                         [](const auto& p) { return std::string(name_of(p.param)); });
+
+// --- through the engine: recorded steps, sampling on the device
+
+class EngineGpu : public WithGpu, public testing::WithParamInterface<Numerics> {
+ protected:
+  using Ids = std::vector<std::vector<int32_t>>;
+
+  static constexpr int kLengths[] = {1, 63, 65, 257, 700};
+
+  Ids run(bool batch_invariant, bool together, float temperature) const {
+    EvalOptions placed = gpu_options(GetParam());
+    EngineOptions o;
+    o.numerics = GetParam();
+    o.device = DeviceKind::cuda;
+    o.threads = 1;
+    o.max_context = 2048;
+    o.max_step_tokens = default_chunk(DeviceKind::cuda);
+    o.index_budget = kGpuIndexBudget;
+    o.batch_invariant = batch_invariant;
+    Engine engine(checkpoint(false).config(), weights_for(false, placed), o);
+    Ids ids(std::size(kLengths));
+    for (size_t i = 0; i < ids.size(); ++i) {
+      std::mt19937 random(static_cast<unsigned>(i));
+      Request r;
+      for (int n = 0; n < kLengths[i]; ++n) r.ids.push_back(static_cast<int32_t>(random() % 4000));
+      r.max_new_tokens = 24;
+      r.sampling.temperature = temperature;
+      r.sampling.seed = 5;
+      r.sink = [&, i](const TokenEvent& e) {
+        if (e.token >= 0) ids[i].push_back(e.token);
+        EXPECT_NE(e.finish, Finish::error) << e.error;
+      };
+      EXPECT_TRUE(engine.submit(std::move(r)).ok());
+      while (!together && engine.step()) engine.check_integrity();
+    }
+    while (engine.step()) engine.check_integrity();
+    for (const auto& each : ids) EXPECT_EQ(each.size(), 24u);
+    return ids;
+  }
+};
+
+TEST_P(EngineGpu, ARequestAloneGetsWhatItGetsAmongFiveWhenBatchInvariant) {
+  for (float temperature : {0.0f, 1.0f})
+    EXPECT_EQ(run(true, true, temperature), run(true, false, temperature)) << temperature;
+}
+
+TEST_P(EngineGpu, TheSameRequestsGetTheSameTokensAgain) {
+  for (float temperature : {0.0f, 1.0f})
+    EXPECT_EQ(run(false, true, temperature), run(false, true, temperature)) << temperature;
+}
+
+INSTANTIATE_TEST_SUITE_P(Numerics, EngineGpu, testing::Values(Numerics::bf16, Numerics::fp8),
+                         [](const auto& p) { return std::string(name_of(p.param)); });
+
+}  // namespace
+}  // namespace fathom::golden
