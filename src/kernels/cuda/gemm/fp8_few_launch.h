@@ -20,7 +20,7 @@ struct FewArgs {
   int segments;
   int n, slices, rows_total;
   int experts;              // 0: dense, all rows in one tile
-  int box_rows, scale_box;  // dense: the rows, rounded for the scales; grouped: 8 and `tokens`
+  int box_rows, scale_box;  // dense: the rows, rounded for the scales; grouped: 8, tokens + 4
   int splits, stages;
 };
 
