@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "cli/command.h"
+#include "cli/options.h"
 #include "cli/terminal.h"
 #include "kernels/cpu_ops.h"
 #include "model/checkpoint.h"
@@ -21,12 +22,23 @@ using Json = nlohmann::ordered_json;
 
 struct Options {
   std::string dir, config;
+  ComputeOptions compute;  // its device alone
   SelfcheckOptions check;
   bool json = false;
 };
 
 std::string_view word(Verdict v) {
   return v == Verdict::passed ? "ok" : v == Verdict::failed ? "FAILED" : "-";
+}
+
+// What computes, in words.
+std::string kernels_of(const SelfcheckOptions& o) {
+  const std::string_view cpu = pick_cpu_kernels(o.kernels).name;
+  if (o.device == DeviceKind::cpu) return fmt::format("{} kernels", cpu);
+  return fmt::format(
+      "bf16 and fp8 on the {}, exact with {} kernels; checks of single ops with made-up inputs on "
+      "the reference, which the GPU is compared with",
+      find_gpu().name, cpu);
 }
 
 std::string_view group_of(const CheckResult& r) {
@@ -75,6 +87,7 @@ void print_json(const std::vector<CheckResult>& results, const Options& o, doubl
                                   : r.verdict == Verdict::failed ? "failed"
                                                                  : "skipped"}});
   Json report = {{"checkpoint", o.dir},
+                 {"device", name_of(o.check.device)},
                  {"kernels", pick_cpu_kernels(o.check.kernels).name},
                  {"passed", all_passed(results)},
                  {"seconds", seconds},
@@ -93,9 +106,9 @@ int run(const Options& o) {
   SelfcheckOptions options = o.check;
   Table table;
   if (!o.json) {
-    fmt::print("fathom selfcheck {}: {}, {} layers, {:.4g} M parameters, {} kernels\n", o.dir,
-               c.model_type, c.layers, 1e-6 * static_cast<double>(count_parameters(c).total),
-               pick_cpu_kernels(o.check.kernels).name);
+    fmt::print("fathom selfcheck {}: {}, {} layers, {:.4g} M parameters, {}\n", o.dir, c.model_type,
+               c.layers, 1e-6 * static_cast<double>(count_parameters(c).total),
+               kernels_of(o.check));
     options.on_result = [&](const CheckResult& r) { table.print(r); };
   }
   std::vector<CheckResult> results =
@@ -119,6 +132,11 @@ void add_selfcheck(CLI::App& app) {
   auto o = std::make_shared<Options>();
   command->add_option("--ckpt-path", o->dir, "folder of the checkpoint")->required();
   command->add_option("--config", o->config, "config file, in place of the folder's config.json");
+  command
+      ->add_option("--device", o->compute.device,
+                   "cpu, cuda (H100, H200), or auto: the GPU where there is one that can")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   std::vector<std::string> kernels, groups;
   for (const CpuKernels& k : cpu_kernels()) kernels.emplace_back(k.name);
   for (const CheckGroup& g : selfcheck_groups()) groups.emplace_back(g.name);
@@ -131,7 +149,11 @@ void add_selfcheck(CLI::App& app) {
       ->delimiter(',')
       ->check(CLI::IsMember(groups));
   command->add_flag("--json", o->json, "print the report as JSON");
-  on_run(*command, [o] { return run(*o); });
+  on_run(*command, [o] {
+    o->compute.kernels = o->check.kernels;
+    o->check.device = o->compute.device_value();
+    return run(*o);
+  });
 }
 
 }  // namespace fathom::cli

@@ -42,6 +42,14 @@ struct CheckContext {
     e.chunk = static_cast<int>(ids.size());
     return e;
   }
+  // For single ops on tensors in the host's memory. Where a GPU is checked they run on the
+  // reference, which the GPU is compared with op by op: formulas = reference = GPU.
+  EvalOptions host_eval(Numerics numerics) const {
+    EvalOptions e = eval(numerics);
+    if (options.device == DeviceKind::cuda) e.kernels = "reference";
+    e.device = DeviceKind::cpu;
+    return e;
+  }
   DeviceKind device_of(Numerics n) const {
     return n == Numerics::exact ? DeviceKind::cpu : options.device;
   }

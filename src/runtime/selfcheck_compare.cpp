@@ -110,6 +110,13 @@ void CompareOps::add_rms_norm(Tensor normed, Tensor residual, Tensor update, con
   compare_norm(tally, copy_rows(normed, tokens_).t, want.t);
 }
 
+// sum_error, and what the tensor cores of a GPU add to it: they align the terms of a sum to the
+// greatest and cut off what lies below 13 (fp8) or 24 (bf16) bits.
+double CompareOps::product_error(int64_t n, bool fp8) const {
+  if (!limits_.tensor_cores) return sum_error(n);
+  return sum_error(n) + (fp8 ? 0x1p-12 : 0x1p-21);
+}
+
 // y = x W^T. Of a matrix larger than the budget, blocks of rows from end to end are compared.
 void CompareOps::compare_product(OpTally& tally, Tensor tested, const QWeight& w, Tensor x) {
   constexpr int64_t kRows = 32;
@@ -118,6 +125,7 @@ void CompareOps::compare_product(OpTally& tally, Tensor tested, const QWeight& w
   std::vector<double> length(static_cast<size_t>(x.rows()));
   for (int64_t i = 0; i < x.rows(); ++i) length[static_cast<size_t>(i)] = norm_of(row_values(x, i));
   std::vector<float> weights(static_cast<size_t>(w.cols));
+  const double relative = product_error(w.cols, w.is_fp8() && numerics_ == Numerics::fp8);
   for (int64_t b = 0; b < compared; ++b) {
     int64_t block = compared > 1 ? b * (blocks - 1) / (compared - 1) : 0;
     int64_t begin = block * kRows, end = std::min(begin + kRows, w.rows);
@@ -131,7 +139,7 @@ void CompareOps::compare_product(OpTally& tally, Tensor tested, const QWeight& w
         double y = want.t.row<float>(i)[r - begin];
         double got =
             tested.dtype == DType::f32 ? tested.row<float>(i)[r] : to_float(tested.row<Bf16>(i)[r]);
-        double bound = sum_error(w.cols) * length[static_cast<size_t>(i)] * weight_length +
+        double bound = relative * length[static_cast<size_t>(i)] * weight_length +
                        half_ulp(tested.dtype) * std::fabs(y);
         tally.add(std::fabs(got - y), bound + 1e-37);
       }

@@ -49,6 +49,7 @@ struct CompareLimits {
   std::set<int> layers;               // empty: all
   size_t heavy_tokens = SIZE_MAX;     // tokens of one step through reference MLPs and experts
   int64_t weight_budget = INT64_MAX;  // weights of one projection that are compared
+  bool tensor_cores = false;          // see product_error
 };
 
 class CompareOps final : public TraceOps {
@@ -94,6 +95,7 @@ class CompareOps final : public TraceOps {
   OpTally& at(OpKind kind) { return tallies_[static_cast<size_t>(kind)]; }
   bool watching() const { return watched_layer_ && !tokens_.empty(); }
   std::span<const int32_t> heavy() const;
+  double product_error(int64_t n, bool fp8) const;
   void compare_product(OpTally& tally, Tensor tested, const QWeight& w, Tensor x);
   void compare_rows(OpTally& tally, Tensor tested, Tensor reference);
   void compare_rotated(OpTally& tally, Tensor tested, Tensor reference, int64_t head_dim);

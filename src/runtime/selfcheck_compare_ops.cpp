@@ -81,7 +81,9 @@ void CompareOps::compare_scores(int32_t token, Tensor picked, Tensor index_q, Te
     size_t i = static_cast<size_t>(s);
     at(OpKind::index_scores)
         .add(std::fabs(double{tested[i]} - want[i]),
-             (sum_error(dim) + sum_error(heads)) * magnitude * length + 1e-37);
+             (product_error(dim, index_q.dtype == DType::fp8_e4m3) + sum_error(heads)) * magnitude *
+                     length +
+                 1e-37);
   }
 
   std::vector<int32_t> expected = plain_selection(tested, picked.row_size());
@@ -165,7 +167,8 @@ void CompareOps::route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate
   for (int64_t i = 0; i < in.t.rows(); ++i) {
     // A sigmoid's slope is at most 1/4, but a weight is relative: an error of the logit is the
     // relative error of its score, once more through the sum of the chosen.
-    double logit_error = sum_error(gate.cols) * norm_of(row_values(in.t, i)) * gate_length;
+    double logit_error =
+        product_error(gate.cols, gate.is_fp8()) * norm_of(row_values(in.t, i)) * gate_length;
     const int32_t *a = got_ids.t.row<int32_t>(i), *b = want_ids.t.row<int32_t>(i);
     bool same = std::equal(a, a + shape.per_token, b);
     if (!same) {

@@ -58,7 +58,9 @@ void check_kernels(CheckContext& c) {
   for (size_t n = 0; n < std::size(kAllNumerics); ++n) {
     EvalOptions e = c.eval(kAllNumerics[n]);
     e.chunk = kChunk;
-    Rig rig(c.config, c.weights_for(e), c.length(), {e, limits_of(c)});
+    CompareLimits limits = limits_of(c);
+    limits.tensor_cores = e.device == DeviceKind::cuda;
+    Rig rig(c.config, c.weights_for(e), c.length(), {e, std::move(limits)});
     rig.run(c.ids, {kChunk}, c.length() - 2, rows);
     for (const OpLine& line : kLines)
       tallies[static_cast<size_t>(line.kind)][n] = rig.compare()->tally(line.kind);

@@ -1,5 +1,5 @@
-// A stage for single ops with made-up inputs: the kernels of a rig, one layer of cache, a few
-// tokens of one sequence at positions of our choice.
+// A stage for single ops with made-up inputs: the host's kernels (CheckContext::host_eval), one
+// layer of cache, a few tokens of one sequence at positions of our choice.
 #pragma once
 
 #include <vector>
