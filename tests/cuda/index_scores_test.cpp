@@ -157,7 +157,7 @@ struct Batch {
 
 class IndexScoresTest : public GpuTest {
  protected:
-  enum class Form { chosen, decode, prefill };
+  enum class Form { chosen, decode, pairs, prefill };
 
   // Scores as the kernel left them, rows of `stride` floats.
   std::vector<float> run(const Batch& b, Form form, int64_t stride) {
@@ -181,8 +181,8 @@ class IndexScoresTest : public GpuTest {
     p.scores = scores.data();
     p.stride = stride;
     p.max_context = b.max_context;
-    if (form == Form::decode)
-      index_scores_decode(p, 0, b.tokens, launch);
+    if (form == Form::decode || form == Form::pairs)
+      index_scores_decode(p, 0, b.tokens, launch, form == Form::pairs);
     else if (form == Form::prefill)
       index_scores_prefill(p, b.spans, launch);
     else
@@ -203,6 +203,7 @@ class IndexScoresTest : public GpuTest {
                     << b.positions[i / stride] << ": " << got[i] << " and " << other[i];
     };
     same(run(b, Form::decode, stride), "decode twice");
+    same(run(b, Form::pairs, stride), "decode and decode in pairs");
     same(run(b, Form::prefill, stride), "decode and prefill");
     same(run(b, Form::prefill, stride), "decode and prefill again");
     same(run(b, Form::chosen, stride), "decode and the front's choice");

@@ -86,7 +86,8 @@ int grid_of(int64_t units, const Launch& l) {
 
 }  // namespace
 
-void index_scores_decode(const IndexScoresParams& p, int begin, int end, const Launch& l) {
+void index_scores_decode(const IndexScoresParams& p, int begin, int end, const Launch& l,
+                         bool pairs) {
   if (begin < 0 || end > p.tokens || begin > end)
     fail("index scores: tokens {} to {} of {}", begin, end, p.tokens);
   if (begin == end) return;
@@ -96,8 +97,8 @@ void index_scores_decode(const IndexScoresParams& p, int begin, int end, const L
   args.begin = begin;
   args.end = end;
   const int64_t most = (end - begin) * ((p.max_context + kPageRows - 1) / kPageRows);
-  launch_index_decode(args, p.fp8, heads, grid_of(most, l), key_map(p),
-                      query_map(p, heads, kIndexDecodeQueries), l);
+  launch_index_decode(args, p.fp8, heads, pairs, grid_of(most, l), key_map(p),
+                      query_map(p, heads, pairs ? 2 : 1), l);
 }
 
 void index_scores_prefill(const IndexScoresParams& p, std::span<const IndexSpan> spans,
@@ -124,7 +125,9 @@ void index_scores(const IndexScoresParams& p, std::span<const IndexSpan> spans, 
     if (run.prefill)
       index_scores_prefill(p, part, l);
     else
-      index_scores_decode(p, part.front().begin, part.back().end, l);
+      index_scores_decode(p, part.front().begin, part.back().end, l,
+                          std::any_of(part.begin(), part.end(),
+                                      [](const IndexSpan& s) { return s.end - s.begin > 1; }));
   }
 }
 

@@ -43,8 +43,10 @@ struct IndexSpan {
 // Scores of tokens [begin, end), each on its own: limited by reading the keys. The work is cut on
 // the device by what positions[] says, the grid depends on host sizes only. Reads positions,
 // sequence_of and page_tables before it waits for the kernel launched just before it: that one
-// must not write them.
-void index_scores_decode(const IndexScoresParams& p, int begin, int end, const Launch& l);
+// must not write them. With `pairs`, tokens begin + 2 i
+// and begin + 2 i + 1 read their keys together where they are neighbours in one sequence.
+void index_scores_decode(const IndexScoresParams& p, int begin, int end, const Launch& l,
+                         bool pairs = false);
 
 // Scores of whole spans, several queries to a tile of keys: limited by the tensor cores.
 void index_scores_prefill(const IndexScoresParams& p, std::span<const IndexSpan> spans,

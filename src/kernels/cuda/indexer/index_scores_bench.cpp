@@ -70,7 +70,7 @@ class IndexBench {
     const double us = bench_.time(sets, [&](const Launch& l, int set) {
       IndexScoresParams p = params(tokens, context, scores);
       p.page_tables += set * batch * sequence_pages;
-      index_scores_decode(p, 0, tokens, l);
+      index_scores_decode(p, 0, tokens, l, each == 2);
     });
     bench_.report("index_scores", shape, us, 2.0 * tokens * context * kHeads * kDim,
                   BenchContext::Math::fp8, bytes, anchor);

@@ -230,12 +230,6 @@ struct IndexConsumer {
       barrier_wait(&s.query_full[work.query % S::kQueryStages], work.query / S::kQueryStages & 1);
     return work;
   }
-  // The warpgroup's next page; the end mark is followed by itself.
-  __device__ __forceinline__ IndexWork advance(const IndexWork& work) {
-    if (work.rows == 0) return work;
-    item += S::kWarpgroups;
-    return acquire(work.query);
-  }
   __device__ __forceinline__ float key_scale() const {
     if constexpr (!S::kFp8) return 1.0f;
     return *reinterpret_cast<const float*>(s.keys[stage()] + lane.scale_at);
@@ -271,9 +265,10 @@ __device__ __forceinline__ void consume_single(IndexConsumer<S>& c, const IndexA
   }
 }
 
-// Two products a page, each running under the epilogue of the one before it. Nothing is in flight
-// from one round of the outer loop to the next: the compiler does not follow accumulators across
-// that edge and would wait after every product. The other warpgroup fills the gap.
+// Two products a page; the sums of the first run under the second, those of the second under the
+// other warpgroup's. Nothing is in flight from one round of the loop to the next: the compiler does
+// not follow accumulators across that edge and would wait after every product. Longer rounds were
+// not faster, nor were warpgroups that take turns at the tensor cores.
 template <class S>
 __device__ __forceinline__ void consume_paired(IndexConsumer<S>& c, const IndexArgs& a) {
   float d0[S::kColumns / 2], d1[S::kColumns / 2];
@@ -281,31 +276,23 @@ __device__ __forceinline__ void consume_paired(IndexConsumer<S>& c, const IndexA
   bool fresh = true;  // the weights in registers are not this page's
   IndexWork work = c.acquire(-1);
   while (work.rows > 0) {
-    multiply<S>(d0, c.s.keys[c.stage()], c.queries(work, 0));
-#pragma unroll
-    for (int page = 0; page < S::kUnroll; ++page) {
-      const int stage = c.stage();
-      multiply<S>(d1, c.s.keys[stage], c.queries(work, 1));
-      const float scale = c.key_scale();
-      if (fresh) load_weights<S>(w0, c.weights(work, 0), c.lane.quad_lane);
-      wgmma_wait<1>();
-      pin_registers(d0);
-      finish<S>(d0, w0, c.lane, work, 0, scale, a);
-      if (fresh) load_weights<S>(w1, c.weights(work, 1), c.lane.quad_lane);
-      // Past the end a round goes on with the end mark: products of stale keys that nobody stores.
-      const IndexWork next = c.advance(work);
-      if (page + 1 < S::kUnroll) {
-        multiply<S>(d0, c.s.keys[c.stage()], c.queries(next, 0));
-        wgmma_wait<1>();
-      } else {
-        wgmma_wait<0>();
-      }
-      pin_registers(d1);
-      if (work.rows > 0) c.release_key(stage);
-      finish<S>(d1, w1, c.lane, work, 1, scale, a);
-      fresh = next.query != work.query;
-      work = next;
-    }
+    const int stage = c.stage();
+    multiply<S>(d0, c.s.keys[stage], c.queries(work, 0));
+    multiply<S>(d1, c.s.keys[stage], c.queries(work, 1));
+    const float scale = c.key_scale();
+    if (fresh) load_weights<S>(w0, c.weights(work, 0), c.lane.quad_lane);
+    wgmma_wait<1>();
+    pin_registers(d0);
+    finish<S>(d0, w0, c.lane, work, 0, scale, a);
+    if (fresh) load_weights<S>(w1, c.weights(work, 1), c.lane.quad_lane);
+    c.item += S::kWarpgroups;
+    const IndexWork next = c.acquire(work.query);
+    wgmma_wait<0>();
+    pin_registers(d1);
+    c.release_key(stage);
+    finish<S>(d1, w1, c.lane, work, 1, scale, a);
+    fresh = next.query != work.query;
+    work = next;
   }
 }
 

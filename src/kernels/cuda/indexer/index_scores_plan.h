@@ -21,9 +21,6 @@ inline constexpr int kIndexPrefillTokens = 3;
 // Heads a tile is padded to; padding has weight 0.
 constexpr int index_padded_heads(int heads) { return heads <= 8 ? 8 : heads <= 32 ? 32 : 64; }
 
-// Tokens of one decode group: two of one sequence (speculation) share the reading of their keys.
-inline constexpr int kIndexDecodeQueries = 2;
-
 // Columns of one prefill accumulator, and queries of a group, which fills two. bf16 queries take
 // twice the shared memory.
 constexpr int index_prefill_columns(bool fp8) { return fp8 ? 128 : 64; }

@@ -15,11 +15,11 @@ namespace fathom::cuda {
 // kHeads is padded (8, 32 or 64). A tile is one page of keys (64 rows of wgmma) against kColumns =
 // queries x heads, once (decode) or twice (prefill: the second product runs under the first one's
 // epilogue).
-template <bool kFp8_, int kHeads_, bool kPrefill_, int kDecodeQueries = kIndexDecodeQueries>
+template <bool kFp8_, int kHeads_, bool kPrefill_, int kDecodeQueries = 1>
 struct IndexShape {
   static constexpr bool kFp8 = kFp8_, kPrefill = kPrefill_;
   static constexpr int kHeads = kHeads_;
-  static constexpr int kWarpgroups = kPrefill ? 2 : 3;  // math
+  static constexpr int kWarpgroups = kPrefill ? 2 : (kDecodeQueries == 1 ? 4 : 3);
   static constexpr int kThreads =
       kWarpgroups * 128 + (kPrefill ? 128 : 32);  // and one producer warp
   static constexpr int kColumns = kPrefill ? index_prefill_columns(kFp8) : kHeads * kDecodeQueries;
@@ -32,7 +32,6 @@ struct IndexShape {
   static constexpr int kStageBytes = (kPageBytes + 1023) / 1024 * 1024;
   static constexpr int kSegmentBytes = kQueries * kHeads * 128;
   static constexpr int kQueryBytes = kSegmentBytes * kSegments;
-  static constexpr int kUnroll = 1;  // pages of one round of the math loop (prefill)
   // Prefill: a math warpgroup holds on to a page until it has the next one, and a stage of queries
   // is reused when its pages are back. So two younger groups must fit, or all would wait.
   static constexpr int kQueryStages = kPrefill || !kFp8 ? 3 : 4;
@@ -78,7 +77,7 @@ struct IndexArgs {
 };
 
 // Launches the instantiation for (fp8, padded heads). Maps have boxes as in index_scores.cpp.
-void launch_index_decode(const IndexArgs& args, bool fp8, int padded_heads, int grid,
+void launch_index_decode(const IndexArgs& args, bool fp8, int padded_heads, bool pairs, int grid,
                          const CUtensorMap& keys, const CUtensorMap& queries, const Launch& l);
 void launch_index_prefill(const IndexArgs& args, const IndexPrefillPlan& plan, bool fp8,
                           int padded_heads, int grid, const CUtensorMap& keys,
