@@ -91,7 +91,7 @@ class Placement {
     AttentionWeights& b = t.attention;
     vector(a.q_norm, b.q_norm, c_.q_rank);
     vector(a.kv_norm, b.kv_norm, c_.latent);
-    const bool indexer = !a.indexer.k.empty();
+    const bool indexer = a.indexer.k.rows > 0;
     // kv_a's 576 rows end within a block of scales: it comes last.
     if (indexer) {
       group({{&a.q_a, &b.q_a}, {&a.indexer.k, &b.indexer.k}, {&a.kv_a, &b.kv_a}});
@@ -110,7 +110,7 @@ class Placement {
     vector(f.moe.bias, t.moe.bias, c_.experts);
     t.moe.experts.resize(f.moe.experts.size());
     mlps(f.moe.experts, t.moe.experts);
-    if (!f.moe.shared.gate.empty()) mlps({&f.moe.shared, 1}, {&t.moe.shared, 1});
+    if (f.moe.shared.gate.rows > 0) mlps({&f.moe.shared, 1}, {&t.moe.shared, 1});
   }
 
   void mlps(std::span<const MlpWeights> from, std::span<MlpWeights> to) {
