@@ -32,7 +32,11 @@ void* cuda_memory(size_t bytes, MemoryKind kind) {
   cudaError_t e = kind == MemoryKind::pinned   ? cudaMallocHost(&p, bytes)
                   : kind == MemoryKind::device ? cudaMalloc(&p, bytes)
                                                : cudaMallocManaged(&p, bytes);
-  if (e == cudaSuccess && kind != MemoryKind::pinned) e = cudaMemset(p, 0, bytes);
+  // Filled before anyone can use it: work on other streams does not wait for the default one.
+  if (e == cudaSuccess && kind != MemoryKind::pinned) {
+    e = cudaMemset(p, 0, bytes);
+    if (e == cudaSuccess) e = cudaStreamSynchronize(nullptr);
+  }
   if (e != cudaSuccess)
     fail("cannot allocate {} bytes of {} memory: {} ({} bytes free)", bytes,
          kind == MemoryKind::pinned ? "pinned" : "GPU", cudaGetErrorString(e),

@@ -574,6 +574,7 @@ class OpByOp : public OpsTest {
                    : o == "embed"            ? 0.0
                    : o == "residual"         ? 1e-9
                    : product && fp8          ? 2e-3
+                   : o == "logits"           ? 3e-5  // sums of 7168 cut to the adder's width
                    : got.dtype == DType::f32 ? 2e-6
                                              : 4e-4;
     double off = distance(got, want);
