@@ -101,17 +101,22 @@ limited selfcheck 100 "$bin/fathom" selfcheck --ckpt-path models/small --device 
 judge selfcheck
 
 # Small shapes of every family: a sanitizer slows a kernel a hundredfold.
-small='RouteTest.TiesGoToTheLowerId:MoeTest.Permute:SampleTest.Ties:NormTest.EmbeddingAndGatheredRows'
+small='RouteTest.TiesGoToTheLowerId:MoeTest.Permute:NormTest.EmbeddingAndGatheredRows'
 small+=':NormTest.LatentRows:NormTest.IndexQueries*:IndexScoresTest.OneTokenAtPageBorders'
-small+=':MlaDecodeTest.DenseFromOneKeyOn:MlaPrefillTest.DenseFromOneKeyOn:MhaTest.CausalFromOneKeyOn'
-small+=':TopkTest.OddCounts:Fp8GemmTest.NoRowsLaunchNothing:OpByOp.SmallDimsFp8Decode'
+small+=':MhaTest.CausalFromOneKeyOn:Fp8GemmTest.NoRowsLaunchNothing'
+# Not for racecheck: it does not see what a warp hands over by one lane's arrival at an mbarrier, or
+# a warpgroup by a named barrier where it only arrives, and the sampler takes it minutes.
+more=':SampleTest.Ties:TopkTest.OddCounts:MlaDecodeTest.DenseFromOneKeyOn'
+more+=':MlaPrefillTest.DenseFromOneKeyOn:OpByOp.SmallDims*'
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
 for tool in memcheck racecheck; do
   if [ -z "$sanitizer" ]; then
     record $tool "skipped" 0 "compute-sanitizer is not on the PATH"
     continue
   fi
-  limited $tool 60 "$sanitizer" --tool $tool --error-exitcode 99 "$bin/test_cuda" "--gtest_filter=$small" --gtest_brief=1
+  tests=$small
+  [ $tool = racecheck ] || tests+=$more
+  limited $tool 60 "$sanitizer" --tool $tool --error-exitcode 99 "$bin/test_cuda" "--gtest_filter=$tests" --gtest_brief=1
   # Where it may not trace other programs it ends at once, without its summary.
   if [ "$code" -ne 0 ] && [ "$code" -ne 124 ] && [ "$code" -ne 137 ] && ! grep -q 'SUMMARY' "$logs/$tool"; then
     record $tool "skipped" "$seconds" "compute-sanitizer does not start: $(head -n 1 "$logs/$tool" | cut -c1-80)"

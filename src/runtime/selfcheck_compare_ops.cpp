@@ -102,6 +102,8 @@ void CompareOps::index_topk(Tensor picked, Tensor index_q, Tensor head_weight, c
 // Relative error of whole rows; see row_limit.
 void CompareOps::compare_rows(OpTally& tally, Tensor tested, Tensor reference) {
   double limit = row_limit(numerics_) + half_ulp(tested.dtype);
+  // An fp8 sum of 13 bits moves a code in a hundred; still less than a quantisation left out costs.
+  if (limits_.tensor_cores && numerics_ == Numerics::fp8) limit *= 1.5;
   for (int64_t i = 0; i < tested.rows(); ++i) {
     std::vector<float> a = row_values(tested, i), b = row_values(reference, i);
     for (size_t j = 0; j < a.size(); ++j) a[j] -= b[j];

@@ -70,11 +70,13 @@ INSTANTIATE_TEST_SUITE_P(Golden, GoldenGpuFile,
 
 using GoldenGpu = WithGpu;
 
-// Taps read between the ops: on memory that host and GPU share.
+// Taps read between the ops: on memory that host and GPU share. The floor is what another order of
+// float32 sums costs; tensor cores keep 13 bits in the sums of fp8 products, which moves more codes
+// (docs/numerics.md).
 TEST_F(GoldenGpu, EachFp8LayerOnTheOraclesInputIsWithinItsFloor) {
   EvalOptions o = gpu_options(Numerics::fp8);
   o.observed = true;
-  expect_layers_within_floor(o);
+  expect_layers_within_floor(o, {.error = 1.7, .picks = 0.997});
 }
 
 // --- the same bits
