@@ -73,6 +73,7 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputeOptions& compute) {
   const GpuInfo gpu = find_gpu();
   GpuBenchOptions o;
   o.numerics = compute.numerics_value();
+  o.batch_invariant = compute.batch_invariant;
   o.dollars_per_hour = flags.dollars_per_hour;
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<DeviceWeights> weights;

@@ -65,7 +65,7 @@ class Run {
     for (AttentionMode mode : {AttentionMode::sparse, AttentionMode::dense}) {
       if (mode == AttentionMode::sparse && !config_.has_indexer()) continue;
       std::unique_ptr<StepRunner> runner = make_step_runner(setup(mode), pool_);
-      forms_ = form_policy(config_, mode, options_.numerics, false);
+      forms_ = form_policy(config_, mode, options_.numerics, options_.batch_invariant);
       prefill(*runner, mode, times);
       for (int64_t context : options_.contexts)
         for (int batch : options_.batches)
@@ -81,6 +81,7 @@ class Run {
     s.config = &config_;
     s.weights = &weights_;
     s.ops.device = DeviceKind::cuda;
+    s.ops.gpu.batch_invariant = options_.batch_invariant;
     s.forward.numerics = options_.numerics;
     s.forward.attention = mode;
     s.forward.max_tokens = options_.chunk;

@@ -22,6 +22,7 @@ struct GpuBenchOptions {
   std::vector<int> batches{1, 16, 64};
   int decode_steps = 24;  // of one figure
   int chunk = 4096;
+  bool batch_invariant = false;
   int whole_layers = 0;  // layers of the model that a slice stands for, 0: no extrapolation
   int whole_dense = 0;   // of these, with a dense MLP
   double dollars_per_hour = 2.0;

@@ -124,8 +124,7 @@ CudaOpsImpl::~CudaOpsImpl() {
 }
 
 std::string CudaOpsImpl::describe() const {
-  return fmt::format("cuda: {}; {} numerics{}", name_, name_of(numerics_),
-                     settings_.batch_invariant ? ", batch-invariant" : "");
+  return fmt::format("cuda: {}", name_);
 }
 
 int64_t CudaOpsImpl::context_limit(int64_t context) const {
