@@ -105,7 +105,7 @@ small='RouteTest.TiesGoToTheLowerId:MoeTest.Permute:NormTest.EmbeddingAndGathere
 small+=':NormTest.LatentRows:NormTest.IndexQueries*:IndexScoresTest.OneTokenAtPageBorders'
 small+=':MhaTest.CausalFromOneKeyOn:Fp8GemmTest.NoRowsLaunchNothing'
 # Not for racecheck: it does not see what a warp hands over by one lane's arrival at an mbarrier, or
-# a warpgroup by a named barrier where it only arrives, and the sampler takes it minutes.
+# two warpgroups by a barrier that the third takes no part in; and the sampler takes it minutes.
 more=':SampleTest.Ties:TopkTest.OddCounts:MlaDecodeTest.DenseFromOneKeyOn'
 more+=':MlaPrefillTest.DenseFromOneKeyOn:OpByOp.SmallDims*'
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
