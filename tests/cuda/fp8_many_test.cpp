@@ -245,7 +245,7 @@ TEST_F(Fp8ManyTest, GroupedRaggedRows) {
     const DeviceArray<uint16_t> out(static_cast<size_t>(rows + kGuard) * g.c.n);
     std::vector<uint16_t> got, again;
     for (std::vector<uint16_t>* result : {&got, &again}) {
-      FATHOM_CUDA(cudaMemset(out.data(), 0xFF, out.size() * 2));
+      fill_bytes(out.data(), 0xFF, out.size() * 2);
       Fp8GroupedParams p;
       p.a = {codes.data(), scales.data(), rows, g.c.k, row_stride_};
       p.codes = weights.data();

@@ -19,7 +19,7 @@ class SampleTest : public GpuTest {
     DeviceArray<int32_t> ids(rows.size() + 1);
     std::vector<int32_t> first;
     for (int turn = 0; turn < 2; ++turn) {
-      FATHOM_CUDA(cudaMemset(ids.data(), 0x55, ids.size() * sizeof(int32_t)));
+      fill_bytes(ids.data(), 0x55, ids.size() * sizeof(int32_t));
       sample_tokens(in.data(), stride, n, vocab, device_rows.data(), ids.data(), launch);
       synchronize();
       std::vector<int32_t> got = ids.download();

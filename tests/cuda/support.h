@@ -19,6 +19,13 @@
 
 namespace fathom::cuda {
 
+// Overwrites device memory before anything launched later can touch it: the streams of kernels do
+// not wait for the default one.
+inline void fill_bytes(void* to, int value, size_t bytes) {
+  FATHOM_CUDA(cudaMemset(to, value, bytes));
+  FATHOM_CUDA(cudaStreamSynchronize(nullptr));
+}
+
 // Memory on the GPU with the bytes of a host vector. Fresh memory is poisoned: 0xFF bytes are NaN
 // in every float format used and -1 as integers, so what a kernel leaves out shows.
 template <class T>
@@ -26,7 +33,7 @@ class DeviceArray {
  public:
   explicit DeviceArray(size_t count)
       : count_(count), buffer_(std::max<size_t>(16, count * sizeof(T)), MemoryKind::device) {
-    FATHOM_CUDA(cudaMemset(buffer_.data(), 0xFF, buffer_.size()));
+    fill_bytes(buffer_.data(), 0xFF, buffer_.size());
   }
   explicit DeviceArray(const std::vector<T>& host) : DeviceArray(host.size()) { upload(host); }
 
@@ -40,7 +47,7 @@ class DeviceArray {
     FATHOM_CUDA(cudaMemcpy(host.data(), data(), count_ * sizeof(T), cudaMemcpyDeviceToHost));
     return host;
   }
-  void poison() { FATHOM_CUDA(cudaMemset(buffer_.data(), 0xFF, buffer_.size())); }
+  void poison() { fill_bytes(buffer_.data(), 0xFF, buffer_.size()); }
 
  private:
   size_t count_;
@@ -71,7 +78,7 @@ class GpuTest : public ::testing::Test {
   }
   void give_workspace(size_t bytes) {
     workspace_ = Buffer(std::max<size_t>(bytes, 16), MemoryKind::device);
-    FATHOM_CUDA(cudaMemset(workspace_.data(), 0xFF, workspace_.size()));
+    fill_bytes(workspace_.data(), 0xFF, workspace_.size());
     launch.workspace = workspace_.data();
     launch.workspace_bytes = workspace_.size();
   }

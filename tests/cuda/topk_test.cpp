@@ -103,7 +103,7 @@ class TopkTest : public GpuTest {
     DeviceArray<int32_t> device_positions(positions);
     const size_t guard = 64, picks = static_cast<size_t>(rows) * topk;
     DeviceArray<int32_t> picked(picks + guard);
-    FATHOM_CUDA(cudaMemset(picked.data(), 0x55, picked.size() * sizeof(int32_t)));
+    fill_bytes(picked.data(), 0x55, picked.size() * sizeof(int32_t));
     TopkParams p;
     p.scores = device_scores.data();
     p.stride = stride;
