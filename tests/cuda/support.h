@@ -66,7 +66,8 @@ class GpuTest : public ::testing::Test {
     }
     FATHOM_CUDA(cudaGetDeviceProperties(&p, 0));
     if (p.major != 9 || p.minor != 0) GTEST_SKIP() << p.name << " is not an H100 or H200";
-    FATHOM_CUDA(cudaStreamCreateWithFlags(&launch.stream, cudaStreamNonBlocking));
+    // One that waits for the default stream, on which tests fill and poison memory.
+    FATHOM_CUDA(cudaStreamCreate(&launch.stream));
     launch.sms = p.multiProcessorCount;
   }
   void TearDown() override {
