@@ -17,6 +17,7 @@ gnuplot <<PLOT
 set terminal svg size 900,380 font "sans,13" background "white"
 set output "$out"
 set logscale x 2
+set xrange [2000:140000]
 set xtics ("2K" 2048, "4K" 4096, "8K" 8192, "16K" 16384, "32K" 32768, "64K" 65536, "128K" 131072)
 set xlabel "context (tokens)"
 set ylabel "dollars a million tokens"
