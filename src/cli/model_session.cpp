@@ -83,6 +83,10 @@ void GenerationOptions::add_to(CLI::App& command) {
       .add_option("--max-context", max_context,
                   "tokens of prompt and answer together (default: the model's, or what fits)")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 40));
+  command
+      .add_option("--index-budget", index_budget_mib,
+                  "MiB of index scores held at once (default: 64 on a CPU, 512 on a GPU)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
   compute.add_to(command);
 }
 
@@ -106,9 +110,10 @@ ModelSession::ModelSession(const std::string& folder, const GenerationOptions& o
   e.max_step_tokens = options.chunk > 0 ? options.chunk : default_chunk(e.device);
   e.keep_prefixes = keep_prefixes;
   const Config& config = checkpoint_->config();
+  if (e.device == DeviceKind::cuda) e.index_budget = kGpuIndexBudget;
+  if (options.index_budget_mib > 0) e.index_budget = options.index_budget_mib << 20;
   if (e.device == DeviceKind::cuda) {
     e.weight_bytes = PlacedWeights::bytes_on_gpu(config, e.numerics);
-    e.index_budget = kGpuIndexBudget;
     e.available_bytes = static_cast<int64_t>(device_memory_free());
     fmt::print(stderr, "{}\n", plan_engine(config, e).describe());
   } else {

@@ -18,7 +18,8 @@ struct GenerationOptions {
   std::string config, encoding, system;
   ComputeOptions compute;
   int64_t max_new_tokens = 200, max_context = 0;
-  int chunk = 0;  // 0: what suits the device
+  int64_t index_budget_mib = 0;  // 0: what suits the device
+  int chunk = 0;                 // 0: what suits the device
   // DeepSeek's own defaults for its generate.py; generation_config.json is not asked, so that the
   // same command does the same everywhere.
   float temperature = 0.6f, top_p = 1.0f, min_p = 0.0f;

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "base/check.h"
+#include "kernels/cpu/rows.h"
 #include "kernels/gpu.h"
 #include "model/tensor_list.h"
-#include "numerics/f16.h"
 
 namespace fathom {
 namespace {
@@ -18,19 +18,6 @@ constexpr float kCodeDeviation = 64.0f;  // of random e4m3 codes
 
 int64_t blocks(int64_t n) { return (n + kFp8Block - 1) / kFp8Block; }
 
-float value_at(const QWeight& w, int64_t row, int64_t col) {
-  switch (w.dtype) {
-    case DType::fp8_e4m3:
-      return fp8_to_float(w.row<uint8_t>(row)[col]) * w.scales_of_row(row)[col / kFp8Block];
-    case DType::bf16:
-      return to_float(w.row<Bf16>(row)[col]);
-    case DType::f16:
-      return half_to_float(w.row<uint16_t>(row)[col]);
-    default:
-      return w.row<float>(row)[col];
-  }
-}
-
 // Elements [begin, end) of a matrix, row by row, as bf16.
 void write_bf16(const QWeight& w, int64_t begin, int64_t end, std::byte* to) {
   Bf16* out = reinterpret_cast<Bf16*>(to);
@@ -39,7 +26,7 @@ void write_bf16(const QWeight& w, int64_t begin, int64_t end, std::byte* to) {
     return;
   }
   for (int64_t i = begin; i < end; ++i)
-    out[i - begin] = to_bf16(value_at(w, i / w.cols, i % w.cols));
+    out[i - begin] = to_bf16(weight_at(w, i / w.cols, i % w.cols));
 }
 
 // Walks the weights in the order in which they will lie. With a base address it sets the pointers
@@ -211,7 +198,7 @@ class Placement {
                            Bf16* out = reinterpret_cast<Bf16*>(to);
                            for (int64_t j = 0; j < nope; ++j)
                              for (int64_t i = 0; i < latent; ++i)
-                               out[i * nope + j] = to_bf16(value_at(w, first + j, i));
+                               out[i * nope + j] = to_bf16(weight_at(w, first + j, i));
                          }});
       pieces_.push_back({const_cast<Bf16*>(t.value_up) + h * value * latent,
                          static_cast<size_t>(value * latent) * sizeof(Bf16),

@@ -24,7 +24,7 @@ struct Outcome {
 
 // Runs `fathom bench ARGUMENTS`; standard output, or with `errors` standard error.
 Outcome bench(const std::string& arguments, bool errors = false) {
-  std::string command = std::string(FATHOM_BINARY) + " bench " + arguments +
+  std::string command = std::string(FATHOM_BINARY) + " bench --device cpu " + arguments +
                         (errors ? " 2>&1 >/dev/null" : " 2>/dev/null");
   Outcome outcome;
   FILE* pipe = popen(command.c_str(), "r");

@@ -62,13 +62,13 @@ class GenerateTest : public testing::Test {
   }
   Ran generate(const std::string& arguments, const std::string& input = "") {
     return run(
-        "generate --ckpt-path " + kSmall + " --threads 1 " +
+        "generate --ckpt-path " + kSmall + " --device cpu --threads 1 " +
             (arguments.find("--temperature") == std::string::npos ? "--temperature 0 " : "") +
             arguments,
         input);
   }
   Ran chat(const std::string& arguments, const std::string& input) {
-    return run("chat " + kSmall + " --threads 1 --temperature 0 " + arguments, input);
+    return run("chat " + kSmall + " --device cpu --threads 1 --temperature 0 " + arguments, input);
   }
 
   fs::path folder_;
@@ -255,6 +255,10 @@ TEST_F(GenerateTest, UsageErrorsAreTwoAndTheWorldsAreOne) {
            {small + " --input-file " + folder_.string() + "/none", 1, "cannot open"},
            {small + " --input-file " + empty, 1, "no prompts"},
            {small + " --messages " + p, 1, "not valid JSON"},
+           {small + " --interactive --device tpu", 2, "--device"},
+           {small + " --interactive --device cuda --numerics exact", 1, "for the CPU only"},
+           {small + " --interactive --device cuda --kv f32", 1, "for the CPU only"},
+           {small + " --interactive --index-budget 0", 2, "--index-budget"},
            {small + " --messages " + file("m", R"([{"role":"tool","content":"5"}])"), 1, "tool"},
            {small + " --messages " + file("n", R"([{"role":"poet","content":"5"}])"), 1, "poet"},
            {small + " --interactive --max-context 9000", 1, "8192"},

@@ -262,6 +262,7 @@ void upload_to_gpu(std::span<const UploadPiece> pieces, int threads,
 
 void copy_on_gpu(void* to, const void* from, size_t bytes) {
   FATHOM_CUDA(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToDevice));
+  FATHOM_CUDA(cudaStreamSynchronize(nullptr));  // copies within the GPU return at once
 }
 
 void fill_random_fp8(void* to, int64_t count, uint64_t seed) {
