@@ -48,8 +48,10 @@ Config cut(Config c, int layers) {
 class Run {
  public:
   Run(const Config& config, const Weights& weights, const GpuBenchOptions& o)
-      : config_(config), options_(o), shape_(kv_shape(config, o.numerics, std::nullopt, false)) {
-    weights_ = weights;
+      : config_(config),
+        options_(o),
+        shape_(kv_shape(config, o.numerics, std::nullopt, false)),
+        weights_(weights) {
     weights_.layers.resize(static_cast<size_t>(config.layers));
     weights_.mtp.reset();
     longest_ = *std::max_element(o.contexts.begin(), o.contexts.end()) + kSlack;

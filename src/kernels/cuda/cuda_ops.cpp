@@ -123,9 +123,7 @@ CudaOpsImpl::~CudaOpsImpl() {
   if (launch_.stream) cudaStreamDestroy(launch_.stream);
 }
 
-std::string CudaOpsImpl::describe() const {
-  return fmt::format("cuda: {}", name_);
-}
+std::string CudaOpsImpl::describe() const { return fmt::format("cuda: {}", name_); }
 
 int64_t CudaOpsImpl::context_limit(int64_t context) const {
   return cuda::context_limit(context, workload_.index_topk,
