@@ -8,6 +8,7 @@
 #include "convert/presets.h"
 #include "io/machine.h"
 #include "model/checkpoint.h"
+#include "runtime/bench_runner.h"
 #include "runtime/device.h"
 #include "runtime/gpu_bench.h"
 
@@ -102,16 +103,18 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputeOptions& compute) {
   }
   if (!flags.contexts.empty()) o.contexts = flags.contexts;
   if (!flags.batches.empty()) o.batches = flags.batches;
-  const int64_t longest = config.max_positions - 64;
+  const int64_t longest = config.max_positions - kBenchSlack;
   if (flags.contexts.empty())
     for (int64_t& context : o.contexts) context = std::min(context, longest);
   std::sort(o.contexts.begin(), o.contexts.end());
   o.contexts.erase(std::unique(o.contexts.begin(), o.contexts.end()), o.contexts.end());
   for (int64_t context : o.contexts)
     if (context < 1 || context > longest)
-      fail("a context of {}: 1 to {} are possible, {} decoded tokens follow", context, longest, 64);
+      fail("a context of {}: 1 to {} are possible, {} decoded tokens follow", context, longest,
+           kBenchSlack);
   for (int batch : o.batches)
-    if (batch < 1 || batch > 1024) fail("a batch of {}: 1 to 1024 are possible", batch);
+    if (batch < 1 || batch > kMaxBatch)
+      fail("a batch of {}: 1 to {} are possible", batch, kMaxBatch);
   fmt::print(stderr, "{}; {} layers, {} of weights, {} numerics\n", gpu.name, config.layers,
              bytes_text(weights->bytes_on_gpu()), name_of(o.numerics));
   const auto rows = bench_gpu(config, weights->get(), o,

@@ -17,9 +17,7 @@ struct GpuInfo {
   bool usable = false;
   std::string name;     // "NVIDIA H100 80GB HBM3"
   std::string why_not;  // when it is not usable, in words for the user
-  int64_t memory = 0;   // bytes
-  int64_t free = 0;
-  int processors = 0;
+  int64_t free = 0;     // bytes of memory
 };
 
 // The first GPU. Never throws: a machine without one is a normal machine.
@@ -48,10 +46,8 @@ struct UploadPiece {
 };
 inline constexpr size_t kUploadPiece = size_t{16} << 20;
 
-// Fills memory of the GPU through pinned buffers by `threads` readers at once (0: a sensible
-// number). `done` is told the bytes written so far, from one thread at a time.
-void upload_to_gpu(std::span<const UploadPiece> pieces, int threads,
-                   const std::function<void(int64_t)>& done);
+// Fills memory of the GPU through pinned buffers, by several readers at once.
+void upload_to_gpu(std::span<const UploadPiece> pieces);
 
 // Bytes from one place of the GPU's memory to another, finished on return.
 void copy_on_gpu(void* to, const void* from, size_t bytes);

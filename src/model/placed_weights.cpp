@@ -170,7 +170,7 @@ class Placement {
     if (!base_) return nullptr;
     kind.push_back({address, n, inputs});
     const int64_t step = static_cast<int64_t>(kUploadPiece) / 4;
-    for (int64_t begin = 0; from != placeholder() && begin < n; begin += step) {
+    for (int64_t begin = 0; from != unfilled() && begin < n; begin += step) {
       const size_t bytes = static_cast<size_t>(std::min(step, n - begin)) * 4;
       pieces_.push_back({address + begin * 4, bytes, [from, begin, bytes](std::byte* out) {
                            std::memcpy(out, from + begin, bytes);
@@ -225,7 +225,7 @@ class Placement {
 
  public:
   // Stands for a vector that exists and whose values come later.
-  static const float* placeholder() {
+  static const float* unfilled() {
     static const float none = 0;
     return &none;
   }
@@ -245,13 +245,13 @@ Weights shapes_of(const Config& c) {
   Weights w;
   for_each_tensor(c, w, [](const TensorSpec& spec, WeightSlot slot) {
     if (slot.vector) {
-      *slot.vector = Placement::placeholder();
+      *slot.vector = Placement::unfilled();
       return;
     }
     slot.matrix->rows = spec.shape[0];
     slot.matrix->cols = spec.shape[1];
     slot.matrix->dtype = spec.kind == Kind::matrix ? DType::fp8_e4m3 : DType::bf16;
-    slot.matrix->scale = Placement::placeholder();
+    slot.matrix->scale = Placement::unfilled();
   });
   return w;
 }
@@ -266,8 +266,7 @@ int64_t PlacedWeights::bytes_on_gpu(const Config& config, Numerics numerics) {
 }
 
 PlacedWeights PlacedWeights::copy_to_gpu(const Config& config, const Weights& host,
-                                         Numerics numerics, MemoryKind kind,
-                                         const Progress& progress) {
+                                         Numerics numerics, MemoryKind kind) {
   PlacedWeights placed;
   Placement count(config, host, *placed.weights_, numerics, nullptr);
   count.all();
@@ -276,10 +275,7 @@ PlacedWeights PlacedWeights::copy_to_gpu(const Config& config, const Weights& ho
   Placement place(config, host, *placed.weights_, numerics, placed.memory_.data());
   place.all();
   if (kind == MemoryKind::device) {
-    const int64_t all = place.bytes();
-    upload_to_gpu(place.pieces(), 0, [&](int64_t done) {
-      if (progress) progress(done, all);
-    });
+    upload_to_gpu(place.pieces());
   } else {
     for (const UploadPiece& p : place.pieces()) p.fill(static_cast<std::byte*>(p.to));
   }
@@ -310,7 +306,7 @@ PlacedWeights PlacedWeights::random(const Config& config, Numerics numerics, uin
   for (const auto& a : place.scales)
     constant(a, std::exp2(std::round(
                     -std::log2(kCodeDeviation * std::sqrt(static_cast<float>(a.inputs))))));
-  upload_to_gpu(pieces, 0, {});
+  upload_to_gpu(pieces);
   return placed;
 }
 

@@ -7,7 +7,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 
 #include "model/config.h"
@@ -19,15 +18,13 @@ namespace fathom {
 
 class PlacedWeights {
  public:
-  using Progress = std::function<void(int64_t done, int64_t all)>;
-
   // Bytes of GPU memory that the weights of this model take.
   static int64_t bytes_on_gpu(const Config& config, Numerics numerics);
 
   // Copies `host` (with a scale for every FP8 matrix) to the GPU. kind: device, or shared for
   // observers. Throws Error when memory or the device fails.
   static PlacedWeights copy_to_gpu(const Config& config, const Weights& host, Numerics numerics,
-                                   MemoryKind kind, const Progress& progress = {});
+                                   MemoryKind kind);
 
   // The same shapes filled on the GPU by a counter-based generator: for measurements of sizes that
   // no disk here has to hold. Deviations are those that keep activations near 1.

@@ -39,7 +39,7 @@ RunnerSetup setup_of(const Config& config, const EngineOptions& o, int64_t max_c
   s.ops.device = o.device;
   s.ops.kernels = o.kernels;
   s.ops.gpu.batch_invariant = o.batch_invariant;
-  s.ops.gpu.max_sequences = 2 * o.max_seqs + 1;
+  s.ops.gpu.max_sequences = step_sequences(o.max_seqs);
   s.forward = forward_options(o, max_context);
   s.index_budget = o.index_budget;
   s.max_seqs = o.max_seqs;
@@ -145,9 +145,7 @@ Engine::Impl::Impl(const Config& config, const Weights& weights, const EngineOpt
       threads_(options.threads),
       runner_(make_runner(config, weights, options, memory_, threads_)),
       forms_(form_policy(config, options.attention, options.numerics, options.batch_invariant)),
-      // A sequence may take two entries: the end of its prompt, and recomputed decodes. One more is
-      // for padding.
-      batch_(options.max_step_tokens, 2 * options.max_seqs + 1,
+      batch_(options.max_step_tokens, step_sequences(options.max_seqs),
              static_cast<int>(pages_for(memory_.max_context))),
       pages_(memory_.pages),
       prefixes_(pages_, static_cast<size_t>(std::max(0, options.keep_prefixes))) {}

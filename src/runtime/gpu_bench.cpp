@@ -54,14 +54,16 @@ class Run {
         weights_(weights) {
     weights_.layers.resize(static_cast<size_t>(config.layers));
     weights_.mtp.reset();
-    longest_ = *std::max_element(o.contexts.begin(), o.contexts.end()) + kSlack;
+    longest_ = *std::max_element(o.contexts.begin(), o.contexts.end()) + kBenchSlack;
     pages_each_ = static_cast<int>(pages_for(longest_));
     most_ = *std::max_element(o.batches.begin(), o.batches.end());
     plan_cache();
   }
 
   // Sequences that a cache of `context` tokens each has room for.
-  int room(int64_t context) const { return static_cast<int>(pages_ / pages_for(context + kSlack)); }
+  int room(int64_t context) const {
+    return static_cast<int>(pages_ / pages_for(context + kBenchSlack));
+  }
 
   void measure(Times& times) {
     for (AttentionMode mode : {AttentionMode::sparse, AttentionMode::dense}) {
@@ -76,8 +78,6 @@ class Run {
   }
 
  private:
-  static constexpr int64_t kSlack = 64;  // positions decoded behind a context
-
   RunnerSetup setup(AttentionMode mode) {
     RunnerSetup s;
     s.config = &config_;
@@ -109,7 +109,7 @@ class Run {
   }
 
   std::vector<int32_t> page_table(int sequence, int64_t context) const {
-    const int each = static_cast<int>(pages_for(context + kSlack));
+    const int each = static_cast<int>(pages_for(context + kBenchSlack));
     std::vector<int32_t> table(static_cast<size_t>(each));
     for (int i = 0; i < each; ++i) table[static_cast<size_t>(i)] = sequence * each + i;
     return table;
@@ -122,7 +122,7 @@ class Run {
   // Sparse: the whole prompt, so that the cache holds what a prompt leaves there. Dense: only the
   // chunks that are asked for, on the same rows.
   void prefill(StepRunner& runner, AttentionMode mode, Times& times) {
-    const std::vector<int32_t> table = page_table(0, longest_ - kSlack);
+    const std::vector<int32_t> table = page_table(0, longest_ - kBenchSlack);
     StepBatch batch(options_.chunk, 2, static_cast<int>(table.size()));
     auto chunk_until = [&](int64_t end) {
       const int64_t begin = std::max<int64_t>(0, end - options_.chunk);
@@ -137,7 +137,7 @@ class Run {
     const int64_t first = *std::min_element(options_.contexts.begin(), options_.contexts.end());
     chunk_until(first);  // kernels are loaded here
     if (mode == AttentionMode::sparse)
-      for (int64_t end = options_.chunk; end <= longest_ - kSlack; end += options_.chunk)
+      for (int64_t end = options_.chunk; end <= longest_ - kBenchSlack; end += options_.chunk)
         chunk_until(end);
     for (int64_t context : options_.contexts) {
       const int tokens = static_cast<int>(std::min<int64_t>(context, options_.chunk));
@@ -151,7 +151,7 @@ class Run {
   // Copies the cache of the prompt to the sequences' own pages, then decodes.
   void decode(StepRunner& runner, AttentionMode mode, int64_t context, int sequences,
               Times& times) {
-    const int64_t each = pages_for(context + kSlack);
+    const int64_t each = pages_for(context + kBenchSlack);
     for (int s = 1; s < sequences; ++s)
       for (const KvView& layer : cache_->layers()) {
         copy_on_gpu(layer.latent_row(s * each * kPageRows), layer.latent,
@@ -165,7 +165,7 @@ class Run {
     std::vector<double> each_ms;
     for (int step = 0; step < options_.decode_steps; ++step) {
       batch.clear();
-      const int64_t position = context + step % (kSlack - 1);
+      const int64_t position = context + step % (kBenchSlack - 1);
       for (int s = 0; s < sequences; ++s) {
         const int32_t id = random_id();
         batch.add({&id, 1}, position, page_table(s, context), true, forms_);

@@ -16,6 +16,9 @@
 
 namespace fathom {
 
+// Positions behind a context that decoding may use.
+inline constexpr int64_t kBenchSlack = 64;
+
 struct GpuBenchOptions {
   Numerics numerics = Numerics::fp8;
   std::vector<int64_t> contexts{2048, 32768, 131072};

@@ -40,15 +40,9 @@ class Graph {
 
 CudaSettings settings_of(const RunnerSetup& s) {
   CudaSettings c;
-  c.max_sequences = 2 * s.max_seqs + 1;
+  c.max_sequences = step_sequences(s.max_seqs);
   c.batch_invariant = s.ops.gpu.batch_invariant;
   return c;
-}
-
-Workload workload(const RunnerSetup& s) {
-  Workload w = workload_of(*s.config, s.forward);
-  w.index_budget = s.index_budget;
-  return w;
 }
 
 class GraphRunner final : public StepRunner {
@@ -58,7 +52,7 @@ class GraphRunner final : public StepRunner {
         max_tokens_(s.forward.max_tokens),
         rows_(std::max(padded_tokens(s.max_seqs), s.max_seqs)),
         scratch_page_(s.pages),
-        ops_(make_cuda_ops(s.forward.numerics, workload(s), settings_of(s))),
+        ops_(make_cuda_ops(s.forward.numerics, workload_of(s), settings_of(s))),
         stream_(static_cast<cudaStream_t>(ops_->stream())),
         comm_(make_solo_comm()),
         own_cache_(s.shared_cache
@@ -101,7 +95,8 @@ class GraphRunner final : public StepRunner {
     for (size_t row = 0; row < draws.size(); ++row) {
       tokens.emplace_back(ids[row]);
       if (ids[row] == cuda::kBrokenLogits)
-        tokens.back() = Result<int32_t>(Failure{500, kBrokenLogitsMessage});
+        tokens.back() = Result<int32_t>(
+            Failure{500, "the model's logits are not numbers: weights or inputs are broken"});
     }
   }
 

@@ -7,18 +7,12 @@
 namespace fathom {
 namespace {
 
-Workload workload(const RunnerSetup& s) {
-  Workload w = workload_of(*s.config, s.forward);
-  w.index_budget = s.index_budget;
-  return w;
-}
-
 // The CPU's: logits stay where they are computed.
 class HostRunner final : public StepRunner {
  public:
   HostRunner(const RunnerSetup& s, ThreadPool& pool)
       : vocab_(s.config->vocab),
-        ops_(make_ops(s.ops, s.forward.numerics, workload(s), pool)),
+        ops_(make_ops(s.ops, s.forward.numerics, workload_of(s), pool)),
         comm_(make_solo_comm()),
         cache_(s.cache, s.pages),
         forward_(*s.config, *s.weights, *ops_, *comm_, s.forward),
@@ -55,6 +49,12 @@ class HostRunner final : public StepRunner {
 
 }  // namespace
 
+Workload workload_of(const RunnerSetup& s) {
+  Workload w = workload_of(*s.config, s.forward);
+  w.index_budget = s.index_budget;
+  return w;
+}
+
 int padded_tokens(int tokens) {
   if (tokens <= 8) {
     int n = 1;
@@ -69,7 +69,7 @@ int64_t runner_bytes(const RunnerSetup& s) {
   if (s.ops.device == DeviceKind::cpu)
     return workspace_bytes(*s.config, s.forward.max_tokens, s.max_seqs, s.index_budget);
   // One page more than the plan's: where padding lies.
-  return gpu_workspace_bytes(s.forward.numerics, workload(s), s.ops.gpu) +
+  return gpu_workspace_bytes(s.forward.numerics, workload_of(s), s.ops.gpu) +
          activation_bytes(*s.config, s.forward) + s.cache.bytes_per_page() +
          4LL * s.config->vocab * padded_tokens(s.max_seqs) +
          (s.forward.max_context + 1) * s.config->rope * 4;

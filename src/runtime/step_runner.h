@@ -51,6 +51,13 @@ class StepRunner {
   virtual int64_t cache_bytes() const = 0;
 };
 
+// What the setup's ops plan for.
+Workload workload_of(const RunnerSetup& setup);
+
+// Sequences of one step: each may take two entries, the end of its prompt and recomputed decodes,
+// and padding one more.
+constexpr int step_sequences(int max_seqs) { return 2 * max_seqs + 1; }
+
 // Logit rows that a step may need room for: padding included.
 int padded_tokens(int tokens);
 
@@ -60,8 +67,5 @@ int64_t runner_bytes(const RunnerSetup& setup);
 std::unique_ptr<StepRunner> make_step_runner(const RunnerSetup& setup, ThreadPool& pool);
 // The GPU's (graph_runner.cpp).
 std::unique_ptr<StepRunner> make_graph_runner(const RunnerSetup& setup, ThreadPool& pool);
-
-inline constexpr const char* kBrokenLogitsMessage =
-    "the model's logits are not numbers: weights or inputs are broken";
 
 }  // namespace fathom

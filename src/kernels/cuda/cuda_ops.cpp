@@ -70,12 +70,6 @@ void check_workload(Numerics numerics, const Workload& w) {
                w.max_tokens, w.max_context);
 }
 
-Bf16* bf16_of(const Tensor& t) {
-  FATHOM_CHECK(t.dtype == DType::bf16, "tensor of {} where the GPU works on BF16",
-               name_of(t.dtype));
-  return static_cast<Bf16*>(t.data);
-}
-
 }  // namespace
 
 CudaOpsImpl::CudaOpsImpl(Numerics numerics, const Workload& workload, const CudaSettings& settings)

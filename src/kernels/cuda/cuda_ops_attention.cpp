@@ -19,12 +19,6 @@ constexpr int kHead = kNope + KernelDims::kRope, kValue = KernelDims::kValue;
 // Page numbers are the runtime's promise; the copy engine wants some bound of them.
 constexpr int64_t kMostPages = 1 << 24;
 
-Bf16* bf16_of(const Tensor& t) {
-  FATHOM_CHECK(t.dtype == DType::bf16, "tensor of {} where the GPU works on BF16",
-               name_of(t.dtype));
-  return static_cast<Bf16*>(t.data);
-}
-
 void check_formats(const KvView& kv) {
   FATHOM_CHECK(kv.latent_format != KvFormat::f32 && kv.index_format != KvFormat::f32 &&
                    kv.latent_dim == KernelDims::kLatent && kv.rope_dim == KernelDims::kRope,

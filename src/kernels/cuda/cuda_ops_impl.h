@@ -18,6 +18,12 @@
 
 namespace fathom::cuda {
 
+inline Bf16* bf16_of(const Tensor& t) {
+  FATHOM_CHECK(t.dtype == DType::bf16, "tensor of {} where the GPU works on BF16",
+               name_of(t.dtype));
+  return static_cast<Bf16*>(t.data);
+}
+
 // Bump allocator over the memory that belongs to the op that is running.
 class Scratch {
  public:

@@ -19,12 +19,6 @@ OutSegment segment(Bf16* out, int64_t stride, int64_t columns) {
   return {out, stride, 0, static_cast<int>(columns), false};
 }
 
-const Bf16* bf16_of(const Tensor& t) {
-  FATHOM_CHECK(t.dtype == DType::bf16, "tensor of {} where the GPU works on BF16",
-               name_of(t.dtype));
-  return static_cast<const Bf16*>(t.data);
-}
-
 }  // namespace
 
 Fp8Rows CudaOpsImpl::quantised(const Tensor& x) {
@@ -321,7 +315,7 @@ void CudaOpsImpl::moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
   c.tokens = static_cast<int>(tokens);
   c.per_token = static_cast<int>(k);
   c.n = static_cast<int>(hidden);
-  c.out = const_cast<Bf16*>(bf16_of(out));
+  c.out = bf16_of(out);
   combine(c, launch_);
   written(out);
 }

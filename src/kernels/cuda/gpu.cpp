@@ -35,8 +35,6 @@ GpuInfo find_gpu() {
     return info;
   }
   info.name = p.name;
-  info.memory = static_cast<int64_t>(p.totalGlobalMem);
-  info.processors = p.multiProcessorCount;
   if (p.major != 9 || p.minor != 0) {
     info.why_not =
         fmt::format("{} has compute capability {}.{}: the kernels are built for 9.0 (H100, H200)",
@@ -51,7 +49,7 @@ GpuInfo find_gpu() {
 
 namespace {
 
-constexpr int kDefaultReaders = 8;
+constexpr size_t kReaders = 8;
 
 // One reader: two pinned buffers, so that one is filled while the other travels.
 class Reader {
@@ -229,22 +227,16 @@ int64_t gpu_workspace_bytes(Numerics numerics, const Workload& workload,
   return static_cast<int64_t>(cuda_ops_bytes(numerics, workload, settings_of(options)));
 }
 
-void upload_to_gpu(std::span<const UploadPiece> pieces, int threads,
-                   const std::function<void(int64_t)>& done) {
-  int readers = threads > 0 ? threads : kDefaultReaders;
-  readers = static_cast<int>(std::min<size_t>(static_cast<size_t>(readers), pieces.size()));
+void upload_to_gpu(std::span<const UploadPiece> pieces) {
+  const int readers = static_cast<int>(std::min<size_t>(kReaders, pieces.size()));
   std::atomic<size_t> next{0};
-  std::mutex mutex;  // guards what follows
-  int64_t written = 0;
+  std::mutex mutex;  // guards error
   std::exception_ptr error;
   auto work = [&] {
     try {
       Reader reader;
       for (size_t i = next++; i < pieces.size(); i = next++) {
         reader.send(pieces[i]);
-        std::lock_guard lock(mutex);
-        written += static_cast<int64_t>(pieces[i].bytes);
-        if (done) done(written);
       }
       reader.finish();
     } catch (...) {
