@@ -15,10 +15,17 @@ build_packages=(
   "libpcre2-dev:the tokenizer's regular expressions"
   "libedit-dev:line editing in chat"
   "libnuma-dev:memory placement on large machines"
+  "libboost1.81-dev:HTTP (Beast and Asio)"
+  "prometheus-cpp-dev:metrics"
+  "libspdlog-dev:logs"
 )
 test_packages=(
   "libgtest-dev:unit tests"
   "libgmock-dev:unit tests"
+  "nodejs:the server's real clients (openai, @anthropic-ai/sdk)"
+  "npm:installs them"
+  "chromium:tests of the chat page"
+  "curl:the examples of docs/server.md"
 )
 dev_packages=(
   "clang:fuzz targets"
@@ -43,6 +50,10 @@ done
 missing=()
 for entry in "${wanted[@]}"; do
   package=${entry%%:*}
+  case $package in  # often installed from elsewhere
+    nodejs) command -v node >/dev/null && continue ;;
+    npm | curl) command -v "$package" >/dev/null && continue ;;
+  esac
   if ! dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "install ok installed"; then
     missing+=("$package")
     echo "setup: installing $package (${entry#*:})"

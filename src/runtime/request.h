@@ -3,7 +3,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "numerics/sampling.h"
@@ -45,20 +48,77 @@ struct RequestStats {
   double decode_seconds = 0;       // from the first token to the last
 };
 
-// Called on the engine thread; `error` and `stats` are good for the time of the call.
+// Log-probabilities (natural, of the model's own logits: before temperature, rules and masks) of
+// one token of a text.
+struct TokenLogprobs {
+  int32_t token = -1;
+  float logprob = 0;
+  std::vector<std::pair<int32_t, float>> top;  // the most probable alternatives, best first
+};
+
+// Which earlier positions the indexer selected for one query token, layer by layer.
+struct Selection {
+  int64_t position = 0;  // of the query: the token in front of the generated one
+  std::vector<std::span<const int32_t>> layers;  // ascending positions
+};
+
+// Called on the engine thread; what it points to is good for the time of the call.
 struct TokenEvent {
   RequestId id = 0;
   int32_t token = -1;            // -1: only the end is announced (cancelled, error)
   Finish finish = Finish::none;  // anything else: the last event of this request
   std::string error;
   const RequestStats* stats = nullptr;
+  const TokenLogprobs* logprobs = nullptr;  // of `token`, when asked for
+  // Of prompt tokens 1, 2, ... in front of the first generated one, with the first event, when
+  // asked for.
+  std::span<const TokenLogprobs> prompt_logprobs = {};
+  const Selection* selection = nullptr;  // what led to `token`, when asked for
 };
+
+// Changes to the logits before a token is drawn, in the order written here. They depend on nothing
+// but the request's own tokens.
+struct LogitRules {
+  std::vector<std::pair<int32_t, float>> bias;  // added to the logit of a token, -100 to 100
+  // Above 0: logits of tokens seen in prompt or answer are divided by it if positive, multiplied
+  // otherwise.
+  float repetition_penalty = 1;
+  float frequency_penalty = 0;  // -2 to 2: subtracted for each time a token stands in the answer
+  float presence_penalty = 0;   // -2 to 2: subtracted once for a token that stands in the answer
+  int64_t min_new_tokens = 0;   // stop ids are not drawn before
+
+  bool any() const {
+    return !bias.empty() || repetition_penalty != 1 || frequency_penalty != 0 ||
+           presence_penalty != 0 || min_new_tokens > 0;
+  }
+};
+
+// Restricts what may be drawn next: how answers are kept to a grammar. One object a request.
+class TokenConstraint {
+ public:
+  virtual ~TokenConstraint() = default;
+  // Bit i % 64 of word i / 64: whether token i may come next. Empty: any token may. Ids past the
+  // last word may not. Waits until the mask is computed; at least one bit is set.
+  virtual std::span<const uint64_t> allowed() = 0;
+  // Takes the token that was drawn and returns at once: the next mask is computed on another thread
+  // while the model computes the next logits.
+  virtual void accept(int32_t token) = 0;
+};
+
+// Alternatives that `logprobs` may ask for.
+inline constexpr int kMaxTopLogprobs = 20;
 
 struct Request {
   std::vector<int32_t> ids;
   int64_t max_new_tokens = 200;
   SamplingParams sampling;
+  LogitRules rules;
   std::vector<int32_t> stop_ids;
+  std::shared_ptr<TokenConstraint> constraint;  // none: any token
+  int logprobs = -1;                            // alternatives to name; -1: no log-probabilities
+  bool prompt_logprobs = false;                 // of the prompt too
+  bool keep_selection = false;                  // hand out what the indexer selected
+  int priority = 0;                             // lower numbers are served first
   // Must not block and must not throw. It may call submit() and cancel().
   std::function<void(const TokenEvent&)> sink;
 };

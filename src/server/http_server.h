@@ -1,0 +1,46 @@
+// The HTTP/1.1 server: sockets, limits and time limits. One thread of its own a processor it is
+// given, every connection a sequence of tasks on them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "server/http.h"
+
+namespace fathom::server {
+
+struct HttpServerOptions {
+  std::string host = "127.0.0.1";
+  int port = 8000;  // 0: any free one
+  int threads = 1;
+  int max_connections = 16384;         // more are accepted and closed with 503
+  size_t max_header_bytes = 16 << 10;  // 431 beyond
+  size_t max_body_bytes = 32 << 20;    // 413 beyond
+  double header_seconds = 20;          // for a request's head and body to arrive: 408
+  double idle_seconds = 75;            // between requests of one connection
+  double write_seconds = 30;           // a client that takes nothing for so long is given up
+  size_t max_unsent_bytes = 4 << 20;   // and one that lags further behind than this
+};
+
+class HttpServer {
+ public:
+  // Binds and listens: throws Error when it cannot. `handler` is called for every request.
+  HttpServer(const HttpServerOptions& options, HttpHandler handler);
+  ~HttpServer();
+
+  int port() const;
+  void start();  // serves on threads of its own from here on
+
+  // No new connections or requests; replies under way may finish for `grace_seconds`, then they
+  // are abandoned. Returns when all is over.
+  void stop(double grace_seconds);
+
+  int connections() const;  // open ones
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fathom::server

@@ -1,0 +1,36 @@
+// What /metrics shows, in Prometheus' text form, under the names that dashboards for vLLM know
+// where they fit.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "runtime/token_engine.h"
+
+namespace fathom::server {
+
+// Every method may be called from any thread and returns at once.
+class Metrics {
+ public:
+  explicit Metrics(const std::string& model_name);
+  ~Metrics();
+  Metrics(const Metrics&) = delete;
+  Metrics& operator=(const Metrics&) = delete;
+
+  void observe_step(const StepReport& step);
+  void observe_first_token(double seconds);  // from the request's arrival
+  void observe_token_gap(double seconds);    // between two tokens of one answer
+  // An answer is complete (or was given up): "stop", "length", "tool_calls", "cancelled", "error".
+  void observe_end(std::string_view finish_reason, const RequestStats& stats, double seconds);
+  void count_http(std::string_view path, int status);
+
+  // The page, with the engine's own figures as of `engine`.
+  std::string render(const EngineSnapshot& engine);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fathom::server

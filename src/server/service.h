@@ -1,0 +1,48 @@
+// What the handlers of all protocols share. Everything here outlives the HTTP server.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "numerics/sampling.h"
+#include "runtime/token_engine.h"
+#include "server/metrics.h"
+#include "server/router.h"
+#include "server/selection_store.h"
+#include "text/chat.h"
+#include "text/constraint.h"
+#include "text/tokenizer.h"
+
+namespace fathom::server {
+
+struct ServiceOptions {
+  std::vector<std::string> model_names;  // the first is the one answers carry
+  int64_t created = 0;                   // Unix time of the start, for /v1/models
+  Encoding encoding = Encoding::v31;
+  int32_t vocab = 0;               // rows of the embedding: ids a bias or a prompt may name
+  std::vector<int32_t> stop_ids;   // end of sentence
+  SamplingParams sampling;         // for what a request does not say (its seed is not used)
+  bool keep_selection = false;     // keep what the indexer selected for the last requests
+  int max_stored_responses = 256;  // of /v1/responses with `store`
+};
+
+struct Service {
+  TokenEngine& engine;
+  const Tokenizer& tokenizer;
+  ConstraintFactory& constraints;
+  Metrics& metrics;
+  SelectionStore& selections;
+  ServiceOptions options;
+};
+
+// Each protocol adds its routes; `service` must outlive the router.
+void add_openai_routes(Router& router, Service& service);     // chat, completions, models
+void add_responses_routes(Router& router, Service& service);  // /v1/responses
+void add_anthropic_routes(Router& router, Service& service);  // /v1/messages
+void add_utility_routes(Router& router, Service& service);    // tokenize, health, metrics
+void add_dsa_routes(Router& router, Service& service);        // /v1/dsa/selection
+void add_page_routes(Router& router);                         // the chat page
+
+}  // namespace fathom::server
