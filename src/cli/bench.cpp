@@ -1,10 +1,12 @@
 // fathom bench: prompt and generation speed by context and batch, what that needs by the cost model
-// (runtime/bench_model.h), and how far it is from what this machine can do.
+// (runtime/bench_model.h), and how far it is from what this machine can do. Its subcommands measure
+// the GPU's kernels and servers.
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "cli/bench_gpu.h"
+#include "cli/bench_serve.h"
 #include "cli/command.h"
 #include "cli/options.h"
 #include "model/checkpoint.h"
@@ -245,7 +247,8 @@ void add_bench(CLI::App& app) {
   CLI::App* kernels = command->add_subcommand(
       "kernels", "time each GPU kernel at the model's shapes, beside what this card can do");
   kernels->add_option("--only", *only, "families and shapes whose name contains this");
-  on_run(*command, [o, kernels, only] {
+  on_run(*command, [o, kernels, only, serve = add_bench_serve(*command)] {
+    if (int exit_code = 0; serve(exit_code)) return exit_code;
     if (!kernels->parsed()) return bench(*o);
     choose_device("cuda");  // or an error that says why not
     bench_gpu_kernels(*only);

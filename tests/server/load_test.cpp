@@ -1,0 +1,168 @@
+// The load generator's pure parts: what is sent when, what comes back, what is made of it.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "base/error.h"
+#include "server/load/load_client.h"
+#include "server/load/load_plan.h"
+#include "server/load/load_report.h"
+#include "server/load/sse_reader.h"
+
+namespace fathom::server {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+TEST(LoadPlan, IsTheSameForTheSameSeedOnly) {
+  LoadOptions o;
+  o.rate = 10;
+  o.input_tokens = {20, 200};
+  o.range_ratio = 0.3;
+  const auto a = plan_load(o, 1.3), b = plan_load(o, 1.3);
+  o.seed = 1;
+  const auto c = plan_load(o, 1.3);
+  ASSERT_EQ(a.size(), 100u);
+  bool differs = false;
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_EQ(a[i].prompt, b[i].prompt);
+    EXPECT_EQ(a[i].at, b[i].at);
+    differs |= a[i].prompt != c[i].prompt;
+  }
+  EXPECT_TRUE(differs);
+}
+
+TEST(LoadPlan, ArrivalsHaveTheAskedRate) {
+  LoadOptions o;
+  o.requests = 20000;
+  o.rate = 50;
+  for (double burstiness : {0.5, 1.0, 100.0}) {
+    o.burstiness = burstiness;
+    const auto plan = plan_load(o, 300);
+    EXPECT_TRUE(std::is_sorted(plan.begin(), plan.end(),
+                               [](const auto& x, const auto& y) { return x.at < y.at; }));
+    // The mean gap of n gaps spreads by 1 / sqrt(n * burstiness): five times that is 5 %.
+    EXPECT_NEAR(plan.back().at / (o.requests - 1), 1 / o.rate, 0.05 / o.rate);
+  }
+  o.rate = 0;
+  EXPECT_EQ(plan_load(o, 300).back().at, 0);
+}
+
+TEST(LoadPlan, LengthsStayInTheirRange) {
+  LoadOptions o;
+  o.input_tokens = {100};
+  o.output_tokens = 50;
+  o.range_ratio = 0.2;
+  for (const PlannedRequest& r : plan_load(o, 1)) {
+    EXPECT_GE(r.output_tokens, 40);
+    EXPECT_LE(r.output_tokens, 60);
+    const auto words = 1 + std::count(r.prompt.begin(), r.prompt.end(), ' ');
+    EXPECT_GE(words, 80);
+    EXPECT_LE(words, 120);
+  }
+}
+
+TEST(LoadPlan, PromptsShareAPrefix) {
+  LoadOptions o;
+  o.shared_prefix = 50;
+  o.input_tokens = {60};
+  const auto plan = plan_load(o, 1);
+  const std::string prefix = random_words(50, o.seed);
+  for (const PlannedRequest& r : plan) EXPECT_TRUE(r.prompt.starts_with(prefix));
+  EXPECT_NE(plan[0].prompt, plan[1].prompt);
+}
+
+TEST(SseReader, ReadsEventsWhateverTheCuts) {
+  const std::string stream =
+      ": hello\r\ndata: one\r\n\r\nevent: x\ndata:two\ndata: lines\n\ndatabase: no\n\nid: 7\n\n"
+      "data\n\ndata: [DONE]\n\ndata: never ended\n";
+  const std::vector<std::string> expected = {"one", "two\nlines", "", "[DONE]"};
+  for (size_t cut = 1; cut <= stream.size(); ++cut) {
+    SseReader reader;
+    std::vector<std::string> events;
+    for (size_t at = 0; at < stream.size(); at += cut)
+      for (std::string& e : reader.feed(std::string_view(stream).substr(at, cut)))
+        events.push_back(std::move(e));
+    EXPECT_EQ(events, expected) << "pieces of " << cut;
+  }
+}
+
+TEST(LoadReport, PercentilesInterpolate) {
+  std::vector<double> values(101);
+  std::iota(values.begin(), values.end(), 0.0);
+  const Spread s = spread_of(values);
+  EXPECT_EQ(s.count, 101);
+  EXPECT_DOUBLE_EQ(s.mean, 50);
+  EXPECT_DOUBLE_EQ(s.p50, 50);
+  EXPECT_DOUBLE_EQ(s.p95, 95);
+  EXPECT_DOUBLE_EQ(s.max, 100);
+  EXPECT_DOUBLE_EQ(spread_of({1, 2}).p50, 1.5);
+  EXPECT_DOUBLE_EQ(spread_of({7}).p99, 7);
+  EXPECT_EQ(spread_of({}).count, 0);
+}
+
+LoadResult answer(double sent, std::vector<double> events, double end) {
+  LoadResult r;
+  r.sent = sent;
+  r.events = std::move(events);
+  r.end = end;
+  r.status = 200;
+  r.prompt_tokens = 10;
+  r.output_tokens = static_cast<int64_t>(r.events.size());
+  return r;
+}
+
+TEST(LoadReport, CountsWhatWentWellAndWhatDidNot) {
+  std::vector<LoadResult> results = {answer(1, {2, 2.5, 3}, 3), answer(1.5, {3}, 5)};
+  LoadResult failed;
+  failed.sent = 2;
+  failed.end = 4;
+  failed.error = "status 503: <busy & gone>";
+  results.push_back(failed);
+  const LoadReport r = report_of(results);
+  EXPECT_EQ(r.completed, 2);
+  EXPECT_EQ(r.failed, 1);
+  EXPECT_DOUBLE_EQ(r.seconds, 4);
+  EXPECT_EQ(r.prompt_tokens, 20);
+  EXPECT_EQ(r.output_tokens, 4);
+  EXPECT_DOUBLE_EQ(r.output_per_s(), 1);
+  EXPECT_DOUBLE_EQ(r.first_token.max, 1.5);
+  EXPECT_DOUBLE_EQ(r.between.mean, 0.5);
+  EXPECT_EQ(r.per_token.count, 1);
+  EXPECT_DOUBLE_EQ(r.per_token.mean, 0.5);
+  EXPECT_DOUBLE_EQ(r.whole.max, 3.5);
+  EXPECT_THAT(table_of(r), HasSubstr("failed 1 times: status 503"));
+
+  const auto json = nlohmann::json::parse(json_of(r, {}, {}, results));
+  EXPECT_EQ(json["completed"], 2);
+  EXPECT_EQ(json["requests"].size(), 3u);
+  EXPECT_DOUBLE_EQ(json["time_to_first_token"]["max"], 1.5);
+  const std::string svg = svg_of(r, results);
+  EXPECT_THAT(svg, HasSubstr("<polyline"));
+  EXPECT_TRUE(svg.ends_with("</svg>\n"));
+  // Nothing at all came back: still a picture, a table and JSON.
+  EXPECT_TRUE(svg_of(report_of({}), {}).ends_with("</svg>\n"));
+  EXPECT_THAT(report_of({}).errors, IsEmpty());
+}
+
+TEST(LoadTarget, ReadsAddresses) {
+  LoadTarget t = parse_target("http://127.0.0.1:8000");
+  EXPECT_EQ(t.host, "127.0.0.1");
+  EXPECT_EQ(t.port, 8000);
+  EXPECT_EQ(t.prefix, "");
+  t = parse_target("http://[::1]:9/proxy/v1/");
+  EXPECT_EQ(t.host, "::1");
+  EXPECT_EQ(t.port, 9);
+  EXPECT_EQ(t.prefix, "/proxy");
+  EXPECT_EQ(parse_target("http://host").port, 80);
+  for (const char* bad : {"https://host", "host:80", "http://", "http://h:", "http://h:65536",
+                          "http://h:8x", "http://[::1"})
+    EXPECT_THROW(parse_target(bad), Error) << bad;
+}
+
+}  // namespace
+}  // namespace fathom::server
