@@ -1,0 +1,25 @@
+// Items of /v1/responses (messages, reasoning, function calls and their outputs) as the messages of
+// a conversation.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "text/messages.h"
+
+namespace fathom::server {
+
+// The stored output item with this id, if there is one.
+using ItemLookup = std::function<std::optional<OrderedJson>(const std::string& id)>;
+
+// Appends `input` (a text, which is the user's, or a list of items) to `conversation`. What the
+// model gave out between two turns of others becomes one assistant message: reasoning, text and
+// calls. A developer speaks as the system does. Throws Error, led by the place ("input[2].type"),
+// for anything else than text, calls and outputs, and for an item_reference that `lookup` does not
+// know.
+void append_items(const OrderedJson& input, std::string_view where, const ItemLookup& lookup,
+                  Conversation& conversation);
+
+}  // namespace fathom::server

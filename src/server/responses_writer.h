@@ -1,0 +1,64 @@
+// The answer of /v1/responses as it grows: generation events in, output items and (for a stream)
+// server-sent events out.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "server/generation.h"
+#include "text/python_json.h"
+
+namespace fathom::server {
+
+// Makes ids of items and calls from a prefix ("msg_"); a test hands in a counter.
+using IdMaker = std::function<std::string(std::string_view prefix)>;
+
+// Thread-compatible. The sequence is begin, feed for every event, and after the event that ended
+// the choice nothing more.
+class ResponseWriter {
+ public:
+  // `response` is the response object as the request makes it: id, model, what is echoed, no output
+  // yet. Without `stream` the returned texts are empty.
+  ResponseWriter(OrderedJson response, bool stream, IdMaker new_id);
+
+  std::string begin();
+  std::string feed(const GenerationEvent& event);
+
+  // The response object as it is now; final after the last event.
+  const OrderedJson& response() const { return response_; }
+
+ private:
+  enum class Open { none, reasoning, message, call };
+
+  void piece(const CompletionEvent& piece);
+  void open_text(Open kind);
+  void text_delta(const std::string& text);
+  void open_call(const std::string& name);
+  void arguments_delta(const std::string& text);
+  void close(std::string_view status);
+  void close_text();
+  void close_call();
+  void finish(const GenerationEvent& event);
+  void fill_usage(const GenerationEvent& event);
+
+  // Appends an event; `data` gets its type and number.
+  void emit(std::string_view type, OrderedJson data);
+  // {item_id, output_index} of the open item, and content_index where it has parts.
+  OrderedJson place() const;
+  OrderedJson& item() { return response_["output"].back(); }
+
+  OrderedJson response_;
+  bool stream_;
+  IdMaker new_id_;
+  Open open_ = Open::none;
+  std::string text_;  // of the open item: its text or its arguments
+  int64_t sequence_ = 0;
+  std::string out_;
+};
+
+// The usage object of a response.
+OrderedJson response_usage(const RequestStats& stats, int64_t reasoning_tokens);
+
+}  // namespace fathom::server
