@@ -6,10 +6,13 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "base/result.h"
 
 namespace fathom::server {
 
@@ -20,6 +23,9 @@ struct HttpRequest {
   std::map<std::string, std::string> headers;  // names in lower case; repeated ones joined by ", "
   std::string body;
   std::string peer;  // address of the client
+  // What is wrong with it as HTTP (400, 408, 413, 417, 431, 501, 505); the rest may then be
+  // missing. The router answers such a request, in the words of the protocol it was meant for.
+  std::optional<Failure> failure;
 
   std::string_view header(std::string_view lower_case_name) const;  // empty when absent
   std::string_view query_value(std::string_view name) const;        // empty when absent
@@ -28,7 +34,9 @@ struct HttpRequest {
 using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
 
 // The answer to one request. All methods may be called from any thread, also after the client has
-// gone (they then do nothing); none blocks. Shared: whoever still writes keeps it alive.
+// gone or the answer is complete (they then do nothing, but tasks are still run); none blocks.
+// Shared: whoever still writes keeps it alive. If all let go of it before the answer is complete,
+// the client is told so: status 500, or a stream that breaks off.
 class HttpReply {
  public:
   virtual ~HttpReply() = default;
@@ -49,6 +57,11 @@ class HttpReply {
   // `task` is run once (as by post) when the client goes away, or reads so slowly that the server
   // gives it up, before the answer was complete.
   virtual void on_abandoned(std::function<void()> task) = 0;
+
+  // `task` is run once (as by post) when the server stops and the time for answers to finish is
+  // over, if this one is not complete: it should end the answer with an error at once. Shortly
+  // after it, what is still open is abandoned.
+  virtual void on_stopping(std::function<void()> task) { (void)task; }
 
   // What was given for the log and metrics; 0 before an answer begins.
   virtual int status() const = 0;

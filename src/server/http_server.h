@@ -14,13 +14,14 @@ struct HttpServerOptions {
   std::string host = "127.0.0.1";
   int port = 8000;  // 0: any free one
   int threads = 1;
-  int max_connections = 16384;         // more are accepted and closed with 503
-  size_t max_header_bytes = 16 << 10;  // 431 beyond
-  size_t max_body_bytes = 32 << 20;    // 413 beyond
-  double header_seconds = 20;          // for a request's head and body to arrive: 408
-  double idle_seconds = 75;            // between requests of one connection
-  double write_seconds = 30;           // a client that takes nothing for so long is given up
-  size_t max_unsent_bytes = 4 << 20;   // and one that lags further behind than this
+  int max_connections = 16384;           // more are accepted and closed with 503
+  size_t max_header_bytes = 16 << 10;    // 431 beyond
+  size_t max_body_bytes = 32 << 20;      // 413 beyond
+  size_t max_pending_bytes = 512 << 20;  // of bodies that are arriving, all together: 503 beyond
+  double header_seconds = 20;  // for a request's head, and for each MiB of its body: 408 beyond
+  double idle_seconds = 75;    // between requests of one connection
+  double write_seconds = 30;   // a client that takes nothing for so long is given up
+  size_t max_unsent_bytes = 4 << 20;  // and one that lags further behind than this
 };
 
 class HttpServer {
@@ -32,8 +33,9 @@ class HttpServer {
   int port() const;
   void start();  // serves on threads of its own from here on
 
-  // No new connections or requests; replies under way may finish for `grace_seconds`, then they
-  // are abandoned. Returns when all is over.
+  // No new connections or requests; replies under way may finish for `grace_seconds`. Those that
+  // have not are told to (HttpReply::on_stopping), and abandoned when they do not end within two
+  // seconds. Returns when all is over. May be called again meanwhile with less grace.
   void stop(double grace_seconds);
 
   int connections() const;  // open ones
