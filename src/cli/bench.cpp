@@ -26,8 +26,10 @@ struct Options {
   std::string random;
   uint64_t seed = 1;
   double dollars_per_hour = 2.0;
-  int decode_tokens = 32, repeat = 3;
+  std::optional<int> decode_tokens, repeat;
   bool json = false;
+
+  int steps() const { return decode_tokens.value_or(32); }
 };
 
 // Everything that is known before the first figure, for the head of table and JSON.
@@ -111,7 +113,7 @@ Json head_json(const Subject& s) {
                   {"batch_invariant", s.options.compute.batch_invariant},
                   {"kernels", setup.kernels},
                   {"chunk", EvalOptions().chunk},
-                  {"decode_tokens", s.options.decode_tokens}};
+                  {"decode_tokens", s.options.steps()}};
   return j;
 }
 
@@ -152,10 +154,10 @@ BenchOptions bench_options(const Options& o, const Config& config) {
   b.compute = o.compute.eval_options();
   b.contexts = o.contexts;
   b.batches = o.batches.empty() ? std::vector<int>{1, 8} : o.batches;
-  b.decode_tokens = o.decode_tokens;
-  b.repeat = o.repeat;
+  b.decode_tokens = o.steps();
+  b.repeat = o.repeat.value_or(3);
   // What the user names is taken at its word; the default bends to small models.
-  const int64_t longest = std::max<int64_t>(1, config.max_positions - o.decode_tokens);
+  const int64_t longest = std::max<int64_t>(1, config.max_positions - o.steps());
   if (b.contexts.empty())
     for (int64_t context : {512, 2048})
       if (context <= longest) b.contexts.push_back(context);
@@ -166,10 +168,13 @@ BenchOptions bench_options(const Options& o, const Config& config) {
 int bench(const Options& o) {
   if (o.path.empty() == o.random.empty())
     throw UsageError("bench needs either --ckpt-path or --random");
-  if (o.compute.device_value() == DeviceKind::cuda)
-    return bench_on_gpu(
-        {o.path, o.random, o.config, o.seed, o.contexts, o.batches, o.dollars_per_hour, o.json},
-        o.compute);
+  if (o.compute.device_value() == DeviceKind::cuda) {
+    if (o.repeat)
+      throw UsageError("--repeat is for a CPU: on a GPU a figure is the median of single steps");
+    return bench_on_gpu({o.path, o.random, o.config, o.seed, o.contexts, o.batches, o.decode_tokens,
+                         o.dollars_per_hour, o.json},
+                        o.compute);
+  }
   if (!o.random.empty())
     fail(
         "--random fills the memory of a GPU; on a CPU measure a folder of `fathom "
@@ -234,13 +239,15 @@ void add_bench(CLI::App& app) {
       ->add_option("--batch", o->batches,
                    "sequences decoded at once, e.g. 1,8 (default: these; on a GPU 1,16,64)")
       ->delimiter(',');
-  command->add_option("--decode-tokens", o->decode_tokens, "decode steps of one run")
-      ->check(CLI::Range(1, 100000))
-      ->capture_default_str();
   command
-      ->add_option("--repeat", o->repeat, "runs of which a figure is the median (fewer when slow)")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
+      ->add_option("--decode-tokens", o->decode_tokens,
+                   "decode steps of one run (default: 32); on a GPU of which a figure is the "
+                   "median (default: 21)")
+      ->check(CLI::Range(1, 100000));
+  command
+      ->add_option("--repeat", o->repeat,
+                   "on a CPU: runs of which a figure is the median, fewer when slow (default: 3)")
+      ->check(CLI::Range(1, 1000));
   command->add_flag("--json", o->json, "print one JSON object");
   o->compute.add_to(*command);
   auto only = std::make_shared<std::string>();

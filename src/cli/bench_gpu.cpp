@@ -103,6 +103,7 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputeOptions& compute) {
   }
   if (!flags.contexts.empty()) o.contexts = flags.contexts;
   if (!flags.batches.empty()) o.batches = flags.batches;
+  if (flags.decode_steps) o.decode_steps = *flags.decode_steps;
   const int64_t longest = config.max_positions - kBenchSlack;
   if (flags.contexts.empty())
     for (int64_t& context : o.contexts) context = std::min(context, longest);

@@ -1,6 +1,7 @@
 // The GPU's half of `fathom bench`.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@ struct GpuBenchFlags {
   uint64_t seed = 1;
   std::vector<int64_t> contexts;
   std::vector<int> batches;
+  std::optional<int> decode_steps;
   double dollars_per_hour = 2.0;
   bool json = false;
 };

@@ -163,7 +163,7 @@ class Run {
     StepBatch batch(options_.chunk, 2 * sequences + 1, static_cast<int>(pages_for(longest_)));
     std::vector<Draw> draws(static_cast<size_t>(sequences));
     std::vector<double> each_ms;
-    for (int step = 0; step < options_.decode_steps; ++step) {
+    for (int step = 0; step < options_.decode_steps + kBenchWarmup; ++step) {
       batch.clear();
       const int64_t position = context + step % (kBenchSlack - 1);
       for (int s = 0; s < sequences; ++s) {
@@ -175,7 +175,7 @@ class Run {
       }
       const auto start = Clock::now();
       runner.run(batch, draws, drawn_);
-      if (step >= 3) each_ms.push_back(ms_since(start));  // the first load kernels and record
+      if (step >= kBenchWarmup) each_ms.push_back(ms_since(start));
     }
     times[{mode, true, context, sequences}] = median(each_ms);
   }
