@@ -2,7 +2,7 @@
 BUILD ?= build
 JOBS ?= $(shell nproc)
 
-.PHONY: all demo test setup configure build-all asan fuzz bench format lint clean
+.PHONY: all demo test test-long setup configure build-all asan tsan fuzz bench format lint clean
 
 all: setup                       ## build the program: build/bin/fathom
 	@cmake -S . -B $(BUILD) -G Ninja -DFATHOM_TESTS=OFF > $(BUILD).configure.log 2>&1 || { cat $(BUILD).configure.log; exit 1; }
@@ -18,11 +18,20 @@ demo: all                        ## convert the bundled model and talk to it
 test:                            ## everything CI runs
 	@scripts/test.sh $(BUILD)
 
+test-long:                       ## the tests that take minutes
+	@scripts/test.sh $(BUILD) --long
+
+tsan:                            ## engine and server tests under ThreadSanitizer
+	@scripts/setup.sh --tests
+	@cmake -S . -B $(BUILD)-tsan -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1" -DFATHOM_SANITIZE=thread -DFATHOM_CUDA=OFF
+	@cmake --build $(BUILD)-tsan -j $(JOBS) --target test_runtime test_server test_text
+	@cd $(BUILD)-tsan && ctest --output-on-failure -R '^(runtime|server|text)$$'
+
 asan:                            ## all tests under AddressSanitizer and UBSan
 	@scripts/setup.sh --tests
 	@cmake -S . -B $(BUILD)-asan -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1" -DFATHOM_SANITIZE=address,undefined
 	@cmake --build $(BUILD)-asan -j $(JOBS)
-	@cd $(BUILD)-asan && LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp ctest --output-on-failure
+	@cd $(BUILD)-asan && LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp ctest --output-on-failure -LE long
 
 fuzz:                            ## libFuzzer targets in build-fuzz/bin
 	@scripts/setup.sh --dev

@@ -26,7 +26,8 @@ function(fathom_headers name)
   target_include_directories(fathom_${name} INTERFACE ${CMAKE_SOURCE_DIR}/src)
 endfunction()
 
-# fathom_test(name deps...): one GoogleTest program of all tests/NAME/*_test.cpp.
+# fathom_test(name deps...): one GoogleTest program of all tests/NAME/*_test.cpp. Suites whose names
+# start with Long are a test of their own with the label `long`: `make test-long` runs them.
 function(fathom_test name)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${name}/*_test.cpp)
   if(NOT sources)
@@ -38,5 +39,13 @@ function(fathom_test name)
   fathom_precompile(test_${name} <gmock/gmock.h> <gtest/gtest.h>)
   target_compile_definitions(test_${name} PRIVATE FATHOM_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                                   FATHOM_BINARY="$<TARGET_FILE:fathom>")
-  add_test(NAME ${name} COMMAND test_${name})
+  add_test(NAME ${name} COMMAND test_${name} --gtest_filter=-Long*)
+  foreach(source ${sources})
+    file(STRINGS ${source} long_suites REGEX "^TEST(_F|_P)?\\(Long")
+    if(long_suites)
+      add_test(NAME long_${name} COMMAND test_${name} --gtest_filter=Long*)
+      set_tests_properties(long_${name} PROPERTIES LABELS long TIMEOUT 1800)
+      break()
+    endif()
+  endforeach()
 endfunction()

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Builds the program and all tests, runs them, and closes with ctest's own summary.
+# Usage: scripts/test.sh BUILD_DIR [--long]   --long: the long ones instead of all others
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=${1:-build}
+select=(-LE long)
+[ "${2:-}" = --long ] && select=(-L long)
 scripts/setup.sh --tests
 cmake -S . -B "$build" -G Ninja -DFATHOM_TESTS=ON
 cmake --build "$build" -j "$(nproc)"
-ctest --test-dir "$build" --output-on-failure
+ctest --test-dir "$build" --output-on-failure "${select[@]}"
