@@ -8,37 +8,34 @@ Answer::Answer(const Tokenizer& tokenizer, Encoding encoding, bool thinking, boo
     : raw_(raw),
       show_(std::move(show)),
       visible_(tokenizer, true),
-      everything_(tokenizer),
-      parser_(encoding, thinking) {}
+      reader_(tokenizer, {encoding, !raw, thinking, {}}) {}
 
 void Answer::take(const TokenEvent& event) {
+  CompletionParser::Events pieces;
   if (event.token >= 0) {
     ids_.push_back(event.token);
     // The stop token is no text; where its spelling is not special it would be shown.
-    if (event.finish != Finish::stop)
-      show(visible_.push(event.token), everything_.push(event.token));
+    if (event.finish != Finish::stop) {
+      reader_.push(event.token, pieces);
+      show(visible_.push(event.token), pieces);
+    }
   }
   finish_ = event.finish;
   error_ = event.error;
   stats_ = *event.stats;
   if (!ended()) return;
-  show(visible_.flush(), everything_.flush());
-  if (raw_) return;
-  CompletionParser::Events rest = parser_.finish();
-  if (show_ && !rest.empty()) show_({}, rest);
+  pieces.clear();
+  reader_.finish(pieces);
+  show(visible_.flush(), pieces);
 }
 
-// Markers of tool calls may be special tokens, which are not shown but do mean something: two
-// texts.
-void Answer::show(const std::string& visible, const std::string& all) {
+void Answer::show(const std::string& visible, const CompletionParser::Events& pieces) {
   text_ += visible;
-  CompletionParser::Events events;
-  if (!raw_ && !all.empty()) events = parser_.feed(all);
-  if (show_ && (!visible.empty() || !events.empty())) show_(visible, events);
+  if (show_ && (!visible.empty() || !pieces.empty())) show_(visible, pieces);
 }
 
 std::string Answer::finish_reason() const {
-  if (finish_ == Finish::stop && !raw_) return std::string(parser_.finish_reason());
+  if (finish_ == Finish::stop && !raw_) return std::string(reader_.finish_reason());
   return name_of(finish_);
 }
 

@@ -8,15 +8,14 @@
 #include <vector>
 
 #include "runtime/request.h"
-#include "text/completion_parser.h"
-#include "text/stream_decoder.h"
+#include "text/answer_reader.h"
 
 namespace fathom::cli {
 
 class Answer {
  public:
   // Called as whole characters arrive: with the text as the model writes it, special tokens left
-  // out, and with what it means (no events for raw text).
+  // out, and with what it means (for raw text: that it is content).
   using Show = std::function<void(const std::string& text, const CompletionParser::Events&)>;
 
   // Raw answers have text alone: nobody knows what prompt they continue.
@@ -31,19 +30,19 @@ class Answer {
   const std::string& text() const { return text_; }
   const RequestStats& stats() const { return stats_; }
   const std::vector<int32_t>& ids() const { return ids_; }
-  const Message& message() const { return parser_.message(); }
+  const Message& message() const { return reader_.message(); }
 
   // "stop", "length", "tool_calls", "cancelled"
   std::string finish_reason() const;
   nlohmann::ordered_json to_json() const;
 
  private:
-  void show(const std::string& visible, const std::string& all);
+  void show(const std::string& visible, const CompletionParser::Events& pieces);
 
   const bool raw_;
   Show show_;
-  StreamDecoder visible_, everything_;
-  CompletionParser parser_;
+  StreamDecoder visible_;
+  AnswerReader reader_;
   std::string text_, error_;
   std::vector<int32_t> ids_;
   Finish finish_ = Finish::none;

@@ -42,6 +42,14 @@ class CompletionParser {
   // OpenAI's finish_reason of a generation that ended by itself: "tool_calls" or "stop".
   std::string_view finish_reason() const;
 
+  bool in_reasoning() const { return state_ == State::reasoning; }
+  // Bytes of what was fed of which it is not known yet what they are.
+  size_t undecided() const {
+    const bool in_doubt = state_ == State::tool_block && block_calls_ == 0;
+    return incoming_.size() + rest().size() + held_space_.size() +
+           (in_doubt ? block_text_.size() : 0);
+  }
+
  private:
   enum class State { reasoning, content, tool_block };
   struct Tags;  // the encoding's markers around tool calls

@@ -1,0 +1,77 @@
+// One answer on its way from token ids to what they mean: text, reasoning, tool calls, up to a stop
+// text. What `generate`, `chat` and the server all read answers with.
+//
+// Whatever the tokens the text is cut into, the pieces of a kind add up to the same text.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/completion_parser.h"
+#include "text/stop_text.h"
+#include "text/stream_decoder.h"
+
+namespace fathom {
+
+struct AnswerOptions {
+  Encoding encoding = Encoding::v31;
+  // False: text alone, of kind content, without special tokens: nobody knows what it continues.
+  bool chat = true;
+  bool thinking = false;  // the prompt has ended in <think>
+  // Looked for in the content: what the client reads as the answer. Not in reasoning, and not in
+  // the markup and the arguments of tool calls, which a blank line or a brace must not cut.
+  std::vector<std::string> stop;
+};
+
+// Thread-compatible.
+class AnswerReader {
+ public:
+  using Events = CompletionParser::Events;
+
+  // `tokenizer` must outlive the reader.
+  AnswerReader(const Tokenizer& tokenizer, AnswerOptions options);
+
+  // The next token; not the one that ended the answer, which is no text. What it made certain is
+  // appended to `pieces`. `may_stop` false: no stop text ends in this token's text (an answer that
+  // has not reached its least length).
+  void push(int32_t token, Events& pieces, bool may_stop = true);
+
+  // No more tokens will come. Call once; not after stopped().
+  void finish(Events& pieces);
+
+  // A stop text has been found: the answer ends in front of it.
+  bool stopped() const { return stop_.found(); }
+  std::string_view stop_text() const { return stop_.found_text(); }
+
+  // The whole message, after finish() or once stopped(): what the pieces add up to. Its calls have
+  // the ids "call_0", "call_1", ...
+  const Message& message() const { return message_; }
+  bool in_reasoning() const { return options_.chat && parser_.in_reasoning(); }
+  // OpenAI's finish_reason of an answer that ended by itself: "tool_calls" or "stop".
+  std::string_view finish_reason() const {
+    return message_.tool_calls.empty() ? "stop" : "tool_calls";
+  }
+
+  // Bytes of text that the tokens so far stand for, and how many of them are decided: part of a
+  // piece handed out (or of markup). Once stopped, decided() is where the stop text begins.
+  size_t text_bytes() const { return text_bytes_; }
+  size_t decided() const;
+
+ private:
+  void take(Events&& events, Events& pieces, bool may_stop);
+  void add_content(std::string_view text, Events& pieces, bool may_stop);
+  void release_held(Events& pieces);
+  void append(CompletionEvent event, Events& pieces);
+
+  AnswerOptions options_;
+  int32_t eos_ = -1;
+  StreamDecoder decoder_;
+  CompletionParser parser_;
+  StopText stop_;
+  Message message_;
+  size_t text_bytes_ = 0;
+};
+
+}  // namespace fathom
