@@ -1,0 +1,134 @@
+// Items of /v1/responses as a conversation.
+#include "server/responses_items.h"
+
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+
+namespace fathom::server {
+namespace {
+
+const ItemLookup kNothing = [](const std::string&) { return std::nullopt; };
+
+Conversation read(const char* json, const ItemLookup& lookup = kNothing) {
+  Conversation conversation;
+  append_items(OrderedJson::parse(json), "input", lookup, conversation);
+  return conversation;
+}
+
+std::string refusal(const char* json) {
+  try {
+    read(json);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "accepted";
+}
+
+TEST(ResponsesItems, TextIsTheUsers) {
+  const Conversation c = read(R"("Hello")");
+  ASSERT_EQ(c.size(), 1u);
+  EXPECT_EQ(c[0].role, Role::user);
+  EXPECT_EQ(c[0].content, "Hello");
+}
+
+TEST(ResponsesItems, RolesAndParts) {
+  const Conversation c = read(R"([
+    {"role": "developer", "content": "Be short."},
+    {"type": "message", "role": "user", "content": [
+      {"type": "input_text", "text": "Hel"}, {"type": "input_text", "text": "lo"}]},
+    {"type": "message", "role": "assistant", "id": "msg_1", "status": "completed",
+     "content": [{"type": "output_text", "text": "Hi.", "annotations": []}]},
+    {"role": "user", "content": "Bye"}])");
+  ASSERT_EQ(c.size(), 4u);
+  EXPECT_EQ(c[0].role, Role::system);
+  EXPECT_EQ(c[1].content, "Hello");
+  EXPECT_EQ(c[2].role, Role::assistant);
+  EXPECT_EQ(c[2].content, "Hi.");
+  EXPECT_EQ(c[3].content, "Bye");
+}
+
+TEST(ResponsesItems, OneTurnIsOneMessage) {
+  const Conversation c = read(R"([
+    {"role": "user", "content": "Weather?"},
+    {"type": "reasoning", "id": "rs_1", "summary": [], "content": [
+      {"type": "reasoning_text", "text": "Two "}, {"type": "reasoning_text", "text": "towns."}]},
+    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Wait."}]},
+    {"type": "function_call", "call_id": "a", "name": "w", "arguments": "{\"t\": 1}"},
+    {"type": "function_call", "call_id": "b", "name": "w", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "b", "output": "rain"},
+    {"type": "function_call_output", "call_id": "a", "output": [
+      {"type": "input_text", "text": "sun"}]},
+    {"type": "function_call", "call_id": "c", "name": "w", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c", "output": "fog"}])");
+  ASSERT_EQ(c.size(), 6u);
+  EXPECT_EQ(c[1].reasoning_content, "Two towns.");
+  EXPECT_EQ(c[1].content, "Wait.");
+  ASSERT_EQ(c[1].tool_calls.size(), 2u);
+  EXPECT_EQ(c[1].tool_calls[0], (ToolCall{"a", "w", "{\"t\": 1}"}));
+  EXPECT_EQ(c[2].tool_call_id, "b");
+  EXPECT_EQ(c[3].content, "sun");
+  ASSERT_EQ(c[4].tool_calls.size(), 1u);
+  EXPECT_TRUE(c[4].content.empty());
+  EXPECT_EQ(c[5].role, Role::tool);
+  EXPECT_NO_THROW(check_tool_results(c));
+}
+
+TEST(ResponsesItems, TextBehindCallsStaysWithThem) {
+  const Conversation c = read(R"([
+    {"type": "function_call", "call_id": "a", "name": "w", "arguments": "{}"},
+    {"role": "assistant", "content": "Asked."},
+    {"type": "function_call_output", "call_id": "a", "output": "x"}])");
+  ASSERT_EQ(c.size(), 2u);
+  EXPECT_EQ(c[0].content, "Asked.");
+  EXPECT_NO_THROW(check_tool_results(c));
+}
+
+TEST(ResponsesItems, TwoAnswersStayTwo) {
+  const Conversation c = read(R"([
+    {"role": "assistant", "content": "A"}, {"role": "assistant", "content": "B"}])");
+  ASSERT_EQ(c.size(), 2u);
+  EXPECT_EQ(c[1].content, "B");
+}
+
+TEST(ResponsesItems, SummaryStandsInForReasoning) {
+  const Conversation c = read(R"([
+    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Short."}],
+     "encrypted_content": "gAAA"},
+    {"role": "assistant", "content": "A"}])");
+  ASSERT_EQ(c.size(), 1u);
+  EXPECT_EQ(c[0].reasoning_content, "Short.");
+}
+
+TEST(ResponsesItems, ReferencesAreLookedUp) {
+  const ItemLookup lookup = [](const std::string& id) -> std::optional<OrderedJson> {
+    if (id != "msg_1") return std::nullopt;
+    return OrderedJson::parse(R"({"type": "message", "role": "assistant", "content": [
+        {"type": "output_text", "text": "Stored."}]})");
+  };
+  const Conversation c = read(R"([{"type": "item_reference", "id": "msg_1"}])", lookup);
+  ASSERT_EQ(c.size(), 1u);
+  EXPECT_EQ(c[0].content, "Stored.");
+  EXPECT_EQ(refusal(R"([{"type": "item_reference", "id": "msg_1"}])"),
+            "input[0].id: no stored item has the id 'msg_1'");
+}
+
+TEST(ResponsesItems, RefusalsNameThePlace) {
+  EXPECT_EQ(refusal("7"), "input: expected a string or a list of items, found an integer");
+  EXPECT_EQ(refusal(R"([{"type": "message", "role": "king", "content": ""}])"),
+            "input[0].role: expected user, assistant, system or developer, found 'king'");
+  EXPECT_EQ(refusal(R"([{"role": "user", "content": [{"type": "input_image"}]}])"),
+            "input[0].content[0].type: this model takes text alone: expected input_text or "
+            "output_text, found 'input_image'");
+  EXPECT_EQ(refusal(R"([{"role": "user", "content": "x"}, {"type": "web_search_call"}])"),
+            "input[1].type: expected message, reasoning, function_call, function_call_output or "
+            "item_reference, found 'web_search_call'");
+  EXPECT_EQ(refusal(R"([{"type": "function_call", "name": "f", "arguments": "{}"}])"),
+            "input[0].call_id: expected a string, found nothing");
+  EXPECT_EQ(refusal(R"([{"role": "user"}])"),
+            "input[0].content: expected a string or a list of text parts, found nothing");
+  EXPECT_EQ(refusal(R"(["x"])"), "input[0]: expected an object, found a string");
+}
+
+}  // namespace
+}  // namespace fathom::server
