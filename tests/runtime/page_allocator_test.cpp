@@ -6,7 +6,6 @@
 #include <set>
 
 #include "runtime/kv_pool.h"
-#include "runtime/prefix_cache.h"
 
 namespace fathom {
 namespace {
@@ -38,6 +37,44 @@ TEST(PageAllocator, SharedPageIsFreeAfterItsLastHolder) {
   EXPECT_DEATH(pages.release(-1), "page -1 of 2");
 }
 
+// Gives up what it was told of first.
+struct Keeper final : PageKeeper {
+  std::vector<int32_t> idle;
+  void page_idle(int32_t page) override { idle.push_back(page); }
+  void page_held(int32_t page) override { std::erase(idle, page); }
+  int32_t give_up_page() override {
+    const int32_t page = idle.front();
+    idle.erase(idle.begin());
+    return page;
+  }
+};
+
+TEST(PageAllocator, AKeptPageIsFreeAndGivenUpLast) {
+  PageAllocator pages(3);
+  Keeper keeper;
+  pages.set_keeper(&keeper);
+  const int32_t a = pages.take(), b = pages.take();
+  pages.keep(a);
+  EXPECT_DEATH(pages.keep(a), "kept already");
+  EXPECT_DEATH(pages.keep(2), "not to be kept");  // nobody holds it
+  EXPECT_DEATH(pages.drop(b), "not kept");
+  pages.release(a);
+  EXPECT_EQ(pages.free_pages(), 2);
+  EXPECT_EQ(pages.kept_pages(), 1);
+  EXPECT_TRUE(pages.idle(a));
+  pages.share(a);  // found again
+  EXPECT_FALSE(pages.idle(a));
+  EXPECT_EQ(pages.free_pages(), 1);
+  pages.release(a);
+  EXPECT_EQ(pages.take(), 2);  // the free one
+  EXPECT_EQ(pages.take(), a);  // and then the kept one
+  EXPECT_EQ(pages.kept_pages(), 0);
+  EXPECT_DEATH(pages.take(), "no free page of 3");
+  pages.release(a);
+  EXPECT_FALSE(pages.idle(a));
+  pages.check_integrity();
+}
+
 TEST(PageAllocator, KeepsItsBooksUnderRandomUse) {
   std::mt19937 random(7);
   PageAllocator pages(37);
@@ -64,62 +101,6 @@ TEST(PageAllocator, KeepsItsBooksUnderRandomUse) {
     pages.check_integrity();
     ASSERT_EQ(pages.used_pages(), static_cast<int>(std::set(held.begin(), held.end()).size()));
   }
-}
-
-std::vector<int32_t> tokens(int n, int32_t from = 0) {
-  std::vector<int32_t> ids(n);
-  for (int i = 0; i < n; ++i) ids[i] = from + i;
-  return ids;
-}
-
-TEST(PrefixCache, SharesWholePagesAndNeverTheLastToken) {
-  PageAllocator pages(10);
-  PrefixCache cache(pages, 2);
-  std::vector<int32_t> mine = {pages.take(), pages.take(), pages.take()};
-  cache.insert(tokens(150), mine);  // two whole pages and 22 tokens
-  for (int32_t p : mine) pages.release(p);
-  EXPECT_EQ(pages.used_pages(), 2);
-
-  EXPECT_EQ(cache.match(tokens(64)).size(), 0u);  // its last token has to be computed
-  EXPECT_EQ(cache.match(tokens(65)), (std::vector<int32_t>{mine[0]}));
-  EXPECT_EQ(cache.match(tokens(400)), (std::vector<int32_t>{mine[0], mine[1]}));
-  EXPECT_EQ(cache.match(tokens(400, 1)).size(), 0u);
-  EXPECT_EQ(cache.match({}).size(), 0u);
-  EXPECT_EQ(pages.holders(mine[0]), 3);
-  std::vector<int32_t> forked = tokens(200);
-  forked[100] = 9999;
-  EXPECT_EQ(cache.match(forked), (std::vector<int32_t>{mine[0]}));
-  pages.check_integrity();
-}
-
-TEST(PrefixCache, ForgetsTheEldestAndReplacesWhatIsContained) {
-  PageAllocator pages(20);
-  {
-    PrefixCache cache(pages, 2);
-    auto insert = [&](std::vector<int32_t> ids) {
-      std::vector<int32_t> held;
-      for (int64_t i = 0; i < pages_for(static_cast<int64_t>(ids.size())); ++i)
-        held.push_back(pages.take());
-      cache.insert(ids, held);
-      for (int32_t p : held) pages.release(p);
-    };
-    insert(tokens(64));
-    insert(tokens(128));  // longer, same beginning
-    EXPECT_EQ(cache.size(), 1u);
-    EXPECT_EQ(pages.used_pages(), 2);
-    insert(tokens(100));  // covered already
-    EXPECT_EQ(pages.used_pages(), 2);
-    insert(tokens(63, 500));  // not a whole page
-    EXPECT_EQ(cache.size(), 1u);
-    insert(tokens(64, 1000));
-    for (int32_t p : cache.match(tokens(200))) pages.release(p);  // now the eldest is the other
-    insert(tokens(64, 2000));
-    EXPECT_EQ(cache.size(), 2u);
-    EXPECT_EQ(cache.match(tokens(100, 1000)).size(), 0u);
-    EXPECT_TRUE(cache.evict_one());
-  }
-  EXPECT_EQ(pages.used_pages(), 0);
-  pages.check_integrity();
 }
 
 TEST(KvPool, LaysLayersApartInEveryFormat) {
