@@ -2,11 +2,13 @@
 // pieces of each choice out.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -27,20 +29,24 @@ struct GenerationRequest {
   SamplingParams sampling;       // seed: see below
   std::optional<uint64_t> seed;  // none: a fresh one
   LogitRules rules;
-  std::vector<std::string> stop;  // texts that end an answer; they are not part of it
+  std::vector<std::string> stop;        // texts that end an answer; they are not part of it
+  std::vector<int32_t> stop_token_ids;  // beside the end of sentence
   bool ignore_eos = false;
   int logprobs = -1;  // alternatives a token; -1: none
   bool prompt_logprobs = false;
   int priority = 0;
   std::shared_ptr<const CompiledForm> form;  // none: free
+  // When the request came in: what its first token and its end are timed from.
+  std::chrono::steady_clock::time_point arrival = std::chrono::steady_clock::now();
 };
 
 // What has happened to one choice since its last event.
 struct GenerationEvent {
   int choice = 0;
-  CompletionParser::Events pieces;             // without `chat`: of kind content
-  std::vector<TokenLogprobs> logprobs;         // of the tokens behind `pieces`, when asked for
-  std::vector<TokenLogprobs> prompt_logprobs;  // with the first event of a choice, when asked for
+  CompletionParser::Events pieces;      // without `chat`: of kind content
+  std::vector<TokenLogprobs> logprobs;  // of the tokens behind `pieces`, when asked for
+  // With the first event of a prompt's first choice, when asked for.
+  std::vector<TokenLogprobs> prompt_logprobs;
   // The last event of a choice:
   bool ended = false;
   std::string finish_reason;         // stop, length, tool_calls, error
@@ -48,6 +54,7 @@ struct GenerationEvent {
   std::optional<Failure> failure;    // finish_reason error
   const Message* message = nullptr;  // chat: the whole message, for the time of the call
   RequestStats stats;                // tokens so far
+  int64_t reasoning_tokens = 0;      // of the generated ones, so far
 };
 
 // Starts the request. `listen` is called on the reply's sequence of tasks (HttpReply::post), never
@@ -55,13 +62,26 @@ struct GenerationEvent {
 // client's side is slower than the engine. When the client goes away the choices are cancelled and
 // `listen` is not called any more. A Failure (400, 429) means that nothing was started.
 //
+// When one choice fails (the engine gave up, the server stops, the time limit), all that have not
+// ended end with that failure: there is no answer without it.
+//
 // Text is held back while it may turn out to be the beginning of a stop text; `pieces` of a kind
-// add up to the same text however the events are cut.
+// add up to the same text however the events are cut. Calls in `message` have the ids of
+// tool_call_id().
 std::optional<Failure> start_generation(Service& service, std::shared_ptr<HttpReply> reply,
                                         GenerationRequest request,
+                                        std::function<void(const GenerationEvent&)> listen);
+// Several prompts as one request (at least one); choice i of prompt p is choice p * n + i, with the
+// n of the first.
+std::optional<Failure> start_generation(Service& service, std::shared_ptr<HttpReply> reply,
+                                        std::vector<GenerationRequest> requests,
                                         std::function<void(const GenerationEvent&)> listen);
 
 // "chatcmpl-" and the like with 24 random hex digits.
 std::string new_id(std::string_view prefix);
+
+// The id of call `call` of choice `choice` of the request `id`: "call_" and what is random in `id`.
+// No state is needed to name a call the same way in a stream and in the whole message.
+std::string tool_call_id(std::string_view id, int choice, size_t call);
 
 }  // namespace fathom::server

@@ -54,6 +54,10 @@ class HttpReply {
   // never run at the same time, and in the order they were posted. Handlers run there too.
   virtual void post(std::function<void()> task) = 0;
 
+  // As post, but no sooner than in `seconds`; not at all once the answer is complete. At most one
+  // at a time: a later one takes the place of an earlier one that has not run.
+  virtual void post_after(double seconds, std::function<void()> task) { (void)seconds, (void)task; }
+
   // `task` is run once (as by post) when the client goes away, or reads so slowly that the server
   // gives it up, before the answer was complete.
   virtual void on_abandoned(std::function<void()> task) = 0;

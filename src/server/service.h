@@ -26,6 +26,8 @@ struct ServiceOptions {
   SamplingParams sampling;         // for what a request does not say (its seed is not used)
   bool keep_selection = false;     // keep what the indexer selected for the last requests
   int max_stored_responses = 256;  // of /v1/responses with `store`
+  double request_seconds = 0;      // that a request may take from its arrival; 0: any time
+  std::string fingerprint;         // system_fingerprint of answers; empty: null
 };
 
 struct Service {

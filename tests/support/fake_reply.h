@@ -59,7 +59,6 @@ class FakeReply : public HttpReply, public std::enable_shared_from_this<FakeRepl
   }
   void post(std::function<void()> task) override {
     const std::lock_guard lock(mutex_);
-    if (gone_) return;
     tasks_.push_back(std::move(task));
     changed_.notify_all();
   }
@@ -73,6 +72,15 @@ class FakeReply : public HttpReply, public std::enable_shared_from_this<FakeRepl
       on_abandoned_.push_back(std::move(task));
     }
   }
+  void on_stopping(std::function<void()> task) override {
+    const std::lock_guard lock(mutex_);
+    on_stopping_.push_back(std::move(task));
+  }
+  void post_after(double seconds, std::function<void()> task) override {
+    const std::lock_guard lock(mutex_);
+    timer_seconds_ = seconds;
+    timer_ = std::move(task);
+  }
   int status() const override {
     const std::lock_guard lock(mutex_);
     return status_;
@@ -85,6 +93,27 @@ class FakeReply : public HttpReply, public std::enable_shared_from_this<FakeRepl
     gone_ = true;
     for (auto& task : on_abandoned_) tasks_.push_back(std::move(task));
     on_abandoned_.clear();
+    changed_.notify_all();
+  }
+
+  // The server stops and will not wait any longer.
+  void stop() {
+    const std::lock_guard lock(mutex_);
+    if (complete_ || gone_) return;
+    for (auto& task : on_stopping_) tasks_.push_back(std::move(task));
+    on_stopping_.clear();
+    changed_.notify_all();
+  }
+
+  // What post_after was told last; and that time has passed.
+  double timer_seconds() const {
+    const std::lock_guard lock(mutex_);
+    return timer_seconds_;
+  }
+  void expire() {
+    const std::lock_guard lock(mutex_);
+    if (complete_ || !timer_) return;
+    tasks_.push_back(std::exchange(timer_, nullptr));
     changed_.notify_all();
   }
 
@@ -144,7 +173,9 @@ class FakeReply : public HttpReply, public std::enable_shared_from_this<FakeRepl
   mutable std::mutex mutex_;  // guards everything below
   std::condition_variable changed_;
   std::deque<std::function<void()>> tasks_;
-  std::vector<std::function<void()>> on_abandoned_;
+  std::vector<std::function<void()>> on_abandoned_, on_stopping_;
+  std::function<void()> timer_;
+  double timer_seconds_ = 0;
   int status_ = 0;
   bool streaming_ = false, complete_ = false, gone_ = false;
   std::string content_type_, body_;

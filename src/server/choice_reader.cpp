@@ -1,0 +1,83 @@
+#include "server/choice_reader.h"
+
+namespace fathom::server {
+
+KeptToken KeptToken::of(const TokenEvent& event) {
+  KeptToken kept{event.token, event.finish, {}, nullptr};
+  if (event.stats) kept.stats = *event.stats;
+  if (!event.error.empty() || event.logprobs || !event.prompt_logprobs.empty()) {
+    kept.extra = std::make_unique<Extra>();
+    kept.extra->error = event.error;
+    if (event.logprobs) kept.extra->logprobs.push_back(*event.logprobs);
+    kept.extra->prompt_logprobs.assign(event.prompt_logprobs.begin(), event.prompt_logprobs.end());
+  }
+  return kept;
+}
+
+ChoiceReader::ChoiceReader(const Service& service, const GenerationRequest& request, std::string id,
+                           int choice)
+    : id_(std::move(id)),
+      choice_(choice),
+      chat_(request.chat),
+      min_new_tokens_(request.rules.min_new_tokens),
+      reader_(service.tokenizer,
+              {service.options.encoding, request.chat, request.thinking, request.stop}) {}
+
+void ChoiceReader::take(KeptToken token, GenerationEvent& event) {
+  stats_ = token.stats;
+  event.choice = choice_;
+  if (token.extra && !token.extra->prompt_logprobs.empty())
+    event.prompt_logprobs = std::move(token.extra->prompt_logprobs);
+  // The token that ends an answer is no text, and nobody is told its probability.
+  if (token.token >= 0 && token.finish != Finish::stop) {
+    if (token.extra && !token.extra->logprobs.empty())
+      held_.push_back({reader_.text_bytes(), std::move(token.extra->logprobs.front())});
+    reasoning_tokens_ += reader_.in_reasoning();
+    reader_.push(token.token, event.pieces, stats_.generated_tokens > min_new_tokens_);
+  }
+  if (token.finish == Finish::error)
+    return fail({500, token.extra ? token.extra->error : std::string("the engine failed")}, event);
+  // Nobody here has asked for it: choices that were cancelled are not listened to any more.
+  if (token.finish == Finish::cancelled)
+    return fail({503, "the server is shutting down: the answer is not complete"}, event);
+  if (token.finish != Finish::none && !reader_.stopped()) reader_.finish(event.pieces);
+  release_logprobs(token.finish != Finish::none && !reader_.stopped(), event);
+  event.stats = stats_;
+  event.reasoning_tokens = reasoning_tokens_;
+  if (reader_.stopped())
+    end(reader_.finish_reason(), event);
+  else if (token.finish != Finish::none)
+    end(token.finish == Finish::length ? "length" : reader_.finish_reason(), event);
+}
+
+void ChoiceReader::fail(const Failure& failure, GenerationEvent& event) {
+  event.choice = choice_;
+  event.stats = stats_;
+  event.reasoning_tokens = reasoning_tokens_;
+  event.ended = ended_ = true;
+  event.finish_reason = "error";
+  event.failure = failure;
+}
+
+// Those of tokens whose text begins in front of what is not decided; past a stop text, nothing is.
+void ChoiceReader::release_logprobs(bool all, GenerationEvent& event) {
+  if (held_.empty()) return;
+  const size_t decided = reader_.decided();
+  while (!held_.empty() && (all || held_.front().begin < decided)) {
+    event.logprobs.push_back(std::move(held_.front().logprobs));
+    held_.pop_front();
+  }
+}
+
+void ChoiceReader::end(std::string_view reason, GenerationEvent& event) {
+  event.ended = ended_ = true;
+  event.finish_reason = reason;
+  event.stop_text = reader_.stop_text();
+  if (!chat_) return;
+  message_ = reader_.message();
+  for (size_t i = 0; i < message_.tool_calls.size(); ++i)
+    message_.tool_calls[i].id = tool_call_id(id_, choice_, i);
+  event.message = &message_;
+}
+
+}  // namespace fathom::server

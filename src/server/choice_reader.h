@@ -1,0 +1,70 @@
+// One choice of a generation: tokens as the engine gives them go in, the pieces, log-probabilities
+// and the end that the API speaks of come out. No thread and no clock in sight.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/generation.h"
+#include "text/answer_reader.h"
+
+namespace fathom::server {
+
+// A TokenEvent that has been kept: it owns what it says.
+struct KeptToken {
+  int32_t token = -1;
+  Finish finish = Finish::none;
+  RequestStats stats;
+  // What few events have.
+  struct Extra {
+    std::string error;
+    std::vector<TokenLogprobs> logprobs;  // one or none
+    std::vector<TokenLogprobs> prompt_logprobs;
+  };
+  std::unique_ptr<Extra> extra;
+
+  static KeptToken of(const TokenEvent& event);
+};
+
+// Thread-compatible.
+class ChoiceReader {
+ public:
+  // `id` names the tool calls. `service` and `request` are not needed afterwards.
+  ChoiceReader(const Service& service, const GenerationRequest& request, std::string id,
+               int choice);
+
+  // Adds what the token says to `event`. Not after the end.
+  void take(KeptToken token, GenerationEvent& event);
+  // The choice ends with a failure.
+  void fail(const Failure& failure, GenerationEvent& event);
+
+  bool ended() const { return ended_; }
+  // A stop text has ended the choice, of which the engine knows nothing.
+  bool stopped() const { return reader_.stopped(); }
+  const RequestStats& stats() const { return stats_; }
+
+ private:
+  struct HeldLogprobs {
+    size_t begin;  // of the token's text in the answer's, in bytes
+    TokenLogprobs logprobs;
+  };
+  void release_logprobs(bool all, GenerationEvent& event);
+  void end(std::string_view reason, GenerationEvent& event);
+
+  const std::string id_;
+  const int choice_;
+  const bool chat_;
+  const int64_t min_new_tokens_;
+  AnswerReader reader_;
+  std::deque<HeldLogprobs> held_;  // of tokens whose text is not decided yet
+  RequestStats stats_;
+  int64_t reasoning_tokens_ = 0;
+  Message message_;  // with ids, at the end
+  bool ended_ = false;
+};
+
+}  // namespace fathom::server

@@ -1,0 +1,311 @@
+#include "server/generation.h"
+
+#include <fmt/format.h>
+
+#include <atomic>
+#include <mutex>
+#include <random>
+#include <utility>
+
+#include "server/choice_reader.h"
+
+namespace fathom::server {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Listener = std::function<void(const GenerationEvent&)>;
+
+double seconds_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+uint64_t random_u64() {
+  std::random_device random;
+  return (uint64_t{random()} << 32) | random();
+}
+
+std::optional<Failure> check_length(const GenerationRequest& r, int64_t context) {
+  const auto prompt = static_cast<int64_t>(r.prompt.size());
+  if (prompt == 0) return Failure{400, "the prompt is empty"};
+  if (prompt >= context)
+    return Failure{400, fmt::format("the prompt has {} tokens, but the context of this model is {} "
+                                    "tokens for prompt and answer together",
+                                    prompt, context)};
+  if (r.max_tokens > context - prompt)
+    return Failure{400,
+                   fmt::format("max_tokens is {} and the prompt has {} tokens, but the context "
+                               "of this model is {} tokens: at most {} are left",
+                               r.max_tokens, prompt, context, context - prompt)};
+  return std::nullopt;
+}
+
+// The choices of one API request. The engine's thread puts tokens into a queue; everything else
+// happens in tasks of the reply, so only the queue needs a mutex. Kept alive by the sinks that the
+// engine holds and by tasks under way.
+class Generation : public std::enable_shared_from_this<Generation> {
+ public:
+  Generation(Service& service, std::shared_ptr<HttpReply> reply,
+             std::vector<GenerationRequest> requests, Listener listen)
+      : service_(service),
+        reply_(std::move(reply)),
+        requests_(std::move(requests)),
+        listen_(std::move(listen)),
+        n_(requests_.front().n) {
+    choices_.reserve(requests_.size() * static_cast<size_t>(n_));
+    for (size_t p = 0; p < requests_.size(); ++p) {
+      if (!requests_[p].seed) requests_[p].seed = random_u64();
+      for (int i = 0; i < n_; ++i)
+        choices_.emplace_back(service_, requests_[p], requests_.front().id,
+                              static_cast<int>(choices_.size()));
+    }
+    open_ = choices_.size();
+  }
+
+  std::optional<Failure> start() {
+    for (const GenerationRequest& r : requests_)
+      if (auto failure = check_length(r, service_.engine.max_context())) return failure;
+    // The other choices of a prompt follow when its cache is filled: at the first token.
+    for (size_t c = 0; c < choices_.size(); c += static_cast<size_t>(n_)) {
+      if (auto failure = submit(c)) {
+        silence();
+        return failure;
+      }
+    }
+    watch();
+    return std::nullopt;
+  }
+
+ private:
+  struct Choice {
+    Choice(const Service& service, const GenerationRequest& request, const std::string& id,
+           int index)
+        : reader(service, request, id, index) {}
+    ChoiceReader reader;
+    RequestId request_id = 0;
+    bool submitted = false;
+    bool heard = false;          // its first token is there
+    Clock::time_point last;      // when its last token came
+    GenerationEvent event = {};  // being put together
+    bool has_event = false;
+  };
+  struct Queued {
+    size_t choice;
+    Clock::time_point when;
+    KeptToken token;
+  };
+
+  const GenerationRequest& request_of(size_t choice) const {
+    return requests_[choice / static_cast<size_t>(n_)];
+  }
+
+  std::optional<Failure> submit(size_t choice) {
+    const GenerationRequest& r = request_of(choice);
+    const size_t sibling = choice % static_cast<size_t>(n_);
+    Request out;
+    out.ids = r.prompt;
+    const auto prompt = static_cast<int64_t>(r.prompt.size());
+    out.max_new_tokens = r.max_tokens > 0 ? r.max_tokens : service_.engine.max_context() - prompt;
+    out.sampling = r.sampling;
+    out.sampling.seed = *r.seed + sibling;
+    out.rules = r.rules;
+    if (!r.ignore_eos) out.stop_ids = service_.options.stop_ids;
+    out.stop_ids.insert(out.stop_ids.end(), r.stop_token_ids.begin(), r.stop_token_ids.end());
+    out.logprobs = r.logprobs;
+    out.prompt_logprobs = r.prompt_logprobs && sibling == 0;
+    out.priority = r.priority;
+    // One sequence of a request can be looked at under its id: the first choice.
+    const bool keep = service_.options.keep_selection && choice == 0 && !r.id.empty();
+    if (keep) service_.selections.begin(r.id, r.prompt);
+    out.keep_selection = keep;
+    out.sink = [self = shared_from_this(), choice](const TokenEvent& event) {
+      self->hear(choice, event);
+    };
+    Result<RequestId> id = service_.engine.submit(std::move(out));
+    if (!id.ok()) return id.failure();
+    choices_[choice].request_id = id.value();
+    choices_[choice].submitted = true;
+    return std::nullopt;
+  }
+
+  // On the engine's thread.
+  void hear(size_t choice, const TokenEvent& event) {
+    if (silent_.load(std::memory_order_relaxed)) return;
+    if (event.selection && event.token >= 0)
+      service_.selections.append(request_of(choice).id, event.token, *event.selection);
+    Queued queued{choice, Clock::now(), KeptToken::of(event)};
+    bool wake = false;
+    {
+      const std::lock_guard lock(mutex_);
+      queue_.push_back(std::move(queued));
+      wake = !std::exchange(wake_pending_, true);
+    }
+    if (wake) reply_->post([self = shared_from_this()] { self->drain(); });
+  }
+
+  // What can end the request from outside. Weak: the reply must not keep alive what holds it.
+  void watch() {
+    const auto weak = weak_from_this();
+    reply_->on_abandoned([weak] {
+      if (const auto self = weak.lock()) self->abandon();
+    });
+    reply_->on_stopping([weak] {
+      if (const auto self = weak.lock())
+        self->fail_all({503, "the server is shutting down: the answer is not complete"});
+    });
+    const double limit = service_.options.request_seconds;
+    if (limit <= 0) return;
+    const double left = limit - seconds_between(requests_.front().arrival, Clock::now());
+    reply_->post_after(std::max(0.0, left), [weak, limit] {
+      if (const auto self = weak.lock())
+        self->fail_all({504, fmt::format("the answer was not complete after the {} seconds that "
+                                         "this server gives a request",
+                                         limit)});
+    });
+  }
+
+  void drain() {
+    {
+      const std::lock_guard lock(mutex_);
+      std::swap(queue_, work_);
+      wake_pending_ = false;
+    }
+    for (Queued& queued : work_) {
+      if (silent_) break;
+      take(queued);
+    }
+    work_.clear();
+    for (size_t c = 0; c < choices_.size() && !silent_; ++c) deliver(c);
+  }
+
+  void take(Queued& queued) {
+    Choice& choice = choices_[queued.choice];
+    if (choice.reader.ended()) return;  // tokens that came before the engine heard of it
+    if (queued.token.token >= 0) observe_token(queued.choice, queued.when);
+    choice.reader.take(std::move(queued.token), choice.event);
+    choice.has_event = true;
+    // The engine goes on unless it has ended the choice itself.
+    if (choice.reader.ended()) {
+      if (choice.reader.stopped()) service_.engine.cancel(choice.request_id);
+      observe_end(choice, choice.event.finish_reason);
+    }
+  }
+
+  void observe_token(size_t index, Clock::time_point when) {
+    Choice& choice = choices_[index];
+    if (choice.heard)
+      service_.metrics.observe_token_gap(seconds_between(choice.last, when));
+    else if (index % static_cast<size_t>(n_) == 0)
+      service_.metrics.observe_first_token(seconds_between(request_of(index).arrival, when));
+    choice.heard = true;
+    choice.last = when;
+  }
+
+  void observe_end(const Choice& choice, std::string_view reason) {
+    service_.metrics.observe_end(reason, choice.reader.stats(),
+                                 seconds_between(requests_.front().arrival, Clock::now()));
+  }
+
+  void deliver(size_t index) {
+    Choice& choice = choices_[index];
+    if (!choice.has_event) return;
+    choice.has_event = false;
+    const GenerationEvent event = std::exchange(choice.event, {});
+    // Tokens may have said nothing so far: half a character, the beginning of a tag.
+    const bool quiet = event.pieces.empty() && event.logprobs.empty() &&
+                       event.prompt_logprobs.empty() && !event.ended;
+    if (!quiet) listen_(event);
+    if (event.failure) return fail_all(*event.failure);
+    if (event.ended && --open_ == 0) return finish();
+    if (choice.heard) submit_siblings(index);
+  }
+
+  void submit_siblings(size_t index) {
+    const auto n = static_cast<size_t>(n_);
+    if (index % n != 0) return;
+    for (size_t c = index + 1; c < index + n && !choices_[c].submitted; ++c)
+      if (auto failure = submit(c)) return fail_all(*failure);
+  }
+
+  // Ends every choice that has not ended.
+  void fail_all(const Failure& failure) {
+    if (silent_) return;
+    silent_ = true;
+    for (Choice& choice : choices_) {
+      if (choice.reader.ended()) continue;
+      if (choice.submitted) {
+        service_.engine.cancel(choice.request_id);
+        observe_end(choice, "error");
+      }
+      GenerationEvent event;
+      choice.reader.fail(failure, event);
+      listen_(event);
+    }
+    finish();
+  }
+
+  void abandon() {
+    if (silent_) return;
+    for (const Choice& choice : choices_)
+      if (choice.submitted && !choice.reader.ended()) observe_end(choice, "cancelled");
+    silence();
+    finish();
+  }
+
+  // Cancels what runs and hears no more of it.
+  void silence() {
+    silent_ = true;
+    for (const Choice& choice : choices_)
+      if (choice.submitted && !choice.reader.ended()) service_.engine.cancel(choice.request_id);
+  }
+
+  // The listener may be what keeps the reply alive, and the engine may keep this for another step.
+  void finish() {
+    silent_ = true;
+    listen_ = nullptr;
+  }
+
+  Service& service_;
+  const std::shared_ptr<HttpReply> reply_;
+  std::vector<GenerationRequest> requests_;
+  Listener listen_;
+  const int n_;
+  std::vector<Choice> choices_;
+  size_t open_ = 0;  // choices that have not ended
+  std::vector<Queued> work_;
+  std::atomic<bool> silent_{false};  // nothing is listened to any more
+
+  std::mutex mutex_;  // guards what follows
+  std::vector<Queued> queue_;
+  bool wake_pending_ = false;  // a drain() has been posted
+};
+
+}  // namespace
+
+std::optional<Failure> start_generation(Service& service, std::shared_ptr<HttpReply> reply,
+                                        std::vector<GenerationRequest> requests,
+                                        std::function<void(const GenerationEvent&)> listen) {
+  FATHOM_CHECK(!requests.empty() && requests.front().n > 0, "{} requests", requests.size());
+  return std::make_shared<Generation>(service, std::move(reply), std::move(requests),
+                                      std::move(listen))
+      ->start();
+}
+
+std::optional<Failure> start_generation(Service& service, std::shared_ptr<HttpReply> reply,
+                                        GenerationRequest request,
+                                        std::function<void(const GenerationEvent&)> listen) {
+  std::vector<GenerationRequest> requests;
+  requests.push_back(std::move(request));
+  return start_generation(service, std::move(reply), std::move(requests), std::move(listen));
+}
+
+std::string new_id(std::string_view prefix) {
+  return fmt::format("{}{:016x}{:08x}", prefix, random_u64(), random_u64() >> 32);
+}
+
+std::string tool_call_id(std::string_view id, int choice, size_t call) {
+  const size_t random = id.find_last_of("-_");
+  if (random != id.npos) id.remove_prefix(random + 1);
+  return fmt::format("call_{}{:02x}{:02x}", id, choice, call);
+}
+
+}  // namespace fathom::server
