@@ -124,7 +124,7 @@ void MessageWriter::finish(const GenerationEvent& event) {
   }
   message_["stop_reason"] = stop_reason_of(event);
   if (!event.stop_text.empty()) message_["stop_sequence"] = event.stop_text;
-  message_["usage"] = usage_of(event.stats, 0);
+  message_["usage"] = usage_of(event.stats, event.reasoning_tokens);
   emit("message_delta",
        {{"delta",
          {{"stop_reason", message_["stop_reason"]}, {"stop_sequence", message_["stop_sequence"]}}},

@@ -59,7 +59,7 @@ void ResponseWriter::piece(const CompletionEvent& piece) {
     }
     case CompletionEvent::Kind::tool_name:
       close("completed");
-      open_call(piece.text);
+      open_call(piece);
       break;
     case CompletionEvent::Kind::tool_arguments:
       FATHOM_CHECK(open_ == Open::call, "arguments of call {} without its name", piece.call);
@@ -100,14 +100,14 @@ void ResponseWriter::text_delta(const std::string& text) {
        std::move(delta));
 }
 
-void ResponseWriter::open_call(const std::string& name) {
+void ResponseWriter::open_call(const CompletionEvent& call) {
   open_ = Open::call;
   OrderedJson item;
   item["id"] = new_id_("fc_");
   item["type"] = "function_call";
   item["status"] = "in_progress";
-  item["call_id"] = new_id_("call_");
-  item["name"] = name;
+  item["call_id"] = tool_call_id(response_["id"].get_ref<const std::string&>(), 0, call.call);
+  item["name"] = call.text;
   item["arguments"] = "";
   response_["output"].push_back(item);
   emit("response.output_item.added",
@@ -172,12 +172,8 @@ void ResponseWriter::finish(const GenerationEvent& event) {
   if (failed) {
     response_["error"] = {{"code", "server_error"}, {"message", event.failure->message}};
   }
-  fill_usage(event);
+  response_["usage"] = response_usage(event.stats, event.reasoning_tokens);
   emit("response." + status, {{"response", response_}});
-}
-
-void ResponseWriter::fill_usage(const GenerationEvent& event) {
-  response_["usage"] = response_usage(event.stats, 0);
 }
 
 void ResponseWriter::emit(std::string_view type, OrderedJson data) {

@@ -12,7 +12,7 @@
 
 namespace fathom::server {
 
-// Makes ids of items and calls from a prefix ("msg_"); a test hands in a counter.
+// Makes ids of items from a prefix ("msg_"); a test hands in a counter.
 using IdMaker = std::function<std::string(std::string_view prefix)>;
 
 // Thread-compatible. The sequence is begin, feed for every event, and after the event that ended
@@ -35,13 +35,12 @@ class ResponseWriter {
   void piece(const CompletionEvent& piece);
   void open_text(Open kind);
   void text_delta(const std::string& text);
-  void open_call(const std::string& name);
+  void open_call(const CompletionEvent& call);
   void arguments_delta(const std::string& text);
   void close(std::string_view status);
   void close_text();
   void close_call();
   void finish(const GenerationEvent& event);
-  void fill_usage(const GenerationEvent& event);
 
   // Appends an event; `data` gets its type and number.
   void emit(std::string_view type, OrderedJson data);

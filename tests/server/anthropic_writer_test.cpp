@@ -31,6 +31,7 @@ GenerationEvent ended(const char* reason) {
   event.stats.prompt_tokens = 20;
   event.stats.reused_tokens = 8;
   event.stats.generated_tokens = 5;
+  event.reasoning_tokens = 3;
   return event;
 }
 

@@ -31,6 +31,7 @@ GenerationEvent ended(const char* reason) {
   event.stats.prompt_tokens = 20;
   event.stats.reused_tokens = 8;
   event.stats.generated_tokens = 5;
+  event.reasoning_tokens = 3;
   return event;
 }
 
@@ -72,7 +73,7 @@ TEST(ResponseWriter, TextInOrder) {
   EXPECT_EQ(told.response["output"][0]["content"][0]["text"], "Hello");
   EXPECT_EQ(told.response["usage"].dump(),
             R"({"input_tokens":20,"input_tokens_details":{"cached_tokens":8},"output_tokens":5,)"
-            R"("output_tokens_details":{"reasoning_tokens":0},"total_tokens":25})");
+            R"("output_tokens_details":{"reasoning_tokens":3},"total_tokens":25})");
 }
 
 TEST(ResponseWriter, ReasoningTextAndCallsAreItems) {
