@@ -5,6 +5,7 @@
 // is in the batch, how its prompt was cut into chunks, or whether it was preempted on the way.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -18,6 +19,8 @@
 #include "runtime/device.h"
 #include "runtime/memory_plan.h"
 #include "runtime/request.h"
+#include "runtime/step_runner.h"
+#include "runtime/token_engine.h"
 
 namespace fathom {
 
@@ -33,8 +36,13 @@ struct EngineOptions {
   int max_step_tokens = 512;  // tokens of one step: longer prompts are computed in chunks
   int64_t cache_tokens = 0;   // of all requests together; 0: enough for max_seqs, or what fits
   int keep_prefixes = 0;      // prompts whose cache is kept for requests that begin alike
+  int max_waiting = 0;        // requests that wait at once; the next one is refused. 0: any number
   bool batch_invariant = false;
-  int64_t index_budget = 64 << 20;  // bytes of index scores held at once
+  bool keep_selection = false;  // requests may ask what the indexer selected
+  // Where the device works on its own, the host prepares a step and delivers another meanwhile.
+  bool overlap = true;
+  std::function<void(const StepReport&)> on_step;  // on the engine thread; must not block
+  int64_t index_budget = 64 << 20;                 // bytes of index scores held at once
   int64_t weight_bytes = 0;  // memory the weights will come to occupy (mapped, not yet touched)
   std::optional<int64_t> available_bytes;  // none: what the machine says
 };
@@ -47,25 +55,33 @@ struct EngineStats {
   int64_t steps = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0;    // computed as such; recomputed ones again
   double prompt_seconds = 0, generation_seconds = 0;  // a mixed step's time is split by tokens
-  int64_t preemptions = 0, reused_tokens = 0;
+  int64_t preemptions = 0;
+  int64_t looked_up_tokens = 0, reused_tokens = 0;  // on admission; of these, found computed
   int pages = 0, free_pages = 0;
   int running = 0, waiting = 0;
 };
 
-class Engine {
+class Engine final : public TokenEngine {
  public:
   // Plans memory, then takes all of it. Config and weights must outlive the engine. Throws Error
   // when the machine cannot.
   Engine(const Config& config, const Weights& weights, const EngineOptions& options);
-  ~Engine();
+  // On a device of the caller's, for tests: `plan` says what its cache holds.
+  Engine(const Config& config, std::unique_ptr<StepRunner> runner, const MemoryPlan& plan,
+         const EngineOptions& options);
+  ~Engine() override;
 
-  // From any thread. A failure (empty prompt, too long, id outside the vocabulary, parameter out of
-  // range) is final: the sink is not called.
-  Result<RequestId> submit(Request request);
-  // From any thread. The sink hears of it in a later step, unless the request has ended by then.
-  void cancel(RequestId id);
+  // A failure: 400 for what can never be served (empty or too long prompt, id outside the
+  // vocabulary, parameter out of range), 429 when max_waiting requests wait already, 503 once the
+  // engine has failed.
+  Result<RequestId> submit(Request request) override;
+  void cancel(RequestId id) override;
+  EngineSnapshot snapshot() const override;
+  int64_t max_context() const override;
 
-  // Computes one step. False when there was nothing to do. Always from the same thread.
+  // One step further: plans and starts the next, delivers what has come out. False when there was
+  // nothing to do. Always from the same thread. Throws Error when the device fails, after every
+  // request has been told; the engine then refuses whatever is submitted.
   bool step();
   // Steps until asked to stop, asleep while there is nothing to do.
   void run(const std::stop_token& stop);
@@ -73,7 +89,6 @@ class Engine {
   // What was chosen, for the user, one line.
   std::string describe() const;
   EngineStats stats() const;  // from the thread that steps
-  int64_t max_context() const;
   // Stops the program unless every page is accounted for; from the thread that steps.
   void check_integrity() const;
 

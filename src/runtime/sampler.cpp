@@ -41,6 +41,12 @@ Result<SamplingParams> checked(const SamplingParams& p) {
   return p;
 }
 
+Result<int32_t> greedy(std::span<const float> logits) {
+  Result<Top> top = greatest(logits);
+  if (!top.ok()) return top.failure();
+  return top.value().id;
+}
+
 Sampler::Sampler(int64_t vocab) { candidates_.reserve(static_cast<size_t>(vocab)); }
 
 Result<int32_t> Sampler::sample(std::span<const float> logits, const SamplingParams& params,

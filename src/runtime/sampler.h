@@ -12,13 +12,17 @@ namespace fathom {
 // The first parameter out of its range, named with its value and what is accepted.
 Result<SamplingParams> checked(const SamplingParams& params);
 
+// The token of the greatest logit, the lowest id on ties. Fails when the logits are not numbers: a
+// NaN, +inf, or nothing but -inf.
+Result<int32_t> greedy(std::span<const float> logits);
+
 // Thread-compatible. Memory is taken in the constructor.
 class Sampler {
  public:
   explicit Sampler(int64_t vocab);
 
-  // The token that follows position `position` - 1. Fails, for this request alone, when the logits
-  // are not numbers: a NaN, +inf, or nothing but -inf.
+  // The token that follows position `position` - 1. Fails as greedy() does, for this request
+  // alone.
   Result<int32_t> sample(std::span<const float> logits, const SamplingParams& params,
                          int64_t position);
 

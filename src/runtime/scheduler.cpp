@@ -19,7 +19,8 @@ class Planner {
         gone_(running.size(), false),
         budget_(limits.step_tokens),
         free_(limits.free_pages),
-        places_(limits.max_running - static_cast<int>(running.size())) {}
+        places_(limits.max_running - static_cast<int>(running.size())),
+        rows_(limits.prompt_rows) {}
 
   Plan run() {
     for (int i = 0; i < count(); ++i)
@@ -44,6 +45,7 @@ class Planner {
     if (gone_[i]) return;
     const SeqState& s = running_[i];
     int64_t tokens = std::min<int64_t>(budget_, s.known - s.cached);
+    if (s.prompt_rows) tokens = std::min<int64_t>(tokens, rows_ + 1);
     if (tokens <= 0) return;
     while (more_pages(s, tokens) > free_) {
       plan_.starved = true;
@@ -63,6 +65,7 @@ class Planner {
       preempt(victim);
       if (victim == i) return;
     }
+    if (s.prompt_rows) rows_ -= static_cast<int>(tokens) - 1;
     take_[i] = tokens;
     free_ -= more_pages(s, tokens);
     budget_ -= tokens;
@@ -104,6 +107,10 @@ class Planner {
         break;  // no overtaking: a long prompt must get its turn
       }
       int64_t tokens = std::min<int64_t>(budget_, s.known - s.cached);
+      if (s.prompt_rows) {
+        tokens = std::min<int64_t>(tokens, rows_ + 1);
+        rows_ -= static_cast<int>(tokens) - 1;
+      }
       plan_.slices.push_back({count() + static_cast<int>(w), s.cached, s.cached + tokens});
       claimed += need;
       budget_ -= tokens;
@@ -114,7 +121,7 @@ class Planner {
   std::vector<int64_t> take_;
   std::vector<bool> gone_;
   int64_t budget_, free_;
-  int places_;
+  int places_, rows_;
   Plan plan_;
 };
 

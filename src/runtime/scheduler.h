@@ -18,16 +18,18 @@
 namespace fathom {
 
 struct SeqState {
-  int64_t known = 0;      // tokens of the prompt and generated so far
-  int64_t cached = 0;     // of these, how many are in the cache; less than known
-  int64_t pages = 0;      // pages held
-  int64_t own_pages = 0;  // of these, how many nobody else holds: what preempting gains
+  int64_t known = 0;         // tokens of the prompt and generated so far
+  int64_t cached = 0;        // of these, how many are in the cache; less than known
+  int64_t pages = 0;         // pages held
+  int64_t own_pages = 0;     // of these, how many nobody else holds: what preempting gains
+  bool prompt_rows = false;  // every token of it takes a logit row, not its last one alone
 };
 
 struct Limits {
   int step_tokens = 0;     // tokens of one step
   int max_running = 0;     // sequences at once
   int64_t free_pages = 0;  // pages nobody holds
+  int prompt_rows = 0;     // logit rows of one step beside the last one of each sequence
 };
 
 // Tokens [begin, end) of a sequence. `seq` counts through running and then waiting: running.size()
@@ -42,6 +44,13 @@ struct Plan {
   std::vector<Slice> slices;   // decodes, then chunks of prompts; a running sequence at most once
   std::vector<int> preempted;  // indices of running, youngest first
   bool starved = false;        // with more free pages the plan would have been another
+
+  // How many waiting sequences come in: always the first ones.
+  int admitted(size_t running) const {
+    int n = 0;
+    for (const Slice& s : slices) n += s.seq >= static_cast<int>(running);
+    return n;
+  }
 };
 
 // `running` and `waiting` are in order of arrival. Whoever calls must see to it that the greatest

@@ -1,38 +1,59 @@
 #include "runtime/step_runner.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "runtime/memory_plan.h"
 #include "runtime/sampler.h"
+#include "runtime/selection_tap.h"
 
 namespace fathom {
 namespace {
 
-// The CPU's: logits stay where they are computed.
+int logit_rows(const RunnerSetup& s) { return s.logit_rows > 0 ? s.logit_rows : s.max_seqs; }
+
+// The CPU's: logits stay where they are computed, and a step is over when launch() returns.
 class HostRunner final : public StepRunner {
  public:
   HostRunner(const RunnerSetup& s, ThreadPool& pool)
       : vocab_(s.config->vocab),
         ops_(make_ops(s.ops, s.forward.numerics, workload_of(s), pool)),
+        tap_(s.keep_selection ? std::make_unique<SelectionTap>(*ops_, s.config->layers,
+                                                               logit_rows(s), s.config->index_topk)
+                              : nullptr),
         comm_(make_solo_comm()),
         cache_(s.cache, s.pages),
-        forward_(*s.config, *s.weights, *ops_, *comm_, s.forward),
-        logits_(static_cast<size_t>(s.max_seqs) * static_cast<size_t>(vocab_)),
+        forward_(*s.config, *s.weights, tap_ ? *tap_ : *ops_, *comm_, s.forward),
+        logits_(static_cast<size_t>(logit_rows(s)) * static_cast<size_t>(vocab_)),
         sampler_(vocab_) {}
 
-  void run(StepBatch& batch, std::span<const Draw> draws,
-           std::vector<Result<int32_t>>& tokens) override {
+  void launch(StepBatch& batch, std::span<const Draw> draws,
+              std::span<const CarriedId> carried) override {
+    FATHOM_CHECK(carried.empty(), "{} ids carried over on the CPU", carried.size());
     const int64_t rows = static_cast<int64_t>(draws.size());
+    draws_.assign(draws.begin(), draws.end());
+    if (tap_) tap_->watch(batch.logit_rows(), draws);
     Tensor logits(logits_.data(), DType::f32, {std::max<int64_t>(1, rows), vocab_});
-    {
-      NoAlloc guard("a step of the engine");
-      forward_.step(batch, cache_.layers(), logits);
-    }
+    NoAlloc guard("a step of the engine");
+    forward_.step(batch, cache_.layers(), logits);
+  }
+  void finish(std::vector<Result<int32_t>>& tokens) override {
     tokens.clear();
-    for (int64_t row = 0; row < rows; ++row) {
-      const Draw& d = draws[static_cast<size_t>(row)];
-      tokens.push_back(sampler_.sample({logits.row<float>(row), static_cast<size_t>(vocab_)},
-                                       d.params, d.position));
+    for (size_t row = 0; row < draws_.size(); ++row) {
+      const Draw& d = draws_[row];
+      if (d.by_host)
+        tokens.emplace_back(-1);
+      else
+        tokens.push_back(sampler_.sample(logits(static_cast<int>(row)), d.params, d.position));
     }
+  }
+  std::span<const float> logits(int row) const override {
+    return std::span(logits_).subspan(static_cast<size_t>(row) * static_cast<size_t>(vocab_),
+                                      static_cast<size_t>(vocab_));
+  }
+  std::span<const int32_t> picked(int row, int layer) const override {
+    FATHOM_CHECK(tap_, "picks asked of a runner that keeps none");
+    return tap_->picked(row, layer);
   }
   std::string describe() const override { return ops_->describe(); }
   int64_t cache_bytes() const override { return cache_.bytes(); }
@@ -40,10 +61,12 @@ class HostRunner final : public StepRunner {
  private:
   const int64_t vocab_;
   std::unique_ptr<Ops> ops_;
+  std::unique_ptr<SelectionTap> tap_;
   std::unique_ptr<Comm> comm_;
   KvPool cache_;
   Forward forward_;
   std::vector<float> logits_;
+  std::vector<Draw> draws_;
   Sampler sampler_;
 };
 
@@ -65,14 +88,19 @@ int padded_tokens(int tokens) {
   return (tokens + step - 1) / step * step;
 }
 
+static int64_t selection_bytes(const RunnerSetup& s) {
+  return s.keep_selection ? 4LL * s.config->layers * logit_rows(s) * s.config->index_topk : 0;
+}
+
 int64_t runner_bytes(const RunnerSetup& s) {
   if (s.ops.device == DeviceKind::cpu)
-    return workspace_bytes(*s.config, s.forward.max_tokens, s.max_seqs, s.index_budget);
+    return workspace_bytes(*s.config, s.forward.max_tokens, logit_rows(s), s.index_budget) +
+           selection_bytes(s);
   // One page more than the plan's: where padding lies.
   return gpu_workspace_bytes(s.forward.numerics, workload_of(s), s.ops.gpu) +
          activation_bytes(*s.config, s.forward) + s.cache.bytes_per_page() +
-         4LL * s.config->vocab * padded_tokens(s.max_seqs) +
-         (s.forward.max_context + 1) * s.config->rope * 4;
+         4LL * s.config->vocab * std::max(padded_tokens(s.max_seqs), logit_rows(s)) +
+         selection_bytes(s) + (s.forward.max_context + 1) * s.config->rope * 4;
 }
 
 std::unique_ptr<StepRunner> make_step_runner(const RunnerSetup& setup, ThreadPool& pool) {

@@ -22,7 +22,16 @@ namespace fathom {
 // How one logit row becomes a token.
 struct Draw {
   SamplingParams params;
-  int64_t position = 0;  // of the token that is drawn
+  int64_t position = 0;         // of the token that is drawn
+  bool by_host = false;         // nothing is drawn here: the caller reads the row's logits
+  bool keep_selection = false;  // the caller reads what the row's token picked
+};
+
+// A token of the batch whose id is what row `row` of the step launched before drew: the device has
+// it, the host has not seen it yet.
+struct CarriedId {
+  int token = 0;
+  int row = 0;
 };
 
 struct RunnerSetup {
@@ -32,6 +41,8 @@ struct RunnerSetup {
   ForwardOptions forward;
   int64_t index_budget = 0;
   int max_seqs = 0;
+  int logit_rows = 0;           // of one step; 0: one a sequence
+  bool keep_selection = false;  // Draw::keep_selection will be asked for
   KvShape cache;
   int pages = 0;
   // Used instead of a cache of the runner's own, so that a measurement can compare two runners on
@@ -43,10 +54,27 @@ class StepRunner {
  public:
   virtual ~StepRunner() = default;
 
-  // Computes the batch and draws for its logit rows, in their order. A failure is that request's
-  // alone; a device that fails throws.
-  virtual void run(StepBatch& batch, std::span<const Draw> draws,
-                   std::vector<Result<int32_t>>& tokens) = 0;
+  // Starts a step: the batch, and what is to be drawn for its logit rows, in their order. A device
+  // of its own returns at once; the arguments need not outlive the call. A device that fails
+  // throws, here or in finish().
+  virtual void launch(StepBatch& batch, std::span<const Draw> draws,
+                      std::span<const CarriedId> carried) = 0;
+  // Waits for the oldest step that is under way. tokens[row] is what its row drew (nothing, where
+  // the host draws); a failure is that request's alone.
+  virtual void finish(std::vector<Result<int32_t>>& tokens) = 0;
+  // Steps that may be under way at once: above 1, ids may be carried from one to the next.
+  virtual int steps_at_once() const { return 1; }
+
+  // Of the step finished last, until the next one is finished or two more are launched. Rows that
+  // the host draws for, [vocab]:
+  virtual std::span<const float> logits(int row) const = 0;
+  // What the indexer of a layer picked for the row's token, ascending, where it was asked for:
+  virtual std::span<const int32_t> picked(int row, int layer) const = 0;
+
+  void run(StepBatch& batch, std::span<const Draw> draws, std::vector<Result<int32_t>>& tokens) {
+    launch(batch, draws, {});
+    finish(tokens);
+  }
   virtual std::string describe() const = 0;
   virtual int64_t cache_bytes() const = 0;
 };
@@ -57,6 +85,12 @@ Workload workload_of(const RunnerSetup& setup);
 // Sequences of one step: each may take two entries, the end of its prompt and recomputed decodes,
 // and padding one more.
 constexpr int step_sequences(int max_seqs) { return 2 * max_seqs + 1; }
+
+// Logit rows of one step of the engine: each sequence's last, and some for prompts whose every
+// token has its log-probability reported.
+constexpr int step_logit_rows(int max_seqs, int max_step_tokens) {
+  return max_seqs + (max_step_tokens < 64 ? max_step_tokens : 64);
+}
 
 // Logit rows that a step may need room for: padding included.
 int padded_tokens(int tokens);

@@ -1,0 +1,193 @@
+// What came out of a step: tokens to their sequences, events to whoever asked, pages back.
+#include <algorithm>
+
+#include "runtime/engine_impl.h"
+#include "runtime/kv_pool.h"
+
+namespace fathom {
+
+void Engine::Impl::retire(Flight& flight) {
+  runner_->finish(drawn_);
+  for (Sequence* s : flight.members) --s->in_flight;
+  draw_on_host(flight);
+  const auto over = Clock::now();
+  account(flight, over);
+  for (size_t row = 0; row < flight.rows.size(); ++row) deliver(flight.rows[row], row);
+  sweep();
+  ++stats_.steps;
+  last_finish_ = over;
+  if (!options_.on_step) return;
+  StepReport report;
+  report.tokens = flight.tokens;
+  report.decodes = flight.decodes;
+  report.sequences = static_cast<int>(flight.members.size());
+  report.seconds = flight.seconds;
+  report.host_seconds = flight.host_seconds + seconds_between(over, Clock::now());
+  options_.on_step(report);
+}
+
+// Steps that overlap share the device: each counts from when the one before it was over.
+void Engine::Impl::account(Flight& flight, Clock::time_point over) {
+  flight.seconds = seconds_between(std::max(flight.launched, last_finish_), over);
+  const int prompts = flight.tokens - flight.decodes;
+  const double share = flight.tokens > 0 ? 1.0 / flight.tokens : 0;
+  stats_.prompt_tokens += prompts;
+  stats_.generated_tokens += flight.decodes;
+  stats_.prompt_seconds += flight.seconds * prompts * share;
+  stats_.generation_seconds += flight.seconds * flight.decodes * share;
+}
+
+// Rows that need rules, a constraint or log-probabilities. A constraint hears of its token at once:
+// its next mask is computed while the others are drawn and the next step runs.
+void Engine::Impl::draw_on_host(const Flight& flight) {
+  if (!flight.by_host) return;
+  logprobs_.assign(flight.rows.size(), {});
+  for (size_t at = 0; at < flight.rows.size(); ++at) {
+    const Row& row = flight.rows[at];
+    Sequence& s = *row.sequence;
+    const int index = static_cast<int>(at);
+    if (s.ended) continue;
+    if (!row.draws) {
+      const int32_t next = s.ids[static_cast<size_t>(row.position) + 1];
+      s.prompt_logprobs.resize(static_cast<size_t>(s.prompt) - 1);
+      s.prompt_logprobs[static_cast<size_t>(row.position)] =
+          logprobs_of(runner_->logits(index), next, s.request.logprobs);
+    } else if (draws_by_host(s.request)) {
+      drawn_[at] = draw_for(s, runner_->logits(index));
+      if (drawn_[at].ok() && s.request.logprobs >= 0)
+        logprobs_[at] = logprobs_of(runner_->logits(index), drawn_[at].value(), s.request.logprobs);
+    }
+  }
+}
+
+// A constraint that throws has failed its own request, not the engine.
+Result<int32_t> Engine::Impl::draw_for(Sequence& s, std::span<const float> logits) {
+  try {
+    Result<int32_t> token = sampler_.draw(logits, {&s.request, &s.seen, s.generated(), s.known()});
+    if (token.ok() && s.request.constraint) s.request.constraint->accept(token.value());
+    return token;
+  } catch (const std::exception& e) {
+    return Failure{500, fmt::format("the form of the answer: {}", e.what())};
+  }
+}
+
+void Engine::Impl::deliver(const Row& row, size_t at) {
+  Sequence& s = *row.sequence;
+  if (!row.draws || s.ended) return;  // a step too far: its end came out of the step before
+  --s.pending;
+  if (const Result<int32_t>& token = drawn_[at]; token.ok())
+    accept(s, token.value(), at);
+  else
+    finish(s, Finish::error, token.failure().message);
+}
+
+void Engine::Impl::accept(Sequence& s, int32_t token, size_t row) {
+  const auto now = Clock::now();
+  const bool first = s.generated() == 0;
+  if (first) {
+    s.first_token = now;
+    s.stats.first_token_seconds = seconds_between(s.submitted, now);
+    prefixes_.insert(s.ids, s.pages);  // just the prompt, all of it computed
+  }
+  s.ids.push_back(token);
+  if (s.has_penalties()) s.seen.add_answer(token);
+  s.stats.generated_tokens = s.generated();
+  s.stats.decode_seconds = seconds_between(s.first_token, now);
+
+  TokenEvent event;
+  event.id = s.id;
+  event.token = token;
+  const std::vector<int32_t>& stops = s.request.stop_ids;
+  if (std::find(stops.begin(), stops.end(), token) != stops.end())
+    event.finish = Finish::stop;
+  else if (s.generated() >= s.request.max_new_tokens || s.known() >= max_context())
+    event.finish = Finish::length;
+  event.stats = &s.stats;
+  if (s.request.logprobs >= 0) event.logprobs = &logprobs_[row];
+  if (first) event.prompt_logprobs = s.prompt_logprobs;
+  if (s.request.keep_selection) event.selection = &selection_of(s, row);
+  if (event.finish != Finish::none) end(s, event.finish);
+  if (s.request.sink) s.request.sink(event);
+}
+
+// What the token in front of the one just accepted picked.
+const Selection& Engine::Impl::selection_of(const Sequence& s, size_t row) {
+  selection_.position = s.known() - 2;
+  selection_.layers.clear();
+  for (int layer = 0; layer < config_.layers; ++layer)
+    selection_.layers.push_back(runner_->picked(static_cast<int>(row), layer));
+  return selection_;
+}
+
+// Announces an end that no token comes with.
+void Engine::Impl::finish(Sequence& s, Finish how, std::string error) {
+  end(s, how);
+  TokenEvent event;
+  event.id = s.id;
+  event.finish = how;
+  event.error = std::move(error);
+  event.stats = &s.stats;
+  if (s.request.sink) s.request.sink(event);
+}
+
+// Gives back the pages, unless a step under way still uses them; sweep() takes the sequence off its
+// list.
+void Engine::Impl::end(Sequence& s, Finish how) {
+  // Under one form of attention, rows of generated tokens are as good as a prompt's.
+  if (forms_.batch_invariant && how != Finish::error) {
+    const int64_t computed = std::min(s.cached, s.known() - 1);
+    prefixes_.insert(std::span(s.ids).first(static_cast<size_t>(computed)), s.pages);
+  }
+  if (s.in_flight == 0) release_pages(s);
+  s.ended = true;
+}
+
+void Engine::Impl::drop_cancelled() {
+  for (Owned& s : running_)
+    if (s->cancelled) finish(*s, Finish::cancelled);
+  for (Owned& s : waiting_)
+    if (s->cancelled) finish(*s, Finish::cancelled);
+  sweep();
+}
+
+void Engine::Impl::sweep() {
+  auto sort_out = [&](auto& list) {
+    for (Owned& s : list)
+      if (s->ended && s->in_flight > 0) leaving_.push_back(std::move(s));
+    std::erase_if(list, [](const Owned& s) { return s == nullptr || s->ended; });
+  };
+  sort_out(running_);
+  sort_out(waiting_);
+  for (Owned& s : leaving_)
+    if (s->in_flight == 0) release_pages(*s);
+  std::erase_if(leaving_, [](const Owned& s) { return s->in_flight == 0; });
+}
+
+void Engine::Impl::release_pages(Sequence& s) {
+  for (int32_t page : s.pages) pages_.release(page);
+  s.pages.clear();
+  s.cached = 0;
+}
+
+void Engine::Impl::fail_everything(const std::string& why) {
+  {
+    std::lock_guard lock(inbox_mutex_);
+    published_.failed = true;  // from here on submit() refuses: nobody is left out below
+    for (Owned& s : inbox_) waiting_.push_back(std::move(s));
+    inbox_.clear();
+  }
+  flight_.reset();
+  auto give_up = [&](auto& list) {
+    for (Owned& s : list) {
+      s->in_flight = 0;
+      if (!s->ended) finish(*s, Finish::error, why);
+    }
+  };
+  give_up(running_);
+  give_up(waiting_);
+  give_up(leaving_);
+  sweep();
+  publish();
+}
+
+}  // namespace fathom

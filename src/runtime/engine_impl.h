@@ -1,0 +1,126 @@
+// Inside the engine. One thread steps and owns everything but the inbox; other threads see the
+// inbox and the published snapshot alone.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "runtime/engine.h"
+#include "runtime/logit_rules.h"
+#include "runtime/page_allocator.h"
+#include "runtime/prefix_cache.h"
+#include "runtime/sequence.h"
+
+namespace fathom {
+
+class Engine::Impl {
+ public:
+  Impl(const Config& config, const Weights& weights, const EngineOptions& options);
+  Impl(const Config& config, std::unique_ptr<StepRunner> runner, const MemoryPlan& plan,
+       const EngineOptions& options);
+
+  Result<RequestId> submit(Request request);
+  void cancel(RequestId id);
+  EngineSnapshot snapshot() const;
+  int64_t max_context() const { return memory_.max_context; }
+  bool step();
+  void run(const std::stop_token& stop);
+  std::string describe() const;
+  EngineStats stats() const;
+  void check_integrity() const;
+
+ private:
+  using Clock = Sequence::Clock;
+  using Owned = std::unique_ptr<Sequence>;
+
+  // A logit row of a step: the last known token of a sequence, from which the next is drawn, or a
+  // token of a prompt whose log-probabilities are wanted.
+  struct Row {
+    Sequence* sequence = nullptr;
+    int64_t position = 0;
+    bool draws = true;
+  };
+  // A step that was launched and is not finished.
+  struct Flight {
+    std::vector<Row> rows;
+    std::vector<Sequence*> members;  // whose pages it uses
+    int tokens = 0, decodes = 0;
+    bool by_host = false;  // some row waits for the host: the next step cannot start before
+    Clock::time_point launched;
+    double seconds = 0;       // of model and sampling
+    double host_seconds = 0;  // of planning
+  };
+
+  // engine.cpp
+  void take_inbox();
+  void publish();
+
+  // engine_step.cpp: what is computed next
+  bool advance();
+  std::optional<Flight> launch_next(bool ahead);
+  Plan make_plan_with_prefixes();
+  Plan plan_once();
+  void let_go_of_prefixes(const Plan& plan);
+  bool may_run_ahead() const;
+  void carry_out(const Plan& plan, Flight& flight);
+  void admit_and_preempt(const Plan& plan);
+  void add_to_batch(Sequence& s, const Slice& slice, Flight& flight);
+  void add_rows(Sequence& s, const Slice& slice, Flight& flight);
+
+  // engine_delivery.cpp: what came out
+  void retire(Flight& flight);
+  void account(Flight& flight, Clock::time_point over);
+  void draw_on_host(const Flight& flight);
+  Result<int32_t> draw_for(Sequence& s, std::span<const float> logits);
+  void deliver(const Row& row, size_t at);
+  void accept(Sequence& s, int32_t token, size_t row);
+  const Selection& selection_of(const Sequence& s, size_t row);
+  void finish(Sequence& s, Finish how, std::string error = {});
+  void end(Sequence& s, Finish how);
+  void drop_cancelled();
+  void sweep();
+  void release_pages(Sequence& s);
+  void fail_everything(const std::string& why);
+
+  const Config& config_;
+  const EngineOptions options_;
+  const MemoryPlan memory_;
+  ThreadPool threads_;
+  std::unique_ptr<StepRunner> runner_;
+  const FormPolicy forms_;
+  StepBatch batch_;
+  std::vector<Draw> draws_;             // one a logit row,
+  std::vector<Result<int32_t>> drawn_;  // and what came of it
+  std::vector<CarriedId> carried_;
+  std::vector<TokenLogprobs> logprobs_;  // one a logit row, where asked for
+  RuledSampler sampler_;
+  Selection selection_;
+  PageAllocator pages_;
+  PrefixCache prefixes_;  // after pages_: gives its pages back first
+
+  // Both in order of rank: priority, then arrival.
+  std::vector<Owned> running_;
+  std::deque<Owned> waiting_;
+  std::vector<Owned> leaving_;  // ended, their pages still used by a step under way
+  std::optional<Flight> flight_;
+  Clock::time_point last_finish_;
+  EngineStats stats_;
+  int64_t prefix_queries_ = 0, prefix_hits_ = 0;
+
+  mutable std::mutex inbox_mutex_;  // guards what follows
+  std::condition_variable_any inbox_filled_;
+  std::vector<Owned> inbox_;
+  std::vector<RequestId> cancels_;
+  RequestId last_id_ = 0;
+  EngineSnapshot published_;  // its `waiting` leaves the inbox out
+};
+
+inline double seconds_between(Sequence::Clock::time_point from, Sequence::Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+}  // namespace fathom

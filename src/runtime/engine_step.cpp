@@ -1,0 +1,227 @@
+// The engine's way forward: what the next step computes, and getting it under way.
+#include <algorithm>
+
+#include "runtime/engine_impl.h"
+#include "runtime/kv_pool.h"
+
+namespace fathom {
+namespace {
+
+template <class List>
+void insert_by_rank(List& list, std::unique_ptr<Sequence> s) {
+  auto behind = std::upper_bound(list.begin(), list.end(), s->rank(),
+                                 [](const auto& rank, const std::unique_ptr<Sequence>& other) {
+                                   return rank < other->rank();
+                                 });
+  list.insert(behind, std::move(s));
+}
+
+}  // namespace
+
+bool Engine::Impl::step() {
+  try {
+    return advance();
+  } catch (const std::exception& e) {
+    // The device or the machine failed under us: no request can go on, and whoever steps must know.
+    fail_everything(e.what());
+    throw;
+  }
+}
+
+// With a device of its own the next step is launched before the one under way is waited for:
+// planning it, and delivering what came out, then take none of the device's time.
+bool Engine::Impl::advance() {
+  take_inbox();
+  drop_cancelled();
+  if (!flight_ && running_.empty() && waiting_.empty()) {
+    publish();
+    return false;
+  }
+  std::optional<Flight> next;
+  if (flight_) {
+    if (may_run_ahead()) next = launch_next(true);
+    retire(*flight_);
+    flight_.reset();
+  }
+  if (!next) next = launch_next(false);
+  if (next && runner_->steps_at_once() == 1) {
+    retire(*next);
+    next.reset();
+  }
+  flight_ = std::move(next);
+  publish();
+  return true;
+}
+
+// A token that the host draws must be there before the step that reads it.
+bool Engine::Impl::may_run_ahead() const {
+  return options_.overlap && runner_->steps_at_once() > 1 && !flight_->by_host;
+}
+
+std::optional<Engine::Impl::Flight> Engine::Impl::launch_next(bool ahead) {
+  const auto begin = Clock::now();
+  if (running_.empty() && waiting_.empty()) return std::nullopt;
+  Plan plan = make_plan_with_prefixes();
+  // Whoever is to be put out may be ending just now: such plans wait for what is under way.
+  if (ahead && !plan.preempted.empty()) {
+    let_go_of_prefixes(plan);
+    return std::nullopt;
+  }
+  FATHOM_CHECK(ahead || !plan.slices.empty() || !plan.preempted.empty(),
+               "{} running and {} waiting requests, and no step to take", running_.size(),
+               waiting_.size());
+  Flight flight;
+  carry_out(plan, flight);
+  if (batch_.tokens() == 0) return std::nullopt;
+  flight.launched = Clock::now();
+  flight.host_seconds = seconds_between(begin, flight.launched);
+  runner_->launch(batch_, draws_, carried_);
+  return flight;
+}
+
+// Kept prefixes are worth less than anything that runs or could: they go before a plan suffers.
+Plan Engine::Impl::make_plan_with_prefixes() {
+  Plan plan = plan_once();
+  while (plan.starved && prefixes_.evict_one()) {
+    let_go_of_prefixes(plan);
+    plan = plan_once();
+  }
+  return plan;
+}
+
+Plan Engine::Impl::plan_once() {
+  auto state = [&](const Sequence& s) {
+    int64_t own = 0;
+    for (int32_t page : s.pages) own += pages_.holders(page) == 1;
+    SeqState x;
+    // One whose last token is being drawn has nothing left to compute.
+    x.known = s.last_pending(max_context()) ? s.cached : s.known() + s.pending;
+    x.cached = s.cached;
+    x.pages = static_cast<int64_t>(s.pages.size());
+    x.own_pages = own;
+    x.prompt_rows = s.wants_prompt_rows();
+    return x;
+  };
+  std::vector<SeqState> running, waiting;
+  for (const Owned& s : running_) running.push_back(state(*s));
+  // Those that may come in with this plan look for their beginning in the cache. Those that do not
+  // come in let go of it again: a waiting sequence must not hold pages the oldest may need.
+  const size_t places = static_cast<size_t>(options_.max_seqs) - running_.size();
+  for (size_t i = 0; i < waiting_.size() && i < places; ++i) {
+    Sequence& s = *waiting_[i];
+    if (s.pages.empty() && !s.wants_prompt_rows()) s.pages = prefixes_.match(s.ids);
+    s.cached = static_cast<int64_t>(s.pages.size()) * kPageRows;
+    waiting.push_back(state(s));
+  }
+  Limits limits;
+  limits.step_tokens = options_.max_step_tokens;
+  limits.max_running = options_.max_seqs;
+  limits.free_pages = pages_.free_pages();
+  limits.prompt_rows =
+      step_logit_rows(options_.max_seqs, options_.max_step_tokens) - options_.max_seqs;
+  Plan plan = plan_step(running, waiting, limits);
+  for (size_t i = static_cast<size_t>(plan.admitted(running.size())); i < waiting.size(); ++i)
+    release_pages(*waiting_[i]);
+  return plan;
+}
+
+// Those a plan would have admitted hold the pages they found: not if it is not carried out.
+void Engine::Impl::let_go_of_prefixes(const Plan& plan) {
+  for (int i = 0; i < plan.admitted(running_.size()); ++i)
+    release_pages(*waiting_[static_cast<size_t>(i)]);
+}
+
+void Engine::Impl::carry_out(const Plan& plan, Flight& flight) {
+  batch_.clear();
+  draws_.clear();
+  carried_.clear();
+  std::vector<Sequence*> in_work;  // as the plan counts
+  for (const Owned& s : running_) in_work.push_back(s.get());
+  for (int i = 0; i < plan.admitted(running_.size()); ++i)
+    in_work.push_back(waiting_[static_cast<size_t>(i)].get());
+  admit_and_preempt(plan);
+  for (const Slice& slice : plan.slices)
+    add_to_batch(*in_work[static_cast<size_t>(slice.seq)], slice, flight);
+  flight.tokens = batch_.tokens();
+}
+
+// Pages first come back, then go out.
+void Engine::Impl::admit_and_preempt(const Plan& plan) {
+  const int admitted = plan.admitted(running_.size());
+  std::vector<Owned> out;
+  for (int victim : plan.preempted) {
+    Owned& s = running_[static_cast<size_t>(victim)];
+    release_pages(*s);
+    ++s->stats.preemptions;
+    ++stats_.preemptions;
+    out.push_back(std::move(s));
+  }
+  std::erase_if(running_, [](const Owned& s) { return s == nullptr; });
+  for (int i = 0; i < admitted; ++i) {
+    Owned s = std::move(waiting_.front());
+    waiting_.pop_front();
+    if (!s->wants_prompt_rows() && options_.keep_prefixes > 0) {
+      prefix_queries_ += s->known();
+      prefix_hits_ += s->cached;
+    }
+    s->stats.reused_tokens = s->cached;
+    stats_.reused_tokens += s->cached;
+    insert_by_rank(running_, std::move(s));
+  }
+  for (Owned& s : out) insert_by_rank(waiting_, std::move(s));
+}
+
+void Engine::Impl::add_to_batch(Sequence& s, const Slice& slice, Flight& flight) {
+  while (static_cast<int64_t>(s.pages.size()) < pages_for(slice.end))
+    s.pages.push_back(pages_.take());
+  flight.members.push_back(&s);
+  ++s.in_flight;
+  if (slice.begin == s.known()) {  // what the step under way is about to draw
+    const int32_t unknown = 0;
+    carried_.push_back({batch_.tokens(), s.pending_row});
+    batch_.add({&unknown, 1}, slice.begin, s.pages, true, forms_);
+    s.cached = slice.end;
+    return add_rows(s, slice, flight);
+  }
+  // A generated token is decoded even when it is computed again after a preemption: its cache rows
+  // then have the bits they had before.
+  const int64_t middle = std::clamp(s.prompt, slice.begin, slice.end);
+  auto add = [&](int64_t begin, int64_t end, bool decode) {
+    if (begin == end) return;
+    std::span<const int32_t> ids(s.ids);
+    batch_.add(ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)), begin,
+               s.pages, decode, forms_);
+  };
+  add(slice.begin, middle, false);
+  add(middle, slice.end, true);
+  s.cached = slice.end;
+  add_rows(s, slice, flight);
+}
+
+// Asks for the logits of the slice just added that somebody needs.
+void Engine::Impl::add_rows(Sequence& s, const Slice& slice, Flight& flight) {
+  const int first = batch_.tokens() - static_cast<int>(slice.end - slice.begin);
+  auto want = [&](int64_t position, const Draw& draw, bool draws) {
+    batch_.want_logits(first + static_cast<int>(position - slice.begin));
+    flight.by_host |= draw.by_host;
+    flight.rows.push_back({&s, position, draws});
+    draws_.push_back(draw);
+  };
+  if (s.wants_prompt_rows()) {
+    Draw draw;
+    draw.by_host = true;
+    for (int64_t p = slice.begin; p < std::min(slice.end, s.prompt - 1); ++p) want(p, draw, false);
+  }
+  if (s.cached != s.known() + s.pending) return;
+  Draw draw;
+  draw.params = s.request.sampling;
+  draw.position = s.cached;
+  draw.by_host = draws_by_host(s.request);
+  draw.keep_selection = s.request.keep_selection;
+  flight.decodes += s.generated() + s.pending > 0;
+  want(slice.end - 1, draw, true);
+  s.pending_row = static_cast<int>(flight.rows.size()) - 1;
+  ++s.pending;
+}
+
+}  // namespace fathom

@@ -1,0 +1,72 @@
+// What the host does to a row of logits in front of the draw: penalties, biases, masks. Work is
+// proportional to the tokens a rule names, beside one copy of the row.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "base/result.h"
+#include "runtime/request.h"
+#include "runtime/sampler.h"
+
+namespace fathom {
+
+// The first rule out of its range, named with its value and what is accepted.
+Result<LogitRules> checked(const LogitRules& rules, int64_t vocab, int64_t max_new_tokens);
+
+// The tokens of one request, each once. Thread-compatible.
+class SeenTokens {
+ public:
+  struct Seen {
+    int32_t id = 0;
+    int32_t in_answer = 0;  // times it stands in the answer
+  };
+  void add_prompt(std::span<const int32_t> ids);
+  void add_answer(int32_t id);
+  std::span<const Seen> all() const { return seen_; }
+
+ private:
+  Seen& at(int32_t id);
+  std::vector<Seen> seen_;
+  std::unordered_map<int32_t, size_t> place_;
+};
+
+// Everything that decides about one token.
+struct RuledDraw {
+  const Request* request = nullptr;
+  const SeenTokens* seen = nullptr;  // read only where the rules have penalties
+  int64_t generated = 0;             // tokens of the answer so far
+  int64_t position = 0;              // of the token that is drawn
+};
+
+// Draws by rules and constraint; what neither touches is the Sampler's own draw, to the bit.
+// Thread-compatible. Memory is taken in the constructor.
+class RuledSampler {
+ public:
+  explicit RuledSampler(int64_t vocab);
+
+  // Fails, for this request alone, when the logits are not numbers or when the constraint leaves
+  // nothing. Where rules and constraint contradict each other (too early to stop, and nothing else
+  // is allowed) the constraint wins. Waits for the constraint's mask; the caller hands the token to
+  // accept().
+  Result<int32_t> draw(std::span<const float> logits, const RuledDraw& draw);
+
+ private:
+  Result<int32_t> draw_masked(const RuledDraw& draw, std::span<const uint64_t> allowed);
+
+  Sampler sampler_;
+  std::vector<float> row_;
+};
+
+// Whether a request's tokens can only be drawn on the host.
+inline bool draws_by_host(const Request& r) {
+  return r.rules.any() || r.constraint != nullptr || r.logprobs >= 0;
+}
+
+// Log-softmax of a row of the model's logits, in float64: the log-probability of `token`, and of
+// the `top` most probable ones.
+TokenLogprobs logprobs_of(std::span<const float> logits, int32_t token, int top);
+
+}  // namespace fathom

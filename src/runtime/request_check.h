@@ -1,0 +1,22 @@
+// What an engine accepts of a request, before anything is done for it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "base/result.h"
+#include "runtime/request.h"
+
+namespace fathom {
+
+struct RequestLimits {
+  int64_t vocab = 0;
+  int64_t max_context = 0;  // tokens of prompt and answer
+  int64_t pages = 0;        // of the cache
+  bool keep_selection = false;
+};
+
+// Why the request can never be served, with the value found and what is accepted; status 400.
+std::optional<Failure> check_request(const Request& request, const RequestLimits& limits);
+
+}  // namespace fathom
