@@ -118,7 +118,7 @@ Message read_message(const At& at) {
 
 // Request-level tools and response format belong to the first system message.
 void attach_to_system(Conversation& conversation, OrderedJson tools, OrderedJson response_format,
-                      std::string_view where) {
+                      std::string_view lead) {
   if (tools.is_null() && response_format.is_null()) return;
   auto system = std::find_if(conversation.begin(), conversation.end(),
                              [](const Message& m) { return m.role == Role::system; });
@@ -128,11 +128,11 @@ void attach_to_system(Conversation& conversation, OrderedJson tools, OrderedJson
     system = conversation.insert(conversation.begin(), std::move(empty));
   }
   if (!tools.is_null()) {
-    if (!system->tools.is_null()) fail("{}: tools are given twice", where);
+    if (!system->tools.is_null()) fail("{}tools are given twice", lead);
     system->tools = std::move(tools);
   }
   if (!response_format.is_null()) {
-    if (!system->response_format.is_null()) fail("{}: response_format is given twice", where);
+    if (!system->response_format.is_null()) fail("{}response_format is given twice", lead);
     system->response_format = std::move(response_format);
   }
 }
@@ -160,10 +160,11 @@ Conversation parse_conversation(std::string_view json_text, std::string_view whe
 }
 
 Conversation conversation_of(const OrderedJson& document, std::string_view where) {
-  const At root(document, fmt::format("{}: ", where));
+  const std::string lead = where.empty() ? std::string() : fmt::format("{}: ", where);
+  const At root(document, lead);
   const bool bare = document.is_array();
   if (!bare) root.expect(document.is_object(), "an array of messages or an object with messages");
-  const At list = bare ? At(document, fmt::format("{}: messages", where)) : root.at("messages");
+  const At list = bare ? At(document, lead + "messages") : root.at("messages");
   if (list.array_size() == 0) fail("{}: expected at least one message, found none", list.path());
   Conversation conversation;
   for (size_t i = 0; i < list.array_size(); ++i) conversation.push_back(read_message(list.at(i)));
@@ -171,11 +172,11 @@ Conversation conversation_of(const OrderedJson& document, std::string_view where
   try {
     check_tool_results(conversation);
   } catch (const Error& e) {
-    fail("{}: {}", where, e.what());
+    fail("{}{}", lead, e.what());
   }
   if (!bare) {
     attach_to_system(conversation, read_tools(root.at("tools")),
-                     read_response_format(root.at("response_format")), where);
+                     read_response_format(root.at("response_format")), lead);
   }
   return conversation;
 }

@@ -35,8 +35,8 @@ using Conversation = std::vector<Message>;
 
 // Reads an array of messages, or an object with `messages` and perhaps `tools` and
 // `response_format`, which go to the first system message (an empty one is put first where there is
-// none). Throws Error, led by `where` and the place in the file, for what is missing or wrong, a
-// tool result without a call included.
+// none). Throws Error, led by `where` (unless that is empty) and the place in the file, for what is
+// missing or wrong, a tool result without a call included.
 Conversation parse_conversation(std::string_view json_text, std::string_view where);
 Conversation conversation_of(const OrderedJson& document, std::string_view where);
 

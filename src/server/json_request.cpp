@@ -1,0 +1,116 @@
+#include "server/json_request.h"
+
+#include <array>
+#include <cmath>
+
+#include "text/utf8.h"
+
+namespace fathom::server {
+namespace {
+
+// Counts without parsing: brackets outside strings tell the depth, commas and colons the values.
+void check_limits(std::string_view text) {
+  std::array<int64_t, kMaxJsonDepth + 1> members{};
+  int depth = 0;
+  int64_t values = 1;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\')
+        ++i;
+      else if (c == '"')
+        in_string = false;
+      continue;
+    }
+    if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > kMaxJsonDepth)
+        fail("the body is nested deeper than {} levels at byte {}", kMaxJsonDepth, i);
+      members[static_cast<size_t>(depth)] = 0;
+      ++values;
+    } else if (c == ']' || c == '}') {
+      if (depth > 0) --depth;
+    } else if (c == ',') {
+      ++values;
+    } else if (c == ':' && ++members[static_cast<size_t>(depth)] > kMaxJsonMembers) {
+      fail("an object of the body has more than {} members at byte {}", kMaxJsonMembers, i);
+    }
+    if (values > kMaxJsonValues)
+      fail("the body has more than {} values at byte {}", kMaxJsonValues, i);
+  }
+}
+
+bool asks_for_nothing(const OrderedJson& value) {
+  if (value.is_null() || value == false) return true;
+  return (value.is_string() || value.is_structured()) &&
+         (value.is_string() ? value.get_ref<const std::string&>().empty() : value.empty());
+}
+
+}  // namespace
+
+OrderedJson parse_json_body(std::string_view body) {
+  if (body.empty()) fail("the body is empty: expected a JSON object");
+  require_utf8(body, "the body");
+  check_limits(body);
+  OrderedJson document = parse_json<OrderedJson>(body, "the body");
+  if (!document.is_object())
+    fail("the body: expected a JSON object, found {} {}", document.is_array() ? "an" : "a",
+         document.type_name());
+  return document;
+}
+
+double number_or(const JsonField& at, double absent, double low, double high) {
+  if (at.null()) return absent;
+  at.expect(at.value().is_number(), "a number");
+  const double number = at.value().get<double>();
+  if (!(number >= low && number <= high))
+    fail("{}: expected {} to {}, found {}", at.path(), low, high, at.value().dump());
+  return number;
+}
+
+int64_t integer_or(const JsonField& at, int64_t absent, int64_t low, int64_t high) {
+  if (at.null()) return absent;
+  at.expect(at.value().is_number_integer(), "an integer");
+  const bool huge = at.value().is_number_unsigned() &&
+                    at.value().get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
+  const int64_t number = huge ? INT64_MAX : at.value().get<int64_t>();
+  if (huge || number < low || number > high)
+    fail("{}: expected {} to {}, found {}", at.path(), low, high, at.value().dump());
+  return number;
+}
+
+std::string string_or(const JsonField& at, std::string absent) {
+  return at.null() ? std::move(absent) : at.string();
+}
+
+void refuse_unsupported(const JsonField& root, std::initializer_list<Unsupported> fields) {
+  for (const Unsupported& field : fields) {
+    const JsonField at = root.at(field.name);
+    if (asks_for_nothing(at.value())) continue;
+    if (*field.harmless != 0 && at.value() == OrderedJson::parse(field.harmless)) continue;
+    fail("{}: this server does not support it{}{}", at.path(), *field.instead ? ": " : "",
+         field.instead);
+  }
+}
+
+std::string_view place_of(std::string_view message) {
+  const size_t end = message.find(": ");
+  if (end == message.npos || end == 0) return {};
+  const std::string_view place = message.substr(0, end);
+  const std::string_view allowed =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.[]-$";
+  return place.find_first_not_of(allowed) == place.npos ? place : std::string_view();
+}
+
+void answer_errors(HttpReply& reply, const std::function<void()>& handle) {
+  try {
+    handle();
+  } catch (const Error& e) {
+    const std::string message = e.what();
+    send_error(reply, ErrorShape::openai, Failure{400, message}, place_of(message));
+  }
+}
+
+}  // namespace fathom::server

@@ -1,0 +1,33 @@
+// What the fields of a request that steer the drawing of tokens say, the same for every OpenAI
+// endpoint.
+#pragma once
+
+#include "server/generation.h"
+#include "server/json_request.h"
+
+namespace fathom::server {
+
+inline constexpr int kMaxChoices = 128;
+inline constexpr int kMaxStopTexts = 16;
+
+// Reads n, temperature, top_p, top_k, min_p, the penalties, logit_bias, seed, stop, stop_token_ids,
+// ignore_eos, min_tokens and priority into `request`; what is absent stays as `options` has it.
+// Throws Error with the place for what is wrong.
+void read_sampling(const JsonField& root, const ServiceOptions& options,
+                   GenerationRequest& request);
+
+// `stream` and `stream_options`.
+struct StreamRequest {
+  bool stream = false;
+  bool include_usage = false;     // a chunk with the usage at the end
+  bool continuous_usage = false;  // the usage so far with every chunk
+};
+StreamRequest read_stream(const JsonField& root);
+
+// Whether `model` may be answered for: absent, or one of the served names. Throws Error when it is
+// no string.
+bool serves_model(const JsonField& root, const ServiceOptions& options);
+// The answer to a request for another one: 404, code model_not_found.
+void send_model_not_found(HttpReply& reply, const JsonField& root, const ServiceOptions& options);
+
+}  // namespace fathom::server
