@@ -67,6 +67,9 @@ class HttpReply {
   // after it, what is still open is abandoned.
   virtual void on_stopping(std::function<void()> task) { (void)task; }
 
+  // A figure for the log line of this request, such as its tokens.
+  virtual void note(std::string_view name, int64_t value) { (void)name, (void)value; }
+
   // What was given for the log and metrics; 0 before an answer begins.
   virtual int status() const = 0;
 };

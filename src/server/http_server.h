@@ -2,7 +2,8 @@
 // given, every connection a sequence of tasks on them.
 #pragma once
 
-#include <cstdint>
+#include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -21,7 +22,9 @@ struct HttpServerOptions {
   double header_seconds = 20;  // for a request's head, and for each MiB of its body: 408 beyond
   double idle_seconds = 75;    // between requests of one connection
   double write_seconds = 30;   // a client that takes nothing for so long is given up
-  size_t max_unsent_bytes = 4 << 20;  // and one that lags further behind than this
+  size_t max_unsent_bytes = 4 << 20;  // and one that lags further behind a stream than this
+  // Told of what is wrong with no single request (no more file descriptors), from any thread.
+  std::function<void(const std::string&)> on_problem;
 };
 
 class HttpServer {

@@ -4,12 +4,15 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
 #include "server/http.h"
 #include "server/metrics.h"
+#include "server/server_log.h"
 
 namespace fathom::server {
 
@@ -28,6 +31,11 @@ void send_error(HttpReply& reply, ErrorShape shape, const Failure& failure,
 struct RouterOptions {
   std::vector<std::string> api_keys;         // empty: none needed
   std::vector<std::string> allowed_origins;  // for browsers of other origins; "*": any
+  // Only requests that name this machine as their host are served: for a server that anybody on it
+  // may use without a key, a page of another site must not reach it under a name of its own.
+  bool local_hosts_only = false;
+  std::shared_ptr<ServerLog> log;  // none: nothing is logged
+  bool log_prompts = false;        // request bodies too
 };
 
 class Router {
@@ -39,12 +47,15 @@ class Router {
     ErrorShape shape = ErrorShape::openai;
     bool needs_key = true;  // false: the page, /health
   };
+  // A path that ends in "/*" stands for all that have something in place of the star; exact paths
+  // come first, then the longest. HEAD is answered by GET's handler.
   void add(const std::string& method, const std::string& path, HttpHandler handler, Route route);
   void add(const std::string& method, const std::string& path, HttpHandler handler) {
     add(method, path, std::move(handler), Route{});
   }
 
   // A handler that throws gets its request answered with 500; the message goes to the log alone.
+  // Every answer carries x-request-id: the client's own if it sent a sane one.
   void handle(std::shared_ptr<const HttpRequest> request, std::shared_ptr<HttpReply> reply) const;
 
  private:
@@ -52,9 +63,21 @@ class Router {
     HttpHandler handler;
     Route route;
   };
+  using Methods = std::map<std::string, Entry>;
+  class Observed;  // the reply as handlers get it
+  // The routes of a path, and the path as it was added; nullptr if there are none.
+  const Methods* find(const std::string& path, std::string* pattern) const;
+  ErrorShape shape_of(const std::string& path, const Methods* methods) const;
+  // What keeps the request from its handler.
+  std::optional<Failure> refusal(const HttpRequest& request, const Route& route) const;
+  HttpHeaders cors_headers(const HttpRequest& request) const;
+  void answer_options(const HttpRequest& request, const Methods& methods, HttpReply& reply) const;
+  void run(const Entry& entry, std::shared_ptr<const HttpRequest> request,
+           const std::shared_ptr<HttpReply>& reply) const;
+
   RouterOptions options_;
   Metrics& metrics_;
-  std::map<std::string, std::map<std::string, Entry>> routes_;  // by path, then method
+  std::map<std::string, Methods> routes_;  // by path, then method
 };
 
 }  // namespace fathom::server

@@ -1,0 +1,565 @@
+// Idle connections hold no buffers: input is waited for, not read ahead of time, and so is the end
+// of a client that waits for its answer. A client that ends its side of the connection before the
+// answer is complete counts as gone, as with other servers of this protocol.
+#include "server/http_connection.h"
+
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <boost/asio/buffer.hpp>
+
+#include "server/http_answer.h"
+
+namespace fathom::server {
+namespace {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+
+constexpr size_t kReadBlock = 16 << 10;
+constexpr int kReadsInARow = 16;            // before other connections have their turn
+constexpr size_t kMaxPipelined = 16 << 10;  // read ahead of requests behind the one under way
+constexpr size_t kBodyPerDeadline = 1 << 20;
+constexpr std::chrono::seconds kDrainTime{2};
+
+std::chrono::steady_clock::time_point from_now(double seconds) {
+  using Clock = std::chrono::steady_clock;
+  return Clock::now() + std::chrono::duration_cast<Clock::duration>(
+                            std::chrono::duration<double>(std::clamp(seconds, 0.0, 1e9)));
+}
+
+void set_option(int socket, int level, int name, int value) {
+  // Failing, the connection works all the same: a few milliseconds later, or gone unnoticed longer.
+  (void)::setsockopt(socket, level, name, &value, sizeof(value));
+}
+
+// The handle that handlers hold.
+class Reply final : public HttpReply {
+ public:
+  Reply(std::shared_ptr<HttpConnection> connection, uint64_t exchange)
+      : connection_(std::move(connection)), exchange_(exchange) {}
+  ~Reply() override { connection_->reply_dropped(exchange_); }
+
+  void send(int status, std::string_view content_type, std::string body,
+            HttpHeaders headers) override {
+    note_status(status);
+    connection_->reply_send(exchange_, status, content_type, body, headers);
+  }
+  void begin(int status, std::string_view content_type, HttpHeaders headers) override {
+    note_status(status);
+    connection_->reply_begin(exchange_, status, content_type, headers);
+  }
+  void write(std::string bytes) override { connection_->reply_write(exchange_, bytes); }
+  void end() override { connection_->reply_end(exchange_); }
+  void post(std::function<void()> task) override {
+    connection_->reply_post(exchange_, std::move(task));
+  }
+  void post_after(double seconds, std::function<void()> task) override {
+    connection_->reply_post_after(exchange_, seconds, std::move(task));
+  }
+  void on_abandoned(std::function<void()> task) override {
+    connection_->reply_on_abandoned(exchange_, std::move(task));
+  }
+  void on_stopping(std::function<void()> task) override {
+    connection_->reply_on_stopping(exchange_, std::move(task));
+  }
+  int status() const override { return status_; }
+
+ private:
+  void note_status(int status) {
+    int none = 0;
+    status_.compare_exchange_strong(none, status);
+  }
+  const std::shared_ptr<HttpConnection> connection_;
+  const uint64_t exchange_;
+  std::atomic<int> status_{0};
+};
+
+}  // namespace
+
+HttpConnection::HttpConnection(std::shared_ptr<HttpCore> core, Socket socket)
+    : core_(std::move(core)), socket_(std::move(socket)), timer_(socket_.get_executor()) {}
+
+void HttpConnection::start() {
+  {
+    std::lock_guard lock(core_->mutex);
+    core_->open.emplace(this, weak_from_this());
+  }
+  error_code ec;
+  const auto peer = socket_.remote_endpoint(ec);
+  if (!ec) socket_.non_blocking(true, ec);
+  if (ec || core_->stopping) return close();
+  peer_ = peer.address().to_string();
+  const int fd = socket_.native_handle();
+  set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  // A client whose machine is gone acknowledges nothing; and what the kernel holds back for a slow
+  // one would otherwise be megabytes beyond max_unsent_bytes.
+  set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT,
+             static_cast<int>(std::min(core_->options.write_seconds, 86400.0) * 1000));
+  set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, 128 << 10);
+  expect_reading_by(from_now(core_->options.idle_seconds));
+  wait_readable();
+}
+
+// ---- Reading
+
+void HttpConnection::wait_readable() {
+  if (waiting_ || input_ended_ || phase_ == Phase::closed) return;
+  if (phase_ == Phase::answering && input_.size() >= kMaxPipelined) return;
+  waiting_ = true;
+  socket_.async_wait(Socket::wait_read, [self = shared_from_this()](error_code ec) {
+    self->waiting_ = false;
+    if (!ec && self->phase_ != Phase::closed) self->on_readable();
+  });
+}
+
+void HttpConnection::on_readable() {
+  char block[kReadBlock];
+  for (int i = 0; i < kReadsInARow; ++i) {
+    if (phase_ == Phase::answering && input_.size() >= kMaxPipelined) return;
+    error_code ec;
+    const size_t n = socket_.read_some(asio::buffer(block), ec);
+    if (ec == asio::error::would_block || ec == asio::error::try_again) break;
+    if (ec) return on_end_of_input(ec == asio::error::eof);
+    if (phase_ == Phase::draining) continue;
+    input_.append(block, n);
+    if (phase_ == Phase::reading) process_input();
+    if (phase_ == Phase::closed) return;
+  }
+  wait_readable();
+}
+
+void HttpConnection::on_end_of_input(bool clean) {
+  input_ended_ = true;
+  if (phase_ != Phase::answering) return close();
+  {
+    std::lock_guard lock(mutex_);
+    // Everything is said: a client that only ended its own side may still read it.
+    if (clean && exchange_.complete) return;
+  }
+  abandon();
+}
+
+void HttpConnection::process_input() {
+  while (phase_ == Phase::reading && !input_.empty()) {
+    if (!reader_) {
+      // Blank lines in front of a request are leftovers of careless clients (RFC 9112, 2.2).
+      const size_t first = input_.find_first_not_of("\r\n");
+      input_.erase(0, first);
+      if (input_.empty()) break;
+      reader_ = std::make_unique<HttpRequestReader>(
+          ReaderLimits{core_->options.max_header_bytes, core_->options.max_body_bytes});
+      continued_ = false;
+      expect_reading_by(from_now(core_->options.header_seconds));
+    }
+    const size_t used = reader_->feed(input_);
+    input_.erase(0, used);
+    count_pending(reader_->body_bytes());
+    if (reader_->done()) {
+      dispatch();
+    } else {
+      if (!continued_ && reader_->expects_continue() && input_.empty()) {
+        continued_ = true;
+        std::unique_lock lock(mutex_);
+        constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+        outbox_ += kContinue;
+        unsent_ += kContinue.size();
+        schedule_flush(lock);
+      }
+      break;
+    }
+  }
+  if (input_.empty() && input_.capacity() > kReadBlock) std::string().swap(input_);
+}
+
+// Keeps our part of the memory that all arriving bodies take. A body that goes on arriving gets
+// more time.
+void HttpConnection::count_pending(size_t body_bytes) {
+  if (body_bytes == counted_pending_) return;
+  if (body_bytes / kBodyPerDeadline > counted_pending_ / kBodyPerDeadline)
+    expect_reading_by(from_now(core_->options.header_seconds));
+  const size_t all = core_->pending_bytes += body_bytes - counted_pending_;
+  const bool more = body_bytes > counted_pending_;
+  counted_pending_ = body_bytes;
+  if (more && all > core_->options.max_pending_bytes)
+    reader_->refuse(503, "too many large requests are arriving at once: try again later");
+}
+
+void HttpConnection::dispatch() {
+  phase_ = Phase::answering;
+  expect_reading_by(Clock::time_point::max());
+  auto request = std::make_shared<HttpRequest>(std::move(reader_->request()));
+  request->peer = peer_;
+  refused_ = request->failure.has_value();
+  uint64_t number = 0;
+  {
+    std::lock_guard lock(mutex_);
+    number = exchange_.number + 1;
+    exchange_ = Exchange{};
+    exchange_.number = number;
+    exchange_.version = reader_->version();
+    exchange_.keep_alive = reader_->keep_alive();
+    exchange_.head_only = request->method == "HEAD";
+  }
+  reader_.reset();
+  count_pending(0);
+  auto reply = std::make_shared<Reply>(shared_from_this(), number);
+  try {
+    core_->handler(std::move(request), std::move(reply));
+  } catch (const std::exception& e) {
+    // The reply goes with the handler's frame, which answers 500.
+    core_->problem(fmt::format("a handler threw: {}", e.what()));
+  }
+  if (!input_ended_) return;
+  std::unique_lock lock(mutex_);
+  const bool over = exchange_.complete;
+  lock.unlock();
+  if (!over) abandon();
+}
+
+// ---- Writing
+
+bool HttpConnection::live(uint64_t number) const {
+  return exchange_.number == number && !exchange_.complete && !exchange_.gone;
+}
+
+void HttpConnection::append_head(int status, std::string_view content_type,
+                                 const HttpHeaders& headers, const std::string* body) {
+  AnswerHead head;
+  head.status = status;
+  head.content_type = content_type;
+  head.headers = &headers;
+  if (core_->stopping) exchange_.keep_alive = false;
+  if (body != nullptr) {
+    head.length = body->size();
+  } else {
+    // A stream to an old client ends with the connection.
+    exchange_.chunked = exchange_.version >= 11;
+    if (!exchange_.chunked) exchange_.keep_alive = false;
+  }
+  head.chunked = exchange_.chunked;
+  head.keep_alive = exchange_.keep_alive;
+  head.old_client = exchange_.version < 11;
+  head.append_to(outbox_);
+  exchange_.begun = true;
+  if (status < 200 || status == 204 || status == 304) exchange_.head_only = true;
+}
+
+void HttpConnection::reply_send(uint64_t number, int status, std::string_view content_type,
+                                const std::string& body, const HttpHeaders& headers) {
+  std::vector<Task> over, stopping;  // released without the lock: a task may own the reply
+  std::unique_lock lock(mutex_);
+  if (!live(number) || exchange_.begun) return;
+  const size_t before = outbox_.size();
+  append_head(status, content_type, headers, &body);
+  if (!exchange_.head_only) outbox_ += body;
+  unsent_ += outbox_.size() - before;
+  exchange_.complete = true;
+  over.swap(exchange_.abandoned);
+  stopping.swap(exchange_.stopping);
+  schedule_flush(lock);
+}
+
+void HttpConnection::reply_begin(uint64_t number, int status, std::string_view content_type,
+                                 const HttpHeaders& headers) {
+  std::unique_lock lock(mutex_);
+  if (!live(number) || exchange_.begun) return;
+  const size_t before = outbox_.size();
+  append_head(status, content_type, headers, nullptr);
+  unsent_ += outbox_.size() - before;
+  schedule_flush(lock);
+}
+
+void HttpConnection::reply_write(uint64_t number, std::string_view bytes) {
+  std::unique_lock lock(mutex_);
+  if (!live(number) || !exchange_.begun || exchange_.head_only || bytes.empty()) return;
+  const size_t before = outbox_.size();
+  if (exchange_.chunked)
+    append_chunk(outbox_, bytes);
+  else
+    outbox_ += bytes;
+  unsent_ += outbox_.size() - before;
+  if (unsent_ <= core_->options.max_unsent_bytes) return schedule_flush(lock);
+  exchange_.gone = true;
+  lock.unlock();
+  core_->post(strand(), [self = shared_from_this()] { self->abandon(); });
+}
+
+void HttpConnection::reply_end(uint64_t number) {
+  std::vector<Task> over, stopping;
+  std::unique_lock lock(mutex_);
+  if (!live(number) || !exchange_.begun) return;
+  if (exchange_.chunked && !exchange_.head_only) {
+    outbox_ += kLastChunk;
+    unsent_ += kLastChunk.size();
+  }
+  exchange_.complete = true;
+  over.swap(exchange_.abandoned);
+  stopping.swap(exchange_.stopping);
+  schedule_flush(lock);
+}
+
+void HttpConnection::reply_dropped(uint64_t number) {
+  bool begun = false;
+  {
+    std::lock_guard lock(mutex_);
+    if (!live(number)) return;
+    begun = exchange_.begun;
+  }
+  // Nobody else can write to it: we are the last to know of it.
+  if (!begun)
+    return reply_send(number, 500, "application/json",
+                      R"({"error":{"message":"the request was not answered","type":"server_error",)"
+                      R"("param":null,"code":null}})",
+                      {});
+  std::vector<Task> over, stopping;
+  std::unique_lock lock(mutex_);
+  exchange_.broken = exchange_.complete = true;
+  over.swap(exchange_.abandoned);
+  stopping.swap(exchange_.stopping);
+  schedule_flush(lock);
+}
+
+void HttpConnection::run(uint64_t number, const Task& task) {
+  try {
+    task();
+  } catch (const std::exception& e) {
+    core_->problem(fmt::format("a task of a reply threw: {}", e.what()));
+    reply_dropped(number);
+  }
+}
+
+void HttpConnection::reply_post(uint64_t number, Task task) {
+  core_->post(strand(), [self = shared_from_this(), number, task = std::move(task)] {
+    self->run(number, task);
+  });
+}
+
+void HttpConnection::reply_post_after(uint64_t number, double seconds, Task task) {
+  auto set = [self = shared_from_this(), number, seconds, task = std::move(task)]() mutable {
+    {
+      std::lock_guard lock(self->mutex_);
+      if (!self->live(number)) return;
+    }
+    if (!self->delay_) self->delay_ = std::make_unique<Timer>(self->strand());
+    const uint64_t turn = ++self->delay_number_;
+    self->delay_->expires_at(from_now(seconds));
+    self->delay_->async_wait([self, number, turn, task = std::move(task)](error_code) {
+      std::unique_lock lock(self->mutex_);
+      const bool due = turn == self->delay_number_ && self->live(number);
+      lock.unlock();
+      if (due) self->run(number, task);
+    });
+  };
+  core_->post(strand(), std::move(set));
+}
+
+void HttpConnection::reply_on_abandoned(uint64_t number, Task task) {
+  std::unique_lock lock(mutex_);
+  if (live(number)) {
+    exchange_.abandoned.push_back(std::move(task));
+  } else if (exchange_.number == number && exchange_.gone && !exchange_.complete) {
+    lock.unlock();
+    reply_post(number, std::move(task));
+  }
+}
+
+void HttpConnection::reply_on_stopping(uint64_t number, Task task) {
+  std::unique_lock lock(mutex_);
+  if (!live(number)) return;
+  if (!exchange_.told_to_stop) {
+    exchange_.stopping.push_back(std::move(task));
+    return;
+  }
+  lock.unlock();
+  reply_post(number, std::move(task));
+}
+
+// Leaves the lock. On the strand the bytes go out before this returns, if the socket takes them.
+void HttpConnection::schedule_flush(std::unique_lock<std::mutex>& lock) {
+  const bool first = !flush_scheduled_;
+  flush_scheduled_ = true;
+  lock.unlock();
+  if (!first) return;
+  if (strand().running_in_this_thread())
+    flush();
+  else
+    core_->post(strand(), [self = shared_from_this()] { self->flush(); });
+}
+
+void HttpConnection::flush() {
+  bool complete = false;
+  {
+    std::lock_guard lock(mutex_);
+    flush_scheduled_ = false;
+    if (writing_ || phase_ == Phase::closed) return;
+    sending_.swap(outbox_);
+    complete = exchange_.complete;
+  }
+  if (!sending_.empty()) {
+    write_more();
+  } else if (complete && phase_ == Phase::answering) {
+    finish_exchange();
+  }
+}
+
+void HttpConnection::write_more() {
+  writing_ = true;
+  expect_writing_by(from_now(core_->options.write_seconds));
+  socket_.async_write_some(asio::buffer(sending_.data() + sent_, sending_.size() - sent_),
+                           [self = shared_from_this()](error_code ec, size_t n) {
+                             self->writing_ = false;
+                             if (self->phase_ == Phase::closed) return;
+                             if (ec) return self->abandon();
+                             self->sent_ += n;
+                             {
+                               std::lock_guard lock(self->mutex_);
+                               self->unsent_ -= n;
+                             }
+                             if (self->sent_ < self->sending_.size()) return self->write_more();
+                             self->sending_.clear();
+                             self->sent_ = 0;
+                             self->expect_writing_by(Clock::time_point::max());
+                             self->flush();
+                           });
+}
+
+// The answer is written as a whole: on to the next request, or the end.
+void HttpConnection::finish_exchange() {
+  bool keep = false, broken = false;
+  {
+    std::lock_guard lock(mutex_);
+    keep = exchange_.keep_alive && !exchange_.broken && !core_->stopping;
+    broken = exchange_.broken;
+    if (outbox_.capacity() > 256) std::string().swap(outbox_);
+  }
+  std::string().swap(sending_);
+  forget_delay();
+  if (broken || (!keep && !refused_ && input_.empty())) return close();
+  if (!keep) return drain();
+  phase_ = Phase::reading;
+  expect_reading_by(from_now(core_->options.idle_seconds));
+  process_input();
+  if (phase_ == Phase::reading && input_ended_) return close();
+  wait_readable();
+}
+
+// Closing with unread input makes the kernel throw away what the client has not received yet, the
+// answer for instance that tells it why.
+void HttpConnection::drain() {
+  phase_ = Phase::draining;
+  std::string().swap(input_);
+  error_code ec;
+  socket_.shutdown(Socket::shutdown_send, ec);
+  if (ec || input_ended_) return close();
+  expect_reading_by(Clock::now() + kDrainTime);
+  wait_readable();
+}
+
+void HttpConnection::abandon() {
+  std::vector<Task> tasks, forgotten;
+  {
+    std::lock_guard lock(mutex_);
+    exchange_.gone = true;
+    if (!exchange_.complete) tasks.swap(exchange_.abandoned);
+    forgotten.swap(exchange_.stopping);
+  }
+  close();
+  run_later(std::move(tasks));
+}
+
+void HttpConnection::close() {
+  if (phase_ == Phase::closed) return;
+  phase_ = Phase::closed;
+  reader_.reset();
+  count_pending(0);
+  timer_at_ = Clock::time_point::max();
+  ++timer_number_;
+  timer_.cancel();
+  forget_delay();
+  error_code ec;
+  socket_.close(ec);
+  std::string().swap(input_);
+  {
+    std::lock_guard lock(mutex_);
+    exchange_.gone = true;
+    std::string().swap(outbox_);
+  }
+  std::lock_guard lock(core_->mutex);
+  core_->open.erase(this);
+  core_->changed.notify_all();
+}
+
+// The task may own the reply, which owns this.
+void HttpConnection::forget_delay() {
+  ++delay_number_;
+  delay_.reset();
+}
+
+void HttpConnection::run_later(std::vector<Task> tasks) {
+  uint64_t number = 0;
+  {
+    std::lock_guard lock(mutex_);
+    number = exchange_.number;
+  }
+  for (Task& task : tasks) reply_post(number, std::move(task));
+}
+
+// ---- The server stops
+
+void HttpConnection::leave_when_idle() {
+  if (phase_ == Phase::reading) close();
+}
+
+void HttpConnection::announce_stop() {
+  std::vector<Task> tasks;
+  {
+    std::lock_guard lock(mutex_);
+    exchange_.told_to_stop = true;
+    if (exchange_.complete || exchange_.gone) return;
+    tasks.swap(exchange_.stopping);
+  }
+  run_later(std::move(tasks));
+}
+
+// ---- Time limits. One timer for both; it is not touched when a limit moves away from now, which
+// every write does, but looks again when it fires.
+
+void HttpConnection::expect_reading_by(Clock::time_point when) {
+  read_by_ = when;
+  arm_timer();
+}
+
+void HttpConnection::expect_writing_by(Clock::time_point when) {
+  write_by_ = when;
+  arm_timer();
+}
+
+void HttpConnection::arm_timer() {
+  const Clock::time_point next = std::min(read_by_, write_by_);
+  if (next >= timer_at_ || phase_ == Phase::closed) return;
+  timer_at_ = next;
+  const uint64_t number = ++timer_number_;
+  timer_.expires_at(next);
+  timer_.async_wait([self = shared_from_this(), number](error_code) {
+    // A timer that was set anew may have fired just before: its number is old.
+    if (number == self->timer_number_ && self->phase_ != Phase::closed) self->on_timer();
+  });
+}
+
+void HttpConnection::on_timer() {
+  timer_at_ = Clock::time_point::max();
+  const Clock::time_point now = Clock::now();
+  if (now >= write_by_) return abandon();
+  if (now >= read_by_) {
+    if (phase_ != Phase::reading || !reader_) return close();
+    reader_->refuse(408, fmt::format("the request did not arrive within {} seconds",
+                                     core_->options.header_seconds));
+    dispatch();
+  }
+  arm_timer();
+}
+
+}  // namespace fathom::server

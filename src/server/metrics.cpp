@@ -1,0 +1,195 @@
+#include "server/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <chrono>
+#include <mutex>
+
+namespace fathom::server {
+namespace {
+
+using prometheus::Counter;
+using prometheus::Gauge;
+using prometheus::Histogram;
+using Labels = std::map<std::string, std::string>;
+using Buckets = Histogram::BucketBoundaries;
+
+// Upper limits, from a step of a small model to a queue that is too long.
+Buckets second_buckets() {
+  return {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4,
+          0.5,    0.75,  1,      2.5,   5,    7.5,   10,   20,    40,  80,   160, 640};
+}
+Buckets request_second_buckets() {
+  return {0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1,   1.5, 2,   2.5, 5,    10,
+          15,   20,   30,  40,  50,  60,  120, 240, 480, 960, 1920, 7680};
+}
+Buckets token_buckets() {
+  return {1,    2,    5,    10,    20,    50,    100,    200,   500,
+          1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000};
+}
+Buckets step_token_buckets() {
+  return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
+}
+
+// "abort" is vLLM's word for a client that went away; that the model ended with a call, its engine
+// does not tell from other stops.
+std::string reason_label(std::string_view finish_reason) {
+  if (finish_reason == "cancelled") return "abort";
+  if (finish_reason == "tool_calls") return "stop";
+  return std::string(finish_reason);
+}
+
+}  // namespace
+
+struct Metrics::Impl {
+  explicit Impl(const std::string& model) : labels{{"model_name", model}} {
+    // Series that dashboards compute rates of must exist before the first event.
+    for (const char* reason : {"stop", "length", "abort", "error"})
+      successes.Add({{"model_name", model}, {"finished_reason", reason}});
+    process_start.Set(
+        std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count());
+  }
+
+  Gauge& gauge(const char* name, const char* help, const Labels& l) {
+    return prometheus::BuildGauge().Name(name).Help(help).Register(registry).Add(l);
+  }
+  Counter& counter(const char* name, const char* help) {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add(labels);
+  }
+  Histogram& histogram(const char* name, const char* help, const Buckets& buckets) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(labels,
+                                                                                     buckets);
+  }
+
+  prometheus::Registry registry;
+  const Labels labels;
+
+  // The engine's, brought up to date by render().
+  Gauge& running = gauge("vllm:num_requests_running", "Requests being computed.", labels);
+  Gauge& waiting = gauge("vllm:num_requests_waiting", "Requests waiting to be computed.", labels);
+  Gauge& cache_usage =
+      gauge("vllm:kv_cache_usage_perc", "Share of the cache in use: 1 is all of it.", labels);
+  Counter& prefix_queries =
+      counter("vllm:prefix_cache_queries_total", "Tokens of prompts looked up in the cache.");
+  Counter& prefix_hits =
+      counter("vllm:prefix_cache_hits_total", "Tokens of prompts found in the cache.");
+  Counter& prompt_tokens = counter("vllm:prompt_tokens_total", "Tokens of prompts computed.");
+  Counter& generated_tokens = counter("vllm:generation_tokens_total", "Tokens generated.");
+  Counter& preemptions =
+      counter("vllm:num_preemptions_total", "Times a request gave its place to another.");
+  Counter& steps = counter("fathom:steps_total", "Steps of the engine.");
+  Gauge& engine_up = gauge("fathom:engine_up", "1 while the engine works.", labels);
+
+  // Of requests.
+  Histogram& first_token =
+      histogram("vllm:time_to_first_token_seconds", "From a request's arrival to its first token.",
+                second_buckets());
+  Histogram& token_gap = histogram("vllm:inter_token_latency_seconds",
+                                   "Between two tokens of one answer.", second_buckets());
+  // The same under the name that it had in earlier dashboards.
+  Histogram& token_gap_old = histogram("vllm:time_per_output_token_seconds",
+                                       "Between two tokens of one answer.", second_buckets());
+  Histogram& request_time =
+      histogram("vllm:e2e_request_latency_seconds", "From a request's arrival to its end.",
+                request_second_buckets());
+  Histogram& request_prompt =
+      histogram("vllm:request_prompt_tokens", "Tokens of a request's prompt.", token_buckets());
+  Histogram& request_generated = histogram("vllm:request_generation_tokens",
+                                           "Tokens generated for a request.", token_buckets());
+  prometheus::Family<Counter>& successes = prometheus::BuildCounter()
+                                               .Name("vllm:request_success_total")
+                                               .Help("Requests by how they ended.")
+                                               .Register(registry);
+
+  // Of steps.
+  prometheus::Family<Histogram>& step_seconds =
+      prometheus::BuildHistogram()
+          .Name("fathom:step_seconds")
+          .Help("Model and sampling of one step, by what was in it.")
+          .Register(registry);
+  Histogram& decode_seconds = step_kind("decode");
+  Histogram& prefill_seconds = step_kind("prefill");
+  Histogram& mixed_seconds = step_kind("mixed");
+  Histogram& step_tokens =
+      histogram("vllm:iteration_tokens_total", "Tokens of one step.", step_token_buckets());
+  Histogram& step_sequences =
+      histogram("fathom:step_sequences", "Requests of one step.", step_token_buckets());
+  Histogram& host_seconds =
+      histogram("fathom:host_seconds", "Planning and delivery around one step.", second_buckets());
+
+  prometheus::Family<Counter>& http = prometheus::BuildCounter()
+                                          .Name("fathom:http_requests_total")
+                                          .Help("Requests by path and status.")
+                                          .Register(registry);
+  Gauge& process_start = gauge("process_start_time_seconds", "Unix time of the start.", {});
+
+  std::mutex render_mutex;  // counters follow the engine's totals one render at a time
+
+ private:
+  Histogram& step_kind(const char* kind) {
+    Labels l = labels;
+    l["kind"] = kind;
+    return step_seconds.Add(l, second_buckets());
+  }
+};
+
+Metrics::Metrics(const std::string& model_name) : impl_(std::make_unique<Impl>(model_name)) {}
+Metrics::~Metrics() = default;
+
+void Metrics::observe_step(const StepReport& s) {
+  Histogram& seconds = s.decodes == 0          ? impl_->prefill_seconds
+                       : s.decodes == s.tokens ? impl_->decode_seconds
+                                               : impl_->mixed_seconds;
+  seconds.Observe(s.seconds);
+  impl_->step_tokens.Observe(s.tokens);
+  impl_->step_sequences.Observe(s.sequences);
+  impl_->host_seconds.Observe(s.host_seconds);
+}
+
+void Metrics::observe_first_token(double seconds) { impl_->first_token.Observe(seconds); }
+
+void Metrics::observe_token_gap(double seconds) {
+  impl_->token_gap.Observe(seconds);
+  impl_->token_gap_old.Observe(seconds);
+}
+
+void Metrics::observe_end(std::string_view finish_reason, const RequestStats& stats,
+                          double seconds) {
+  Labels l = impl_->labels;
+  l["finished_reason"] = reason_label(finish_reason);
+  impl_->successes.Add(l).Increment();
+  impl_->request_time.Observe(seconds);
+  impl_->request_prompt.Observe(static_cast<double>(stats.prompt_tokens));
+  impl_->request_generated.Observe(static_cast<double>(stats.generated_tokens));
+}
+
+void Metrics::count_http(std::string_view path, int status) {
+  impl_->http.Add({{"path", std::string(path)}, {"status", std::to_string(status)}}).Increment();
+}
+
+std::string Metrics::render(const EngineSnapshot& e) {
+  std::lock_guard lock(impl_->render_mutex);
+  // An older snapshot than the last one changes nothing: totals do not go back.
+  const auto follow = [](Counter& counter, int64_t total) {
+    const double behind = static_cast<double>(total) - counter.Value();
+    if (behind > 0) counter.Increment(behind);
+  };
+  impl_->running.Set(e.running);
+  impl_->waiting.Set(e.waiting);
+  impl_->cache_usage.Set(
+      e.pages > 0 ? 1.0 - static_cast<double>(e.free_pages) / static_cast<double>(e.pages) : 0.0);
+  impl_->engine_up.Set(e.failed ? 0 : 1);
+  follow(impl_->prefix_queries, e.prefix_queries);
+  follow(impl_->prefix_hits, e.prefix_hits);
+  follow(impl_->prompt_tokens, e.prompt_tokens);
+  follow(impl_->generated_tokens, e.generated_tokens);
+  follow(impl_->preemptions, e.preemptions);
+  follow(impl_->steps, e.steps);
+  return prometheus::TextSerializer().Serialize(impl_->registry.Collect());
+}
+
+}  // namespace fathom::server

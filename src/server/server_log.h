@@ -1,0 +1,46 @@
+// The server's log: one JSON object a line on standard error.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace fathom::server {
+
+enum class LogLevel { debug, info, warning, error, off };
+
+// Throws Error for a name other than those above.
+LogLevel log_level_of_name(std::string_view name);
+
+// What is said of a request when it is over.
+struct RequestRecord {
+  std::string id, method, path, peer;
+  int status = 0;
+  double seconds = 0;
+  uint64_t bytes = 0;                                  // of the answer's body
+  std::string_view end;                                // "complete", "client gone", "broken off"
+  std::string body;                                    // of the request; empty: not to be logged
+  std::vector<std::pair<std::string, int64_t>> notes;  // HttpReply::note
+};
+
+// From any thread; lines are written by a thread of their own. When standard error takes them too
+// slowly, the oldest ones are dropped: serving goes on.
+class ServerLog {
+ public:
+  explicit ServerLog(LogLevel level);
+  ~ServerLog();  // writes what is left
+  ServerLog(const ServerLog&) = delete;
+  ServerLog& operator=(const ServerLog&) = delete;
+
+  void request(const RequestRecord& record);  // level info
+  void write(LogLevel level, std::string_view message);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fathom::server
