@@ -67,7 +67,7 @@ class Distribution {
       s += fmt::format("<text x=\"{:.1f}\" y=\"{}\" class=\"x\">{}</text>\n", x,
                        top_ + kHeight + 18, seconds_text(std::pow(10, decade)));
     }
-    for (double share : {0.5, 0.95, 1.0})
+    for (double share : {0.5, 0.9, 1.0})
       s += fmt::format(
           "<line x1=\"{}\" y1=\"{:.1f}\" x2=\"{}\" y2=\"{:.1f}\"/>\n<text x=\"{}\" y=\"{:.1f}\" "
           "class=\"y\">{:.0f} %</text>\n",
