@@ -3,7 +3,7 @@
 // prompts in them are launched kernel by kernel; they are long enough to hide it.
 //
 // Nothing but sampling parameters goes to the GPU beside the step's inputs, and nothing comes back
-// but token ids.
+// but token ids; and, where a request asks for it, rows of logits and what the indexer picked.
 #include "runtime/step_runner.h"
 
 #if defined(FATHOM_WITH_CUDA)
@@ -16,6 +16,7 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/prim/launch.h"
 #include "kernels/cuda/sample/sample.h"
+#include "kernels/trace_ops.h"
 
 namespace fathom {
 namespace {
@@ -38,6 +39,66 @@ class Graph {
   cudaGraphExec_t exec_ = nullptr;
 };
 
+// Keeps what the tokens of the logit rows pick, layer by layer, in the GPU's memory: copies on the
+// stream, so that they are recorded with the step.
+class DevicePicks final : public TraceOps {
+ public:
+  DevicePicks(Ops& inner, cudaStream_t stream, int layers, int rows, int topk)
+      : TraceOps(inner),
+        stream_(stream),
+        layers_(layers),
+        rows_(rows),
+        topk_(topk),
+        picks_(static_cast<size_t>(layers) * static_cast<size_t>(rows) * row_bytes(),
+               MemoryKind::device) {
+    tokens_.reserve(static_cast<size_t>(rows));
+  }
+
+  // In front of each step. A recording is replayed for whatever is asked for later, so it copies
+  // the rows of all; which tokens those are may not change between replays.
+  void watch(std::span<const int32_t> logit_rows) {
+    tokens_.assign(logit_rows.begin(), logit_rows.end());
+  }
+  // To the host, layer by layer: [layers, topk].
+  void fetch(int row, void* to) const {
+    FATHOM_CUDA(cudaMemcpy2DAsync(to, row_bytes(), place(row, 0),
+                                  static_cast<size_t>(rows_) * row_bytes(), row_bytes(),
+                                  static_cast<size_t>(layers_), cudaMemcpyDeviceToHost, stream_));
+  }
+  size_t row_bytes() const { return static_cast<size_t>(topk_) * sizeof(int32_t); }
+
+  void enter_layer(int layer) override {
+    inner_.enter_layer(layer);
+    layer_ = layer;
+  }
+  void index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
+                  const BatchView& batch) override {
+    inner_.index_topk(picked, index_q, head_weight, kv, batch);
+    if (layer_ >= layers_) return;
+    for (size_t row = 0; row < tokens_.size();) {
+      size_t end = row + 1;  // neighbours go together: the tokens of a step of decodes all do
+      while (end < tokens_.size() && tokens_[end] == tokens_[end - 1] + 1) ++end;
+      FATHOM_CUDA(cudaMemcpyAsync(place(static_cast<int>(row), layer_),
+                                  picked.row<int32_t>(tokens_[row]), (end - row) * row_bytes(),
+                                  cudaMemcpyDeviceToDevice, stream_));
+      row = end;
+    }
+  }
+
+ private:
+  std::byte* place(int row, int layer) const {
+    return picks_.data() +
+           (static_cast<size_t>(layer) * static_cast<size_t>(rows_) + static_cast<size_t>(row)) *
+               row_bytes();
+  }
+
+  cudaStream_t stream_;
+  const int layers_, rows_, topk_;
+  int layer_ = 0;
+  std::vector<int32_t> tokens_;
+  Buffer picks_;  // [layers, rows, topk] i32
+};
+
 CudaSettings settings_of(const RunnerSetup& s) {
   CudaSettings c;
   c.max_sequences = step_sequences(s.max_seqs);
@@ -50,7 +111,9 @@ class GraphRunner final : public StepRunner {
   explicit GraphRunner(const RunnerSetup& s)
       : vocab_(s.config->vocab),
         max_tokens_(s.forward.max_tokens),
-        rows_(std::max(padded_tokens(s.max_seqs), s.max_seqs)),
+        rows_(std::max({padded_tokens(s.max_seqs), s.max_seqs, s.logit_rows})),
+        layers_(s.config->layers),
+        topk_(s.config->index_topk),
         scratch_page_(s.pages),
         ops_(make_cuda_ops(s.forward.numerics, workload_of(s), settings_of(s))),
         stream_(static_cast<cudaStream_t>(ops_->stream())),
@@ -59,9 +122,17 @@ class GraphRunner final : public StepRunner {
                        ? nullptr
                        : std::make_unique<KvPool>(s.cache, s.pages + 1, MemoryKind::device)),
         cache_(s.shared_cache ? *s.shared_cache : *own_cache_),
-        forward_(*s.config, *s.weights, *ops_, *comm_, s.forward),
-        logits_(static_cast<size_t>(rows_) * static_cast<size_t>(vocab_) * sizeof(float),
-                MemoryKind::device),
+        picks_(s.keep_selection
+                   ? std::make_unique<DevicePicks>(*ops_, stream_, layers_, rows_, topk_)
+                   : nullptr),
+        forward_(*s.config, *s.weights, picks_ ? static_cast<Ops&>(*picks_) : *ops_, *comm_,
+                 s.forward),
+        logits_(static_cast<size_t>(rows_) * row_bytes(), MemoryKind::device),
+        host_logits_(logits_.size(), MemoryKind::pinned),
+        host_picks_(
+            picks_ ? static_cast<size_t>(rows_) * static_cast<size_t>(layers_) * picks_->row_bytes()
+                   : 0,
+            MemoryKind::pinned),
         host_draws_(static_cast<size_t>(rows_) * sizeof(cuda::SampleRow), MemoryKind::pinned),
         draws_(host_draws_.size(), MemoryKind::device),
         host_ids_(static_cast<size_t>(rows_) * sizeof(int32_t), MemoryKind::pinned),
@@ -69,8 +140,9 @@ class GraphRunner final : public StepRunner {
     launch_.stream = stream_;
   }
 
-  void run(StepBatch& batch, std::span<const Draw> draws,
-           std::vector<Result<int32_t>>& tokens) override {
+  void launch(StepBatch& batch, std::span<const Draw> draws,
+              std::span<const CarriedId> carried) override {
+    FATHOM_CHECK(carried.empty(), "{} ids carried over", carried.size());
     const int padded = std::min(padded_tokens(batch.tokens()), max_tokens_);
     const BatchView view = batch.view();
     const bool decodes =
@@ -82,30 +154,61 @@ class GraphRunner final : public StepRunner {
       for (int t = batch.tokens(); t < padded; ++t) batch.want_logits(t);
       batch.pad(padded, scratch_page_);
     }
+    asked_.assign(draws.begin(), draws.end());
     stage(draws);
+    if (picks_) picks_->watch(batch.logit_rows());
     NoAlloc guard("a step of the engine");
     if (decodes)
       replay(batch);
     else
       enqueue(batch);
-    FATHOM_CUDA(cudaStreamSynchronize(stream_));
+    fetch();
+  }
 
+  void finish(std::vector<Result<int32_t>>& tokens) override {
+    FATHOM_CUDA(cudaStreamSynchronize(stream_));
     tokens.clear();
     const int32_t* ids = reinterpret_cast<const int32_t*>(host_ids_.data());
-    for (size_t row = 0; row < draws.size(); ++row) {
-      tokens.emplace_back(ids[row]);
-      if (ids[row] == cuda::kBrokenLogits)
+    for (size_t row = 0; row < asked_.size(); ++row) {
+      tokens.emplace_back(asked_[row].by_host ? -1 : ids[row]);
+      if (!asked_[row].by_host && ids[row] == cuda::kBrokenLogits)
         tokens.back() = Result<int32_t>(
             Failure{500, "the model's logits are not numbers: weights or inputs are broken"});
     }
   }
 
+  std::span<const float> logits(int row) const override {
+    return {reinterpret_cast<const float*>(host_logits_.data()) + int64_t{row} * vocab_,
+            static_cast<size_t>(vocab_)};
+  }
+  std::span<const int32_t> picked(int row, int layer) const override {
+    FATHOM_CHECK(picks_, "picks asked of a runner that keeps none");
+    const int32_t* from = reinterpret_cast<const int32_t*>(host_picks_.data()) +
+                          (int64_t{row} * layers_ + layer) * topk_;
+    return {from, std::find(from, from + topk_, -1)};
+  }
   std::string describe() const override { return ops_->describe(); }
   int64_t cache_bytes() const override { return cache_.bytes(); }
 
  private:
   // What a recording depends on beside sizes that never change.
   using Key = std::pair<int, int64_t>;  // tokens, context limit
+
+  size_t row_bytes() const { return static_cast<size_t>(vocab_) * sizeof(float); }
+
+  // What the host asked to see beside ids, behind the step.
+  void fetch() {
+    for (size_t row = 0; row < asked_.size(); ++row) {
+      if (asked_[row].by_host)
+        FATHOM_CUDA(cudaMemcpyAsync(host_logits_.data() + row * row_bytes(),
+                                    logits_.data() + row * row_bytes(), row_bytes(),
+                                    cudaMemcpyDeviceToHost, stream_));
+      if (picks_ && asked_[row].keep_selection)
+        picks_->fetch(
+            static_cast<int>(row),
+            host_picks_.data() + row * static_cast<size_t>(layers_) * picks_->row_bytes());
+    }
+  }
 
   void stage(std::span<const Draw> draws) {
     auto* rows = reinterpret_cast<cuda::SampleRow*>(host_draws_.data());
@@ -114,6 +217,7 @@ class GraphRunner final : public StepRunner {
       rows[i].params.temperature = 0;
       if (static_cast<size_t>(i) >= draws.size()) continue;
       const Draw& d = draws[static_cast<size_t>(i)];
+      if (d.by_host) continue;
       rows[i] = {d.params, static_cast<uint64_t>(d.position)};
     }
   }
@@ -160,15 +264,17 @@ class GraphRunner final : public StepRunner {
   }
 
   const int64_t vocab_;
-  const int max_tokens_, rows_;
+  const int max_tokens_, rows_, layers_, topk_;
   const int32_t scratch_page_;
   std::unique_ptr<CudaOps> ops_;
   cudaStream_t stream_;
   std::unique_ptr<Comm> comm_;
   std::unique_ptr<KvPool> own_cache_;
   KvPool& cache_;
+  std::unique_ptr<DevicePicks> picks_;  // none: nobody asks for selections
   Forward forward_;
-  Buffer logits_, host_draws_, draws_, host_ids_, ids_;
+  std::vector<Draw> asked_;  // of the step under way
+  Buffer logits_, host_logits_, host_picks_, host_draws_, draws_, host_ids_, ids_;
   cuda::Launch launch_;
   std::set<Key> met_;
   std::map<Key, Graph> graphs_;
