@@ -20,8 +20,8 @@ ChoiceReader::ChoiceReader(const Service& service, const GenerationRequest& requ
       choice_(choice),
       chat_(request.chat),
       min_new_tokens_(request.rules.min_new_tokens),
-      reader_(service.tokenizer,
-              {service.options.encoding, request.chat, request.thinking, request.stop}) {}
+      reader_(service.tokenizer, {service.options.encoding, request.chat, request.thinking,
+                                  request.stop, request.single_call}) {}
 
 void ChoiceReader::take(KeptToken token, GenerationEvent& event) {
   stats_ = token.stats;

@@ -32,7 +32,8 @@ struct GenerationRequest {
   std::vector<std::string> stop;        // texts that end an answer; they are not part of it
   std::vector<int32_t> stop_token_ids;  // beside the end of sentence
   bool ignore_eos = false;
-  int logprobs = -1;  // alternatives a token; -1: none
+  bool single_call = false;  // the answer ends behind its first tool call
+  int logprobs = -1;         // alternatives a token; -1: none
   bool prompt_logprobs = false;
   int priority = 0;
   std::shared_ptr<const CompiledForm> form;  // none: free

@@ -48,6 +48,7 @@ size_t AnswerReader::decided() const {
 
 void AnswerReader::take(Events&& events, Events& pieces, bool may_stop) {
   for (CompletionEvent& event : events) {
+    if (called_) return;
     if (event.kind == CompletionEvent::Kind::content) {
       add_content(event.text, pieces, may_stop);
     } else if (!stopped()) {
@@ -87,6 +88,7 @@ void AnswerReader::append(CompletionEvent event, Events& pieces) {
       message_.tool_calls.push_back(parser_.message().tool_calls[event.call]);
       break;
     case Kind::tool_arguments:
+      called_ = options_.single_call;
       break;
   }
   const bool text = event.kind == Kind::content || event.kind == Kind::reasoning;

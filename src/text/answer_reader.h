@@ -23,6 +23,7 @@ struct AnswerOptions {
   // Looked for in the content: what the client reads as the answer. Not in reasoning, and not in
   // the markup and the arguments of tool calls, which a blank line or a brace must not cut.
   std::vector<std::string> stop;
+  bool single_call = false;  // the answer ends behind its first tool call
 };
 
 // Thread-compatible.
@@ -41,8 +42,8 @@ class AnswerReader {
   // No more tokens will come. Call once; not after stopped().
   void finish(Events& pieces);
 
-  // A stop text has been found: the answer ends in front of it.
-  bool stopped() const { return stop_.found(); }
+  // The answer has ended by itself: in front of a stop text, or behind its only call.
+  bool stopped() const { return stop_.found() || called_; }
   std::string_view stop_text() const { return stop_.found_text(); }
 
   // The whole message, after finish() or once stopped(): what the pieces add up to. Its calls have
@@ -71,6 +72,7 @@ class AnswerReader {
   CompletionParser parser_;
   StopText stop_;
   Message message_;
+  bool called_ = false;  // options_.single_call, and there it is
   size_t text_bytes_ = 0;
 };
 

@@ -1,0 +1,40 @@
+// The body of /v1/chat/completions as what is to be done; and what every chat protocol needs to
+// turn a conversation into a prompt.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "server/generation.h"
+#include "server/json_request.h"
+#include "server/sampling_request.h"
+#include "text/messages.h"
+
+namespace fathom::server {
+
+struct ChatRequest {
+  Conversation conversation;
+  bool thinking = false;
+  AnswerForm form;
+  StreamRequest stream;
+  GenerationRequest generation;  // without id, prompt and compiled form
+};
+
+// Reads a request; the model's name is not looked at. Throws Error with the place for what is
+// wrong, and for what this server knows but cannot do. Unknown fields are ignored.
+ChatRequest read_chat_request(const OrderedJson& body, const ServiceOptions& options);
+
+// The messages, tools (unless `with_tools` is false) and response format of a request. Developer
+// messages are instructions, as with OpenAI: they become system messages where the encoding's own
+// developer role means something else. Throws Error for a conversation that leaves nothing to
+// answer.
+Conversation read_conversation(const OrderedJson& body, Encoding encoding, bool with_tools);
+
+struct ChatPrompt {
+  std::vector<int32_t> ids;
+  bool thinking = false;  // the prompt ends in <think>: the answer begins with reasoning
+};
+// Throws Error for a conversation that the encoding cannot express.
+ChatPrompt chat_prompt(const Service& service, const Conversation& conversation, bool thinking);
+
+}  // namespace fathom::server
