@@ -7,31 +7,6 @@
 namespace fathom::server {
 namespace {
 
-// Whether to reason first: as vLLM's chat_template_kwargs say it, as DeepSeek's own API does, as
-// OpenAI does. The more special one wins.
-bool read_thinking(const JsonField& root) {
-  const JsonField kwargs = root.at("chat_template_kwargs");
-  if (!kwargs.null()) {
-    for (const char* name : {"thinking", "enable_thinking"})
-      if (!kwargs.at(name).null()) return kwargs.at(name).boolean();
-  }
-  const JsonField thinking = root.at("thinking");
-  if (!thinking.null()) {
-    if (thinking.value().is_boolean()) return thinking.boolean();
-    const std::string& type = thinking.at("type").string();
-    if (type != "enabled" && type != "disabled")
-      fail("thinking.type: expected 'enabled' or 'disabled', found '{}'", type);
-    return type == "enabled";
-  }
-  if (!root.at("enable_thinking").null()) return root.at("enable_thinking").boolean();
-  const std::string effort = string_or(root.at("reasoning_effort"), "none");
-  for (const char* off : {"none", "minimal"})
-    if (effort == off) return false;
-  for (const char* on : {"low", "medium", "high", "xhigh"})
-    if (effort == on) return true;
-  fail("reasoning_effort: expected none, minimal, low, medium, high or xhigh, found '{}'", effort);
-}
-
 void refuse_unsupported_chat(const JsonField& root) {
   refuse_unsupported(root, {{"functions", "use tools"},
                             {"function_call", "use tool_choice"},
@@ -148,6 +123,31 @@ void read_response_format(const JsonField& at, bool may_call, AnswerForm& form) 
 }
 
 }  // namespace
+
+// As vLLM's chat_template_kwargs say it, as DeepSeek's own API does, as OpenAI does: the more
+// special one wins.
+bool read_thinking(const JsonField& root) {
+  const JsonField kwargs = root.at("chat_template_kwargs");
+  if (!kwargs.null()) {
+    for (const char* name : {"thinking", "enable_thinking"})
+      if (!kwargs.at(name).null()) return kwargs.at(name).boolean();
+  }
+  const JsonField thinking = root.at("thinking");
+  if (!thinking.null()) {
+    if (thinking.value().is_boolean()) return thinking.boolean();
+    const std::string& type = thinking.at("type").string();
+    if (type != "enabled" && type != "disabled")
+      fail("thinking.type: expected 'enabled' or 'disabled', found '{}'", type);
+    return type == "enabled";
+  }
+  if (!root.at("enable_thinking").null()) return root.at("enable_thinking").boolean();
+  const std::string effort = string_or(root.at("reasoning_effort"), "none");
+  for (const char* off : {"none", "minimal"})
+    if (effort == off) return false;
+  for (const char* on : {"low", "medium", "high", "xhigh"})
+    if (effort == on) return true;
+  fail("reasoning_effort: expected none, minimal, low, medium, high or xhigh, found '{}'", effort);
+}
 
 ChatRequest read_chat_request(const OrderedJson& body, const ServiceOptions& options) {
   const JsonField root(body, "");

@@ -30,6 +30,10 @@ ChatRequest read_chat_request(const OrderedJson& body, const ServiceOptions& opt
 // answer.
 Conversation read_conversation(const OrderedJson& body, Encoding encoding, bool with_tools);
 
+// Whether `root` asks for reasoning in front of the answer (default: no): chat_template_kwargs,
+// thinking, enable_thinking or reasoning_effort.
+bool read_thinking(const JsonField& root);
+
 struct ChatPrompt {
   std::vector<int32_t> ids;
   bool thinking = false;  // the prompt ends in <think>: the answer begins with reasoning

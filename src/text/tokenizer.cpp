@@ -139,9 +139,10 @@ Tokenizer Tokenizer::from_json(std::string_view json_text, std::string_view wher
   return Tokenizer(std::move(impl));
 }
 
-std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
+std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) const {
   require_utf8(text, "text");
-  std::vector<int32_t> ids = impl_->prefix_ids;
+  std::vector<int32_t> ids;
+  if (add_special) ids = impl_->prefix_ids;
   auto scratch = impl_->pool.borrow();
   impl_->raw_matcher.split(text, [&](const AddedToken* token, std::string_view part) {
     if (token) {
@@ -157,7 +158,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
     });
   });
   impl_->pool.give_back(std::move(scratch));
-  ids.insert(ids.end(), impl_->suffix_ids.begin(), impl_->suffix_ids.end());
+  if (add_special) ids.insert(ids.end(), impl_->suffix_ids.begin(), impl_->suffix_ids.end());
   return ids;
 }
 

@@ -27,9 +27,9 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
   // As Hugging Face's encode(text): added tokens in the text become their ids, and ids that the
-  // file's post-processor adds (none in the family's own files) are added. Throws Error with the
-  // offset if the text is not valid UTF-8.
-  std::vector<int32_t> encode(std::string_view text) const;
+  // file's post-processor adds (none in the family's own files) are added, unless `add_special` is
+  // false. Throws Error with the offset if the text is not valid UTF-8.
+  std::vector<int32_t> encode(std::string_view text, bool add_special = true) const;
 
   // Added tokens are ordinary text; nothing is added. For what a user wrote.
   std::vector<int32_t> encode_plain(std::string_view text) const;

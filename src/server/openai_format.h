@@ -1,0 +1,82 @@
+// OpenAI's shapes of answers: what chat and text completions share.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "server/generation.h"
+#include "text/python_json.h"
+
+namespace fathom::server {
+
+// `text` as a JSON string, quotes included.
+std::string json_text(std::string_view text);
+
+// The usage of a request: what all its choices took together.
+struct Usage {
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;
+  int64_t completion_tokens = 0;
+  int64_t reasoning_tokens = 0;
+};
+OrderedJson usage_json(const Usage& usage);
+
+// Adds up the usage of a request from the events of its choices: of a prompt's tokens, which its
+// choices share, the first choice tells.
+class UsageCount {
+ public:
+  UsageCount(size_t choices, int per_prompt)
+      : of_choice_(choices), per_prompt_(static_cast<size_t>(per_prompt)) {}
+  void take(const GenerationEvent& event);
+  Usage total() const;
+
+ private:
+  std::vector<Usage> of_choice_;
+  size_t per_prompt_;
+};
+
+// A log-probability as a JSON number: what is smaller than any float is -9999.
+double json_logprob(float logprob);
+
+// The text of one token as far as it is text; half a character is U+FFFD.
+std::string token_text(const Tokenizer& tokenizer, int32_t id);
+
+// The entries of `logprobs.content` of a chat answer.
+OrderedJson chat_logprobs_json(const Tokenizer& tokenizer,
+                               const std::vector<TokenLogprobs>& logprobs);
+
+// One chunk after another of a stream, put together from text: the parts that never change are
+// written once.
+class ChunkWriter {
+ public:
+  // `object` is the chunk's type. `usage_null`: chunks without usage say so.
+  ChunkWriter(const ServiceOptions& options, std::string_view id, std::string_view object,
+              int64_t created, bool usage_null);
+
+  // One choice's part: `body` is the members behind "index" but for finish_reason, as JSON text;
+  // an empty `finish_reason` is null.
+  std::string choice(int index, std::string_view body, std::string_view finish_reason,
+                     const OrderedJson& usage = nullptr) const;
+  // The chunk behind the last: no choices, the usage of the whole request.
+  std::string usage(const OrderedJson& usage) const;
+
+ private:
+  std::string head_;
+  bool usage_null_;
+};
+
+// {"id", "object", "created", "model"} of an answer as a whole; choices and usage come behind.
+OrderedJson answer_head(const ServiceOptions& options, std::string_view id, std::string_view object,
+                        int64_t created);
+OrderedJson fingerprint_json(const ServiceOptions& options);
+
+// An error in the middle of a stream, as its last event.
+std::string error_event(const Failure& failure);
+
+inline constexpr std::string_view kStreamDone = "data: [DONE]\n\n";
+
+int64_t unix_now();
+
+}  // namespace fathom::server
