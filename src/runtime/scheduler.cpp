@@ -8,14 +8,15 @@
 namespace fathom {
 namespace {
 
-// The state of one planning: what each sequence gets, and what is left.
+// The state of one planning: what each sequence gets, and what is left. Sequences count through
+// running and then waiting, as in Slice.
 class Planner {
  public:
   Planner(std::span<const SeqState> running, std::span<const SeqState> waiting,
           const Limits& limits)
       : running_(running),
         waiting_(waiting),
-        take_(running.size(), 0),
+        take_(running.size() + waiting.size(), 0),
         gone_(running.size(), false),
         budget_(limits.step_tokens),
         free_(limits.free_pages),
@@ -24,28 +25,34 @@ class Planner {
 
   Plan run() {
     for (int i = 0; i < count(); ++i)
-      if (is_decode(i)) give(i);
-    for (int i = 0; i < count(); ++i)
-      if (!is_decode(i)) give(i);
+      if (is_decode(i)) give(i, 1);
+    give_prompts();
+    if (plan_.preempted.empty()) admit();  // what was just put out must not come straight back in
     add_slices(true);
     add_slices(false);
-    if (plan_.preempted.empty()) admit();  // what was just put out must not come straight back in
     return std::move(plan_);
   }
 
  private:
   int count() const { return static_cast<int>(running_.size()); }
-  bool is_decode(int i) const { return running_[i].known - running_[i].cached == 1; }
+  const SeqState& at(int i) const {
+    return i < count() ? running_[static_cast<size_t>(i)]
+                       : waiting_[static_cast<size_t>(i - count())];
+  }
+  int64_t& take(int i) { return take_[static_cast<size_t>(i)]; }
+  bool is_gone(int i) const { return i < count() && gone_[static_cast<size_t>(i)]; }
+  static int64_t missing(const SeqState& s) { return s.known - s.cached; }
+  bool is_decode(int i) const { return i < count() && missing(at(i)) == 1; }
+  bool is_prompt(int i) const { return !is_gone(i) && !is_decode(i) && missing(at(i)) > 0; }
   static int64_t more_pages(const SeqState& s, int64_t tokens) {
     return std::max<int64_t>(0, pages_for(s.cached + tokens) - s.pages);
   }
 
-  // As many of the missing tokens of running sequence i as budget and pages allow.
-  void give(int i) {
-    if (gone_[i]) return;
-    const SeqState& s = running_[i];
-    int64_t tokens = std::min<int64_t>(budget_, s.known - s.cached);
-    if (s.prompt_rows) tokens = std::min<int64_t>(tokens, rows_ + 1);
+  // Up to `tokens` tokens for running sequence i, as many as budget and pages allow.
+  void give(int i, int64_t tokens) {
+    if (is_gone(i)) return;
+    const SeqState& s = at(i);
+    tokens = std::min(budget_, tokens);
     if (tokens <= 0) return;
     while (more_pages(s, tokens) > free_) {
       plan_.starved = true;
@@ -54,7 +61,7 @@ class Planner {
         tokens = room;  // a shorter chunk fits: nobody has to go
         break;
       }
-      int victim = youngest();
+      int victim = last_rank();
       if (victim == 0) {
         // The others are out and this one is still short: pages shared among them are not counted
         // as freed here. They are free once this plan is carried out, so the next one finds them.
@@ -65,56 +72,136 @@ class Planner {
       preempt(victim);
       if (victim == i) return;
     }
-    if (s.prompt_rows) rows_ -= static_cast<int>(tokens) - 1;
-    take_[i] = tokens;
+    take(i) = tokens;
     free_ -= more_pages(s, tokens);
     budget_ -= tokens;
   }
 
-  int youngest() const {
+  // The running sequence that goes first when room is needed; 0, which never goes, when it is the
+  // only one.
+  int last_rank() const {
     for (int i = count() - 1; i > 0; --i)
-      if (!gone_[i]) return i;
+      if (!is_gone(i)) return i;
     return 0;
   }
 
   // Takes back what this plan has given it, too: it may have been a decode, served before.
   void preempt(int i) {
-    free_ += running_[i].own_pages + more_pages(running_[i], take_[i]);
-    budget_ += take_[i];
-    take_[i] = 0;
-    gone_[i] = true;
+    free_ += at(i).own_pages + more_pages(at(i), take(i));
+    budget_ += take(i);
+    take(i) = 0;
+    gone_[static_cast<size_t>(i)] = true;
     plan_.preempted.push_back(i);
+    ++places_;
   }
 
-  void add_slices(bool decodes) {
+  std::vector<int> prompts(int admitted) const {
+    std::vector<int> list;
+    for (int i = 0; i < count() + admitted; ++i)
+      if (is_prompt(i) || i >= count()) list.push_back(i);
+    return list;
+  }
+
+  void give_prompts() {
+    const std::vector<int> list = prompts(0);
+    const std::vector<int64_t> shares = shared(list, budget_);
+    for (size_t k = 0; k < list.size(); ++k) give(list[k], shares[k]);
+  }
+
+  // Tokens of each prompt when `budget` is shared among them, in turn and to the end of a page at a
+  // time. Where there is less than a page for each, all get as much first.
+  std::vector<int64_t> shared(const std::vector<int>& list, int64_t budget) const {
+    std::vector<int64_t> share(list.size(), 0);
+    int watched = 0;
+    for (int i : list) watched += at(i).prompt_rows;
+    auto wanted = [&](size_t k) {
+      const SeqState& s = at(list[k]);
+      const int64_t most = s.prompt_rows ? 1 + rows_ / watched : INT64_MAX;
+      return std::min(missing(s), most) - share[k];
+    };
+    int64_t most = list.empty() ? 0 : budget / static_cast<int64_t>(list.size());
+    for (bool first = true, more = true; more; first = false) {
+      more = false;
+      for (size_t k = 0; k < list.size(); ++k) {
+        const int64_t page = kPageRows - (at(list[k]).cached + share[k]) % kPageRows;
+        int64_t tokens = std::min({budget, wanted(k), page});
+        if (first) tokens = std::min(tokens, std::max<int64_t>(1, most));
+        share[k] += tokens;
+        budget -= tokens;
+        more |= wanted(k) > 0 && budget > 0;
+      }
+    }
+    return share;
+  }
+
+  // Pages that would be left if all that runs were computed to its end.
+  int64_t unclaimed() const {
+    int64_t pages = free_;
     for (int i = 0; i < count(); ++i)
-      if (take_[i] > 0 && is_decode(i) == decodes)
-        plan_.slices.push_back({i, running_[i].cached, running_[i].cached + take_[i]});
+      if (!is_gone(i))
+        pages -=
+            more_pages(at(i), missing(at(i))) - more_pages(at(i), take_[static_cast<size_t>(i)]);
+    return pages;
   }
 
   void admit() {
-    // Prompts under way have a claim on the pages of all their known tokens.
-    int64_t claimed = 0;
-    for (int i = 0; i < count(); ++i) {
-      const SeqState& s = running_[i];
-      claimed += more_pages(s, s.known - s.cached) - more_pages(s, take_[i]);
+    int admitted = 0;
+    while (admitted < static_cast<int>(waiting_.size())) {
+      if (!make_room(admitted)) break;  // no overtaking: a long prompt must get its turn
+      --places_;
+      ++admitted;
     }
-    for (size_t w = 0; w < waiting_.size() && places_ > 0 && budget_ > 0; ++w, --places_) {
-      const SeqState& s = waiting_[w];
-      int64_t need = more_pages(s, s.known - s.cached);
-      if (need > free_ - claimed) {
-        plan_.starved = true;
-        break;  // no overtaking: a long prompt must get its turn
-      }
-      int64_t tokens = std::min<int64_t>(budget_, s.known - s.cached);
-      if (s.prompt_rows) {
-        tokens = std::min<int64_t>(tokens, rows_ + 1);
-        rows_ -= static_cast<int>(tokens) - 1;
-      }
-      plan_.slices.push_back({count() + static_cast<int>(w), s.cached, s.cached + tokens});
-      claimed += need;
-      budget_ -= tokens;
+    if (admitted == 0) return;
+    // There are pages for all of them now: what prompts got so far is shared anew.
+    const std::vector<int> list = prompts(admitted);
+    int64_t budget = budget_;
+    for (int i : list) budget += take(i);
+    const std::vector<int64_t> shares = shared(list, budget);
+    for (size_t k = 0; k < list.size(); ++k) take(list[k]) = shares[k];
+  }
+
+  // Pages that the first `n` waiting sequences take. Pages they share with running ones cost
+  // nothing, unless those are put out: then they are not counted twice.
+  int64_t needed(int n, bool after_preemption) const {
+    int64_t pages = 0;
+    for (int i = count(); i < count() + n; ++i)
+      pages += after_preemption ? pages_for(at(i).known) : more_pages(at(i), missing(at(i)));
+    return pages;
+  }
+
+  // Whether the next waiting sequence can come in behind those admitted so far: it may put out
+  // running ones of worse priority, but only when that makes room enough.
+  bool make_room(int admitted) {
+    const SeqState& s = at(count() + admitted);
+    const std::vector<int> sharing = prompts(admitted);
+    int64_t tokens = budget_ - static_cast<int64_t>(sharing.size());  // one for each
+    for (int i : sharing) tokens += take(i);
+    int places = places_;
+    int64_t room = unclaimed();
+    std::vector<int> out;
+    auto enough = [&] {
+      return places > 0 && tokens > 0 &&
+             needed(admitted + 1, !out.empty() || !plan_.preempted.empty()) <= room;
+    };
+    for (int i = count() - 1; i >= 0 && !enough() && at(i).priority > s.priority; --i) {
+      if (is_gone(i)) continue;
+      out.push_back(i);
+      ++places;
+      tokens += is_prompt(i) ? 1 : take(i);
+      room += at(i).own_pages + more_pages(at(i), missing(at(i)));
     }
+    if (!enough()) {
+      plan_.starved |= places_ > 0 && tokens > 0;
+      return false;
+    }
+    for (int i : out) preempt(i);
+    return true;
+  }
+
+  void add_slices(bool decodes) {
+    for (int i = 0; i < static_cast<int>(take_.size()); ++i)
+      if (take(i) > 0 && is_decode(i) == decodes)
+        plan_.slices.push_back({i, at(i).cached, at(i).cached + take(i)});
   }
 
   std::span<const SeqState> running_, waiting_;

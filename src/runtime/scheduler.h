@@ -1,14 +1,18 @@
 // What the next step computes, as a pure function: same state, same plan. No clock, no device, no
 // page is touched here; the engine carries the plan out.
 //
-// The rules, in order:
+// Who is served first is a matter of rank: priority, then arrival. The rules, in order:
 //   1. decodes first: every running sequence that lacks one token gets it (a waiting reader feels
 //      a missing token sooner than a longer wait for the first one);
-//   2. then prompts of running sequences, oldest first, in chunks, while the token budget lasts;
-//   3. then waiting sequences in their order of arrival, none overtaking, while there are places,
-//      budget, and pages for everything that is known of them;
-//   4. when pages run out, the youngest running sequence gives up all of its pages and goes back to
-//      the head of the queue, to be computed again later. The oldest never does, so it finishes.
+//   2. then the prompts in work share what is left of the step's tokens: each gets the same, less
+//      only where it lacks less, in whole pages where the share is as much as a page. So a short
+//      prompt is through in a step or two while a long one goes on;
+//   3. waiting sequences come in by rank, none overtaking, while there are places, a token for
+//   each,
+//      and pages for everything that is known of them. One of strictly better priority than running
+//      ones puts these out, from the last rank up, when that makes room for it;
+//   4. when pages run out, the running sequence of the last rank gives up all of its pages and
+//      waits again, to be computed anew later. The first in rank never does, so it finishes.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +23,10 @@ namespace fathom {
 
 struct SeqState {
   int64_t known = 0;         // tokens of the prompt and generated so far
-  int64_t cached = 0;        // of these, how many are in the cache; less than known
+  int64_t cached = 0;        // of these, how many are in the cache; less than known in all but name
   int64_t pages = 0;         // pages held
   int64_t own_pages = 0;     // of these, how many nobody else holds: what preempting gains
+  int priority = 0;          // lower numbers are served first
   bool prompt_rows = false;  // every token of it takes a logit row, not its last one alone
 };
 
@@ -41,8 +46,8 @@ struct Slice {
 };
 
 struct Plan {
-  std::vector<Slice> slices;   // decodes, then chunks of prompts; a running sequence at most once
-  std::vector<int> preempted;  // indices of running, youngest first
+  std::vector<Slice> slices;   // decodes, then chunks of prompts; a sequence at most once
+  std::vector<int> preempted;  // indices of running, the last rank first
   bool starved = false;        // with more free pages the plan would have been another
 
   // How many waiting sequences come in: always the first ones.
@@ -53,8 +58,9 @@ struct Plan {
   }
 };
 
-// `running` and `waiting` are in order of arrival. Whoever calls must see to it that the greatest
-// sequence alone fits into all pages: then every plan makes progress.
+// `running` and `waiting` are in order of rank, each for itself. A running sequence may lack
+// nothing (known == cached): it keeps its place and its pages. Whoever calls must see to it that
+// the greatest sequence alone fits into all pages: then every plan makes progress.
 Plan plan_step(std::span<const SeqState> running, std::span<const SeqState> waiting,
                const Limits& limits);
 
