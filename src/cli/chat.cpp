@@ -93,7 +93,7 @@ class Chat {
         system_(o.generation.system),
         // Before the engine starts its threads, see Interrupts.
         interrupts_(stdin_is_terminal() && stdout_is_terminal()),
-        session_(o.checkpoint.empty() ? bundled_model() : o.checkpoint, o.generation, 1, 2),
+        session_(o.checkpoint.empty() ? bundled_model() : o.checkpoint, o.generation, 1, true),
         lines_(
             {.prompt = ">>> ", .edit = true, .always_prompt = false, .history_file = o.history}) {
     clear();

@@ -146,7 +146,7 @@ int run_file(const Options& o) {
   if (jobs.empty())
     fail("{}: no prompts: expected text, with blank lines between prompts", o.input_file);
   const int at_once = static_cast<int>(std::min<size_t>(jobs.size(), static_cast<size_t>(o.batch)));
-  ModelSession session(o.checkpoint, o.generation, at_once, 0);
+  ModelSession session(o.checkpoint, o.generation, at_once, false);
   return run_batch(session, jobs, o, [&](const Job& job) {
     return o.raw ? session.raw_ids(job.prompt)
                  : session.prompt_ids(conversation_of_prompt(o.generation.system, job.prompt),
@@ -162,7 +162,7 @@ int run_messages(const Options& o) {
     system.content = o.generation.system;
     conversation.insert(conversation.begin(), std::move(system));
   }
-  ModelSession session(o.checkpoint, o.generation, 1, 0);
+  ModelSession session(o.checkpoint, o.generation, 1, false);
   std::deque<Job> jobs(1);
   return run_batch(session, jobs, o, [&](const Job&) {
     return session.prompt_ids(conversation, o.generation.thinking);
@@ -172,7 +172,7 @@ int run_messages(const Options& o) {
 // A conversation, line by line: /exit ends it, /clear forgets it.
 class Interactive {
  public:
-  explicit Interactive(const Options& o) : o_(o), session_(o.checkpoint, o.generation, 1, 2) {
+  explicit Interactive(const Options& o) : o_(o), session_(o.checkpoint, o.generation, 1, true) {
     clear();
   }
 

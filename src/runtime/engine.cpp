@@ -93,7 +93,7 @@ Engine::Impl::Impl(const Config& config, std::unique_ptr<StepRunner> runner, con
              static_cast<int>(pages_for(plan.max_context))),
       sampler_(config.vocab),
       pages_(plan.pages),
-      prefixes_(pages_, static_cast<size_t>(std::max(0, options.keep_prefixes))) {
+      prefixes_(pages_, options.keep_prefixes) {
   publish();
 }
 
@@ -200,7 +200,7 @@ void Engine::Impl::check_integrity() const {
   pages_.check_integrity();
   for (const Owned& s : waiting_)
     FATHOM_CHECK(s->pages.empty(), "waiting request {} holds {} pages", s->id, s->pages.size());
-  if (running_.empty() && leaving_.empty() && prefixes_.size() == 0)
+  if (running_.empty() && leaving_.empty())
     FATHOM_CHECK(pages_.used_pages() == 0, "{} pages held by nobody", pages_.used_pages());
 }
 

@@ -31,12 +31,12 @@ struct EngineOptions {
   DeviceKind device = DeviceKind::cpu;  // the weights must lie there (DeviceWeights)
   std::string kernels;                  // of the CPU; empty: the best usable
   int threads = 0;                      // 0: all processors
-  int64_t max_context = 0;    // prompt and answer of one request; 0: the model's, or what fits
-  int max_seqs = 8;           // requests computed at once; more wait
-  int max_step_tokens = 512;  // tokens of one step: longer prompts are computed in chunks
-  int64_t cache_tokens = 0;   // of all requests together; 0: enough for max_seqs, or what fits
-  int keep_prefixes = 0;      // prompts whose cache is kept for requests that begin alike
-  int max_waiting = 0;        // requests that wait at once; the next one is refused. 0: any number
+  int64_t max_context = 0;     // prompt and answer of one request; 0: the model's, or what fits
+  int max_seqs = 8;            // requests computed at once; more wait
+  int max_step_tokens = 512;   // tokens of one step: longer prompts are computed in chunks
+  int64_t cache_tokens = 0;    // of all requests together; 0: enough for max_seqs, or what fits
+  bool keep_prefixes = false;  // pages nobody uses are kept for requests that begin alike
+  int max_waiting = 0;         // requests that wait at once; the next one is refused. 0: any number
   bool batch_invariant = false;
   bool keep_selection = false;  // requests may ask what the indexer selected
   // Where the device works on its own, the host prepares a step and delivers another meanwhile.
@@ -56,7 +56,7 @@ struct EngineStats {
   int64_t prompt_tokens = 0, generated_tokens = 0;    // computed as such; recomputed ones again
   double prompt_seconds = 0, generation_seconds = 0;  // a mixed step's time is split by tokens
   int64_t preemptions = 0;
-  int64_t looked_up_tokens = 0, reused_tokens = 0;  // on admission; of these, found computed
+  int64_t reused_tokens = 0;  // found among kept pages on admission
   int pages = 0, free_pages = 0;
   int running = 0, waiting = 0;
 };

@@ -12,6 +12,10 @@ void Engine::Impl::retire(Flight& flight) {
   draw_on_host(flight);
   const auto over = Clock::now();
   account(flight, over);
+  // Prompts under way; those that end here are kept when their logits turn out to be sound.
+  for (size_t i = 0; i < flight.members.size(); ++i)
+    if (Sequence& s = *flight.members[i]; !s.ended && flight.computed[i] < s.known())
+      keep_prefix(s, flight.computed[i]);
   for (size_t row = 0; row < flight.rows.size(); ++row) deliver(flight.rows[row], row);
   sweep();
   ++stats_.steps;
@@ -81,14 +85,21 @@ void Engine::Impl::deliver(const Row& row, size_t at) {
     finish(s, Finish::error, token.failure().message);
 }
 
+// Positions below `computed` have their rows. Under one form of attention those of generated tokens
+// are as good as a prompt's.
+void Engine::Impl::keep_prefix(Sequence& s, int64_t computed) {
+  const int64_t most = forms_.batch_invariant ? computed : std::min(computed, s.prompt);
+  prefixes_.keep(s.prefix, std::span(s.ids).first(static_cast<size_t>(most)), s.pages);
+}
+
 void Engine::Impl::accept(Sequence& s, int32_t token, size_t row) {
   const auto now = Clock::now();
   const bool first = s.generated() == 0;
   if (first) {
     s.first_token = now;
     s.stats.first_token_seconds = seconds_between(s.submitted, now);
-    prefixes_.insert(s.ids, s.pages);  // just the prompt, all of it computed
   }
+  keep_prefix(s, s.known());
   s.ids.push_back(token);
   if (s.has_penalties()) s.seen.add_answer(token);
   s.stats.generated_tokens = s.generated();
@@ -106,7 +117,7 @@ void Engine::Impl::accept(Sequence& s, int32_t token, size_t row) {
   if (s.request.logprobs >= 0) event.logprobs = &logprobs_[row];
   if (first) event.prompt_logprobs = s.prompt_logprobs;
   if (s.request.keep_selection) event.selection = &selection_of(s, row);
-  if (event.finish != Finish::none) end(s, event.finish);
+  if (event.finish != Finish::none) end(s);
   if (s.request.sink) s.request.sink(event);
 }
 
@@ -121,7 +132,7 @@ const Selection& Engine::Impl::selection_of(const Sequence& s, size_t row) {
 
 // Announces an end that no token comes with.
 void Engine::Impl::finish(Sequence& s, Finish how, std::string error) {
-  end(s, how);
+  end(s);
   TokenEvent event;
   event.id = s.id;
   event.finish = how;
@@ -132,12 +143,7 @@ void Engine::Impl::finish(Sequence& s, Finish how, std::string error) {
 
 // Gives back the pages, unless a step under way still uses them; sweep() takes the sequence off its
 // list.
-void Engine::Impl::end(Sequence& s, Finish how) {
-  // Under one form of attention, rows of generated tokens are as good as a prompt's.
-  if (forms_.batch_invariant && how != Finish::error) {
-    const int64_t computed = std::min(s.cached, s.known() - 1);
-    prefixes_.insert(std::span(s.ids).first(static_cast<size_t>(computed)), s.pages);
-  }
+void Engine::Impl::end(Sequence& s) {
   if (s.in_flight == 0) release_pages(s);
   s.ended = true;
 }

@@ -12,7 +12,7 @@
 #include "runtime/engine.h"
 #include "runtime/logit_rules.h"
 #include "runtime/page_allocator.h"
-#include "runtime/prefix_cache.h"
+#include "runtime/prefixes.h"
 #include "runtime/sequence.h"
 
 namespace fathom {
@@ -48,6 +48,7 @@ class Engine::Impl {
   struct Flight {
     std::vector<Row> rows;
     std::vector<Sequence*> members;  // whose pages it uses
+    std::vector<int64_t> computed;   // by member: positions below have their rows afterwards
     int tokens = 0, decodes = 0;
     bool by_host = false;  // some row waits for the host: the next step cannot start before
     Clock::time_point launched;
@@ -62,9 +63,9 @@ class Engine::Impl {
   // engine_step.cpp: what is computed next
   bool advance();
   std::optional<Flight> launch_next(bool ahead);
-  Plan make_plan_with_prefixes();
-  Plan plan_once();
-  void let_go_of_prefixes(const Plan& plan);
+  Plan make_plan();
+  SeqState state_of(const Sequence& s) const;
+  std::span<const int32_t> reusable(const Sequence& s) const;
   bool may_run_ahead() const;
   void carry_out(const Plan& plan, Flight& flight);
   void admit_and_preempt(const Plan& plan);
@@ -77,10 +78,11 @@ class Engine::Impl {
   void draw_on_host(const Flight& flight);
   Result<int32_t> draw_for(Sequence& s, std::span<const float> logits);
   void deliver(const Row& row, size_t at);
+  void keep_prefix(Sequence& s, int64_t computed);
   void accept(Sequence& s, int32_t token, size_t row);
   const Selection& selection_of(const Sequence& s, size_t row);
   void finish(Sequence& s, Finish how, std::string error = {});
-  void end(Sequence& s, Finish how);
+  void end(Sequence& s);
   void drop_cancelled();
   void sweep();
   void release_pages(Sequence& s);
@@ -100,7 +102,7 @@ class Engine::Impl {
   RuledSampler sampler_;
   Selection selection_;
   PageAllocator pages_;
-  PrefixCache prefixes_;  // after pages_: gives its pages back first
+  Prefixes prefixes_;  // after pages_: gives its pages back first
 
   // Both in order of rank: priority, then arrival.
   std::vector<Owned> running_;

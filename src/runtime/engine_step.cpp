@@ -61,12 +61,9 @@ bool Engine::Impl::may_run_ahead() const {
 std::optional<Engine::Impl::Flight> Engine::Impl::launch_next(bool ahead) {
   const auto begin = Clock::now();
   if (running_.empty() && waiting_.empty()) return std::nullopt;
-  Plan plan = make_plan_with_prefixes();
+  const Plan plan = make_plan();
   // Whoever is to be put out may be ending just now: such plans wait for what is under way.
-  if (ahead && !plan.preempted.empty()) {
-    let_go_of_prefixes(plan);
-    return std::nullopt;
-  }
+  if (ahead && !plan.preempted.empty()) return std::nullopt;
   FATHOM_CHECK(ahead || !plan.slices.empty() || !plan.preempted.empty(),
                "{} running and {} waiting requests, and no step to take", running_.size(),
                waiting_.size());
@@ -79,39 +76,25 @@ std::optional<Engine::Impl::Flight> Engine::Impl::launch_next(bool ahead) {
   return flight;
 }
 
-// Kept prefixes are worth less than anything that runs or could: they go before a plan suffers.
-Plan Engine::Impl::make_plan_with_prefixes() {
-  Plan plan = plan_once();
-  while (plan.starved && prefixes_.evict_one()) {
-    let_go_of_prefixes(plan);
-    plan = plan_once();
-  }
-  return plan;
-}
-
-Plan Engine::Impl::plan_once() {
-  auto state = [&](const Sequence& s) {
-    int64_t own = 0;
-    for (int32_t page : s.pages) own += pages_.holders(page) == 1;
-    SeqState x;
-    // One whose last token is being drawn has nothing left to compute.
-    x.known = s.last_pending(max_context()) ? s.cached : s.known() + s.pending;
-    x.cached = s.cached;
-    x.pages = static_cast<int64_t>(s.pages.size());
-    x.own_pages = own;
-    x.prompt_rows = s.wants_prompt_rows();
-    return x;
-  };
+// Kept pages that nobody uses count as free: they are given up as pages are taken.
+Plan Engine::Impl::make_plan() {
   std::vector<SeqState> running, waiting;
-  for (const Owned& s : running_) running.push_back(state(*s));
-  // Those that may come in with this plan look for their beginning in the cache. Those that do not
-  // come in let go of it again: a waiting sequence must not hold pages the oldest may need.
-  const size_t places = static_cast<size_t>(options_.max_seqs) - running_.size();
-  for (size_t i = 0; i < waiting_.size() && i < places; ++i) {
+  for (const Owned& s : running_) running.push_back(state_of(*s));
+  // Those that may come in with this plan look for their beginning among the kept pages. They hold
+  // nothing before they do come in: a page that would be idle no longer counts as one they lack.
+  // A place is free, or is taken from one of worse priority.
+  for (size_t i = 0; i < waiting_.size(); ++i) {
     Sequence& s = *waiting_[i];
-    if (s.pages.empty() && !s.wants_prompt_rows()) s.pages = prefixes_.match(s.ids);
-    s.cached = static_cast<int64_t>(s.pages.size()) * kPageRows;
-    waiting.push_back(state(s));
+    const auto worse = std::count_if(running_.begin(), running_.end(), [&](const Owned& r) {
+      return r->request.priority > s.request.priority;
+    });
+    if (running_.size() + i >= static_cast<size_t>(options_.max_seqs + worse)) break;
+    const PrefixTree::Found found = prefixes_.find(s.prefix, reusable(s));
+    SeqState state = state_of(s);
+    state.cached = found.pages * kPageRows;
+    // Where someone may be put out, pages that one shares with this one alone are no gain.
+    state.pages = found.pages - (worse > 0 ? found.lone : found.idle);
+    waiting.push_back(state);
   }
   Limits limits;
   limits.step_tokens = options_.max_step_tokens;
@@ -119,16 +102,28 @@ Plan Engine::Impl::plan_once() {
   limits.free_pages = pages_.free_pages();
   limits.prompt_rows =
       step_logit_rows(options_.max_seqs, options_.max_step_tokens) - options_.max_seqs;
-  Plan plan = plan_step(running, waiting, limits);
-  for (size_t i = static_cast<size_t>(plan.admitted(running.size())); i < waiting.size(); ++i)
-    release_pages(*waiting_[i]);
-  return plan;
+  return plan_step(running, waiting, limits);
 }
 
-// Those a plan would have admitted hold the pages they found: not if it is not carried out.
-void Engine::Impl::let_go_of_prefixes(const Plan& plan) {
-  for (int i = 0; i < plan.admitted(running_.size()); ++i)
-    release_pages(*waiting_[static_cast<size_t>(i)]);
+SeqState Engine::Impl::state_of(const Sequence& s) const {
+  SeqState x;
+  // One whose last token is being drawn has nothing left to compute.
+  x.known = s.last_pending(max_context()) ? s.cached : s.known() + s.pending;
+  x.cached = s.cached;
+  x.pages = static_cast<int64_t>(s.pages.size());
+  for (int32_t page : s.pages) x.own_pages += pages_.holders(page) == 1;
+  x.priority = s.request.priority;
+  x.prompt_rows = s.wants_prompt_rows();
+  return x;
+}
+
+// Tokens whose rows may be another request's. Not the last, whose logits are wanted; not generated
+// ones, whose rows are decode's, unless those are a prompt's bit for bit; none where each token's
+// logits are wanted.
+std::span<const int32_t> Engine::Impl::reusable(const Sequence& s) const {
+  if (s.wants_prompt_rows()) return {};
+  const int64_t most = forms_.batch_invariant ? s.known() : s.prompt;
+  return std::span(s.ids).first(static_cast<size_t>(std::min(most, s.known() - 1)));
 }
 
 void Engine::Impl::carry_out(const Plan& plan, Flight& flight) {
@@ -145,7 +140,8 @@ void Engine::Impl::carry_out(const Plan& plan, Flight& flight) {
   flight.tokens = batch_.tokens();
 }
 
-// Pages first come back, then go out.
+// Pages first come back, then found ones are held, and then others go out: taking gives up kept
+// ones.
 void Engine::Impl::admit_and_preempt(const Plan& plan) {
   const int admitted = plan.admitted(running_.size());
   std::vector<Owned> out;
@@ -160,7 +156,9 @@ void Engine::Impl::admit_and_preempt(const Plan& plan) {
   for (int i = 0; i < admitted; ++i) {
     Owned s = std::move(waiting_.front());
     waiting_.pop_front();
-    if (!s->wants_prompt_rows() && options_.keep_prefixes > 0) {
+    s->pages = prefixes_.hold(s->prefix, reusable(*s));
+    s->cached = static_cast<int64_t>(s->pages.size()) * kPageRows;
+    if (!s->wants_prompt_rows() && options_.keep_prefixes) {
       prefix_queries_ += s->known();
       prefix_hits_ += s->cached;
     }
@@ -175,6 +173,7 @@ void Engine::Impl::add_to_batch(Sequence& s, const Slice& slice, Flight& flight)
   while (static_cast<int64_t>(s.pages.size()) < pages_for(slice.end))
     s.pages.push_back(pages_.take());
   flight.members.push_back(&s);
+  flight.computed.push_back(slice.end);
   ++s.in_flight;
   if (slice.begin == s.known()) {  // what the step under way is about to draw
     const int32_t unknown = 0;

@@ -1,5 +1,7 @@
 #include "runtime/kv_pool.h"
 
+#include <cstring>
+
 #include "base/check.h"
 
 namespace fathom {
@@ -47,6 +49,30 @@ KvPool::KvPool(const KvShape& shape, int pages, MemoryKind kind) : shape_(shape)
     views_.push_back(v);
     at += latent_bytes + index_bytes;
   }
+}
+
+std::array<KvPool::Blocks, 2> KvPool::blocks(int32_t page) const {
+  FATHOM_CHECK(page >= 0 && page < pages_, "page {} of {}", page, pages_);
+  const KvView& first = views_.front();
+  // Layers are laid out alike, one behind the other.
+  const auto pitch = static_cast<size_t>(bytes() / shape_.layers);
+  Blocks latent{first.latent_row(int64_t{page} * kPageRows),
+                static_cast<size_t>(kPageRows * shape_.latent_stride()), pitch, shape_.layers};
+  Blocks index{first.index ? first.index_page(page) : nullptr,
+               static_cast<size_t>(kPageRows * shape_.index_stride()), pitch, shape_.layers};
+  return {latent, index};
+}
+
+void KvPool::read_page(int32_t page, std::byte* to) const {
+  for (const Blocks& b : blocks(page))
+    for (int layer = 0; b.bytes > 0 && layer < b.layers; ++layer, to += b.bytes)
+      std::memcpy(to, b.at + static_cast<size_t>(layer) * b.pitch, b.bytes);
+}
+
+void KvPool::write_page(int32_t page, const std::byte* from) {
+  for (const Blocks& b : blocks(page))
+    for (int layer = 0; b.bytes > 0 && layer < b.layers; ++layer, from += b.bytes)
+      std::memcpy(b.at + static_cast<size_t>(layer) * b.pitch, from, b.bytes);
 }
 
 }  // namespace fathom

@@ -3,6 +3,7 @@
 // and index rows live and die together).
 #pragma once
 
+#include <array>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -56,6 +57,17 @@ class KvPool {
   std::span<const KvView> layers() const { return views_; }
   const KvShape& shape() const { return shape_; }
   int pages() const { return pages_; }
+
+  // Where a page lies: one block a layer, `pitch` bytes apart; of latent rows, then of index rows.
+  struct Blocks {
+    std::byte* at = nullptr;
+    size_t bytes = 0, pitch = 0;
+    int layers = 0;
+  };
+  std::array<Blocks, 2> blocks(int32_t page) const;
+  // A page as one piece of shape().bytes_per_page(), in the order of its blocks. Host memory only.
+  void read_page(int32_t page, std::byte* to) const;
+  void write_page(int32_t page, const std::byte* from);
   int64_t bytes() const { return static_cast<int64_t>(buffer_.size()); }
 
  private:

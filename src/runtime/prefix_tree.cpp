@@ -32,7 +32,8 @@ PrefixTree::Found PrefixTree::find(const PrefixQuery& q) const {
     at = child(at, q, i);
     if (at == kRoot) break;
     ++found.pages;
-    found.idle += pages_.idle(at);
+    found.idle += pages_.holders(at) == 0;
+    found.lone += pages_.holders(at) <= 1;
   }
   return found;
 }

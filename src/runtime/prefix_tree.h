@@ -42,10 +42,10 @@ class PrefixTree final : public PageKeeper {
   PrefixTree(const PrefixTree&) = delete;
   PrefixTree& operator=(const PrefixTree&) = delete;
 
-  // What holding a prefix would bring: its pages, and how many of them are idle now. An idle page
-  // that is held counts as free no longer.
+  // What holding a prefix would bring: its pages; how many of them are idle now, as an idle page
+  // that is held counts as free no longer; and how many are, or would be if one holder left.
   struct Found {
-    int64_t pages = 0, idle = 0;
+    int64_t pages = 0, idle = 0, lone = 0;
   };
   // The longest kept prefix of at most as many pages as `q` has keys.
   Found find(const PrefixQuery& q) const;

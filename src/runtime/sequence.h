@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "runtime/logit_rules.h"
+#include "runtime/prefixes.h"
 #include "runtime/request.h"
 #include "runtime/scheduler.h"
 
@@ -21,6 +22,7 @@ struct Sequence {
   std::vector<int32_t> pages;  // page i holds the rows of positions [64 i, 64 i + 64)
   int64_t prompt = 0;          // tokens of the prompt
   int64_t cached = 0;          // positions with rows in the cache, or in a step under way
+  PrefixState prefix;          // what is known of pages kept of this text
   bool cancelled = false;      // asked to end
   bool ended = false;          // its last event is out; to be taken off the engine's lists
   SeenTokens seen;             // for penalties; empty without

@@ -167,7 +167,7 @@ TEST(Engine, PreemptionDoesNotChangeATokenAndIsCounted) {
   Engine roomy(small().config(), small().weights(), o);
   std::vector<Answer> want = run_all(roomy, requests());
   EXPECT_EQ(roomy.stats().preemptions, 0);
-  for (int keep : {0, 4}) {
+  for (bool keep : {false, true}) {
     o.cache_tokens = 256;  // four pages, and each of four requests grows into its second
     o.keep_prefixes = keep;
     Engine tight(small().config(), small().weights(), o);
@@ -293,7 +293,7 @@ TEST(Engine, ReusesPrefixesWithoutChangingTheAnswer) {
     EngineOptions o = options();
     o.batch_invariant = invariant;
     Engine fresh(small().config(), small().weights(), o);
-    o.keep_prefixes = 2;
+    o.keep_prefixes = true;
     Engine keeping(small().config(), small().weights(), o);
     EXPECT_EQ(answer(keeping, turn).stats.reused_tokens, 0);
     Answer reused = answer(keeping, next);
@@ -310,7 +310,7 @@ TEST(Engine, BrokenWeightsFailRequestsNotTheProcess) {
   std::vector<float> nan(static_cast<size_t>(small().config().hidden), NAN);
   broken.norm = nan.data();
   EngineOptions o = options();
-  o.keep_prefixes = 2;
+  o.keep_prefixes = true;
   Engine engine(small().config(), broken, o);
   for (float temperature : {0.0f, 1.0f}) {
     std::vector<Request> r;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <random>
 #include <set>
 
@@ -124,6 +125,39 @@ TEST(KvPool, LaysLayersApartInEveryFormat) {
     }
   EXPECT_EQ((KvShape{61, 512, 64, 128, KvFormat::fp8, KvFormat::fp8, true}.bytes_per_token()),
             61 * 788);
+}
+
+// A page as one piece holds every row of its tokens, whatever lies around it.
+TEST(KvPool, APageGoesOutAndComesBackWhole) {
+  for (int index_dim : {128, 0}) {
+    const KvShape s{3, 512, 64, index_dim, KvFormat::fp8, KvFormat::bf16, true};
+    KvPool from(s, 5), to(s, 7);
+    int value = 0;
+    for (const KvView& v : from.layers())
+      for (int64_t row = 0; row < 5 * kPageRows; ++row, ++value) {
+        std::memset(v.latent_row(row), value % 251, static_cast<size_t>(v.latent_stride));
+        if (v.index)
+          std::memset(v.index_row(row), value % 241, static_cast<size_t>(v.index_stride));
+      }
+    std::vector<std::byte> bytes(static_cast<size_t>(s.bytes_per_page()));
+    from.read_page(4, bytes.data());
+    to.write_page(2, bytes.data());
+    for (size_t layer = 0; layer < 3; ++layer) {
+      const KvView &a = from.layers()[layer], &b = to.layers()[layer];
+      EXPECT_EQ(std::memcmp(a.latent_row(4 * kPageRows), b.latent_row(2 * kPageRows),
+                            static_cast<size_t>(kPageRows * a.latent_stride)),
+                0);
+      EXPECT_EQ(*b.latent_row(2 * kPageRows - 1), std::byte{0});
+      EXPECT_EQ(*b.latent_row(3 * kPageRows), std::byte{0});
+      if (!a.index) continue;
+      EXPECT_EQ(std::memcmp(a.index_page(4), b.index_page(2),
+                            static_cast<size_t>(kPageRows * a.index_stride)),
+                0);
+      EXPECT_EQ(*(b.index_page(2) - 1), std::byte{0});
+      EXPECT_EQ(*b.index_page(3), std::byte{0});
+    }
+    EXPECT_DEATH(from.read_page(5, bytes.data()), "page 5 of 5");
+  }
 }
 
 TEST(KvPool, HasNoIndexRowsWithoutAnIndexer) {
