@@ -1,0 +1,386 @@
+// The engine on a device that keeps books instead of computing (fake_runner.h): scheduling, queues,
+// failures and steps that overlap, fast enough for thousands of requests.
+#include <gmock/gmock.h>
+
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <random>
+#include <thread>
+
+#include "runtime/fake_runner.h"
+
+namespace fathom {
+namespace {
+
+using testing::HasSubstr;
+using Mode = FakeRunner::Mode;
+
+const char* name_of(Mode m) {
+  return m == Mode::host ? "host" : m == Mode::eager ? "eager" : "lazy";
+}
+
+// An engine, and a view of its device.
+struct Rig {
+  explicit Rig(Mode mode, EngineOptions o = {}, int pages = 64, int64_t max_context = 512)
+      : config(fake_config()) {
+    o.threads = 1;
+    MemoryPlan plan;
+    plan.max_context = max_context;
+    plan.pages = pages;
+    auto device =
+        std::make_unique<FakeRunner>(mode, pages, step_logit_rows(o.max_seqs, o.max_step_tokens));
+    runner = device.get();
+    engine = std::make_unique<Engine>(config, std::move(device), plan, o);
+  }
+  Config config;
+  FakeRunner* runner = nullptr;
+  std::unique_ptr<Engine> engine;
+};
+
+struct Answer {
+  std::vector<int32_t> ids;
+  Finish finish = Finish::none;
+  std::string error;
+};
+
+Request request(std::vector<int32_t> ids, int64_t max_new_tokens, float temperature = 1) {
+  Request r;
+  r.ids = std::move(ids);
+  r.max_new_tokens = max_new_tokens;
+  r.sampling.temperature = temperature;
+  r.sampling.seed = 7;
+  return r;
+}
+
+std::vector<int32_t> random_ids(int n, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<int32_t> ids(static_cast<size_t>(n));
+  for (int32_t& id : ids) id = static_cast<int32_t>(random() % kFakeVocab);
+  return ids;
+}
+
+void collect_into(Request& r, Answer& a) {
+  r.sink = [&a](const TokenEvent& e) {
+    EXPECT_EQ(a.finish, Finish::none) << "an event after the last one";
+    if (e.token >= 0) a.ids.push_back(e.token);
+    a.finish = e.finish;
+    a.error = e.error;
+  };
+}
+
+class EngineOnFake : public testing::TestWithParam<Mode> {};
+INSTANTIATE_TEST_SUITE_P(Modes, EngineOnFake, testing::Values(Mode::host, Mode::eager, Mode::lazy),
+                         [](const auto& p) { return std::string(name_of(p.param)); });
+
+// A request of any kind.
+Request random_request(std::mt19937& random, int64_t most) {
+  auto roll = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
+  // Few texts, so that many begin alike.
+  Request r =
+      request(random_ids(1 + roll(static_cast<int>(most) - 1), static_cast<unsigned>(roll(3))),
+              1 + roll(40), roll(3) == 0 ? 0.0f : 1.0f);
+  r.sampling.seed = random();
+  r.priority = roll(3);
+  if (roll(3) == 0) r.stop_ids = {roll(kFakeVocab), roll(kFakeVocab), 100000};
+  if (roll(4) == 0) {
+    r.rules.frequency_penalty = 1.5f;
+    r.rules.repetition_penalty = 1.2f;
+    r.rules.bias = {{roll(kFakeVocab), 3.0f}};
+    r.rules.min_new_tokens = std::min<int64_t>(3, r.max_new_tokens);
+  }
+  if (roll(4) == 0) {
+    r.logprobs = roll(3);
+    r.prompt_logprobs = roll(2) == 0;
+  }
+  r.keep_selection = roll(4) == 0;
+  return r;
+}
+
+// Requests come and go at random while pages are few. Every one ends, each answer is what its text
+// alone says (or the beginning of it, where it was cancelled), and no page is lost.
+TEST_P(EngineOnFake, RandomLoadGivesEachItsOwnAnswer) {
+  int preemptions = 0, carried = 0;
+  for (unsigned seed = 0; seed < 40; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937 random(seed);
+    auto roll = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
+    const int pages = 4 + roll(8);
+    const int64_t context = int64_t{64} * (3 + roll(2));
+    EngineOptions o;
+    o.max_seqs = 1 + roll(6);
+    o.max_step_tokens = 1 + roll(200);
+    o.keep_prefixes = roll(2) == 0;
+    o.batch_invariant = roll(2) == 0;
+    o.keep_selection = true;
+    o.overlap = roll(5) > 0;
+    Rig rig(GetParam(), o, pages, context);
+    constexpr size_t kRequests = 25;
+    std::vector<Answer> answers(kRequests);
+    std::vector<Request> asked;
+    std::vector<RequestId> ids;
+    int steps = 0;
+    for (bool busy = true; busy || asked.size() < kRequests;) {
+      ASSERT_LT(++steps, 20000);
+      if (asked.size() < kRequests && (!busy || roll(3) == 0)) {
+        Request r = random_request(random, context - 1);
+        asked.push_back(r);
+        collect_into(r, answers[asked.size() - 1]);
+        ids.push_back(rig.engine->submit(std::move(r)).value());
+      }
+      if (roll(15) == 0 && !ids.empty()) rig.engine->cancel(ids[random() % ids.size()]);
+      busy = rig.engine->step();
+      rig.engine->check_integrity();
+      const EngineSnapshot s = rig.engine->snapshot();
+      EXPECT_LE(s.running, o.max_seqs);
+    }
+    for (size_t i = 0; i < kRequests; ++i) {
+      const Answer& a = answers[i];
+      std::vector<int32_t> want = fake_answer(asked[i], context);
+      ASSERT_NE(a.finish, Finish::none) << i;
+      ASSERT_NE(a.finish, Finish::error) << a.error;
+      if (a.finish == Finish::cancelled) want.resize(std::min(want.size(), a.ids.size()));
+      ASSERT_EQ(a.ids, want) << "request " << i;
+    }
+    const EngineSnapshot s = rig.engine->snapshot();
+    EXPECT_EQ(s.free_pages, pages);
+    EXPECT_EQ(s.running + s.waiting, 0);
+    preemptions += static_cast<int>(s.preemptions);
+    carried += rig.runner->carried_ids;
+  }
+  EXPECT_GT(preemptions, 20);
+  if (GetParam() == Mode::host)
+    EXPECT_EQ(carried, 0);
+  else
+    EXPECT_GT(carried, 1000);
+}
+
+// Greedy decodes overlap: nearly every id is carried, and a stop is found out one step too late.
+TEST_P(EngineOnFake, OverlapDiscardsTheTokenBehindAStop) {
+  Rig rig(GetParam());
+  Request r = request(random_ids(70, 1), 100, 0);
+  const std::vector<int32_t> all = fake_answer(r, 512);
+  r.stop_ids = {all[30]};
+  const std::vector<int32_t> want = fake_answer(r, 512);
+  Answer a;
+  collect_into(r, a);
+  ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
+  while (rig.engine->step()) rig.engine->check_integrity();
+  EXPECT_EQ(a.ids, want);
+  EXPECT_EQ(a.finish, Finish::stop);
+  const int steps = static_cast<int>(want.size());
+  EXPECT_EQ(rig.runner->launches, GetParam() == Mode::host ? steps : steps + 1);
+  EXPECT_EQ(rig.engine->snapshot().free_pages, 64);
+}
+
+// The length is known beforehand: no step is launched in vain.
+TEST_P(EngineOnFake, ALastTokenIsNotRunPast) {
+  Rig rig(GetParam());
+  Answer a;
+  Request r = request(random_ids(10, 1), 5);
+  collect_into(r, a);
+  ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
+  while (rig.engine->step()) {
+  }
+  EXPECT_EQ(a.ids.size(), 5u);
+  EXPECT_EQ(rig.runner->launches, 5);
+}
+
+TEST_P(EngineOnFake, CancelFreesPagesWithinOneStep) {
+  Rig rig(GetParam());
+  Answer a, b;
+  Request long_one = request(random_ids(200, 1), 300), other = request(random_ids(20, 2), 300);
+  collect_into(long_one, a);
+  collect_into(other, b);
+  const RequestId id = rig.engine->submit(std::move(long_one)).value();
+  ASSERT_TRUE(rig.engine->submit(std::move(other)).ok());
+  for (int i = 0; i < 6; ++i) ASSERT_TRUE(rig.engine->step());
+  EXPECT_EQ(rig.engine->snapshot().free_pages, 64 - 4 - 1);
+  rig.engine->cancel(id);
+  ASSERT_TRUE(rig.engine->step());
+  EXPECT_EQ(a.finish, Finish::cancelled);
+  EXPECT_EQ(rig.engine->snapshot().free_pages, 64 - 1);
+  EXPECT_EQ(b.finish, Finish::none);
+}
+
+TEST_P(EngineOnFake, AShortPromptDoesNotWaitForALongOne) {
+  EngineOptions o;
+  o.max_step_tokens = 512;
+  Rig rig(GetParam(), o, 128, 4096);
+  Answer slow, quick;
+  Request r = request(random_ids(3000, 1), 5);
+  collect_into(r, slow);
+  ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
+  ASSERT_TRUE(rig.engine->step());
+  ASSERT_TRUE(rig.engine->step());
+  r = request(random_ids(100, 2), 50);
+  collect_into(r, quick);
+  ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
+  const int before = rig.runner->finishes;
+  while (quick.ids.empty()) ASSERT_TRUE(rig.engine->step());
+  // One that was under way when it came, and its own.
+  EXPECT_LE(rig.runner->finishes - before, 2);
+  EXPECT_TRUE(slow.ids.empty());
+  int steps = 0;
+  for (; slow.ids.empty(); ++steps) ASSERT_TRUE(rig.engine->step());
+  EXPECT_LE(steps, 7) << "the long prompt stood still";
+  EXPECT_GE(static_cast<int>(quick.ids.size()), steps - 1) << "a decode waited for a prompt";
+}
+
+TEST_P(EngineOnFake, ABetterPriorityIsServedFirst) {
+  EngineOptions o;
+  o.max_seqs = 1;
+  Rig rig(GetParam(), o);
+  std::vector<int> ended;
+  auto submit = [&](int name, int priority) {
+    Request r = request(random_ids(20, static_cast<unsigned>(name)), 20);
+    r.priority = priority;
+    r.sink = [&ended, name](const TokenEvent& e) {
+      if (e.finish == Finish::length) ended.push_back(name);
+    };
+    ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
+  };
+  submit(1, 5);
+  for (int i = 0; i < 4; ++i) rig.engine->step();
+  submit(2, 5);
+  submit(3, 0);
+  submit(4, -1);
+  while (rig.engine->step()) rig.engine->check_integrity();
+  EXPECT_EQ(ended, (std::vector<int>{4, 3, 1, 2}));
+  EXPECT_EQ(rig.engine->snapshot().preemptions, 1);
+}
+
+TEST_P(EngineOnFake, TheQueueIsBounded) {
+  EngineOptions o;
+  o.max_seqs = 1;
+  o.max_waiting = 2;
+  Rig rig(GetParam(), o);
+  std::vector<Answer> answers(4);
+  auto submit = [&](Answer& a) {
+    Request r = request(random_ids(20, 1), 3);
+    collect_into(r, a);
+    return rig.engine->submit(std::move(r));
+  };
+  ASSERT_TRUE(submit(answers[0]).ok());
+  rig.engine->step();  // it runs, and waits no more
+  ASSERT_TRUE(submit(answers[1]).ok());
+  ASSERT_TRUE(submit(answers[2]).ok());
+  EXPECT_EQ(rig.engine->snapshot().waiting, 2);
+  Answer refused;
+  const Result<RequestId> r = submit(refused);
+  ASSERT_FALSE(r.ok());
+  EXPECT_EQ(r.failure().status, 429);
+  EXPECT_THAT(r.failure().message, HasSubstr("2 requests wait already: at most 2"));
+  while (rig.engine->step()) {
+  }
+  ASSERT_TRUE(submit(answers[3]).ok());
+  while (rig.engine->step()) {
+  }
+  for (const Answer& a : answers) EXPECT_EQ(a.finish, Finish::length);
+  EXPECT_EQ(refused.finish, Finish::none);
+}
+
+TEST_P(EngineOnFake, AFailedDeviceIsToldToAllAndToThoseWhoComeLater) {
+  for (bool at_launch : {true, false}) {
+    EngineOptions o;
+    o.max_seqs = 2;
+    Rig rig(GetParam(), o);
+    (at_launch ? rig.runner->fail_launch : rig.runner->fail_finish) = 3;
+    std::vector<Answer> answers(5);
+    for (Answer& a : answers) {
+      Request r = request(random_ids(20, 1), 50);
+      collect_into(r, a);
+      ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
+    }
+    EXPECT_THROW(while (rig.engine->step()){}, Error);
+    for (const Answer& a : answers) {
+      EXPECT_EQ(a.finish, Finish::error);
+      EXPECT_THAT(a.error, HasSubstr("the fake device fell off"));
+    }
+    EXPECT_TRUE(rig.engine->snapshot().failed);
+    EXPECT_EQ(rig.engine->snapshot().running + rig.engine->snapshot().waiting, 0);
+    const Result<RequestId> late = rig.engine->submit(request({1}, 5));
+    ASSERT_FALSE(late.ok());
+    EXPECT_EQ(late.failure().status, 503);
+    EXPECT_FALSE(rig.engine->step());
+    rig.engine->check_integrity();
+  }
+}
+
+TEST_P(EngineOnFake, ReportsItsSteps) {
+  EngineOptions o;
+  std::vector<StepReport> reports;
+  o.on_step = [&](const StepReport& r) { reports.push_back(r); };
+  Rig rig(GetParam(), o);
+  ASSERT_TRUE(rig.engine->submit(request(random_ids(20, 1), 4)).ok());
+  while (rig.engine->step()) {
+  }
+  ASSERT_EQ(reports.size(), 4u);
+  EXPECT_EQ(reports[0].tokens, 20);
+  EXPECT_EQ(reports[0].decodes, 0);
+  for (size_t i = 1; i < 4; ++i) {
+    EXPECT_EQ(reports[i].tokens, 1);
+    EXPECT_EQ(reports[i].decodes, 1);
+    EXPECT_EQ(reports[i].sequences, 1);
+    EXPECT_GE(reports[i].seconds, 0);
+    EXPECT_GE(reports[i].host_seconds, 0);
+  }
+  const EngineSnapshot s = rig.engine->snapshot();
+  EXPECT_EQ(s.steps, 4);
+  EXPECT_EQ(s.prompt_tokens, 20);
+  EXPECT_EQ(s.generated_tokens, 3);
+}
+
+// Threads submit, cancel, and look at the snapshot while the engine runs on a thread of its own.
+TEST_P(EngineOnFake, ManyThreadsLoseNothing) {
+  EngineOptions o;
+  o.max_seqs = 4;
+  o.max_step_tokens = 100;
+  o.keep_prefixes = true;
+  Rig rig(GetParam(), o, 16, 256);
+  Engine& engine = *rig.engine;
+  std::jthread steps([&](std::stop_token stop) { engine.run(stop); });
+  constexpr int kThreads = 6, kEach = 40;
+  std::atomic<int> ended = 0;
+  std::vector<Answer> answers(kThreads * kEach);
+  std::vector<Request> asked(kThreads * kEach);
+  {
+    std::vector<std::jthread> clients;
+    for (int c = 0; c < kThreads; ++c)
+      clients.emplace_back([&, c] {
+        std::mt19937 random(static_cast<unsigned>(c));
+        std::vector<RequestId> mine;
+        for (int i = 0; i < kEach; ++i) {
+          const size_t at = static_cast<size_t>(c * kEach + i);
+          Request r = random_request(random, 250);
+          r.keep_selection = false;
+          asked[at] = r;
+          r.sink = [&, at](const TokenEvent& e) {
+            if (e.token >= 0) answers[at].ids.push_back(e.token);
+            if (e.finish == Finish::none) return;
+            answers[at].finish = e.finish;
+            ++ended;
+          };
+          mine.push_back(engine.submit(std::move(r)).value());
+          if (random() % 4 == 0) engine.cancel(mine[random() % mine.size()]);
+          EXPECT_LE(engine.snapshot().running, 4);
+        }
+      });
+  }
+  while (ended < kThreads * kEach) std::this_thread::yield();
+  steps.request_stop();
+  steps.join();
+  while (engine.step()) {
+  }
+  engine.check_integrity();
+  for (size_t i = 0; i < answers.size(); ++i) {
+    std::vector<int32_t> want = fake_answer(asked[i], 256);
+    if (answers[i].finish == Finish::cancelled)
+      want.resize(std::min(want.size(), answers[i].ids.size()));
+    ASSERT_EQ(answers[i].ids, want) << i;
+  }
+  EXPECT_EQ(engine.snapshot().free_pages, 16);
+}
+
+}  // namespace
+}  // namespace fathom
