@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/numa.h"
+#include "base/version.h"
 
 namespace fathom::cli {
 
@@ -34,7 +35,7 @@ int main_with(int argc, char** argv) {
   CLI::App app{"fathom: run DeepSeek-V3.2 yourself, faithful to the model"};
   app.name("fathom");
   app.require_subcommand(1);
-  app.set_version_flag("--version", "fathom 0.1.0");
+  app.set_version_flag("--version", fmt::format("fathom {}", kVersion));
   add_inspect(app);
   add_logits(app);
   add_generate(app);
@@ -43,6 +44,7 @@ int main_with(int argc, char** argv) {
   add_make_checkpoint(app);
   add_selfcheck(app);
   add_bench(app);
+  add_serve(app);
   add_parse(app);
   add_decode(app);
   add_encode(app);

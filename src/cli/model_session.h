@@ -1,4 +1,4 @@
-// A loaded checkpoint with its tokenizer and an engine: what `generate` and `chat` are built on.
+// Prompts and answers of a loaded model on the command line: what `generate` and `chat` share.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -7,19 +7,15 @@
 #include <string>
 
 #include "cli/answer.h"
-#include "cli/options.h"
-#include "model/checkpoint.h"
-#include "runtime/engine.h"
+#include "cli/loaded_model.h"
 
 namespace fathom::cli {
 
 // What can be said on the command line about how to compute and how to draw tokens.
 struct GenerationOptions {
-  std::string config, encoding, system;
-  ComputeOptions compute;
-  int64_t max_new_tokens = 200, max_context = 0;
-  int64_t index_budget_mib = 0;  // 0: what suits the device
-  int chunk = 0;                 // 0: what suits the device
+  std::string system;
+  ModelOptions model;
+  int64_t max_new_tokens = 200;
   // DeepSeek's own defaults for its generate.py; generation_config.json is not asked, so that the
   // same command does the same everywhere.
   float temperature = 0.6f, top_p = 1.0f, min_p = 0.0f;
@@ -34,11 +30,11 @@ class ModelSession {
  public:
   // Loads and says on standard error what was chosen. Throws Error when something is missing.
   ModelSession(const std::string& folder, const GenerationOptions& options, int max_seqs,
-               int keep_prefixes);
+               bool keep_prefixes);
 
-  Engine& engine() { return *engine_; }
-  const Tokenizer& tokenizer() const { return tokenizer_; }
-  Encoding encoding() const { return encoding_; }
+  Engine& engine() { return model_.engine(); }
+  const Tokenizer& tokenizer() const { return model_.tokenizer(); }
+  Encoding encoding() const { return model_.encoding(); }
 
   // Token ids of a prompt. Throws Error for text that is not UTF-8, or a conversation that the
   // encoding cannot express.
@@ -54,12 +50,7 @@ class ModelSession {
 
  private:
   GenerationOptions options_;
-  std::unique_ptr<Checkpoint> checkpoint_;
-  std::unique_ptr<DeviceWeights> weights_;
-  Tokenizer tokenizer_;
-  Encoding encoding_;
-  std::vector<int32_t> stop_ids_;
-  std::unique_ptr<Engine> engine_;
+  LoadedModel model_;
 };
 
 // A conversation of one user message, after `system` unless that is empty.

@@ -1,0 +1,123 @@
+#include "cli/loaded_model.h"
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "base/error.h"
+#include "cli/command.h"
+#include "text/json_reader.h"
+
+namespace fathom::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+// What the weights will occupy once every page of them has been read.
+int64_t mapped_bytes(const std::string& folder) {
+  int64_t bytes = 0;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder))
+    if (entry.path().extension() == ".safetensors")
+      bytes += static_cast<int64_t>(entry.file_size());
+  return bytes;
+}
+
+std::string generation_config_path(const std::string& folder) {
+  return folder + "/generation_config.json";
+}
+
+// Its end of sentence may be one id or a list.
+std::vector<int32_t> stop_ids_of(const std::string& folder, const Config& config) {
+  std::vector<int32_t> ids = {config.eos};
+  const std::string path = generation_config_path(folder);
+  if (!fs::exists(path)) return ids;
+  const auto document = parse_json<Json>(read_all(path), path);
+  JsonAt<Json> eos = JsonAt<Json>(document, path + ": ").at("eos_token_id");
+  if (eos.null()) return ids;
+  if (eos.value().is_array())
+    for (size_t i = 0; i < eos.array_size(); ++i)
+      ids.push_back(eos.at(i).integer(0, config.vocab - 1));
+  else
+    ids.push_back(eos.integer(0, config.vocab - 1));
+  return ids;
+}
+
+std::unique_ptr<Checkpoint> load(const std::string& folder, const std::string& config) {
+  CheckpointOptions options;
+  options.config_file = config;
+  options.with_mtp = false;  // plain decoding has no use for it
+  return Checkpoint::load(folder, options);
+}
+
+EngineOptions completed(const ModelOptions& o, const Config& config, const std::string& folder,
+                        EngineOptions e) {
+  e.device = o.compute.device_value();
+  e.numerics = o.compute.numerics_value();
+  e.kv = o.compute.kv_value();
+  e.attention = o.compute.attention_value();
+  e.kernels = o.compute.kernels;
+  e.threads = o.compute.threads;
+  e.batch_invariant = o.compute.batch_invariant;
+  e.max_context = o.max_context;
+  e.max_step_tokens = o.chunk > 0 ? o.chunk : default_chunk(e.device);
+  const bool gpu = e.device == DeviceKind::cuda;
+  if (gpu) e.index_budget = kGpuIndexBudget;
+  if (o.index_budget_mib > 0) e.index_budget = o.index_budget_mib << 20;
+  e.weight_bytes = gpu ? PlacedWeights::bytes_on_gpu(config, e.numerics) : mapped_bytes(folder);
+  // Asked before the weights are there, and again by nobody: what they take is in weight_bytes.
+  if (gpu) e.available_bytes = static_cast<int64_t>(device_memory_free());
+  return e;
+}
+
+}  // namespace
+
+void ModelOptions::add_to(CLI::App& command) {
+  command.add_option("--config", config, "config file instead of the folder's own");
+  command.add_option("--encoding", encoding, "v3.1 or v3.2 (default: what the folder says)")
+      ->check(CLI::IsMember({"v3.1", "v3.2"}));
+  command
+      .add_option("--index-budget", index_budget_mib,
+                  "MiB of index scores held at once (default: 64 on a CPU, 512 on a GPU)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  compute.add_to(command);
+}
+
+LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
+                         EngineOptions engine)
+    : checkpoint_(load(folder, options.config)),
+      tokenizer_(Tokenizer::from_folder(folder)),
+      encoding_(choose_encoding(options.encoding, folder)),
+      stop_ids_(stop_ids_of(folder, config())),
+      engine_options_(completed(options, config(), folder, std::move(engine))) {
+  const EngineOptions& e = engine_options_;
+  if (e.device == DeviceKind::cuda) fmt::print(stderr, "{}\n", plan_engine(config(), e).describe());
+  weights_ = std::make_unique<DeviceWeights>(config(), checkpoint_->weights(), e.device, e.numerics,
+                                             false, true);
+  engine_ = std::make_unique<Engine>(config(), weights_->get(), e);
+  for (const std::string& warning : checkpoint_->warnings())
+    fmt::print(stderr, "note: {}\n", warning);
+  fmt::print(stderr, "{}; {} prompts\n", engine_->describe(), encoding_name(encoding_));
+}
+
+SamplingParams sampling_of_folder(const std::string& folder) {
+  SamplingParams p;
+  p.temperature = 1;
+  const std::string path = generation_config_path(folder);
+  if (!fs::exists(path)) return p;
+  const auto document = parse_json<Json>(read_all(path), path);
+  const auto number = [&](const char* name, double low, double high) -> std::optional<double> {
+    const auto it = document.is_object() ? document.find(name) : document.end();
+    if (it == document.end() || it->is_null()) return std::nullopt;
+    if (!it->is_number() || it->get<double>() < low || it->get<double>() > high)
+      fail("{}: {} is {}: a number from {} to {} is accepted", path, name, it->dump(), low, high);
+    return it->get<double>();
+  };
+  if (const auto t = number("temperature", 0, 100)) p.temperature = static_cast<float>(*t);
+  if (const auto t = number("top_p", 1e-9, 1)) p.top_p = static_cast<float>(*t);
+  if (const auto t = number("min_p", 0, 1)) p.min_p = static_cast<float>(*t);
+  if (const auto t = number("top_k", -1, 1 << 30)) p.top_k = std::max(0, static_cast<int>(*t));
+  return p;
+}
+
+}  // namespace fathom::cli

@@ -1,0 +1,61 @@
+// A checkpoint folder made ready: weights, tokenizer, encoding and an engine. What `generate`,
+// `chat` and `serve` are built on.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/options.h"
+#include "model/checkpoint.h"
+#include "numerics/sampling.h"
+#include "runtime/engine.h"
+#include "text/chat.h"
+#include "text/tokenizer.h"
+
+namespace fathom::cli {
+
+// What can be said on the command line about how to load and compute.
+struct ModelOptions {
+  std::string config, encoding;
+  ComputeOptions compute;
+  int64_t max_context = 0;       // 0: the model's, or what fits
+  int64_t index_budget_mib = 0;  // 0: what suits the device
+  int chunk = 0;                 // tokens of one step; 0: what suits the device
+
+  // All but max_context and chunk, which go by other names in `serve`.
+  void add_to(CLI::App& command);
+};
+
+class LoadedModel {
+ public:
+  // Loads and says on standard error what was chosen. `engine`: what no option of ModelOptions
+  // says, such as max_seqs. Throws Error when something is missing or does not fit.
+  LoadedModel(const std::string& folder, const ModelOptions& options, EngineOptions engine);
+
+  Engine& engine() { return *engine_; }
+  const Engine& engine() const { return *engine_; }
+  const Config& config() const { return checkpoint_->config(); }
+  const Tokenizer& tokenizer() const { return tokenizer_; }
+  Encoding encoding() const { return encoding_; }
+  // The config's end of sentence and those of generation_config.json.
+  const std::vector<int32_t>& stop_ids() const { return stop_ids_; }
+  const EngineOptions& engine_options() const { return engine_options_; }
+
+ private:
+  std::unique_ptr<Checkpoint> checkpoint_;
+  std::unique_ptr<DeviceWeights> weights_;
+  Tokenizer tokenizer_;
+  Encoding encoding_;
+  std::vector<int32_t> stop_ids_;
+  EngineOptions engine_options_;
+  std::unique_ptr<Engine> engine_;
+};
+
+// How the folder's generation_config.json would draw tokens; without one, or for what it does not
+// say, temperature 1 and nothing left out.
+SamplingParams sampling_of_folder(const std::string& folder);
+
+}  // namespace fathom::cli

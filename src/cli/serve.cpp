@@ -1,0 +1,256 @@
+// fathom serve: the engine behind HTTP, for many clients at once.
+#include <sys/resource.h>
+
+#include <condition_variable>
+#include <cstdio>
+#include <ctime>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "base/error.h"
+#include "cli/command.h"
+#include "cli/loaded_model.h"
+#include "cli/signals.h"
+#include "server/http_server.h"
+#include "server/metrics.h"
+#include "server/router.h"
+#include "server/server_log.h"
+#include "server/service.h"
+
+namespace fathom::cli {
+namespace {
+
+using namespace server;
+
+constexpr double kFarewell = 5;  // seconds for answers to end when the engine has failed
+
+struct Options {
+  std::string checkpoint;
+  ModelOptions model;
+  std::string host = "127.0.0.1";
+  int port = 8000;
+  std::vector<std::string> api_keys, model_names, origins;
+  std::string api_key_file, log_level = "info";
+  int max_num_seqs = 16, max_queue = 256, http_threads = 2;
+  int max_body_mib = 32;
+  double request_timeout = 0, grace = 30;
+  bool keep_selection = false, insecure = false, log_prompts = false;
+};
+
+// One key a line; blank lines and lines that begin with # are not keys.
+void read_keys(const std::string& path, std::vector<std::string>& keys) {
+  const std::string text = read_all(path);
+  const size_t before = keys.size();
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    std::string line = text.substr(at, end - at);
+    at = end + 1;
+    line.erase(line.find_last_not_of(" \t\r") + 1);
+    line.erase(0, line.find_first_not_of(" \t"));
+    if (!line.empty() && line[0] != '#') keys.push_back(line);
+  }
+  // An empty file must not open the server to everybody.
+  if (keys.size() == before) fail("{}: no API key in it: expected one a line", path);
+}
+
+bool is_loopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || host == "[::1]" ||
+         (host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string::npos);
+}
+
+std::string url_of(const std::string& host, int port) {
+  const bool bare_v6 = host.find(':') != std::string::npos && host.front() != '[';
+  return bare_v6 ? fmt::format("http://[{}]:{}", host, port)
+                 : fmt::format("http://{}:{}", host, port);
+}
+
+// Every connection is a file descriptor, and the usual limit is 1024.
+void raise_file_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+    fmt::print(stderr, "note: the limit of open files could not be raised\n");
+}
+
+RouterOptions router_options(const Options& o, std::shared_ptr<ServerLog> log) {
+  RouterOptions r;
+  r.api_keys = o.api_keys;
+  for (const std::string& key : o.api_keys)
+    if (key.empty()) throw UsageError("--api-key: a key of at least one character is accepted");
+  if (!o.api_key_file.empty()) read_keys(o.api_key_file, r.api_keys);
+  if (!is_loopback(o.host) && r.api_keys.empty() && !o.insecure)
+    throw UsageError(fmt::format(
+        "--host {}: whoever reaches this address could use the model. Give --api-key or "
+        "--api-key-file, or --insecure to serve everybody",
+        o.host));
+  r.allowed_origins = o.origins;
+  r.local_hosts_only = is_loopback(o.host) && r.api_keys.empty() && !o.insecure;
+  r.log = std::move(log);
+  r.log_prompts = o.log_prompts;
+  return r;
+}
+
+HttpServerOptions http_options(const Options& o, const std::shared_ptr<ServerLog>& log) {
+  HttpServerOptions h;
+  h.host = o.host;
+  h.port = o.port;
+  h.threads = o.http_threads;
+  h.max_body_bytes = static_cast<size_t>(o.max_body_mib) << 20;
+  h.max_pending_bytes = std::max(h.max_pending_bytes, 2 * h.max_body_bytes);
+  h.on_problem = [log](const std::string& what) { log->write(LogLevel::warning, what); };
+  return h;
+}
+
+// What the main thread waits for: a signal, or the end of the engine.
+class Ending {
+ public:
+  void announce(const std::string& failure = {}) {
+    std::lock_guard lock(mutex_);
+    over_ = true;
+    if (failure_.empty()) failure_ = failure;
+    changed_.notify_all();
+  }
+  // The engine's failure; empty: somebody wanted the end.
+  std::string wait() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return over_; });
+    return failure_;
+  }
+
+ private:
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  bool over_ = false;
+  std::string failure_;
+};
+
+void add_health(Router& router, TokenEngine& engine) {
+  router.add("GET", "/health",
+             [&engine](const auto&, const std::shared_ptr<HttpReply>& reply) {
+               if (engine.snapshot().failed)
+                 send_error(*reply, ErrorShape::openai, {503, "the engine has failed"});
+               else
+                 reply->send(200, "application/json", R"({"status":"ok"})");
+             },
+             {.needs_key = false});
+}
+
+int run(const Options& options) {
+  Options o = options;
+  auto log = std::make_shared<ServerLog>(log_level_of_name(o.log_level));
+  RouterOptions routing = router_options(o, log);
+  raise_file_limit();
+  EndSignals signals;
+
+  if (o.model_names.empty())
+    o.model_names = {std::filesystem::canonical(o.checkpoint).filename().string()};
+  Metrics metrics(o.model_names.front());
+  EngineOptions e;
+  e.max_seqs = o.max_num_seqs;
+  e.max_waiting = o.max_queue;
+  e.keep_prefixes = true;
+  e.keep_selection = o.keep_selection;
+  e.on_step = [&metrics](const StepReport& step) { metrics.observe_step(step); };
+  LoadedModel model(o.checkpoint, o.model, e);
+
+  Router router(std::move(routing), metrics);
+  add_health(router, model.engine());
+  HttpServer http(http_options(o, log), [&router](auto request, auto reply) {
+    router.handle(std::move(request), std::move(reply));
+  });
+
+  Ending ending;
+  std::jthread engine([&](const std::stop_token& stop) {
+    try {
+      model.engine().run(stop);
+    } catch (const std::exception& failure) {
+      ending.announce(failure.what());
+    }
+  });
+  http.start();
+  signals.listen([&](int count) {
+    if (count == 1) fmt::print(stderr, "stopping: a second signal stops at once\n");
+    ending.announce();
+    if (count > 1) http.stop(0);
+  });
+  fmt::print("listening on {}\n", url_of(o.host, http.port()));
+  std::fflush(stdout);
+
+  const std::string failure = ending.wait();
+  if (!failure.empty()) fmt::print(stderr, "fathom: the engine has failed: {}\n", failure);
+  http.stop(failure.empty() ? o.grace : std::min(o.grace, kFarewell));
+  signals.listen([](int) {});
+  engine.request_stop();
+  engine.join();
+  return failure.empty() ? 0 : 1;
+}
+
+void add_network_options(CLI::App& c, Options& o) {
+  c.add_option("--host", o.host, "address to listen on")->capture_default_str();
+  c.add_option("--port", o.port, "port to listen on, 0 for any free one")
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str();
+  c.add_option("--api-key", o.api_keys, "key that requests must carry (may be repeated)")
+      ->take_all();
+  c.add_option("--api-key-file", o.api_key_file, "file with one key a line");
+  c.add_flag("--insecure", o.insecure, "serve everybody who reaches the address, without a key");
+  c.add_option("--cors-origin", o.origins,
+               "origin whose pages may use the server, * for all (may be repeated)")
+      ->take_all();
+  c.add_option("--max-body-mib", o.max_body_mib, "largest request body, in MiB")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  c.add_option("--request-timeout", o.request_timeout,
+               "seconds that an answer may take, 0 for any time")
+      ->check(CLI::Range(0.0, 1e7))
+      ->capture_default_str();
+  c.add_option("--grace", o.grace, "seconds for answers to finish after SIGTERM or Ctrl-C")
+      ->check(CLI::Range(0.0, 1e7))
+      ->capture_default_str();
+  c.add_option("--http-threads", o.http_threads, "threads that read requests and write answers")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  c.add_option("--log-level", o.log_level, "debug, info (a line a request), warning, error or off")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error", "off"}))
+      ->capture_default_str();
+  c.add_flag("--log-prompts", o.log_prompts, "log the text of requests too");
+}
+
+void add_engine_options(CLI::App& c, Options& o) {
+  c.add_option("--served-model-name", o.model_names,
+               "name of the model in requests and answers (may be repeated; default: the folder's)")
+      ->take_all();
+  c.add_option("--max-model-len", o.model.max_context,
+               "tokens of prompt and answer together (default: the model's, or what fits)")
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 40));
+  c.add_option("--max-num-seqs", o.max_num_seqs, "requests computed at once")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  c.add_option("--max-num-batched-tokens", o.model.chunk,
+               "tokens of one step; longer prompts go in chunks (default: 512 on a CPU, 4096 on a "
+               "GPU)")
+      ->check(CLI::Range(1, 1 << 16));
+  c.add_option("--max-queue", o.max_queue, "requests that may wait; more get status 429")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  c.add_flag("--keep-selection", o.keep_selection,
+             "keep what the indexer selected for the last answers (the page's DSA view)");
+  o.model.add_to(c);
+}
+
+}  // namespace
+
+void add_serve(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("serve", "Serve a model over HTTP (OpenAI's API and others)");
+  c->add_option("--ckpt-path", o->checkpoint, "checkpoint folder, Hugging Face or converted")
+      ->required();
+  add_network_options(*c, *o);
+  add_engine_options(*c, *o);
+  on_run(*c, [o] { return run(*o); });
+}
+
+}  // namespace fathom::cli

@@ -1,0 +1,64 @@
+#include "cli/signals.h"
+
+#include <pthread.h>
+
+#include <csignal>
+
+namespace fathom::cli {
+namespace {
+
+sigset_t end_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  return set;
+}
+
+}  // namespace
+
+EndSignals::EndSignals() {
+  const sigset_t set = end_signals();
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  thread_ = std::thread([this] { wait(); });
+}
+
+EndSignals::~EndSignals() {
+  {
+    std::lock_guard lock(mutex_);
+    over_ = true;
+  }
+  pthread_kill(thread_.native_handle(), SIGTERM);  // wakes it
+  thread_.join();
+  const sigset_t set = end_signals();
+  pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+}
+
+void EndSignals::listen(std::function<void(int)> on_signal) {
+  std::lock_guard lock(mutex_);
+  on_signal_ = std::move(on_signal);
+}
+
+void EndSignals::wait() {
+  const sigset_t set = end_signals();
+  for (int count = 1;; ++count) {
+    int signal = 0;
+    if (sigwait(&set, &signal) != 0) return;
+    std::unique_lock lock(mutex_);
+    if (over_) return;
+    if (on_signal_) {
+      on_signal_(count);
+      continue;
+    }
+    lock.unlock();
+    // Nobody listens yet: the signal does what it does to any program.
+    std::signal(signal, SIG_DFL);
+    sigset_t one;
+    sigemptyset(&one);
+    sigaddset(&one, signal);
+    pthread_sigmask(SIG_UNBLOCK, &one, nullptr);
+    std::raise(signal);
+  }
+}
+
+}  // namespace fathom::cli
