@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -37,23 +38,31 @@ class TokenMatcher {
  public:
   virtual ~TokenMatcher() = default;
   // The tokens that may follow what was accepted, as bits: token i is bit i % 64 of word i / 64.
-  // Never empty of ones: where the form is complete, the stop ids are set. An empty vector: any
-  // token may come.
+  // Never empty of ones: where the form is complete, the stop ids are set, and behind a stop id
+  // nothing else. Markers that are added tokens are allowed where the form has them, and nowhere
+  // inside of text. An empty vector: any token may come.
   virtual void allowed(std::vector<uint64_t>& mask) = 0;
   // False if the token was not allowed; the state is then unchanged.
   virtual bool accept(int32_t token) = 0;
   // The answer may end here.
   virtual bool complete() const = 0;
+  // No token of the vocabulary goes on with the answer, though it is not complete: only where a
+  // vocabulary has no tokens for single bytes. The stop ids are allowed then, for lack of others.
+  virtual bool stuck() const = 0;
 };
 
 // A form made ready for one tokenizer.
 class CompiledForm;
 
+// Any answer follows it: no matcher is needed.
+bool restricts_nothing(const CompiledForm& form);
+
 // Compiles forms for one tokenizer. Compiled forms are shared between the answers that use them.
 // Every method may be called from many threads at once.
 class ConstraintFactory {
  public:
-  // `tokenizer` must outlive the factory. `stop_ids` end an answer.
+  // `tokenizer` must outlive the factory, and the factory's forms. `stop_ids`, one at least, end an
+  // answer.
   ConstraintFactory(const Tokenizer& tokenizer, Encoding encoding, std::vector<int32_t> stop_ids);
   ~ConstraintFactory();
   ConstraintFactory(const ConstraintFactory&) = delete;
@@ -65,6 +74,10 @@ class ConstraintFactory {
   Result<std::shared_ptr<const CompiledForm>> compile(const AnswerForm& form);
 
   std::unique_ptr<TokenMatcher> matcher(std::shared_ptr<const CompiledForm> form) const;
+
+  // Runs a task on one of the factory's own few threads, for masks that are made while nobody waits
+  // for them. It must not throw. What has not run when the factory is destroyed runs then.
+  void post(std::function<void()> task);
 
  private:
   struct Impl;

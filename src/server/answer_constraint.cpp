@@ -1,0 +1,98 @@
+#include "server/answer_constraint.h"
+
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+namespace fathom::server {
+namespace {
+
+// What the engine's thread and the factory's threads share about one answer.
+class Work {
+ public:
+  Work(ConstraintFactory& constraints, std::shared_ptr<const CompiledForm> form)
+      : constraints_(constraints), matcher_(constraints.matcher(std::move(form))) {}
+
+  // Only one task of an answer is under way at a time, and it alone touches the matcher.
+  static void begin(const std::shared_ptr<Work>& self) {
+    self->constraints_.post([self] { self->run(); });
+  }
+
+  static void accept(const std::shared_ptr<Work>& self, int32_t token) {
+    {
+      const std::lock_guard lock(self->mutex_);
+      self->tokens_.push_back(token);
+      if (!self->ready_) return;  // the task under way will see it
+      self->ready_ = false;
+    }
+    begin(self);
+  }
+
+  std::span<const uint64_t> wait() {
+    std::unique_lock lock(mutex_);
+    made_.wait(lock, [this] { return ready_; });
+    return mask_;  // not touched before the next accept(), which comes from the same thread
+  }
+
+  // Nobody will ask any more.
+  void abandon() {
+    const std::lock_guard lock(mutex_);
+    abandoned_ = true;
+  }
+
+ private:
+  void run() {
+    std::vector<uint64_t> mask;
+    std::unique_lock lock(mutex_);
+    while (true) {
+      std::deque<int32_t> tokens = std::exchange(tokens_, {});
+      if (abandoned_) break;
+      lock.unlock();
+      // A token that was not allowed is not accepted and changes nothing: the engine never draws
+      // one, and an answer that somehow has one still ends.
+      for (const int32_t token : tokens) matcher_->accept(token);
+      matcher_->allowed(mask);
+      lock.lock();
+      if (tokens_.empty()) break;
+    }
+    mask_.swap(mask);
+    ready_ = true;
+    made_.notify_all();
+  }
+
+  ConstraintFactory& constraints_;
+  std::unique_ptr<TokenMatcher> matcher_;  // of the task under way
+  std::mutex mutex_;                       // of what follows
+  std::condition_variable made_;
+  std::deque<int32_t> tokens_;  // accepted, not yet seen by the matcher
+  std::vector<uint64_t> mask_;
+  bool ready_ = false;  // no task is under way, mask_ is that of the last token
+  bool abandoned_ = false;
+};
+
+class AnswerConstraint final : public TokenConstraint {
+ public:
+  AnswerConstraint(ConstraintFactory& constraints, std::shared_ptr<const CompiledForm> form)
+      : work_(std::make_shared<Work>(constraints, std::move(form))) {
+    Work::begin(work_);
+  }
+  ~AnswerConstraint() override { work_->abandon(); }
+
+  std::span<const uint64_t> allowed() override { return work_->wait(); }
+  void accept(int32_t token) override { Work::accept(work_, token); }
+
+ private:
+  std::shared_ptr<Work> work_;  // outlives this while a task is under way
+};
+
+}  // namespace
+
+std::shared_ptr<TokenConstraint> make_answer_constraint(ConstraintFactory& constraints,
+                                                        std::shared_ptr<const CompiledForm> form) {
+  if (!form || restricts_nothing(*form)) return nullptr;
+  return std::make_shared<AnswerConstraint>(constraints, std::move(form));
+}
+
+}  // namespace fathom::server
