@@ -99,6 +99,19 @@ class DevicePicks final : public TraceOps {
   Buffer picks_;  // [layers, rows, topk] i32
 };
 
+// Beside the ops' own: what is queued on one does not wait for the other.
+class Stream {
+ public:
+  Stream() { FATHOM_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+  ~Stream() { cudaStreamDestroy(stream_); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
 CudaSettings settings_of(const RunnerSetup& s) {
   CudaSettings c;
   c.max_sequences = step_sequences(s.max_seqs);
@@ -190,6 +203,28 @@ class GraphRunner final : public StepRunner {
   std::string describe() const override { return ops_->describe(); }
   int64_t cache_bytes() const override { return cache_.bytes(); }
 
+  // On a stream of their own, so that reading does not wait for the step under way.
+  void read_page(int32_t page, std::byte* to) override {
+    for (const KvPool::Blocks& b : cache_.blocks(page)) {
+      if (b.bytes == 0) continue;
+      const auto layers = static_cast<size_t>(b.layers);
+      FATHOM_CUDA(cudaMemcpy2DAsync(to, b.bytes, b.at, b.pitch, b.bytes, layers,
+                                    cudaMemcpyDeviceToHost, copies_.get()));
+      to += b.bytes * layers;
+    }
+    FATHOM_CUDA(cudaStreamSynchronize(copies_.get()));
+  }
+  void write_page(int32_t page, const std::byte* from) override {
+    for (const KvPool::Blocks& b : cache_.blocks(page)) {
+      if (b.bytes == 0) continue;
+      const auto layers = static_cast<size_t>(b.layers);
+      FATHOM_CUDA(cudaMemcpy2DAsync(b.at, b.pitch, from, b.bytes, b.bytes, layers,
+                                    cudaMemcpyHostToDevice, stream_));
+      from += b.bytes * layers;
+    }
+    FATHOM_CUDA(cudaStreamSynchronize(stream_));
+  }
+
  private:
   // What a recording depends on beside sizes that never change.
   using Key = std::pair<int, int64_t>;  // tokens, context limit
@@ -268,6 +303,7 @@ class GraphRunner final : public StepRunner {
   const int32_t scratch_page_;
   std::unique_ptr<CudaOps> ops_;
   cudaStream_t stream_;
+  Stream copies_;  // of pages that no step writes any more
   std::unique_ptr<Comm> comm_;
   std::unique_ptr<KvPool> own_cache_;
   KvPool& cache_;

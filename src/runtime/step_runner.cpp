@@ -57,6 +57,8 @@ class HostRunner final : public StepRunner {
   }
   std::string describe() const override { return ops_->describe(); }
   int64_t cache_bytes() const override { return cache_.bytes(); }
+  void read_page(int32_t page, std::byte* to) override { cache_.read_page(page, to); }
+  void write_page(int32_t page, const std::byte* from) override { cache_.write_page(page, from); }
 
  private:
   const int64_t vocab_;

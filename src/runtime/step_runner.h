@@ -77,6 +77,12 @@ class StepRunner {
   }
   virtual std::string describe() const = 0;
   virtual int64_t cache_bytes() const = 0;
+
+  // A page of the cache as one piece of KvShape::bytes_per_page(). Done on return. A page is read
+  // when the steps that write it are finished, and may be written while no step to come reads it:
+  // that waits for the steps under way, which may still read what was there.
+  virtual void read_page(int32_t page, std::byte* to) = 0;
+  virtual void write_page(int32_t page, const std::byte* from) = 0;
 };
 
 // What the setup's ops plan for.

@@ -126,6 +126,9 @@ class FakeRunner final : public StepRunner {
   }
   std::string describe() const override { return "fake"; }
   int64_t cache_bytes() const override { return pages_ * kPageRows; }
+  // Its rows follow from positions and ids: there is nothing to carry elsewhere.
+  void read_page(int32_t, std::byte*) override { ADD_FAILURE() << "rows of a fake were read"; }
+  void write_page(int32_t, const std::byte*) override { ADD_FAILURE() << "rows for a fake"; }
 
  private:
   struct Step {
