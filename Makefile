@@ -1,8 +1,8 @@
-# The two commands of the README are `make demo` and `make test`; everything else is for developers.
+# The commands of the README are `make demo`, `make serve` and `make test`; everything else is for developers.
 BUILD ?= build
 JOBS ?= $(shell nproc)
 
-.PHONY: all demo test test-long setup configure build-all asan tsan fuzz bench format lint clean
+.PHONY: all demo serve test test-long setup configure build-all asan tsan fuzz bench format lint clean
 
 all: setup                       ## build the program: build/bin/fathom
 	@cmake -S . -B $(BUILD) -G Ninja -DFATHOM_TESTS=OFF > $(BUILD).configure.log 2>&1 || { cat $(BUILD).configure.log; exit 1; }
@@ -14,6 +14,9 @@ setup:
 
 demo: all                        ## convert the bundled model and talk to it
 	@scripts/demo.sh $(BUILD)
+
+serve: all                       ## serve the bundled model on http://127.0.0.1:8000
+	@$(BUILD)/bin/fathom serve --ckpt-path models/small
 
 test:                            ## everything CI runs
 	@scripts/test.sh $(BUILD)
