@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "io/machine.h"
+#include "runtime/cache_origin.h"
 #include "runtime/engine_impl.h"
 #include "runtime/kv_pool.h"
 #include "runtime/request_check.h"
@@ -42,6 +43,10 @@ const EngineOptions& usable(const Config& config, const EngineOptions& o) {
   if (o.max_context < 0) fail("a context of {} tokens: at least 1 is needed", o.max_context);
   if (o.max_waiting < 0)
     fail("a queue of {} requests: a count, or 0 for any number, is needed", o.max_waiting);
+  if (!o.cache_dir.empty() && (!o.keep_prefixes || o.checkpoint == PageKey{}))
+    fail("a cache folder needs kept prefixes and the checkpoint's digest: {} and {} are given",
+         o.keep_prefixes ? "the first" : "not the first",
+         o.checkpoint == PageKey{} ? "not the second" : "the second");
   if (o.keep_selection && (o.attention == AttentionMode::dense || !config.has_indexer()))
     fail("selections are to be kept, but nothing selects: attention is {}, and the model has {}",
          name_of(o.attention), config.has_indexer() ? "an indexer" : "no indexer");
@@ -79,6 +84,17 @@ MemoryPlan plan_engine(const Config& config, const EngineOptions& o) {
 Engine::Impl::Impl(const Config& config, const Weights& weights, const EngineOptions& options)
     : Impl(config, nullptr, plan_engine(config, usable(config, options)), options) {
   runner_ = make_runner(config, weights, options, memory_, threads_);
+  open_cache_dir();
+}
+
+void Engine::Impl::open_cache_dir() {
+  if (options_.cache_dir.empty()) return;
+  PrefixStoreOptions o;
+  o.dir = options_.cache_dir;
+  o.max_bytes = options_.cache_dir_bytes;
+  o.page_bytes = kv_shape(config_, options_.numerics, options_.kv, false).bytes_per_page();
+  if (options_.device == DeviceKind::cuda) o.staging = MemoryKind::pinned;
+  prefixes_.use_disk(o, *runner_);
 }
 
 Engine::Impl::Impl(const Config& config, std::unique_ptr<StepRunner> runner, const MemoryPlan& plan,
@@ -93,7 +109,8 @@ Engine::Impl::Impl(const Config& config, std::unique_ptr<StepRunner> runner, con
              static_cast<int>(pages_for(plan.max_context))),
       sampler_(config.vocab),
       pages_(plan.pages),
-      prefixes_(pages_, options.keep_prefixes) {
+      prefixes_(pages_, options.keep_prefixes,
+                options.cache_dir.empty() ? PageKey{} : cache_origin(config, options)) {
   publish();
 }
 

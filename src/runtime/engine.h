@@ -18,6 +18,7 @@
 #include "numerics/modes.h"
 #include "runtime/device.h"
 #include "runtime/memory_plan.h"
+#include "runtime/page_key.h"
 #include "runtime/request.h"
 #include "runtime/step_runner.h"
 #include "runtime/token_engine.h"
@@ -36,6 +37,9 @@ struct EngineOptions {
   int max_step_tokens = 512;   // tokens of one step: longer prompts are computed in chunks
   int64_t cache_tokens = 0;    // of all requests together; 0: enough for max_seqs, or what fits
   bool keep_prefixes = false;  // pages nobody uses are kept for requests that begin alike
+  std::string cache_dir;       // kept pages go to this folder too, and come back; empty: none
+  int64_t cache_dir_bytes = int64_t{16} << 30;  // of that folder at most
+  PageKey checkpoint;                           // checkpoint_digest(); cache_dir needs it
   int max_waiting = 0;         // requests that wait at once; the next one is refused. 0: any number
   bool batch_invariant = false;
   bool keep_selection = false;  // requests may ask what the indexer selected

@@ -57,6 +57,7 @@ class Engine::Impl {
   };
 
   // engine.cpp
+  void open_cache_dir();
   void take_inbox();
   void publish();
 
@@ -66,7 +67,7 @@ class Engine::Impl {
   Plan make_plan();
   SeqState state_of(const Sequence& s) const;
   std::span<const int32_t> reusable(const Sequence& s) const;
-  bool may_run_ahead() const;
+  bool overlaps() const { return options_.overlap && runner_->steps_at_once() > 1; }
   void carry_out(const Plan& plan, Flight& flight);
   void admit_and_preempt(const Plan& plan);
   void add_to_batch(Sequence& s, const Slice& slice, Flight& flight);
@@ -109,6 +110,7 @@ class Engine::Impl {
   std::deque<Owned> waiting_;
   std::vector<Owned> leaving_;  // ended, their pages still used by a step under way
   std::optional<Flight> flight_;
+  bool awaits_disk_ = false;  // the first that could come in would, if its pages were read
   Clock::time_point last_finish_;
   EngineStats stats_;
   int64_t prefix_queries_ = 0, prefix_hits_ = 0;

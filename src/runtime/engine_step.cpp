@@ -39,12 +39,13 @@ bool Engine::Impl::advance() {
   }
   std::optional<Flight> next;
   if (flight_) {
-    if (may_run_ahead()) next = launch_next(true);
+    // A token that the host draws must be there before the step that reads it.
+    if (!flight_->by_host) next = launch_next(true);
     retire(*flight_);
     flight_.reset();
   }
   if (!next) next = launch_next(false);
-  if (next && runner_->steps_at_once() == 1) {
+  if (next && !overlaps()) {
     retire(*next);
     next.reset();
   }
@@ -53,17 +54,17 @@ bool Engine::Impl::advance() {
   return true;
 }
 
-// A token that the host draws must be there before the step that reads it.
-bool Engine::Impl::may_run_ahead() const {
-  return options_.overlap && runner_->steps_at_once() > 1 && !flight_->by_host;
-}
-
 std::optional<Engine::Impl::Flight> Engine::Impl::launch_next(bool ahead) {
   const auto begin = Clock::now();
   if (running_.empty() && waiting_.empty()) return std::nullopt;
+  prefixes_.take_loaded();
   const Plan plan = make_plan();
   // Whoever is to be put out may be ending just now: such plans wait for what is under way.
   if (ahead && !plan.preempted.empty()) return std::nullopt;
+  if (!ahead && plan.slices.empty() && awaits_disk_) {
+    prefixes_.wait_for_disk();
+    return std::nullopt;
+  }
   FATHOM_CHECK(ahead || !plan.slices.empty() || !plan.preempted.empty(),
                "{} running and {} waiting requests, and no step to take", running_.size(),
                waiting_.size());
@@ -78,6 +79,7 @@ std::optional<Engine::Impl::Flight> Engine::Impl::launch_next(bool ahead) {
 
 // Kept pages that nobody uses count as free: they are given up as pages are taken.
 Plan Engine::Impl::make_plan() {
+  awaits_disk_ = false;
   std::vector<SeqState> running, waiting;
   for (const Owned& s : running_) running.push_back(state_of(*s));
   // Those that may come in with this plan look for their beginning among the kept pages. They hold
@@ -89,6 +91,8 @@ Plan Engine::Impl::make_plan() {
       return r->request.priority > s.request.priority;
     });
     if (running_.size() + i >= static_cast<size_t>(options_.max_seqs + worse)) break;
+    awaits_disk_ = prefixes_.awaits_disk(s.prefix, reusable(s));
+    if (awaits_disk_) break;  // and nobody overtakes it
     const PrefixTree::Found found = prefixes_.find(s.prefix, reusable(s));
     SeqState state = state_of(s);
     state.cached = found.pages * kPageRows;
