@@ -25,6 +25,7 @@ namespace {
 using namespace server;
 
 constexpr double kFarewell = 5;  // seconds for answers to end when the engine has failed
+constexpr size_t kSelectionBytes = size_t{64} << 20;
 
 struct Options {
   std::string checkpoint;
@@ -127,15 +128,27 @@ class Ending {
   std::string failure_;
 };
 
-void add_health(Router& router, TokenEngine& engine) {
-  router.add("GET", "/health",
-             [&engine](const auto&, const std::shared_ptr<HttpReply>& reply) {
-               if (engine.snapshot().failed)
-                 send_error(*reply, ErrorShape::openai, {503, "the engine has failed"});
-               else
-                 reply->send(200, "application/json", R"({"status":"ok"})");
-             },
-             {.needs_key = false});
+ServiceOptions service_options(const Options& o, const LoadedModel& model) {
+  ServiceOptions s;
+  s.model_names = o.model_names;
+  s.created = static_cast<int64_t>(std::time(nullptr));
+  s.encoding = model.encoding();
+  s.vocab = model.config().vocab;
+  s.stop_ids = model.stop_ids();
+  s.sampling = sampling_of_folder(o.checkpoint);
+  s.keep_selection = o.keep_selection;
+  s.request_seconds = o.request_timeout;
+  s.fingerprint = fmt::format("fathom-{}-{}", name_of(model.engine_options().device),
+                              name_of(model.engine_options().numerics));
+  return s;
+}
+
+void describe(const ServiceOptions& s, const RouterOptions& r) {
+  const SamplingParams& p = s.sampling;
+  fmt::print(
+      stderr, "model {}; temperature {}, top_p {}, top_k {} unless a request says; {}\n",
+      fmt::join(s.model_names, ", "), p.temperature, p.top_p, p.top_k,
+      r.api_keys.empty() ? "no API key needed" : fmt::format("{} API keys", r.api_keys.size()));
 }
 
 int run(const Options& options) {
@@ -156,8 +169,19 @@ int run(const Options& options) {
   e.on_step = [&metrics](const StepReport& step) { metrics.observe_step(step); };
   LoadedModel model(o.checkpoint, o.model, e);
 
+  ConstraintFactory constraints(model.tokenizer(), model.encoding(), model.stop_ids());
+  SelectionStore selections(kSelectionBytes);
+  Service service{model.engine(), model.tokenizer(), constraints,
+                  metrics,        selections,        service_options(o, model)};
+  describe(service.options, routing);
+
   Router router(std::move(routing), metrics);
-  add_health(router, model.engine());
+  add_openai_routes(router, service);
+  add_responses_routes(router, service);
+  add_anthropic_routes(router, service);
+  add_utility_routes(router, service);
+  add_dsa_routes(router, service);
+  add_page_routes(router);
   HttpServer http(http_options(o, log), [&router](auto request, auto reply) {
     router.handle(std::move(request), std::move(reply));
   });
