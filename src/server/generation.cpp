@@ -7,6 +7,7 @@
 #include <random>
 #include <utility>
 
+#include "server/answer_constraint.h"
 #include "server/choice_reader.h"
 
 namespace fathom::server {
@@ -113,6 +114,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     out.logprobs = r.logprobs;
     out.prompt_logprobs = r.prompt_logprobs && sibling == 0;
     out.priority = r.priority;
+    if (r.form) out.constraint = make_answer_constraint(service_.constraints, r.form);
     // One sequence of a request can be looked at under its id: the first choice.
     const bool keep = service_.options.keep_selection && choice == 0 && !r.id.empty();
     if (keep) service_.selections.begin(r.id, r.prompt);
@@ -258,9 +260,18 @@ class Generation : public std::enable_shared_from_this<Generation> {
       if (choice.submitted && !choice.reader.ended()) service_.engine.cancel(choice.request_id);
   }
 
-  // The listener may be what keeps the reply alive, and the engine may keep this for another step.
+  // Nothing is listened to from here on.
   void finish() {
     silent_ = true;
+    int64_t prompt = 0, generated = 0;
+    for (size_t c = 0; c < choices_.size(); ++c) {
+      const RequestStats& stats = choices_[c].reader.stats();
+      if (c % static_cast<size_t>(n_) == 0) prompt += stats.prompt_tokens;
+      generated += stats.generated_tokens;
+    }
+    reply_->note("prompt_tokens", prompt);
+    reply_->note("completion_tokens", generated);
+    // It may be what keeps the reply alive, and the engine may keep this for another step.
     listen_ = nullptr;
   }
 

@@ -24,7 +24,9 @@ std::vector<std::string> read_stop(const JsonField& at) {
   std::vector<std::string> stop;
   if (at.null()) return stop;
   const auto add = [&](const JsonField& item) {
-    if (item.string().empty()) fail("{}: expected a text, found \"\"", item.path());
+    if (item.string().empty() || item.string().size() > kMaxStopBytes)
+      fail("{}: expected a text of 1 to {} bytes, found {}", item.path(), kMaxStopBytes,
+           item.string().size());
     stop.push_back(item.string());
   };
   if (!at.value().is_array()) {

@@ -8,7 +8,7 @@
 namespace fathom::server {
 
 inline constexpr int kMaxChoices = 128;
-inline constexpr int kMaxStopTexts = 16;
+inline constexpr size_t kMaxStopTexts = 16, kMaxStopBytes = 4096;
 
 // Reads n, temperature, top_p, top_k, min_p, the penalties, logit_bias, seed, stop, stop_token_ids,
 // ignore_eos, min_tokens and priority into `request`; what is absent stays as `options` has it.
