@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <random>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -218,15 +219,23 @@ std::string PrefixStore::path_of(PageKey key) const {
   return options_.dir + "/" + page_file_name(key);
 }
 
+// Of this writer alone: process numbers may be shared between containers.
+std::string PrefixStore::unfinished_path(PageKey key) const {
+  std::random_device random;
+  const std::string page = path_of(key);
+  return fmt::format("{}.{}.tmp", page.substr(0, page.size() - std::strlen(".page")),
+                     uint64_t{random()} << 32 | random());
+}
+
 void PrefixStore::open_folder() {
   std::error_code error;
   fs::create_directories(options_.dir, error);
   if (error) fail("cannot make the cache folder {}: {}", options_.dir, error.message());
   remove_unfinished(options_.dir);
   // To be told now, not by the first page: a file as they are written.
-  const std::string trial = fmt::format("{}/fathom-{:032x}.{}.tmp", options_.dir, 0, getpid());
+  const std::string trial = unfinished_path({});
   {
-    File file(trial, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW);
+    File file(trial, O_WRONLY | O_CREAT | O_EXCL);
     if (!file) fail("cannot write to the cache folder {}: {}", options_.dir, std::strerror(errno));
   }
   unlink(trial.c_str());
@@ -297,11 +306,10 @@ void PrefixStore::write_file(const Write& write) {
   const std::span<std::byte> image(write.image, file_bytes_);
   seal_page_file(image, id);
   const std::string path = path_of(write.key);
-  const std::string unfinished =
-      fmt::format("{}.{}.tmp", path.substr(0, path.size() - std::strlen(".page")), getpid());
+  const std::string unfinished = unfinished_path(write.key);
   int error = 0;
   {
-    File file(unfinished, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW);
+    File file(unfinished, O_WRONLY | O_CREAT | O_EXCL);
     if (!file || flock(file.fd(), LOCK_EX | LOCK_NB) != 0) error = errno;
     if (!error) error = write_all(file.fd(), image.data(), image.size());
     if (!error && fsync(file.fd()) != 0) error = errno;

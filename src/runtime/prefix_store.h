@@ -140,6 +140,7 @@ class PrefixStore {
   void trim();
   void forget(PageKey key);
   std::string path_of(PageKey key) const;
+  std::string unfinished_path(PageKey key) const;
 
   const PrefixStoreOptions options_;
   const size_t file_bytes_;
