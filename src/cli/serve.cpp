@@ -153,10 +153,10 @@ void describe(const ServiceOptions& s, const RouterOptions& r) {
 
 int run(const Options& options) {
   Options o = options;
+  EndSignals signals;  // before the log's thread starts
   auto log = std::make_shared<ServerLog>(log_level_of_name(o.log_level));
   RouterOptions routing = router_options(o, log);
   raise_file_limit();
-  EndSignals signals;
 
   if (o.model_names.empty())
     o.model_names = {std::filesystem::canonical(o.checkpoint).filename().string()};
