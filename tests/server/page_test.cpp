@@ -21,7 +21,9 @@ const std::filesystem::path kWeb = FATHOM_SOURCE_DIR "/web";
 
 class Page : public testing::Test {
  protected:
-  Page() : metrics_("small"), router_({.api_keys = {"secret"}, .allowed_origins = {}}, metrics_) {
+  Page()
+      : metrics_("small"),
+        router_({.api_keys = {"secret"}, .allowed_origins = {}, .log = {}}, metrics_) {
     add_page_routes(router_);
   }
 
