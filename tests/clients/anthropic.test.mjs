@@ -201,7 +201,7 @@ test('errors are of the right class', async () => {
     { tools: [{ type: 'web_search_20250305', name: 'web_search' }] },
     { tool_choice: { type: 'tool', name: 'other' }, tools: [weather_tool] },
     { thinking: { type: 'enabled' } },
-    { top_k: -1 },
+    { top_p: 2 },
     { container: 'c' },
   ]) {
     await assert.rejects(create(wrong), (e) => {

@@ -129,7 +129,7 @@ test('an answer that follows a JSON schema', async () => {
   const schema = {
     type: 'object',
     properties: {
-      owner: { type: 'string' },
+      owner: { type: 'string', maxLength: 20 },
       kind: { type: 'string', enum: ['pass key', 'room number'] },
       digits: { type: 'array', items: { type: 'integer' }, minItems: 1, maxItems: 3 },
       place: {

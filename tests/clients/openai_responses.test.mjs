@@ -270,7 +270,7 @@ test('what cannot be done is refused, and named', async () => {
     ['tool_choice', { tools: [weather_tool], tool_choice: { type: 'function', name: 'other' } }],
     ['background', { background: true }],
     ['conversation', { conversation: 'conv_1' }],
-    ['temperature', { temperature: 9 }],
+    ['temperature', { temperature: 900 }],
     ['truncation', { truncation: 'auto' }],
     ['metadata', { metadata: { a: 7 } }],
   ]) {
