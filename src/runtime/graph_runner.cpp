@@ -2,6 +2,9 @@
 // limit, and replayed: the host then launches once instead of a few dozen times a layer. Steps with
 // prompts in them are launched kernel by kernel; they are long enough to hide it.
 //
+// Two steps may be under way: what the host gives to one and takes from it lies in a slot of its
+// own, and the ids that one draws are the next one's inputs without the host having seen them.
+//
 // Nothing but sampling parameters goes to the GPU beside the step's inputs, and nothing comes back
 // but token ids; and, where a request asks for it, rows of logits and what the indexer picked.
 #include "runtime/step_runner.h"
@@ -10,6 +13,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <set>
 
@@ -112,6 +116,29 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
+class Event {
+ public:
+  Event() { FATHOM_CUDA(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  cudaEvent_t get() const { return event_; }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+// What the host gives to a step and takes from it, in pinned memory.
+struct Slot {
+  Slot(size_t draws_bytes, size_t ids_bytes, size_t picks_bytes)
+      : draws(draws_bytes, MemoryKind::pinned),
+        ids(ids_bytes, MemoryKind::pinned),
+        picks(picks_bytes, MemoryKind::pinned) {}
+  std::vector<Draw> asked;
+  Buffer draws, ids, picks;  // picks: [rows, layers, topk], empty where nobody asks
+  Event done;
+};
+
 CudaSettings settings_of(const RunnerSetup& s) {
   CudaSettings c;
   c.max_sequences = step_sequences(s.max_seqs);
@@ -142,20 +169,18 @@ class GraphRunner final : public StepRunner {
                  s.forward),
         logits_(static_cast<size_t>(rows_) * row_bytes(), MemoryKind::device),
         host_logits_(logits_.size(), MemoryKind::pinned),
-        host_picks_(
-            picks_ ? static_cast<size_t>(rows_) * static_cast<size_t>(layers_) * picks_->row_bytes()
-                   : 0,
-            MemoryKind::pinned),
-        host_draws_(static_cast<size_t>(rows_) * sizeof(cuda::SampleRow), MemoryKind::pinned),
-        draws_(host_draws_.size(), MemoryKind::device),
-        host_ids_(static_cast<size_t>(rows_) * sizeof(int32_t), MemoryKind::pinned),
-        ids_(host_ids_.size(), MemoryKind::device) {
+        draws_(static_cast<size_t>(rows_) * sizeof(cuda::SampleRow), MemoryKind::device),
+        ids_(static_cast<size_t>(rows_) * sizeof(int32_t), MemoryKind::device),
+        slots_{Slot(draws_.size(), ids_.size(), picks_bytes()),
+               Slot(draws_.size(), ids_.size(), picks_bytes())} {
+    ops_->carry_from(reinterpret_cast<const int32_t*>(ids_.data()));
     launch_.stream = stream_;
   }
 
   void launch(StepBatch& batch, std::span<const Draw> draws,
               std::span<const CarriedId> carried) override {
-    FATHOM_CHECK(carried.empty(), "{} ids carried over", carried.size());
+    FATHOM_CHECK(launched_ - finished_ < steps_at_once(), "{} steps are under way already",
+                 launched_ - finished_);
     const int padded = std::min(padded_tokens(batch.tokens()), max_tokens_);
     const BatchView view = batch.view();
     const bool decodes =
@@ -167,37 +192,46 @@ class GraphRunner final : public StepRunner {
       for (int t = batch.tokens(); t < padded; ++t) batch.want_logits(t);
       batch.pad(padded, scratch_page_);
     }
-    asked_.assign(draws.begin(), draws.end());
-    stage(draws);
+    Slot& slot = slots_[launched_ % 2];
+    stage(draws, slot);
+    rows_of_ids_.assign(static_cast<size_t>(batch.tokens()), -1);
+    for (const CarriedId& c : carried) rows_of_ids_[static_cast<size_t>(c.token)] = c.row;
     if (picks_) picks_->watch(batch.logit_rows());
     NoAlloc guard("a step of the engine");
     if (decodes)
       replay(batch);
     else
       enqueue(batch);
-    fetch();
+    fetch(slot);
+    FATHOM_CUDA(cudaEventRecord(slot.done.get(), stream_));
+    ++launched_;
   }
 
   void finish(std::vector<Result<int32_t>>& tokens) override {
-    FATHOM_CUDA(cudaStreamSynchronize(stream_));
+    FATHOM_CHECK(finished_ < launched_, "no step is under way");
+    const Slot& slot = slots_[finished_++ % 2];
+    FATHOM_CUDA(cudaEventSynchronize(slot.done.get()));
     tokens.clear();
-    const int32_t* ids = reinterpret_cast<const int32_t*>(host_ids_.data());
-    for (size_t row = 0; row < asked_.size(); ++row) {
-      tokens.emplace_back(asked_[row].by_host ? -1 : ids[row]);
-      if (!asked_[row].by_host && ids[row] == cuda::kBrokenLogits)
+    const int32_t* ids = reinterpret_cast<const int32_t*>(slot.ids.data());
+    for (size_t row = 0; row < slot.asked.size(); ++row) {
+      const bool by_host = slot.asked[row].by_host;
+      tokens.emplace_back(by_host ? -1 : ids[row]);
+      if (!by_host && ids[row] == cuda::kBrokenLogits)
         tokens.back() = Result<int32_t>(
             Failure{500, "the model's logits are not numbers: weights or inputs are broken"});
     }
   }
+  int steps_at_once() const override { return 2; }
 
   std::span<const float> logits(int row) const override {
     return {reinterpret_cast<const float*>(host_logits_.data()) + int64_t{row} * vocab_,
             static_cast<size_t>(vocab_)};
   }
   std::span<const int32_t> picked(int row, int layer) const override {
-    FATHOM_CHECK(picks_, "picks asked of a runner that keeps none");
-    const int32_t* from = reinterpret_cast<const int32_t*>(host_picks_.data()) +
-                          (int64_t{row} * layers_ + layer) * topk_;
+    FATHOM_CHECK(picks_ && finished_ > 0, "picks asked of a runner that keeps none");
+    const int32_t* from =
+        reinterpret_cast<const int32_t*>(slots_[(finished_ - 1) % 2].picks.data()) +
+        (int64_t{row} * layers_ + layer) * topk_;
     return {from, std::find(from, from + topk_, -1)};
   }
   std::string describe() const override { return ops_->describe(); }
@@ -231,22 +265,14 @@ class GraphRunner final : public StepRunner {
 
   size_t row_bytes() const { return static_cast<size_t>(vocab_) * sizeof(float); }
 
-  // What the host asked to see beside ids, behind the step.
-  void fetch() {
-    for (size_t row = 0; row < asked_.size(); ++row) {
-      if (asked_[row].by_host)
-        FATHOM_CUDA(cudaMemcpyAsync(host_logits_.data() + row * row_bytes(),
-                                    logits_.data() + row * row_bytes(), row_bytes(),
-                                    cudaMemcpyDeviceToHost, stream_));
-      if (picks_ && asked_[row].keep_selection)
-        picks_->fetch(
-            static_cast<int>(row),
-            host_picks_.data() + row * static_cast<size_t>(layers_) * picks_->row_bytes());
-    }
+  size_t picks_bytes() const {
+    return picks_ ? static_cast<size_t>(rows_) * static_cast<size_t>(layers_) * picks_->row_bytes()
+                  : 0;
   }
 
-  void stage(std::span<const Draw> draws) {
-    auto* rows = reinterpret_cast<cuda::SampleRow*>(host_draws_.data());
+  void stage(std::span<const Draw> draws, Slot& slot) {
+    slot.asked.assign(draws.begin(), draws.end());
+    auto* rows = reinterpret_cast<cuda::SampleRow*>(slot.draws.data());
     for (int i = 0; i < rows_; ++i) {
       rows[i] = {};
       rows[i].params.temperature = 0;
@@ -255,22 +281,37 @@ class GraphRunner final : public StepRunner {
       if (d.by_host) continue;
       rows[i] = {d.params, static_cast<uint64_t>(d.position)};
     }
+    FATHOM_CUDA(cudaMemcpyAsync(draws_.data(), slot.draws.data(), draws_.size(),
+                                cudaMemcpyHostToDevice, stream_));
   }
 
-  // The whole step onto the stream: inputs, model, sampling, ids.
+  // What the host asked to see, behind the step.
+  void fetch(Slot& slot) {
+    FATHOM_CUDA(cudaMemcpyAsync(slot.ids.data(), ids_.data(), slot.asked.size() * sizeof(int32_t),
+                                cudaMemcpyDeviceToHost, stream_));
+    for (size_t row = 0; row < slot.asked.size(); ++row) {
+      // One buffer for both slots: nothing is launched behind a step whose rows the host draws for
+      // before it has done so.
+      if (slot.asked[row].by_host)
+        FATHOM_CUDA(cudaMemcpyAsync(host_logits_.data() + row * row_bytes(),
+                                    logits_.data() + row * row_bytes(), row_bytes(),
+                                    cudaMemcpyDeviceToHost, stream_));
+      if (picks_ && slot.asked[row].keep_selection)
+        picks_->fetch(static_cast<int>(row),
+                      slot.picks.data() + row * static_cast<size_t>(layers_) * picks_->row_bytes());
+    }
+  }
+
+  // Model and sampling onto the stream, the part that is recorded.
   void enqueue(const StepBatch& batch) {
     const int rows = static_cast<int>(batch.logit_rows().size());
     Tensor logits(logits_.data(), DType::f32, {std::max(1, rows), vocab_});
+    ops_->carry_ids(rows_of_ids_);
     forward_.step(batch, cache_.layers(), logits);
     if (rows == 0) return;
-    auto* draws = reinterpret_cast<cuda::SampleRow*>(draws_.data());
-    auto* ids = reinterpret_cast<int32_t*>(ids_.data());
-    FATHOM_CUDA(cudaMemcpyAsync(draws, host_draws_.data(), host_draws_.size(),
-                                cudaMemcpyHostToDevice, stream_));
-    cuda::sample_tokens(reinterpret_cast<const float*>(logits_.data()), vocab_, rows, vocab_, draws,
-                        ids, launch_);
-    FATHOM_CUDA(cudaMemcpyAsync(host_ids_.data(), ids, static_cast<size_t>(rows) * sizeof(int32_t),
-                                cudaMemcpyDeviceToHost, stream_));
+    cuda::sample_tokens(reinterpret_cast<const float*>(logits_.data()), vocab_, rows, vocab_,
+                        reinterpret_cast<const cuda::SampleRow*>(draws_.data()),
+                        reinterpret_cast<int32_t*>(ids_.data()), launch_);
   }
 
   // The first step of a kind runs as it is: kernels are loaded then, which a recording must not
@@ -280,11 +321,14 @@ class GraphRunner final : public StepRunner {
     const Key key{
         batch.tokens(),
         ops_->context_limit(int64_t{*std::max_element(positions.begin(), positions.end())} + 1)};
-    if (auto it = graphs_.find(key); it != graphs_.end()) {
+    auto launch = [&](Graph& graph) {
+      ops_->carry_ids(rows_of_ids_);
       ops_->restage(batch.inputs());
-      return it->second.launch(stream_);
-    }
+      graph.launch(stream_);
+    };
+    if (auto it = graphs_.find(key); it != graphs_.end()) return launch(it->second);
     if (met_.insert(key).second) return enqueue(batch);
+    ops_->synchronize();
     FATHOM_CUDA(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
     cudaGraph_t graph = nullptr;
     try {
@@ -295,7 +339,7 @@ class GraphRunner final : public StepRunner {
       throw;
     }
     FATHOM_CUDA(cudaStreamEndCapture(stream_, &graph));
-    graphs_.try_emplace(key, graph).first->second.launch(stream_);
+    launch(graphs_.try_emplace(key, graph).first->second);
   }
 
   const int64_t vocab_;
@@ -309,8 +353,10 @@ class GraphRunner final : public StepRunner {
   KvPool& cache_;
   std::unique_ptr<DevicePicks> picks_;  // none: nobody asks for selections
   Forward forward_;
-  std::vector<Draw> asked_;  // of the step under way
-  Buffer logits_, host_logits_, host_picks_, host_draws_, draws_, host_ids_, ids_;
+  Buffer logits_, host_logits_, draws_, ids_;
+  std::array<Slot, 2> slots_;  // of the step launched first, second, first again, ...
+  int64_t launched_ = 0, finished_ = 0;
+  std::vector<int32_t> rows_of_ids_;  // of the step being launched: see CudaOps::carry_ids
   cuda::Launch launch_;
   std::set<Key> met_;
   std::map<Key, Graph> graphs_;

@@ -52,6 +52,23 @@ std::vector<SampleRow> all_filters(uint64_t seed) {
   return rows;
 }
 
+TEST_F(SampleTest, DrawnIdsAreCarried) {
+  const std::vector<int32_t> drawn = {70, kBrokenLogits, 72};
+  std::vector<int32_t> ids(300), rows(300, -1), want;
+  for (int32_t i = 0; i < 300; ++i) ids[static_cast<size_t>(i)] = 1000 + i;
+  want = ids;
+  rows[0] = 2;
+  rows[17] = 0;
+  rows[299] = 1;
+  want[0] = 72;
+  want[17] = 70;
+  want[299] = 0;
+  DeviceArray<int32_t> device_ids(ids), device_rows(rows), device_drawn(drawn);
+  carry_drawn_ids(device_ids.data(), device_rows.data(), device_drawn.data(), 300, launch);
+  synchronize();
+  EXPECT_EQ(device_ids.download(), want);
+}
+
 TEST_F(SampleTest, EveryFilter) {
   for (int64_t vocab : {int64_t{1}, int64_t{7}, int64_t{500}, int64_t{129280}}) {
     std::vector<SampleRow> rows = all_filters(1);

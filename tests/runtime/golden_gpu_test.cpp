@@ -159,7 +159,16 @@ class EngineGpu : public WithGpu, public testing::WithParamInterface<Numerics> {
 
   static constexpr int kLengths[] = {1, 63, 65, 257, 700};
 
+  struct How {
+    bool overlap = true;
+    bool by_host = false;  // log-probabilities are asked for, so the host draws
+    bool keep_selection = false;
+  };
+
   Ids run(bool batch_invariant, bool together, float temperature) const {
+    return run(batch_invariant, together, temperature, How());
+  }
+  Ids run(bool batch_invariant, bool together, float temperature, const How& how) const {
     EvalOptions placed = gpu_options(GetParam());
     EngineOptions o;
     o.numerics = GetParam();
@@ -169,6 +178,8 @@ class EngineGpu : public WithGpu, public testing::WithParamInterface<Numerics> {
     o.max_step_tokens = default_chunk(DeviceKind::cuda);
     o.index_budget = kGpuIndexBudget;
     o.batch_invariant = batch_invariant;
+    o.overlap = how.overlap;
+    o.keep_selection = how.keep_selection;
     Engine engine(checkpoint(false).config(), weights_for(false, placed), o);
     Ids ids(std::size(kLengths));
     for (size_t i = 0; i < ids.size(); ++i) {
@@ -178,8 +189,12 @@ class EngineGpu : public WithGpu, public testing::WithParamInterface<Numerics> {
       r.max_new_tokens = 24;
       r.sampling.temperature = temperature;
       r.sampling.seed = 5;
-      r.sink = [&, i](const TokenEvent& e) {
+      r.logprobs = how.by_host ? 3 : -1;
+      r.keep_selection = how.keep_selection;
+      r.sink = [&, i, how](const TokenEvent& e) {
         if (e.token >= 0) ids[i].push_back(e.token);
+        EXPECT_EQ(e.logprobs != nullptr, how.by_host);
+        if (how.keep_selection) expect_sound(e.selection, kLengths[i] + std::ssize(ids[i]) - 1);
         EXPECT_NE(e.finish, Finish::error) << e.error;
       };
       EXPECT_TRUE(engine.submit(std::move(r)).ok());
@@ -189,7 +204,30 @@ class EngineGpu : public WithGpu, public testing::WithParamInterface<Numerics> {
     for (const auto& each : ids) EXPECT_EQ(each.size(), 24u);
     return ids;
   }
+
+  // As many as there are, up to top-k, ascending, none behind the query.
+  static void expect_sound(const Selection* s, int64_t before) {
+    ASSERT_TRUE(s);
+    const Config& c = checkpoint(false).config();
+    EXPECT_EQ(s->position, before - 1);
+    ASSERT_EQ(s->layers.size(), static_cast<size_t>(c.layers));
+    for (std::span<const int32_t> picks : s->layers) {
+      ASSERT_EQ(std::ssize(picks), std::min<int64_t>(before, c.index_topk));
+      EXPECT_TRUE(std::is_sorted(picks.begin(), picks.end(), std::less_equal<>()));
+      EXPECT_GE(picks.front(), 0);
+      EXPECT_LT(picks.back(), before);
+    }
+  }
 };
+
+TEST_P(EngineGpu, OverlapHostDrawsAndSelectionsChangeNoToken) {
+  for (float temperature : {0.0f, 1.0f}) {
+    const Ids want = run(true, true, temperature);
+    EXPECT_EQ(run(true, true, temperature, {.overlap = false}), want) << "one step at a time";
+    EXPECT_EQ(run(true, true, temperature, {.by_host = true}), want) << "drawn by the host";
+    EXPECT_EQ(run(true, true, temperature, {.keep_selection = true}), want) << "selections kept";
+  }
+}
 
 TEST_P(EngineGpu, ARequestAloneGetsWhatItGetsAmongFiveWhenBatchInvariant) {
   for (float temperature : {0.0f, 1.0f})

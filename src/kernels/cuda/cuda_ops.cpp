@@ -14,6 +14,7 @@
 #include "kernels/cuda/gemm/fp8_gemm.h"
 #include "kernels/cuda/moe/moe.h"
 #include "kernels/cuda/norm/rows.h"
+#include "kernels/cuda/sample/sample.h"
 
 namespace fathom::cuda {
 namespace {
@@ -86,7 +87,7 @@ CudaOpsImpl::CudaOpsImpl(Numerics numerics, const Workload& workload, const Cuda
                       static_cast<double>(p.totalGlobalMem) / (1 << 30));
   const MemoryPlan plan = plan_memory(numerics, workload, settings, p.multiProcessorCount);
   memory_ = Buffer(static_cast<size_t>(plan.total()), memory());
-  staging_ = Buffer(static_cast<size_t>(plan.inputs), MemoryKind::pinned);
+  staging_ = Buffer(2 * static_cast<size_t>(plan.inputs), MemoryKind::pinned);
 
   std::byte* at = memory_.data();
   auto carve = [&](int64_t bytes) {
@@ -108,12 +109,13 @@ CudaOpsImpl::CudaOpsImpl(Numerics numerics, const Workload& workload, const Cuda
   launch_.pdl = settings.dependent_launch;
   launch_.batch_invariant = settings.batch_invariant;
   FATHOM_CUDA(cudaStreamCreateWithFlags(&launch_.stream, cudaStreamNonBlocking));
-  FATHOM_CUDA(cudaEventCreateWithFlags(&copied_, cudaEventDisableTiming));
+  for (cudaEvent_t& e : copied_) FATHOM_CUDA(cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
 }
 
 CudaOpsImpl::~CudaOpsImpl() {
   // After an error of the device these fail too; there is nobody left to tell.
-  if (copied_) cudaEventDestroy(copied_);
+  for (cudaEvent_t e : copied_)
+    if (e) cudaEventDestroy(e);
   if (launch_.stream) cudaStreamDestroy(launch_.stream);
 }
 
@@ -152,7 +154,7 @@ bool CudaOpsImpl::capturing() const {
 // Copies the inputs to the pinned buffer; the host's later decisions read them there.
 void CudaOpsImpl::stage(const StepInputs& in, const StagingPlan& plan) {
   const BatchView& b = in.batch;
-  std::byte* to = staging_.data();
+  std::byte* to = staged();
   auto put = [&](int64_t at, const int32_t* from, size_t count) {
     if (count > 0) std::memcpy(to + at, from, count * sizeof(int32_t));
   };
@@ -171,6 +173,9 @@ void CudaOpsImpl::stage(const StepInputs& in, const StagingPlan& plan) {
   put(plan.positions, b.positions, tokens);
   put(plan.sequence_of, b.sequence_of, tokens);
   put(plan.logit_rows, in.logit_rows.data(), in.logit_rows.size());
+  FATHOM_CHECK(carried_.size() <= tokens, "{} ids carried to {} tokens", carried_.size(), tokens);
+  carried_.resize(tokens, -1);
+  put(plan.carried, carried_.data(), tokens);
   put(plan.page_tables, b.page_tables, static_cast<size_t>(b.sequences) * b.max_pages);
 }
 
@@ -188,18 +193,18 @@ StepInputs CudaOpsImpl::begin_step(const StepInputs& in) {
   const int tables =
       recorded ? std::min(b.tokens, max_sequences(workload_, settings_)) : b.sequences;
   plan_ = plan_staging(b.tokens, tables, b.max_pages);
-  FATHOM_CHECK(b.sequences <= tables && plan_.bytes <= static_cast<int64_t>(staging_.size()),
+  FATHOM_CHECK(b.sequences <= tables && plan_.bytes <= static_cast<int64_t>(staging_.size() / 2),
                "{} page tables of {} pages exceed the {} bytes planned for a step's inputs",
-               b.sequences, b.max_pages, staging_.size());
-  if (!recorded) {
-    FATHOM_CUDA(replay_reads_ ? cudaStreamSynchronize(launch_.stream)
-                              : cudaEventSynchronize(copied_));
-    replay_reads_ = false;
-  }
-  stage(in, plan_);
-  FATHOM_CUDA(cudaMemcpyAsync(inputs_, staging_.data(), static_cast<size_t>(plan_.bytes),
-                              cudaMemcpyHostToDevice, launch_.stream));
-  if (!recorded) FATHOM_CUDA(cudaEventRecord(copied_, launch_.stream));
+               b.sequences, b.max_pages, staging_.size() / 2);
+  if (recorded)
+    stage(in, plan_);  // for what the host decides from positions; restage() queues the copy
+  else
+    bring(in, plan_);
+  carried_.clear();
+  if (drawn_)
+    carry_drawn_ids(reinterpret_cast<int32_t*>(inputs_ + plan_.ids),
+                    reinterpret_cast<const int32_t*>(inputs_ + plan_.carried), drawn_, b.tokens,
+                    launch_);
 
   auto at = [&](int64_t offset) { return reinterpret_cast<const int32_t*>(inputs_ + offset); };
   step_ = in;
@@ -218,12 +223,21 @@ void CudaOpsImpl::restage(const StepInputs& in) {
   const BatchView& b = in.batch;
   const StagingPlan plan = plan_staging(b.tokens, b.sequences, b.max_pages);
   FATHOM_CHECK(b.tokens > 0 && b.tokens <= workload_.max_tokens && b.sequences <= b.tokens &&
-                   plan.bytes <= static_cast<int64_t>(staging_.size()),
+                   plan.bytes <= static_cast<int64_t>(staging_.size() / 2),
                "{} tokens of {} sequences with {} pages replayed, at most {} tokens planned",
                b.tokens, b.sequences, b.max_pages, workload_.max_tokens);
-  FATHOM_CUDA(cudaStreamSynchronize(launch_.stream));  // the last replay may still be reading
+  bring(in, plan);
+  carried_.clear();
+}
+
+// Waits for the step before last at most: its inputs have left their half of the staging buffer.
+void CudaOpsImpl::bring(const StepInputs& in, const StagingPlan& plan) {
+  half_ ^= 1;
+  FATHOM_CUDA(cudaEventSynchronize(copied_[half_]));
   stage(in, plan);
-  replay_reads_ = true;
+  FATHOM_CUDA(cudaMemcpyAsync(inputs_, staged(), static_cast<size_t>(plan.bytes),
+                              cudaMemcpyHostToDevice, launch_.stream));
+  FATHOM_CUDA(cudaEventRecord(copied_[half_], launch_.stream));
 }
 
 void CudaOpsImpl::check_batch(const BatchView& batch, const Tensor& t) const {

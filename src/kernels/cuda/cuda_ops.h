@@ -24,13 +24,21 @@ struct CudaSettings {
 // All work goes in order to one stream. Thread-compatible.
 class CudaOps : public Ops {
  public:
-  // A step is recorded by capturing stream() around the model's calls, begin_step included, and
-  // replayed after restage(). What changes between replays is device data. A recording serves every
-  // step of as many tokens, logit rows and pages a table, whose tokens fall into spans alike and
-  // whose longest context has the same context_limit(); any number of recordings may exist.
+  // A step is recorded by capturing stream() around the model's calls, begin_step included, while
+  // nothing else is queued there, and replayed after restage(), which queues the copy of its
+  // inputs. What changes between replays is device data. A recording serves every step of as many
+  // tokens, logit rows and pages a table, whose tokens fall into spans alike and whose longest
+  // context has the same context_limit(); any number of recordings may exist.
   virtual void* stream() const = 0;  // cudaStream_t
   virtual void restage(const StepInputs& inputs) = 0;
   virtual int64_t context_limit(int64_t context) const = 0;
+
+  // Ids that the device has drawn and the host does not know yet: in the step that is brought next,
+  // token t's id is drawn[rows[t]] where rows[t] is not negative, and what the inputs say elsewhere
+  // (behind the end of `rows`, too). `drawn` lies in the device's memory and is set once, in front
+  // of the first recording.
+  virtual void carry_from(const int32_t* drawn) = 0;
+  virtual void carry_ids(std::span<const int32_t> rows) = 0;
 
   virtual void synchronize() = 0;
   // Device memory held by the ops themselves.

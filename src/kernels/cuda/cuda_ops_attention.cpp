@@ -190,7 +190,7 @@ void CudaOpsImpl::index_topk(Tensor picked, Tensor index_q, Tensor head_weight, 
 
 // Positions up to and with that of a batch token, as the host staged them.
 int64_t CudaOpsImpl::context_at(int token) const {
-  return int64_t{reinterpret_cast<const int32_t*>(staging_.data() + plan_.positions)[token]} + 1;
+  return int64_t{reinterpret_cast<const int32_t*>(staged() + plan_.positions)[token]} + 1;
 }
 
 // The batch's spans within [begin, end), counted from `begin`.

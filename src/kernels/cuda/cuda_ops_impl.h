@@ -65,6 +65,10 @@ class CudaOpsImpl final : public CudaOps {
   void* stream() const override { return launch_.stream; }
   void restage(const StepInputs& inputs) override;
   int64_t context_limit(int64_t context) const override;
+  void carry_from(const int32_t* drawn) override { drawn_ = drawn; }
+  void carry_ids(std::span<const int32_t> rows) override {
+    carried_.assign(rows.begin(), rows.end());
+  }
   void synchronize() override;
   size_t bytes() const override { return memory_.size(); }
 
@@ -112,6 +116,8 @@ class CudaOpsImpl final : public CudaOps {
   void written(const Tensor& t);
   bool capturing() const;
   void stage(const StepInputs& inputs, const StagingPlan& plan);
+  void bring(const StepInputs& inputs, const StagingPlan& plan);
+  std::byte* staged() const { return staging_.data() + half_ * (staging_.size() / 2); }
   void check_batch(const BatchView& batch, const Tensor& t) const;
 
   CodesOut codes_of(const Tensor& out);  // where a norm puts them; empty when none are due
@@ -143,8 +149,12 @@ class CudaOpsImpl final : public CudaOps {
   const CudaSettings settings_;
   Launch launch_;
   std::string name_;
-  cudaEvent_t copied_ = nullptr;  // the last eager step's inputs have left the staging buffer
-  bool replay_reads_ = false;     // a replay may still be reading it
+  // Inputs of two steps, one after the other, so that a step can be staged while the one before is
+  // still to be copied.
+  int half_ = 0;                    // of the step staged last
+  cudaEvent_t copied_[2] = {};      // what was staged in that half has left it
+  const int32_t* drawn_ = nullptr;  // see carry_from
+  std::vector<int32_t> carried_;    // of the step to come
 
   // One allocation, carved below.
   Buffer memory_;

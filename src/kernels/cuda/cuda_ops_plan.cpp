@@ -153,7 +153,8 @@ StagingPlan plan_staging(int tokens, int sequences, int pages) {
   p.positions = p.ids + array;
   p.sequence_of = p.positions + array;
   p.logit_rows = p.sequence_of + array;
-  p.page_tables = p.logit_rows + array;
+  p.carried = p.logit_rows + array;
+  p.page_tables = p.carried + array;
   p.bytes = p.page_tables + int64_t{sequences} * pages * kInt;
   return p;
 }

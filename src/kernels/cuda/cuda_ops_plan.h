@@ -72,7 +72,8 @@ int64_t max_pages(const Workload& w);
 // How one step's inputs lie in the staging buffer. Page tables come last: their number may differ
 // from replay to replay, everything before depends on the number of tokens alone.
 struct StagingPlan {
-  int64_t live = 0, ids = 0, positions = 0, sequence_of = 0, logit_rows = 0, page_tables = 0;
+  int64_t live = 0, ids = 0, positions = 0, sequence_of = 0, logit_rows = 0, carried = 0;
+  int64_t page_tables = 0;
   int64_t bytes = 0;
 };
 StagingPlan plan_staging(int tokens, int sequences, int pages);

@@ -358,7 +358,21 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+__global__ void carry_kernel(int32_t* ids, const int32_t* rows, const int32_t* drawn, int tokens) {
+  pdl_wait();
+  const int t = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (t < tokens && rows[t] >= 0) ids[t] = max(drawn[rows[t]], 0);
+}
+
 }  // namespace sample
+
+void carry_drawn_ids(int32_t* ids, const int32_t* rows, const int32_t* drawn, int tokens,
+                     const Launch& l) {
+  constexpr unsigned kBlock = 256;
+  launch_kernel(l, sample::carry_kernel,
+                dim3((static_cast<unsigned>(tokens) + kBlock - 1) / kBlock), dim3(kBlock), 0, 1,
+                ids, rows, drawn, tokens);
+}
 
 void sample_tokens(const float* logits, int64_t stride, int rows, int64_t vocab,
                    const SampleRow* rows_dev, int32_t* ids, const Launch& l) {

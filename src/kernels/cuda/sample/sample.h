@@ -24,4 +24,10 @@ inline constexpr int32_t kBrokenLogits = -1;
 void sample_tokens(const float* logits, int64_t stride, int rows, int64_t vocab,
                    const SampleRow* rows_dev, int32_t* ids, const Launch& launch);
 
+// ids[t] = drawn[rows[t]] where rows[t] is not negative: what one step drew becomes what the next
+// one reads, without the host. A row with broken logits has drawn nothing: its request ends, and
+// the step too far reads id 0.
+void carry_drawn_ids(int32_t* ids, const int32_t* rows, const int32_t* drawn, int tokens,
+                     const Launch& launch);
+
 }  // namespace fathom::cuda
