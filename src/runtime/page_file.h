@@ -47,7 +47,7 @@ void seal_page_file(std::span<std::byte> image, const PageId& id);
 // Why these bytes are not the file of page `id` with `payload` bytes of rows; empty: they are.
 std::string page_file_fault(std::span<const std::byte> file, const PageId& id, size_t payload);
 
-// Names in a cache folder: "fathom-" and the key, then ".page", or ".PID.tmp" for one being
+// Names in a cache folder: "fathom-" and the key, then ".page", or ".NUMBER.tmp" for one being
 // written.
 std::string page_file_name(PageKey key);
 enum class CacheFile : uint8_t { other, page, unfinished };
