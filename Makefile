@@ -16,7 +16,7 @@ demo: all                        ## convert the bundled model and talk to it
 	@scripts/demo.sh $(BUILD)
 
 serve: all                       ## serve the bundled model on http://127.0.0.1:8000
-	@$(BUILD)/bin/fathom serve --ckpt-path models/small
+	@$(BUILD)/bin/fathom serve --ckpt-path models/small --keep-selection
 
 test:                            ## everything CI runs
 	@scripts/test.sh $(BUILD)
