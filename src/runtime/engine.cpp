@@ -78,6 +78,10 @@ MemoryPlan plan_engine(const Config& config, const EngineOptions& o) {
   needs.cache_tokens = o.cache_tokens;
   int64_t available = gpu ? static_cast<int64_t>(device_memory_free()) : available_memory();
   if (gpu) needs.keep_free = 0.02;  // fragments and recorded graphs; nobody else is expected there
+  // A GPU's memory is there for this; a host's is shared with whatever else runs on it.
+  needs.cache_share = gpu ? 1 : 0.5;
+  needs.fill = gpu && o.keep_prefixes;
+  if (!gpu && !o.cache_dir.empty()) needs.workspace += 2 * PrefixStoreOptions{}.staging_bytes;
   return plan_memory(needs, o.available_bytes.value_or(available));
 }
 
@@ -235,6 +239,7 @@ void Engine::run(const std::stop_token& stop) { impl_->run(stop); }
 std::string Engine::describe() const { return impl_->describe(); }
 EngineStats Engine::stats() const { return impl_->stats(); }
 int64_t Engine::max_context() const { return impl_->max_context(); }
+const MemoryPlan& Engine::memory() const { return impl_->memory(); }
 void Engine::check_integrity() const { impl_->check_integrity(); }
 
 }  // namespace fathom

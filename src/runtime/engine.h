@@ -82,6 +82,7 @@ class Engine final : public TokenEngine {
   void cancel(RequestId id) override;
   EngineSnapshot snapshot() const override;
   int64_t max_context() const override;
+  const MemoryPlan& memory() const;  // what was taken
 
   // One step further: plans and starts the next, delivers what has come out. False when there was
   // nothing to do. Always from the same thread. Throws Error when the device fails, after every

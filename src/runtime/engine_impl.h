@@ -27,6 +27,7 @@ class Engine::Impl {
   void cancel(RequestId id);
   EngineSnapshot snapshot() const;
   int64_t max_context() const { return memory_.max_context; }
+  const MemoryPlan& memory() const { return memory_; }
   bool step();
   void run(const std::stop_token& stop);
   std::string describe() const;

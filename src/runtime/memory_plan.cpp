@@ -34,13 +34,16 @@ MemoryPlan plan_memory(const MemoryNeeds& n, int64_t available) {
   const int64_t least = pages_for(plan.max_context);  // one sequence alone must always fit
   if (plan.max_context < 1 || least > fitting) refuse(std::max<int64_t>(1, plan.max_context));
   const int64_t all = least * n.max_seqs;
-  int64_t pages = std::min(all, fitting);
+  const int64_t share =
+      std::max(least, static_cast<int64_t>(static_cast<double>(fitting) * n.cache_share));
+  int64_t pages = n.fill ? share : std::min(all, share);
   if (n.cache_tokens > 0) {
     pages = std::max(least, pages_for(n.cache_tokens));
     if (pages > fitting) refuse(n.cache_tokens);
   }
   // Page numbers are 32 bits wide; offsets into the cache are not.
   plan.pages = static_cast<int>(std::min<int64_t>(pages, std::numeric_limits<int32_t>::max()));
+  plan.max_seqs = n.max_seqs;
   plan.weights = n.weights;
   plan.workspace = n.workspace;
   plan.cache = plan.pages * n.cache.bytes_per_page();
@@ -53,6 +56,16 @@ std::string MemoryPlan::describe() const {
   return fmt::format("memory: weights {}, cache {} ({} tokens), workspace {}, left over {} of {}",
                      bytes_text(weights), bytes_text(cache), int64_t{pages} * kPageRows,
                      bytes_text(workspace), bytes_text(available - total), bytes_text(available));
+}
+
+std::string MemoryPlan::describe_load() const {
+  const int64_t tokens = int64_t{pages} * kPageRows;
+  const int64_t full = pages / pages_for(max_context);
+  std::string text = fmt::format("{} tokens of cache: {} request{} at once", tokens, max_seqs,
+                                 max_seqs == 1 ? "" : "s");
+  if (full >= max_seqs) return text + fmt::format(" of up to {} tokens each", max_context);
+  return text + fmt::format(" of {} tokens each, or {} of the longest, {} tokens",
+                            pages / max_seqs * kPageRows, full, max_context);
 }
 
 int64_t workspace_bytes(const Config& c, int max_tokens, int max_seqs, int64_t index_budget) {

@@ -17,17 +17,21 @@ struct MemoryNeeds {
   int64_t max_context = 0;    // asked for; 0: as much as fits, up to the model's own
   int max_seqs = 1;
   double keep_free = 0.1;    // share of the available memory that is left to others
-  int64_t cache_tokens = 0;  // asked for, all sequences together; 0: as much as they may need
+  int64_t cache_tokens = 0;  // asked for, all sequences together; 0: as much as they may need,
+  double cache_share = 1;    // but, beyond one sequence alone, no more of what is left than this
+  bool fill = false;         // and never less: what is not needed keeps prefixes
 };
 
 struct MemoryPlan {
   int64_t max_context = 0;
+  int max_seqs = 1;
   int pages = 0;
   int64_t weights = 0, workspace = 0, cache = 0;  // bytes
   int64_t available = 0;
   int64_t total = 0;  // bytes, if every page of the cache is used
 
-  std::string describe() const;  // one line for the user
+  std::string describe() const;       // one line for the user
+  std::string describe_load() const;  // another: how many requests of which length fit at once
 };
 
 // Fits the cache into what is left beside weights and workspace. What the user asked for is never

@@ -374,6 +374,30 @@ TEST(MemoryPlan, GivesEverySequenceItsContextWhereThatFits) {
   EXPECT_EQ(plan_memory(n, int64_t{8} << 30).pages, 2);
 }
 
+TEST(MemoryPlan, TakesItsShareAndSaysWhatFits) {
+  MemoryNeeds n = needs();
+  const int64_t page = n.cache.bytes_per_page();
+  const int64_t available = ((int64_t{1} << 30) + (1 << 20) + 400 * page) * 10 / 9 + 1000;
+  MemoryPlan p = plan_memory(n, available);
+  EXPECT_EQ(p.pages, 400);
+  EXPECT_EQ(p.describe_load(),
+            "25600 tokens of cache: 4 requests at once of 6400 tokens each, or 3 of the longest, "
+            "8192 tokens");
+  n.cache_share = 0.5;
+  EXPECT_EQ(plan_memory(n, available).pages, 200);
+  n.cache_share = 0.25;
+  EXPECT_EQ(plan_memory(n, available).pages, 128);  // one of the longest, whatever the share
+  n.max_context = 1000;
+  p = plan_memory(n, available);
+  EXPECT_EQ(p.pages, 4 * 16);
+  EXPECT_EQ(p.describe_load(),
+            "4096 tokens of cache: 4 requests at once of up to 1000 tokens each");
+  n.fill = true;
+  EXPECT_EQ(plan_memory(n, available).pages, 100);
+  n.cache_tokens = 20 * kPageRows;
+  EXPECT_EQ(plan_memory(n, available).pages, 20);
+}
+
 TEST(MemoryPlan, ShrinksOnlyWhatNobodyAskedFor) {
   const int64_t page = needs().cache.bytes_per_page();
   const int64_t available = ((int64_t{1} << 30) + (1 << 20) + 20 * page) * 10 / 9 + 1000;
