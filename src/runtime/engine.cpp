@@ -111,10 +111,10 @@ Engine::Impl::Impl(const Config& config, std::unique_ptr<StepRunner> runner, con
       forms_(form_policy(config, options.attention, options.numerics, options.batch_invariant)),
       batch_(options.max_step_tokens, step_sequences(options.max_seqs),
              static_cast<int>(pages_for(plan.max_context))),
-      sampler_(config.vocab),
       pages_(plan.pages),
       prefixes_(pages_, options.keep_prefixes,
                 options.cache_dir.empty() ? PageKey{} : cache_origin(config, options)) {
+  for (int t = 0; t < threads_.size(); ++t) samplers_.emplace_back(config.vocab);
   publish();
 }
 

@@ -9,7 +9,7 @@ namespace fathom {
 void Engine::Impl::retire(Flight& flight) {
   runner_->finish(drawn_);
   for (Sequence* s : flight.members) --s->in_flight;
-  draw_on_host(flight);
+  read_logits(flight);
   const auto over = Clock::now();
   account(flight, over);
   // Prompts under way; those that end here are kept when their logits turn out to be sound.
@@ -41,33 +41,48 @@ void Engine::Impl::account(Flight& flight, Clock::time_point over) {
   stats_.generation_seconds += flight.seconds * flight.decodes * share;
 }
 
-// Rows that need rules, a constraint or log-probabilities. A constraint hears of its token at once:
-// its next mask is computed while the others are drawn and the next step runs.
-void Engine::Impl::draw_on_host(const Flight& flight) {
-  if (!flight.by_host) return;
+// Rows with rules, constraints or log-probabilities, shared among the threads. A constraint hears
+// of its token at once: its next mask is computed while the others are drawn and the next step
+// runs.
+void Engine::Impl::read_logits(const Flight& flight) {
+  if (!flight.logits) return;
   logprobs_.assign(flight.rows.size(), {});
+  rows_to_read_.clear();
   for (size_t at = 0; at < flight.rows.size(); ++at) {
     const Row& row = flight.rows[at];
     Sequence& s = *row.sequence;
-    const int index = static_cast<int>(at);
-    if (s.ended) continue;
-    if (!row.draws) {
-      const int32_t next = s.ids[static_cast<size_t>(row.position) + 1];
-      s.prompt_logprobs.resize(static_cast<size_t>(s.prompt) - 1);
-      s.prompt_logprobs[static_cast<size_t>(row.position)] =
-          logprobs_of(runner_->logits(index), next, s.request.logprobs);
-    } else if (draws_by_host(s.request)) {
-      drawn_[at] = draw_for(s, runner_->logits(index));
-      if (drawn_[at].ok() && s.request.logprobs >= 0)
-        logprobs_[at] = logprobs_of(runner_->logits(index), drawn_[at].value(), s.request.logprobs);
-    }
+    if (s.ended || !reads_logits(s.request)) continue;
+    if (!row.draws) s.prompt_logprobs.resize(static_cast<size_t>(s.prompt) - 1);
+    rows_to_read_.push_back(at);
   }
+  auto read = [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t i = begin; i < end; ++i) {
+      const size_t at = rows_to_read_[static_cast<size_t>(i)];
+      read_row(flight.rows[at], at, samplers_[static_cast<size_t>(thread)]);
+    }
+  };
+  threads_.parallel_dynamic(static_cast<int64_t>(rows_to_read_.size()), 1, read);
+}
+
+// Touches nothing but what belongs to this row: others are read meanwhile.
+void Engine::Impl::read_row(const Row& row, size_t at, RuledSampler& sampler) {
+  Sequence& s = *row.sequence;
+  const std::span<const float> logits = runner_->logits(static_cast<int>(at));
+  if (!row.draws) {
+    const size_t place = static_cast<size_t>(row.position);
+    s.prompt_logprobs[place] = logprobs_of(logits, s.ids[place + 1], s.request.logprobs);
+    return;
+  }
+  if (draws_by_host(s.request)) drawn_[at] = draw_for(s, logits, sampler);
+  if (drawn_[at].ok() && s.request.logprobs >= 0)
+    logprobs_[at] = logprobs_of(logits, drawn_[at].value(), s.request.logprobs);
 }
 
 // A constraint that throws has failed its own request, not the engine.
-Result<int32_t> Engine::Impl::draw_for(Sequence& s, std::span<const float> logits) {
+Result<int32_t> Engine::Impl::draw_for(Sequence& s, std::span<const float> logits,
+                                       RuledSampler& sampler) {
   try {
-    Result<int32_t> token = sampler_.draw(logits, {&s.request, &s.seen, s.generated(), s.known()});
+    Result<int32_t> token = sampler.draw(logits, {&s.request, &s.seen, s.generated(), s.known()});
     if (token.ok() && s.request.constraint) s.request.constraint->accept(token.value());
     return token;
   } catch (const std::exception& e) {

@@ -51,7 +51,7 @@ class Engine::Impl {
     std::vector<Sequence*> members;  // whose pages it uses
     std::vector<int64_t> computed;   // by member: positions below have their rows afterwards
     int tokens = 0, decodes = 0;
-    bool by_host = false;  // some row waits for the host: the next step cannot start before
+    bool logits = false;  // the host reads some row's: the next step cannot start before
     Clock::time_point launched;
     double seconds = 0;       // of model and sampling
     double host_seconds = 0;  // of planning
@@ -77,8 +77,9 @@ class Engine::Impl {
   // engine_delivery.cpp: what came out
   void retire(Flight& flight);
   void account(Flight& flight, Clock::time_point over);
-  void draw_on_host(const Flight& flight);
-  Result<int32_t> draw_for(Sequence& s, std::span<const float> logits);
+  void read_logits(const Flight& flight);
+  void read_row(const Row& row, size_t at, RuledSampler& sampler);
+  Result<int32_t> draw_for(Sequence& s, std::span<const float> logits, RuledSampler& sampler);
   void deliver(const Row& row, size_t at);
   void keep_prefix(Sequence& s, int64_t computed);
   void accept(Sequence& s, int32_t token, size_t row);
@@ -101,7 +102,8 @@ class Engine::Impl {
   std::vector<Result<int32_t>> drawn_;  // and what came of it
   std::vector<CarriedId> carried_;
   std::vector<TokenLogprobs> logprobs_;  // one a logit row, where asked for
-  RuledSampler sampler_;
+  std::vector<size_t> rows_to_read_;     // logit rows with work for the host
+  std::vector<RuledSampler> samplers_;   // one a thread
   Selection selection_;
   PageAllocator pages_;
   Prefixes prefixes_;  // after pages_: gives its pages back first

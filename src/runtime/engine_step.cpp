@@ -39,8 +39,9 @@ bool Engine::Impl::advance() {
   }
   std::optional<Flight> next;
   if (flight_) {
-    // A token that the host draws must be there before the step that reads it.
-    if (!flight_->by_host) next = launch_next(true);
+    // A token that the host draws must be there before the step that reads it, and logits must be
+    // read before others take their place.
+    if (!flight_->logits) next = launch_next(true);
     retire(*flight_);
     flight_.reset();
   }
@@ -206,13 +207,13 @@ void Engine::Impl::add_rows(Sequence& s, const Slice& slice, Flight& flight) {
   const int first = batch_.tokens() - static_cast<int>(slice.end - slice.begin);
   auto want = [&](int64_t position, const Draw& draw, bool draws) {
     batch_.want_logits(first + static_cast<int>(position - slice.begin));
-    flight.by_host |= draw.by_host;
+    flight.logits |= draw.logits;
     flight.rows.push_back({&s, position, draws});
     draws_.push_back(draw);
   };
   if (s.wants_prompt_rows()) {
     Draw draw;
-    draw.by_host = true;
+    draw.by_host = draw.logits = true;
     for (int64_t p = slice.begin; p < std::min(slice.end, s.prompt - 1); ++p) want(p, draw, false);
   }
   if (s.cached != s.known() + s.pending) return;
@@ -220,6 +221,7 @@ void Engine::Impl::add_rows(Sequence& s, const Slice& slice, Flight& flight) {
   draw.params = s.request.sampling;
   draw.position = s.cached;
   draw.by_host = draws_by_host(s.request);
+  draw.logits = reads_logits(s.request);
   draw.keep_selection = s.request.keep_selection;
   flight.decodes += s.generated() + s.pending > 0;
   want(slice.end - 1, draw, true);

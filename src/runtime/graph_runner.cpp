@@ -290,9 +290,9 @@ class GraphRunner final : public StepRunner {
     FATHOM_CUDA(cudaMemcpyAsync(slot.ids.data(), ids_.data(), slot.asked.size() * sizeof(int32_t),
                                 cudaMemcpyDeviceToHost, stream_));
     for (size_t row = 0; row < slot.asked.size(); ++row) {
-      // One buffer for both slots: nothing is launched behind a step whose rows the host draws for
-      // before it has done so.
-      if (slot.asked[row].by_host)
+      // One buffer for both slots: nothing is launched behind a step whose logits the host reads
+      // before it is finished.
+      if (slot.asked[row].logits)
         FATHOM_CUDA(cudaMemcpyAsync(host_logits_.data() + row * row_bytes(),
                                     logits_.data() + row * row_bytes(), row_bytes(),
                                     cudaMemcpyDeviceToHost, stream_));

@@ -60,10 +60,10 @@ class RuledSampler {
   std::vector<float> row_;
 };
 
-// Whether a request's tokens can only be drawn on the host.
-inline bool draws_by_host(const Request& r) {
-  return r.rules.any() || r.constraint != nullptr || r.logprobs >= 0;
-}
+// Whether a request's tokens can only be drawn on the host,
+inline bool draws_by_host(const Request& r) { return r.rules.any() || r.constraint != nullptr; }
+// and whether the host must see the logits behind each.
+inline bool reads_logits(const Request& r) { return draws_by_host(r) || r.logprobs >= 0; }
 
 // Log-softmax of a row of the model's logits, in float64: the log-probability of `token`, and of
 // the `top` most probable ones.

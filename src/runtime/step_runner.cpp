@@ -17,6 +17,7 @@ class HostRunner final : public StepRunner {
  public:
   HostRunner(const RunnerSetup& s, ThreadPool& pool)
       : vocab_(s.config->vocab),
+        pool_(pool),
         ops_(make_ops(s.ops, s.forward.numerics, workload_of(s), pool)),
         tap_(s.keep_selection ? std::make_unique<SelectionTap>(*ops_, s.config->layers,
                                                                logit_rows(s), s.config->index_topk)
@@ -24,8 +25,10 @@ class HostRunner final : public StepRunner {
         comm_(make_solo_comm()),
         cache_(s.cache, s.pages),
         forward_(*s.config, *s.weights, tap_ ? *tap_ : *ops_, *comm_, s.forward),
-        logits_(static_cast<size_t>(logit_rows(s)) * static_cast<size_t>(vocab_)),
-        sampler_(vocab_) {}
+        logits_(static_cast<size_t>(logit_rows(s)) * static_cast<size_t>(vocab_)) {
+    for (int t = 0; t < pool.size(); ++t) samplers_.emplace_back(vocab_);
+    draws_.reserve(static_cast<size_t>(logit_rows(s)));
+  }
 
   void launch(StepBatch& batch, std::span<const Draw> draws,
               std::span<const CarriedId> carried) override {
@@ -38,14 +41,17 @@ class HostRunner final : public StepRunner {
     forward_.step(batch, cache_.layers(), logits);
   }
   void finish(std::vector<Result<int32_t>>& tokens) override {
-    tokens.clear();
-    for (size_t row = 0; row < draws_.size(); ++row) {
-      const Draw& d = draws_[row];
-      if (d.by_host)
-        tokens.emplace_back(-1);
-      else
-        tokens.push_back(sampler_.sample(logits(static_cast<int>(row)), d.params, d.position));
-    }
+    tokens.assign(draws_.size(), Result<int32_t>(-1));
+    auto draw = [&](int64_t begin, int64_t end, int thread) {
+      Sampler& sampler = samplers_[static_cast<size_t>(thread)];
+      for (int64_t row = begin; row < end; ++row) {
+        const Draw& d = draws_[static_cast<size_t>(row)];
+        if (!d.by_host)
+          tokens[static_cast<size_t>(row)] =
+              sampler.sample(logits(static_cast<int>(row)), d.params, d.position);
+      }
+    };
+    pool_.parallel_dynamic(static_cast<int64_t>(draws_.size()), 1, draw);
   }
   std::span<const float> logits(int row) const override {
     return std::span(logits_).subspan(static_cast<size_t>(row) * static_cast<size_t>(vocab_),
@@ -62,6 +68,7 @@ class HostRunner final : public StepRunner {
 
  private:
   const int64_t vocab_;
+  ThreadPool& pool_;
   std::unique_ptr<Ops> ops_;
   std::unique_ptr<SelectionTap> tap_;
   std::unique_ptr<Comm> comm_;
@@ -69,7 +76,7 @@ class HostRunner final : public StepRunner {
   Forward forward_;
   std::vector<float> logits_;
   std::vector<Draw> draws_;
-  Sampler sampler_;
+  std::vector<Sampler> samplers_;  // one a thread
 };
 
 }  // namespace

@@ -23,7 +23,8 @@ namespace fathom {
 struct Draw {
   SamplingParams params;
   int64_t position = 0;         // of the token that is drawn
-  bool by_host = false;         // nothing is drawn here: the caller reads the row's logits
+  bool by_host = false;         // nothing is drawn here, the caller does
+  bool logits = false;          // the caller reads the row's logits
   bool keep_selection = false;  // the caller reads what the row's token picked
 };
 
@@ -65,10 +66,11 @@ class StepRunner {
   // Steps that may be under way at once: above 1, ids may be carried from one to the next.
   virtual int steps_at_once() const { return 1; }
 
-  // Of the step finished last, until the next one is finished or two more are launched. Rows that
-  // the host draws for, [vocab]:
+  // Of the step finished last, until the next one is finished or two more are launched: what was
+  // asked for of a row. Behind a step with logits to read none is launched before it is finished.
+  // The logits, [vocab]:
   virtual std::span<const float> logits(int row) const = 0;
-  // What the indexer of a layer picked for the row's token, ascending, where it was asked for:
+  // What the indexer of a layer picked for the row's token, ascending:
   virtual std::span<const int32_t> picked(int row, int layer) const = 0;
 
   void run(StepBatch& batch, std::span<const Draw> draws, std::vector<Result<int32_t>>& tokens) {

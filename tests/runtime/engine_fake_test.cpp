@@ -24,7 +24,7 @@ const char* name_of(Mode m) {
 struct Rig {
   explicit Rig(Mode mode, EngineOptions o = {}, int pages = 64, int64_t max_context = 512)
       : config(fake_config()) {
-    o.threads = 1;
+    o.threads = std::max(1, o.threads);  // all processors are shared with the other tests
     MemoryPlan plan;
     plan.max_context = max_context;
     plan.pages = pages;
@@ -114,6 +114,7 @@ TEST_P(EngineOnFake, RandomLoadGivesEachItsOwnAnswer) {
     o.batch_invariant = roll(2) == 0;
     o.keep_selection = true;
     o.overlap = roll(5) > 0;
+    o.threads = 1 + roll(3);
     Rig rig(GetParam(), o, pages, context);
     constexpr size_t kRequests = 25;
     std::vector<Answer> answers(kRequests);
@@ -355,6 +356,7 @@ class EvenOdd final : public TokenConstraint {
 
 TEST_P(EngineOnFake, AConstraintIsAskedAndToldTokenByToken) {
   EngineOptions o;
+  o.threads = 3;
   Rig rig(GetParam(), o, 6, 256);  // few pages: preempted and computed again in the middle
   std::vector<Answer> answers(4);
   std::vector<std::shared_ptr<EvenOdd>> constraints;

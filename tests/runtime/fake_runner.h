@@ -117,7 +117,7 @@ class FakeRunner final : public StepRunner {
   }
 
   std::span<const float> logits(int row) const override {
-    EXPECT_TRUE(finished_.draws[static_cast<size_t>(row)].by_host);
+    EXPECT_TRUE(finished_.draws[static_cast<size_t>(row)].logits);
     return finished_.logits[static_cast<size_t>(row)];
   }
   std::span<const int32_t> picked(int row, int layer) const override {
