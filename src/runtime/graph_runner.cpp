@@ -177,6 +177,12 @@ class GraphRunner final : public StepRunner {
     launch_.stream = stream_;
   }
 
+  ~GraphRunner() override {
+    cudaStreamSynchronize(stream_);  // a step under way still uses what goes now
+  }
+  GraphRunner(const GraphRunner&) = delete;
+  GraphRunner& operator=(const GraphRunner&) = delete;
+
   void launch(StepBatch& batch, std::span<const Draw> draws,
               std::span<const CarriedId> carried) override {
     FATHOM_CHECK(launched_ - finished_ < steps_at_once(), "{} steps are under way already",
