@@ -103,7 +103,9 @@ TEST(HttpReader, RefusesWhatTwoServersCouldReadDifferently) {
     EXPECT_EQ(r.status, c.status) << c.headers;
     EXPECT_FALSE(r.keep_alive);
   }
-  EXPECT_EQ(read(std::string("GET / HTTP/1.1\r\nHost: x\r\nA: \0\r\n\r\n", 36)).status, 400);
+  const std::string nul(1, '\0');
+  EXPECT_EQ(read(request_of("GET / HTTP/1.1", "A: " + nul + "\r\n")).status, 400);
+  EXPECT_EQ(read(request_of("GET /" + nul + " HTTP/1.1")).status, 400);
   EXPECT_EQ(read("GET / HTTP/1.1\r\n\r\n").status, 400);  // no host
   EXPECT_EQ(read(request_of("POST / HTTP/1.0", "Transfer-Encoding: chunked\r\n")).status, 400);
 }
