@@ -33,6 +33,9 @@ struct Vocabulary {
     int32_t largest = tokenizer.vocab_size() - 1;
     for (const int32_t id : stop_ids) largest = std::max(largest, id);
     words = static_cast<size_t>(largest) / 64 + 1;
+    const JsonGrammar rules(json);
+    json.seal(rules.value_rule());
+    shared.emplace(json, trie, words);
   }
   bool stops(int32_t token) const {
     return std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end();
@@ -43,6 +46,9 @@ struct Vocabulary {
   std::vector<int32_t> stop_ids;
   TokenTrie trie;
   size_t words;  // of a mask
+  // The rules of JSON, with which every form's grammar begins.
+  Grammar json;
+  mutable std::optional<GrammarMachine::Shared> shared;
 };
 
 std::string key_of(const AnswerForm& form) {
@@ -65,13 +71,14 @@ class CompiledForm {
       : vocabulary_(std::move(vocabulary)) {
     if (form.kind == AnswerForm::Kind::free) return;
     const JsonGrammar json(grammar_);
-    const int32_t rule = grammar_.add_rule("the form");
+    const bool calls = form.kind == AnswerForm::Kind::tool_calls;
+    const int32_t rule = grammar_.add_rule(calls ? "tools" : "schema");
     AnswerGrammar answer(json, vocabulary_->tokenizer, vocabulary_->encoding);
     start_ = body(form, json, answer);
     if (form.thinking) start_ = answer.reasoning(start_);
     grammar_.set_start(rule, start_);
     grammar_.seal(rule);
-    machine_.emplace(grammar_, vocabulary_->trie, vocabulary_->words);
+    machine_.emplace(grammar_, vocabulary_->trie, vocabulary_->words, &*vocabulary_->shared);
   }
 
   bool free() const { return !machine_; }

@@ -46,8 +46,8 @@ class TokenMatcher {
   virtual bool accept(int32_t token) = 0;
   // The answer may end here.
   virtual bool complete() const = 0;
-  // No token of the vocabulary goes on with the answer, though it is not complete: only where a
-  // vocabulary has no tokens for single bytes. The stop ids are allowed then, for lack of others.
+  // No token of the vocabulary goes on with the answer, though it is not complete: only where
+  // single bytes of the vocabulary are added tokens. The stop ids are allowed then, for lack of others.
   virtual bool stuck() const = 0;
 };
 

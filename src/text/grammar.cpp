@@ -220,11 +220,16 @@ void Grammar::check_left_recursion() const {
       if (--left[caller] == 0) done.push_back(caller);
     }
   }
-  const auto cyclic = std::find_if(left.begin(), left.end(), [](int n) { return n > 0; });
-  if (cyclic != left.end()) {
-    throw GrammarRefusal(fmt::format("{}: it refers to itself with nothing in between",
-                                     rules_[cyclic - left.begin()].name));
+  const auto stuck = std::find_if(left.begin(), left.end(), [](int n) { return n > 0; });
+  if (stuck == left.end()) return;
+  // Each of these leads to another one, so that as many steps as there are rules end on a cycle.
+  auto at = static_cast<int32_t>(stuck - left.begin());
+  for (size_t i = 0; i < rules_.size(); ++i) {
+    at = *std::find_if(first_calls[at].begin(), first_calls[at].end(),
+                       [&](int32_t called) { return left[called] > 0; });
   }
+  throw GrammarRefusal(
+      fmt::format("{}: it refers to itself with nothing in between", rules_[at].name));
 }
 
 }  // namespace fathom

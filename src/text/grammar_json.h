@@ -26,7 +26,8 @@ class JsonGrammar {
   static constexpr int kMaxDigits = 18;  // in front of a decimal point, and behind it
   static constexpr int kMaxIndent = 48;  // spaces behind a line break
 
-  // Adds its rules to `grammar`, which must outlive it.
+  // Adds its rules to `grammar`, which must outlive it. In a grammar without any they always get
+  // the same nodes.
   explicit JsonGrammar(Grammar& grammar);
 
   Grammar& grammar() const { return grammar_; }
@@ -39,6 +40,7 @@ class JsonGrammar {
   int32_t number(int32_t next) const { return grammar_.call(number_, next); }
   int32_t value(int32_t next) const { return grammar_.call(value_, next); }
   int32_t object(int32_t next) const { return grammar_.call(object_, next); }
+  int32_t value_rule() const { return value_; }
   // One value, spelled in the one way that `python_dumps` and JavaScript share, white space aside.
   int32_t constant(const OrderedJson& value, int32_t next) const;
 

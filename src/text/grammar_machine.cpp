@@ -38,10 +38,12 @@ size_t GrammarMachine::StartHash::operator()(const Start& s) const {
   return hash;
 }
 
-GrammarMachine::GrammarMachine(const Grammar& grammar, const TokenTrie& trie, size_t words)
+GrammarMachine::GrammarMachine(const Grammar& grammar, const TokenTrie& trie, size_t words,
+                               Shared* shared)
     : grammar_(grammar),
       trie_(trie),
       words_(words),
+      shared_(shared),
       max_depth_(grammar.max_need() + kFreeDepth),
       near_depth_(grammar.max_need() + kDepthInToken),
       follower_(grammar, stacks_, static_cast<uint32_t>(trie.longest_token()) + 1) {}
@@ -95,6 +97,7 @@ int32_t GrammarMachine::add_state(Reach reach, int room) {
       std::fill(steps_.begin() + row + e->low, steps_.begin() + row + e->high + 1, kUnknown);
   }
   places_ += reach.bytes.size() + reach.markers.size();
+  flags_.push_back((reach.ends ? kEnds : 0) | (reach.bytes.empty() ? 0 : kGoesOn));
   states_.push_back({std::move(reach), room});
   return at->second;
 }
@@ -130,16 +133,29 @@ void GrammarMachine::walk(uint32_t from, int32_t state, std::vector<int32_t>& to
     path_[node.depth] = here;
     const auto ids = trie_.tokens_at(i);
     tokens.insert(tokens.end(), ids.begin(), ids.end());
-    const Reach& reach = states_[here].reach;
-    if (reach.ends) leaves.push_back(i);
-    const bool deeper = !reach.bytes.empty() && (work_ < kMaxWork || node.depth < 1);
+    if (flags_[here] & kEnds) leaves.push_back(i);
+    const bool deeper = (flags_[here] & kGoesOn) && (work_ < kMaxWork || node.depth < 1);
     i = deeper ? i + 1 : node.subtree_end;
   }
 }
 
-const GrammarMachine::Found& GrammarMachine::found_from(const Start& start) {
-  if (const auto at = found_.find(start); at != found_.end()) return *at->second;
-  auto found = std::make_unique<Found>();
+std::shared_ptr<const GrammarMachine::Found> GrammarMachine::Shared::found_from(Start start) {
+  const std::lock_guard lock(mutex_);
+  start.room = std::min(start.room, machine_.near_depth_);
+  machine_.make_room();
+  machine_.work_ = 0;
+  return machine_.found_from(start);
+}
+
+std::shared_ptr<const GrammarMachine::Found> GrammarMachine::found_from(const Start& start) {
+  if (shared_ && shared_->knows(start)) return shared_->found_from(start);
+  const auto [at, is_new] = found_.try_emplace(start);
+  if (is_new) at->second = find_from(start);
+  return at->second;
+}
+
+std::shared_ptr<const GrammarMachine::Found> GrammarMachine::find_from(const Start& start) {
+  auto found = std::make_shared<Found>();
   const int32_t state = state_of(start);
   if (state != kDead) {
     if (states_[state].reach.ends) found->leaves.push_back(0);
@@ -154,7 +170,7 @@ const GrammarMachine::Found& GrammarMachine::found_from(const Start& start) {
   }
   found->few.shrink_to_fit();
   found_words_ += 16 + found->tokens.size() + (found->few.size() + found->leaves.size()) / 2;
-  return *found_.emplace(start, std::move(found)).first->second;
+  return found;
 }
 
 // Adds what may follow one place: what was found for its node, then, for as long as tokens go on
@@ -166,9 +182,9 @@ void GrammarMachine::add_place(const Place& place, const StackPool& stacks, Next
     for (size_t i = 0; i < found.tokens.size(); ++i) next.tokens[i] |= found.tokens[i];
     for (const int32_t token : found.few) set_bit(next.tokens, token);
   };
-  const Found& inside = found_from(start_at(place.node, frames));
-  add_found(inside);
-  std::vector<uint32_t> leaves = inside.leaves, further;
+  const auto inside = found_from(start_at(place.node, frames));
+  add_found(*inside);
+  std::vector<uint32_t> leaves = inside->leaves, further;
   while (!leaves.empty() && !frames.empty()) {
     int32_t node = Grammar::kEnd;  // inside of a repetition: where one round has ended
     if (!frames.back().repeats) {
@@ -186,9 +202,9 @@ void GrammarMachine::add_place(const Place& place, const StackPool& stacks, Next
     for (const uint32_t leaf : leaves) {
       if (ends) further.push_back(leaf);
       if (leaf == 0) {
-        const Found& found = found_from(start);
-        add_found(found);
-        for (const uint32_t l : found.leaves) further.push_back(l);
+        const auto found = found_from(start);
+        add_found(*found);
+        further.insert(further.end(), found->leaves.begin(), found->leaves.end());
       } else {
         walk(leaf, state, tokens, further);
       }
@@ -221,6 +237,7 @@ std::string GrammarMachine::key_of(std::span<const Place> places, const StackPoo
 void GrammarMachine::make_room() {
   if (states_.size() > kMaxStates || places_ > kMaxPlacesKept) {
     states_.clear();
+    flags_.clear();
     steps_.clear();
     state_ids_.clear();
     stacks_.clear();

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -38,15 +39,19 @@ class GrammarMachine {
   // may nest where its form does not say (json_object, recursive schemas).
   static constexpr int kFreeDepth = 128;
 
-  // `grammar` (sealed) and `trie` must outlive the machine; `words`: of a mask.
-  GrammarMachine(const Grammar& grammar, const TokenTrie& trie, size_t words);
+  class Shared;
+
+  // `grammar` (sealed), `trie` and `shared` must outlive the machine; `words`: of a mask. `shared`,
+  // if there is one, knows the first nodes of `grammar` already.
+  GrammarMachine(const Grammar& grammar, const TokenTrie& trie, size_t words,
+                 Shared* shared = nullptr);
 
   struct Next {
     TokenMask tokens;       // that may come, markers included
     bool complete = false;  // the text may end here
   };
   // `places` are what an answer reached, with stacks of `stacks`. At least one token is allowed or
-  // the text is complete, as far as the vocabulary has tokens for single bytes.
+  // the text is complete, as far as the vocabulary has ordinary tokens for single bytes.
   std::shared_ptr<const Next> next(std::span<const Place> places, const StackPool& stacks);
 
   int max_depth() const { return max_depth_; }
@@ -73,11 +78,14 @@ class GrammarMachine {
     Reach reach;
     int room = 0;
   };
+  // What walks need to know of a state, side by side.
+  static constexpr uint8_t kEnds = 1, kGoesOn = 2;
   static constexpr int32_t kDead = -1, kUnknown = -2;
 
   std::vector<Frame> frames_of(int32_t stack, const StackPool& stacks) const;
   Start start_at(int32_t node, std::vector<Frame>& frames) const;
-  const Found& found_from(const Start& start);
+  std::shared_ptr<const Found> found_from(const Start& start);
+  std::shared_ptr<const Found> find_from(const Start& start);
   int32_t state_of(const Start& start);
   int32_t add_state(Reach reach, int room);
   int32_t step(int32_t state, uint8_t byte);
@@ -90,19 +98,40 @@ class GrammarMachine {
   const Grammar& grammar_;
   const TokenTrie& trie_;
   size_t words_;
+  Shared* shared_;
   int max_depth_, near_depth_;
   StackPool stacks_;  // of states; 0 is what lies below the start
   Follower follower_;
   std::vector<State> states_;
+  std::vector<uint8_t> flags_;
   std::vector<int32_t> steps_;  // state * 256 + byte: the state behind it, kDead or kUnknown
   std::unordered_map<std::string, int32_t> state_ids_;
   size_t places_ = 0;  // in states_
-  std::unordered_map<Start, std::unique_ptr<const Found>, StartHash> found_;
+  std::unordered_map<Start, std::shared_ptr<const Found>, StartHash> found_;
   size_t found_words_ = 0;  // 8-byte words in found_
   std::unordered_map<std::string, std::shared_ptr<const Next>> masks_;
   size_t work_ = 0;  // places stepped from, for the mask that is being made
   std::vector<int32_t> path_;
   std::vector<Place> targets_;
+};
+
+// A machine for what many grammars begin with (the rules of JSON), so that it is worked out once
+// for all of them. Every method may be called from many threads at once.
+class GrammarMachine::Shared {
+ public:
+  // `grammar` (sealed) and `trie` must outlive this. Grammars that share it begin with the nodes of
+  // `grammar`.
+  Shared(const Grammar& grammar, const TokenTrie& trie, size_t words)
+      : nodes_(grammar.size()), machine_(grammar, trie, words) {}
+
+ private:
+  friend class GrammarMachine;
+  bool knows(const Start& start) const { return start.node < nodes_ && !start.around.repeats; }
+  std::shared_ptr<const Found> found_from(Start start);
+
+  int32_t nodes_;
+  std::mutex mutex_;  // of machine_
+  GrammarMachine machine_;
 };
 
 }  // namespace fathom

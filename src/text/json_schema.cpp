@@ -291,6 +291,13 @@ int32_t SchemaGrammar::number(const OrderedJson& schema, const std::string& wher
   tighten(form.low, "exclusiveMinimum", true);
   tighten(form.high, "maximum", false);
   tighten(form.high, "exclusiveMaximum", true);
+  const auto double_of = [](const NumberForm::Bound& b) {
+    return std::stod((b.value.negative ? "-" : "") + b.value.whole + "." + b.value.fraction);
+  };
+  if (form.low && form.high && double_of(*form.low) > double_of(*form.high)) {
+    refuse(where,
+           fmt::format("no number is from {} to {}", double_of(*form.low), double_of(*form.high)));
+  }
   if (const auto step = decimal("multipleOf")) {
     const bool power = step->whole == "0" &&
                        step->fraction.find_first_not_of('0') + 1 == step->fraction.size() &&
