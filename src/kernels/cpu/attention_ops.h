@@ -78,6 +78,17 @@ class AttentionOps : public LinearOps {
     float scale;  // times log2(e)
   };
 
+  // The latent rows one token attends to, in order, and how many of them memory was asked for.
+  struct PickedRows {
+    PickedRows(const Attention& a, int t);
+    int64_t position(int64_t i) const { return picks ? picks[i] : i; }
+    void fetch(const Attention& a, int64_t end);
+
+    int token;
+    const int32_t* picks = nullptr;  // null: every position
+    int64_t count = 0, asked = 0;
+  };
+
   // Tokens and heads that the expanded form holds the state of at a time.
   struct ExpandedBlock {
     int begin, end;             // tokens of one span
@@ -122,8 +133,8 @@ class AttentionOps : public LinearOps {
   const uint32_t* load_key_panel(const QWeight& w, int64_t row, Scratch& s) const;
   void absorb_queries(const Attention& a, int begin, int end);
   void attend_latent(const Attention& a, int begin, int end);
-  void attend_latent_heads(const Attention& a, int begin, int token, int head, int heads,
-                           Scratch& s);
+  void attend_latent_heads(const Attention& a, int begin, PickedRows& own, PickedRows& next,
+                           int head, int heads, Scratch& s);
   void mix_latent(const void* const* rows, int n, int heads, Scratch& s);
   void project_values(const Attention& a, int begin, int end);
 

@@ -18,7 +18,7 @@ inline constexpr int kStripRows = 16;  // weight rows a kernel works on: 4 vecto
 inline constexpr int kDepth = 512;     // columns of one pass: 16 rows of them fit half of L1
 inline constexpr int kBlock = 128;     // columns under one scale
 inline constexpr int kStep = 16;       // activations and panels are zero-padded to this
-inline constexpr int kStreamRows = 4;  // most activation rows that weights are streamed for
+inline constexpr int kStreamRows = 8;  // most activation rows that weights are streamed for
 
 enum class WeightCode : uint8_t { fp8, bf16, f16, f32 };
 
@@ -64,7 +64,8 @@ struct TileJob {
 struct StreamJob {
   Strip strip;
   const uint8_t* next = nullptr;  // the strip that this thread will want next, to prefetch
-  const uint8_t* const* x = nullptr;
+  // The rows interleaved, [unit of 16 bytes][rows]: one pointer, however many there are.
+  const uint8_t* x = nullptr;
   int rows = 0;
   const float* const* x_scale = nullptr;
   const float* w_scale = nullptr;

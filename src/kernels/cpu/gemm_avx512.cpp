@@ -257,57 +257,86 @@ void pack_bf16(const Strip& s, int64_t k0, int depth, uint8_t* panel) {
 
 // ------------------------------------------------------------------------------------- streams
 
-// How far ahead of the loads the prefetches run, in bytes of each row: with 16 rows that covers
-// the latency of memory at the rate one core reads.
+// The 16 rows lie `stride` apart, which prefetchers of the processor do not follow, so each line
+// fetches those at its place kAhead bytes on, or in the strip that comes next. With 16 rows that
+// covers the latency of memory at the rate one core reads.
 constexpr int64_t kAhead = 256;
 
-template <int kRows, bool kFp8>
-inline void stream_rows(const StreamJob& job) {
+// Columns [begin, end) of weight rows z0 .. z0 + kZ (and 4, 8, 12 further on) under one scale: each
+// step of 16 columns is expanded once and meets all kRows activations from registers.
+template <int kRows, int kZ, bool kFp8>
+inline void stream_columns(const StreamJob& job, const Table& table, int z0, int64_t begin,
+                           int64_t end, __m512 (&a)[kRows][kZ]) {
   constexpr int kSize = kFp8 ? 1 : 2;
   const Strip& s = job.strip;
-  int64_t row_bytes = s.columns * kSize, stride4 = 4 * s.stride;
-  bool scaled = job.w_scale != nullptr;
-  int64_t block = scaled ? kBlock : kDepth;
+  const int64_t stride = s.stride, stride4 = 4 * stride, row_bytes = s.columns * kSize;
+  for (int64_t line = begin * kSize; line < end * kSize; line += 64) {
+    const int64_t ahead = line + kAhead;
+    const uint8_t* p = ahead < row_bytes ? s.data + ahead : job.next + (ahead - row_bytes);
+    for (int r = 0; r < 4 * kZ; ++r)
+      _mm_prefetch(reinterpret_cast<const char*>(p + (r / kZ * 4 + r % kZ + z0) * stride),
+                   _MM_HINT_T0);
+    int64_t stop = (line + 64) / kSize < end ? (line + 64) / kSize : end;
+    for (int64_t k = line / kSize; k < stop; k += kStep) {
+      const uint8_t* from = s.data + z0 * stride + k * kSize;
+      __m512 w[kZ][2];
+      for (int z = 0; z < kZ; ++z, from += stride) {
+        if constexpr (kFp8) {
+          expand(table, gather4(from, stride4), &w[z][0], &w[z][1]);
+        } else {
+          w[z][0] = _mm512_castsi512_ps(gather4(from, stride4));
+          w[z][1] = _mm512_castsi512_ps(gather4(from + 16, stride4));
+        }
+      }
+      const uint8_t* x = job.x + k / 8 * (16 * kRows);
+      for (int h = 0; h < 2; ++h)
+        for (int m = 0; m < kRows; ++m, x += 16) {
+          __m512 unit = V::broadcast_unit(x);
+          for (int z = 0; z < kZ; ++z) a[m][z] = DotBf16::add(a[m][z], unit, w[z][h]);
+        }
+    }
+  }
+}
+
+// A table and the scale it was made for: neighbouring blocks often have the same.
+struct ScaledTable {
   float scale = 1.0f;
-  Table table = make_table(scale);
+  Table table = make_table(1.0f);
+  void set(float value) {
+    if (value == scale) return;
+    scale = value;
+    table = make_table(value);
+  }
+};
+
+// The registers hold the sums of kRows x 4 kZ outputs, 4 lanes each; with many activations the
+// weight rows take turns.
+template <int kRows, bool kFp8>
+void stream_rows(const StreamJob& job) {
+  constexpr int kZ = kRows <= 4 ? 4 : 2;
+  const Strip& s = job.strip;
+  const bool scaled = job.w_scale != nullptr;
+  const int64_t block = scaled ? kBlock : kDepth;
+  ScaledTable table;
   __m512 sum[kRows];
   for (int m = 0; m < kRows; ++m) sum[m] = _mm512_setzero_ps();
   for (int64_t begin = 0; begin < s.columns; begin += block) {
-    int64_t end = begin + block < s.columns ? begin + block : s.columns;
-    __m512 a[kRows][4];
-    for (int m = 0; m < kRows; ++m)
-      for (int z = 0; z < 4; ++z) a[m][z] = _mm512_setzero_ps();
-    for (int64_t k0 = begin; k0 < end; k0 += kBlock) {
-      int64_t k1 = k0 + kBlock < end ? k0 + kBlock : end;
-      if (kFp8 && s.scale && s.scale[k0 / kBlock] != scale) {  // neighbours are often equal
-        scale = s.scale[k0 / kBlock];
-        table = make_table(scale);
+    const int64_t end = begin + block < s.columns ? begin + block : s.columns;
+    __m512 lanes[kRows][4];
+    for (int z0 = 0; z0 < 4; z0 += kZ) {
+      __m512 a[kRows][kZ];
+      for (int m = 0; m < kRows; ++m)
+        for (int z = 0; z < kZ; ++z) a[m][z] = _mm512_setzero_ps();
+      for (int64_t k0 = begin; k0 < end; k0 += kBlock) {
+        if (kFp8 && s.scale) table.set(s.scale[k0 / kBlock]);
+        stream_columns<kRows, kZ, kFp8>(job, table.table, z0, k0,
+                                        k0 + kBlock < end ? k0 + kBlock : end, a);
       }
-      for (int64_t line = k0 * kSize; line < k1 * kSize; line += 64) {
-        int64_t ahead = line + kAhead;
-        const uint8_t* p = ahead < row_bytes ? s.data + ahead : job.next + (ahead - row_bytes);
-        for (int r = 0; r < kStripRows; ++r)
-          _mm_prefetch(reinterpret_cast<const char*>(p + r * s.stride), _MM_HINT_T0);
-        int64_t stop = line / kSize + 64 / kSize < k1 ? line / kSize + 64 / kSize : k1;
-        for (int64_t k = line / kSize; k < stop; k += kStep) {
-          for (int z = 0; z < 4; ++z) {
-            const uint8_t* from = s.data + z * s.stride + k * kSize;
-            __m512 w[2];
-            if constexpr (kFp8) {
-              expand(table, gather4(from, stride4), &w[0], &w[1]);
-            } else {
-              w[0] = _mm512_castsi512_ps(gather4(from, stride4));
-              w[1] = _mm512_castsi512_ps(gather4(from + 16, stride4));
-            }
-            for (int m = 0; m < kRows; ++m)
-              for (int h = 0; h < 2; ++h)
-                a[m][z] = DotBf16::add(a[m][z], V::broadcast_unit(job.x[m] + k * 2 + h * 16), w[h]);
-          }
-        }
-      }
+      for (int m = 0; m < kRows; ++m)
+        for (int z = 0; z < kZ; ++z) lanes[m][z0 + z] = a[m][z];
     }
     for (int m = 0; m < kRows; ++m) {
-      __m512 part = add_lanes(a[m]);
+      __m512 part = add_lanes(lanes[m]);
       if (scaled) {
         part = _mm512_mul_ps(part, _mm512_set1_ps(job.x_scale[m][begin / kBlock]));
         part = _mm512_mul_ps(part, _mm512_set1_ps(job.w_scale[begin / kBlock]));
@@ -328,8 +357,16 @@ void stream_code(const StreamJob& job) {
       return stream_rows<2, kFp8>(job);
     case 3:
       return stream_rows<3, kFp8>(job);
-    default:
+    case 4:
       return stream_rows<4, kFp8>(job);
+    case 5:
+      return stream_rows<5, kFp8>(job);
+    case 6:
+      return stream_rows<6, kFp8>(job);
+    case 7:
+      return stream_rows<7, kFp8>(job);
+    default:
+      return stream_rows<8, kFp8>(job);
   }
 }
 

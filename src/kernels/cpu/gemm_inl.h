@@ -74,7 +74,7 @@ struct WeightsAhead {
     for (int i = 0; i < per_step && next < lines; ++i, ++next)
       _mm_prefetch(reinterpret_cast<const char*>(data + next % kStripRows * stride +
                                                  next / kStripRows * int64_t{64}),
-                   _MM_HINT_T1);
+                   _MM_HINT_T0);
   }
 
   const uint8_t* data;

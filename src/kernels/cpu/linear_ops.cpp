@@ -13,6 +13,8 @@ namespace {
 constexpr int64_t kSmallBytes = 1 << 20;
 // Weights dealt out at once when streaming: long enough to prefetch, short enough to balance.
 constexpr int64_t kDealtBytes = 128 << 10;
+// Where strips differ in work there are at least so many pieces a thread.
+constexpr int64_t kUnevenPieces = 16;
 
 int64_t padded(int64_t columns) { return (columns + kStep - 1) / kStep * kStep; }
 
@@ -57,6 +59,9 @@ LinearOps::LinearOps(Numerics numerics, const Workload& w, ThreadPool& pool,
     p->scale.resize(entries);
   }
   scratch_.resize(static_cast<size_t>(pool.size()));
+  interleaved_bytes_ = Product::interleaved_bytes(widest_input(w), kStreamRows);
+  interleaved_ = Buffer(static_cast<size_t>(interleaved_bytes_ * pool.size()));
+  interleaved_key_.resize(scratch_.size());
   groups_.reserve(static_cast<size_t>(w.experts) + 1);
   weights_.reserve(2 * static_cast<size_t>(w.experts) + 2);
   expert_begin_.resize(static_cast<size_t>(w.experts) + 1);
@@ -158,11 +163,26 @@ void LinearOps::prepare(Prepared& place, Form form, Tensor x, int64_t first, int
 
 // -------------------------------------------------------------------------------- projections
 
-void LinearOps::over_strips(int64_t strips, int64_t bytes, int64_t rows, LoopBody body) {
+Inputs LinearOps::interleaved(Form form, Inputs in, int64_t columns, int thread, int64_t key) {
+  if (!product_.streams(form, columns, in.rows)) return in;
+  if (in.rows == 1) {  // its own tile
+    in.interleaved = in.x[0];
+    return in;
+  }
+  uint8_t* place = reinterpret_cast<uint8_t*>(interleaved_.data()) + thread * interleaved_bytes_;
+  int64_t& there = interleaved_key_[static_cast<size_t>(thread)];
+  if (key < 0 || there != key) Product::interleave(in, columns, place);
+  there = key;
+  in.interleaved = place;
+  return in;
+}
+
+void LinearOps::over_strips(int64_t strips, int64_t bytes, int64_t rows, bool even, LoopBody body) {
   if (rows <= kStreamRows) {
-    if (bytes < kSmallBytes) return pool_.parallel_for(strips, 1, body);
-    int64_t grain = std::max<int64_t>(1, kDealtBytes * strips / bytes);
-    return pool_.parallel_dynamic(strips, grain, body);
+    if (bytes < kSmallBytes && even) return pool_.parallel_for(strips, 1, body);
+    int64_t grain = kDealtBytes * strips / bytes;
+    if (!even) grain = std::min(grain, strips / (kUnevenPieces * pool_.size()));
+    return pool_.parallel_dynamic(strips, std::max<int64_t>(1, grain), body);
   }
   // Whole panels share the activations best; narrow outputs are cut finer for balance.
   int64_t grain = kPanelStrips;
@@ -182,14 +202,15 @@ bool LinearOps::project_alike(std::span<const Projection> projections, Tensor x,
   bool here = in_place(form, x);
   Prepared& place = here ? plain_ : prepared_;
   prepare(place, form, x, 0, padded(x.row_size()));
-  Inputs in = place.inputs(form, 0, x.rows());
+  // Interleaved once, by the caller, for all threads.
+  Inputs in = interleaved(form, place.inputs(form, 0, x.rows()), x.row_size(), 0);
   int64_t strips = 0, bytes = 0;
   for (size_t i = first; i < projections.size(); ++i) {
     if (form_at(i) != form) continue;
     strips += Product::strips(projections[i].weight);
     bytes += projections[i].weight.bytes();
   }
-  over_strips(strips, bytes, x.rows(), [&](int64_t begin, int64_t end, int thread) {
+  over_strips(strips, bytes, x.rows(), true, [&](int64_t begin, int64_t end, int thread) {
     int64_t offset = 0;  // strips of the projections before this one
     for (size_t i = first; i < projections.size() && offset < end; ++i) {
       if (form_at(i) != form) continue;

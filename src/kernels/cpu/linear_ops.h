@@ -58,8 +58,12 @@ class LinearOps : public ReferenceOps {
   bool fits(int64_t rows, int64_t columns) const;
   // Rows of x become rows [first, ...) of `place`, `stride` elements apart where they are copied.
   void prepare(Prepared& place, Form form, Tensor x, int64_t first, int64_t stride);
-  // Deals out strips: evenly when there is little to do, else as threads become free.
-  void over_strips(int64_t strips, int64_t bytes, int64_t rows, LoopBody body);
+  // `in` ready for product_.run: interleaved into the thread's memory where that streams weights.
+  // What `key` (none: -1) stands for is interleaved once, until interleaved_key_ is reset.
+  Inputs interleaved(Form form, Inputs in, int64_t columns, int thread, int64_t key = -1);
+  // Deals out strips: evenly when there is little to do, else as threads become free. `even`: all
+  // strips take the same time.
+  void over_strips(int64_t strips, int64_t bytes, int64_t rows, bool even, LoopBody body);
   bool project_alike(std::span<const Projection> projections, Tensor x, size_t first);
 
   bool plan_groups(Tensor ids, Tensor weights, std::span<const MlpWeights> experts,
@@ -79,6 +83,9 @@ class LinearOps : public ReferenceOps {
   Prepared prepared_, plain_;
   Buffer act_, parts_, logits_;
   std::vector<ProductScratch> scratch_;  // per thread
+  int64_t interleaved_bytes_;            // of one thread in interleaved_
+  Buffer interleaved_;
+  std::vector<int64_t> interleaved_key_;  // per thread: the key of what lies in its part, or -1
 
   // The step's tokens sorted by expert, and each token's entries by ascending expert.
   std::vector<Group> groups_;

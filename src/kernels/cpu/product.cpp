@@ -1,6 +1,7 @@
 #include "kernels/cpu/product.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace fathom {
 namespace {
@@ -93,8 +94,10 @@ Strip Product::strip_at(const QWeight& w, Form form, int64_t strip) const {
   return s;
 }
 
-bool Product::streams(const QWeight& w, Form form, int64_t rows) const {
-  return rows <= kStreamRows && of(form).stream && w.cols % kStep == 0;
+void Product::interleave(Inputs in, int64_t columns, uint8_t* to) {
+  for (int64_t m = 0; m < in.rows; ++m)
+    for (int64_t i = 0; i < 2 * columns; i += 16)
+      std::memcpy(to + i * in.rows + 16 * m, in.x[m] + i, 16);
 }
 
 void Product::run(const QWeight& w, Form form, int64_t begin, int64_t end, Inputs in, Outputs out,
@@ -103,7 +106,8 @@ void Product::run(const QWeight& w, Form form, int64_t begin, int64_t end, Input
   auto from = [&](int64_t strip, int64_t row) {
     return Outputs{out.at(row, first_row(w, strip) - column0), out.stride, out.bf16};
   };
-  if (streams(w, form, in.rows)) {
+  if (streams(form, w.cols, in.rows)) {
+    FATHOM_CHECK(in.interleaved, "{} rows to stream for are not interleaved", in.rows);
     // The last strip may have fewer rows than a stream needs; both ways give the same bits.
     for (; begin < end; ++begin) {
       if (strip_at(w, form, begin).rows == kStripRows)
@@ -113,15 +117,16 @@ void Product::run(const QWeight& w, Form form, int64_t begin, int64_t end, Input
     }
     return;
   }
-  for (; begin < end; begin += kPanelStrips)
+  const int64_t strips = in.rows <= kFewRows ? 1 : kPanelStrips;
+  for (; begin < end; begin += strips)
     for (int64_t row = 0; row < in.rows; row += kRowChunk)
-      panel(w, form, begin, std::min(begin + kPanelStrips, end),
+      panel(w, form, begin, std::min(begin + strips, end),
             in.slice(row, std::min<int64_t>(kRowChunk, in.rows - row)), from(begin, row), scratch);
 }
 
 void Product::stream(const QWeight& w, Form form, int64_t strip, Inputs in, Outputs out) const {
   StreamJob job{.strip = strip_at(w, form, strip),
-                .x = in.x,
+                .x = in.interleaved,
                 .rows = static_cast<int>(in.rows),
                 .out = out.data,
                 .out_stride = out.stride,

@@ -15,7 +15,10 @@
 namespace fathom {
 
 inline constexpr int kPanelStrips = 4;  // strips packed at once: 64 rows x 512 columns sit in L2
-inline constexpr int kRowChunk = 512;   // activation rows per pass: their 512 columns sit in L2
+// With fewer activation rows one strip at a time, which stays in L1: what a larger panel would save
+// is reading the activations again, and those stay there too.
+inline constexpr int kFewRows = 64;
+inline constexpr int kRowChunk = 512;  // activation rows per pass: their 512 columns sit in L2
 
 // How activations enter a product. It depends on numerics and weights alone, never on the batch.
 struct Form {
@@ -37,9 +40,10 @@ struct Inputs {
   const uint8_t* const* x = nullptr;
   const float* const* scale = nullptr;  // coded form only
   int64_t rows = 0;
+  const uint8_t* interleaved = nullptr;  // the rows as Product::interleave leaves them
 
   Inputs slice(int64_t begin, int64_t count) const {
-    return {x + begin, scale ? scale + begin : nullptr, count};
+    return {x + begin, scale ? scale + begin : nullptr, count, nullptr};
   }
 };
 
@@ -74,8 +78,14 @@ class Product {
     return (w.row_offset % kStripRows + w.rows + kStripRows - 1) / kStripRows;
   }
   static int64_t first_row(const QWeight& w, int64_t strip);
-  // Whether `rows` activation rows are better served by streaming the codes than by panels.
-  bool streams(const QWeight& w, Form form, int64_t rows) const;
+  // Whether `rows` activation rows are better served by streaming the codes than by panels. If so,
+  // run() wants them interleaved as well.
+  bool streams(Form form, int64_t columns, int64_t rows) const {
+    return rows <= kStreamRows && of(form).stream && columns % kStep == 0;
+  }
+  // [unit of 16 bytes][row of in]: interleaved_bytes() at `to`.
+  static void interleave(Inputs in, int64_t columns, uint8_t* to);
+  static int64_t interleaved_bytes(int64_t columns, int64_t rows) { return rows * columns * 2; }
 
   // Strips [begin, end) of w. Column 0 of `out` is row first_row(begin) of w.
   void run(const QWeight& w, Form form, int64_t begin, int64_t end, Inputs in, Outputs out,
