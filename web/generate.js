@@ -123,6 +123,7 @@ function stats_of(usage, begun, first, last, deltas) {
     usage,
     tokens,
     first_ms: first === null ? null : first - begun,
-    rate: ms > 0 && tokens > 1 ? ((tokens - 1) * 1000) / ms : null,
+    // Pieces that came all at once say nothing about the speed.
+    rate: ms > 5 && tokens > 1 ? ((tokens - 1) * 1000) / ms : null,
   };
 }
