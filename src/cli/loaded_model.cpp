@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "cli/command.h"
+#include "runtime/cache_origin.h"
 #include "text/json_reader.h"
 
 namespace fathom::cli {
@@ -60,6 +61,7 @@ EngineOptions completed(const ModelOptions& o, const Config& config, const std::
   e.threads = o.compute.threads;
   e.batch_invariant = o.compute.batch_invariant;
   e.max_context = o.max_context;
+  if (!e.cache_dir.empty()) e.checkpoint = checkpoint_digest(folder, o.config);
   e.max_step_tokens = o.chunk > 0 ? o.chunk : default_chunk(e.device);
   const bool gpu = e.device == DeviceKind::cuda;
   if (gpu) e.index_budget = kGpuIndexBudget;

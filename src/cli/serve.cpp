@@ -13,6 +13,7 @@
 #include "cli/command.h"
 #include "cli/loaded_model.h"
 #include "cli/signals.h"
+#include "io/machine.h"
 #include "server/http_server.h"
 #include "server/metrics.h"
 #include "server/router.h"
@@ -37,7 +38,9 @@ struct Options {
   int max_num_seqs = 16, max_queue = 256, http_threads = 2;
   int max_body_mib = 32;
   double request_timeout = 0, grace = 30;
-  bool keep_selection = false, insecure = false, log_prompts = false;
+  std::string cache_dir;
+  double cache_dir_gib = 16;
+  bool keep_selection = false, insecure = false, log_prompts = false, no_prefixes = false;
 };
 
 // One key a line; blank lines and lines that begin with # are not keys.
@@ -151,6 +154,15 @@ void describe(const ServiceOptions& s, const RouterOptions& r) {
       r.api_keys.empty() ? "no API key needed" : fmt::format("{} API keys", r.api_keys.size()));
 }
 
+void describe_cache(const LoadedModel& model, const Options& o) {
+  fmt::print(stderr, "{}; beginnings of prompts are {}\n", model.engine().memory().describe_load(),
+             o.no_prefixes ? "not kept" : "kept");
+  if (o.cache_dir.empty()) return;
+  const PrefixStoreStats s = model.engine().cache_dir_stats();
+  fmt::print(stderr, "cache folder {}: {} pages, {} of {:.1f} GiB\n", o.cache_dir, s.files,
+             bytes_text(s.bytes), o.cache_dir_gib);
+}
+
 int run(const Options& options) {
   Options o = options;
   EndSignals signals;  // before the log's thread starts
@@ -164,7 +176,10 @@ int run(const Options& options) {
   EngineOptions e;
   e.max_seqs = o.max_num_seqs;
   e.max_waiting = o.max_queue;
-  e.keep_prefixes = true;
+  e.keep_prefixes = !o.no_prefixes;
+  e.cache_dir = o.cache_dir;
+  e.cache_dir_bytes = static_cast<int64_t>(o.cache_dir_gib * (int64_t{1} << 30));
+  e.on_cache_problem = [log](const std::string& what) { log->write(LogLevel::warning, what); };
   e.keep_selection = o.keep_selection;
   e.on_step = [&metrics](const StepReport& step) { metrics.observe_step(step); };
   LoadedModel model(o.checkpoint, o.model, e);
@@ -174,6 +189,7 @@ int run(const Options& options) {
   Service service{model.engine(), model.tokenizer(), constraints,
                   metrics,        selections,        service_options(o, model)};
   describe(service.options, routing);
+  describe_cache(model, o);
 
   Router router(std::move(routing), metrics);
   add_openai_routes(router, service);
@@ -259,6 +275,16 @@ void add_engine_options(CLI::App& c, Options& o) {
       ->check(CLI::Range(1, 1 << 16));
   c.add_option("--max-queue", o.max_queue, "requests that may wait; more get status 429")
       ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  CLI::Option* none =
+      c.add_flag("--no-enable-prefix-caching", o.no_prefixes,
+                 "do not keep what was computed of prompts for requests that begin alike");
+  c.add_option("--cache-dir", o.cache_dir,
+               "folder where it is kept, too, and found again after a restart")
+      ->excludes(none);
+  c.add_option("--cache-dir-gib", o.cache_dir_gib,
+               "GiB of that folder at most; what was not used for longest is removed")
+      ->check(CLI::Range(0.001, 1e6))
       ->capture_default_str();
   c.add_flag("--keep-selection", o.keep_selection,
              "keep what the indexer selected for the last answers (the page's DSA view)");

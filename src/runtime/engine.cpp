@@ -97,6 +97,7 @@ void Engine::Impl::open_cache_dir() {
   o.dir = options_.cache_dir;
   o.max_bytes = options_.cache_dir_bytes;
   o.page_bytes = kv_shape(config_, options_.numerics, options_.kv, false).bytes_per_page();
+  o.on_problem = options_.on_cache_problem;
   if (options_.device == DeviceKind::cuda) o.staging = MemoryKind::pinned;
   prefixes_.use_disk(o, *runner_);
 }
@@ -239,6 +240,7 @@ void Engine::run(const std::stop_token& stop) { impl_->run(stop); }
 std::string Engine::describe() const { return impl_->describe(); }
 EngineStats Engine::stats() const { return impl_->stats(); }
 int64_t Engine::max_context() const { return impl_->max_context(); }
+PrefixStoreStats Engine::cache_dir_stats() const { return impl_->cache_dir_stats(); }
 const MemoryPlan& Engine::memory() const { return impl_->memory(); }
 void Engine::check_integrity() const { impl_->check_integrity(); }
 

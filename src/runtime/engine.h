@@ -19,6 +19,7 @@
 #include "runtime/device.h"
 #include "runtime/memory_plan.h"
 #include "runtime/page_key.h"
+#include "runtime/prefix_store.h"
 #include "runtime/request.h"
 #include "runtime/step_runner.h"
 #include "runtime/token_engine.h"
@@ -40,7 +41,9 @@ struct EngineOptions {
   std::string cache_dir;       // kept pages go to this folder too, and come back; empty: none
   int64_t cache_dir_bytes = int64_t{16} << 30;  // of that folder at most
   PageKey checkpoint;                           // checkpoint_digest(); cache_dir needs it
-  int max_waiting = 0;         // requests that wait at once; the next one is refused. 0: any number
+  // Of that folder; on other threads.
+  std::function<void(const std::string&)> on_cache_problem;
+  int max_waiting = 0;  // requests that wait at once; the next one is refused. 0: any number
   bool batch_invariant = false;
   bool keep_selection = false;  // requests may ask what the indexer selected
   // Where the device works on its own, the host prepares a step and delivers another meanwhile.
@@ -82,7 +85,8 @@ class Engine final : public TokenEngine {
   void cancel(RequestId id) override;
   EngineSnapshot snapshot() const override;
   int64_t max_context() const override;
-  const MemoryPlan& memory() const;  // what was taken
+  const MemoryPlan& memory() const;          // what was taken
+  PrefixStoreStats cache_dir_stats() const;  // from any thread; all zero without such a folder
 
   // One step further: plans and starts the next, delivers what has come out. False when there was
   // nothing to do. Always from the same thread. Throws Error when the device fails, after every

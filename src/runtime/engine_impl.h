@@ -28,6 +28,9 @@ class Engine::Impl {
   EngineSnapshot snapshot() const;
   int64_t max_context() const { return memory_.max_context; }
   const MemoryPlan& memory() const { return memory_; }
+  PrefixStoreStats cache_dir_stats() const {
+    return prefixes_.store() ? prefixes_.store()->stats() : PrefixStoreStats{};
+  }
   bool step();
   void run(const std::stop_token& stop);
   std::string describe() const;

@@ -317,7 +317,9 @@ void PrefixStore::write_file(const Write& write) {
     if (!error && rename(unfinished.c_str(), path.c_str()) != 0) error = errno;
   }
   if (error) unlink(unfinished.c_str());
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  const bool news = error && !failing_;
+  failing_ = error != 0;
   if (!error) {
     ++stats_.written;
     // A look through the folder may have missed it.
@@ -326,8 +328,9 @@ void PrefixStore::write_file(const Write& write) {
     return;
   }
   ++stats_.failures;
-  stats_.last_failure = fmt::format("{}: {}", unfinished, std::strerror(error));
   if (files_.erase(write.key)) stats_.bytes -= static_cast<int64_t>(file_bytes_);
+  lock.unlock();
+  if (news) report(fmt::format("cannot write {}: {}", unfinished, std::strerror(error)));
 }
 
 // Looks at the folder itself: other processes write and remove there too.
@@ -427,6 +430,7 @@ bool PrefixStore::read_page(const PageId& id, size_t depth, std::byte* image) {
   }
   unlink(path.c_str());
   forget(id.key);
+  report(fmt::format("removed {}: {}", path, fault));
   std::lock_guard lock(mutex_);
   ++stats_.damaged;
   return false;
@@ -441,6 +445,10 @@ void PrefixStore::forget(PageKey key) {
     return;
   stats_.bytes -= it->second;
   files_.erase(it);
+}
+
+void PrefixStore::report(const std::string& problem) const {
+  if (options_.on_problem) options_.on_problem(problem);
 }
 
 void PrefixStore::wait_for_news(std::chrono::milliseconds most) {

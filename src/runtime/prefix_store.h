@@ -29,16 +29,17 @@ struct PrefixStoreOptions {
   int64_t max_bytes = 0;                  // of all files; the ones not used for longest are removed
   int64_t page_bytes = 0;                 // rows of a page
   MemoryKind staging = MemoryKind::host;  // pinned where pages come from a GPU
-  int64_t staging_bytes = 64 << 20;       // for pages on their way, in each direction; at least two
+  // Told of writes that begin to fail and of files removed as damaged; from other threads.
+  std::function<void(const std::string&)> on_problem;
+  int64_t staging_bytes = 64 << 20;  // for pages on their way, in each direction; at least two
 };
 
 struct PrefixStoreStats {
   int64_t files = 0, bytes = 0;  // as far as this process knows
   int64_t written = 0, read = 0;
-  int64_t skipped = 0;  // not stored: the disk did not keep up
-  int64_t damaged = 0;  // files removed as not what they should be
-  int64_t failures = 0;
-  std::string last_failure;  // of a write; empty: none
+  int64_t skipped = 0;   // not stored: the disk did not keep up
+  int64_t damaged = 0;   // files removed as not what they should be
+  int64_t failures = 0;  // of writing
 };
 
 // Buffers for whole files, a fixed number of them. Thread-safe.
@@ -139,6 +140,7 @@ class PrefixStore {
   bool read_page(const PageId& id, size_t depth, std::byte* image);
   void trim();
   void forget(PageKey key);
+  void report(const std::string& problem) const;
   std::string path_of(PageKey key) const;
   std::string unfinished_path(PageKey key) const;
 
@@ -151,6 +153,7 @@ class PrefixStore {
   std::unordered_map<PageKey, int64_t, PageKeyHash> files_;  // and their bytes; queued ones too
   std::deque<Write> writes_;
   std::deque<std::weak_ptr<PageFetch>> fetches_;
+  bool failing_ = false;  // the last write did
   bool busy_ = false, stop_ = false, has_news_ = false;
   PrefixStoreStats stats_;
 

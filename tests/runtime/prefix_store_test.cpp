@@ -193,8 +193,12 @@ TEST(PrefixStore, RemovesDamagedFilesAndStoresThemAgain) {
   bad.push_back(test::read_file(folder.file(page_file_name(keys_of(ids)[2]))));
   for (const std::string& bytes : bad) {
     test::write_file(path, bytes);
-    PrefixStore store(options(folder.path()));
+    PrefixStoreOptions o = options(folder.path());
+    std::string problem;
+    o.on_problem = [&](const std::string& text) { problem = text; };
+    PrefixStore store(o);
     EXPECT_EQ(get(store, ids), 1u);
+    EXPECT_THAT(problem, HasSubstr("removed " + path));
     EXPECT_EQ(store.stats().damaged, 1);
     EXPECT_FALSE(fs::exists(path));
     EXPECT_FALSE(store.contains(keys_of(ids)[1]));
