@@ -45,22 +45,41 @@ void listen(Session& session, const GenerationEvent& event) {
   }
 }
 
-void create(Service& service, const std::shared_ptr<ResponseStore>& stored, const HttpRequest& http,
-            const std::shared_ptr<HttpReply>& reply) {
+// The request, ready to run; nothing where it has been answered with what is wrong.
+std::optional<ResponsesRequest> read(Service& service, ResponseStore& stored,
+                                     const HttpRequest& http, HttpReply& reply) {
   const OrderedJson body = parse_json_body(http.body);
   const JsonField root(body, "");
   if (!serves_model(root, service.options)) {
-    return send_model_not_found(*reply, root, service.options);
+    send_model_not_found(reply, root, service.options);
+    return std::nullopt;
   }
-  ResponsesRequest request = read_responses_request(body, service.options, *stored);
+  ResponsesRequest request = read_responses_request(body, service.options, stored);
   if (const auto failure = prepare(service, request.chat)) {
-    return send_error(*reply, ErrorShape::openai, *failure, place_of(failure->message));
+    const bool tools = request.chat.form.kind == AnswerForm::Kind::tool_calls;
+    send_error(reply, ErrorShape::openai, *failure, tools ? "tools" : "text.format");
+    return std::nullopt;
   }
-  GenerationRequest generation = std::move(request.chat.generation);
-  const bool stream = request.chat.stream.stream;
-  ResponseWriter writer(request.response, stream, new_id);
+  // Before the engine's own check, which does not know what the limit is called here.
+  const GenerationRequest& generation = request.chat.generation;
+  const auto prompt = static_cast<int64_t>(generation.prompt.size());
+  const int64_t left = service.engine.max_context() - prompt;
+  if (left > 0 && generation.max_tokens > left) {
+    fail("max_output_tokens: the prompt has {} tokens and leaves room for {}, found {}", prompt,
+         left, generation.max_tokens);
+  }
+  return request;
+}
+
+void create(Service& service, const std::shared_ptr<ResponseStore>& stored, const HttpRequest& http,
+            const std::shared_ptr<HttpReply>& reply) {
+  std::optional<ResponsesRequest> request = read(service, *stored, http, *reply);
+  if (!request) return;
+  GenerationRequest generation = std::move(request->chat.generation);
+  const bool stream = request->chat.stream.stream;
+  ResponseWriter writer(request->response, stream, new_id);
   auto session =
-      std::make_shared<Session>(Session{std::move(request), std::move(writer), reply, stored});
+      std::make_shared<Session>(Session{std::move(*request), std::move(writer), reply, stored});
   const auto failure =
       start_generation(service, reply, std::move(generation),
                        [session](const GenerationEvent& event) { listen(*session, event); });
@@ -68,6 +87,14 @@ void create(Service& service, const std::shared_ptr<ResponseStore>& stored, cons
   if (!stream) return;
   reply->begin(200, kEventStream, {{"Cache-Control", "no-cache"}});
   reply->write(session->writer.begin());
+}
+
+void count(Service& service, ResponseStore& stored, const HttpRequest& http, HttpReply& reply) {
+  const std::optional<ResponsesRequest> request = read(service, stored, http, reply);
+  if (!request) return;
+  reply.send(200, "application/json",
+             dump_json({{"object", "response.input_tokens"},
+                        {"input_tokens", request->chat.generation.prompt.size()}}));
 }
 
 std::string id_of(const HttpRequest& http) { return http.path.substr(kPath.size() + 1); }
@@ -104,6 +131,9 @@ void add_responses_routes(Router& router, Service& service) {
   const std::string path(kPath);
   router.add("POST", path, [&service, stored](Request http, Reply reply) {
     answer_errors(*reply, [&] { create(service, stored, *http, reply); });
+  });
+  router.add("POST", path + "/input_tokens", [&service, stored](Request http, Reply reply) {
+    answer_errors(*reply, [&] { count(service, *stored, *http, *reply); });
   });
   router.add("GET", path + "/*",
              [stored](Request http, Reply reply) { retrieve(*stored, *http, *reply); });

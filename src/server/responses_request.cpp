@@ -154,6 +154,12 @@ void read_input(const JsonField& root, ResponseStore& stored, ResponsesRequest& 
       root.at("input").value(), "input",
       [&](const std::string& id) { return stored.find_item(id); }, request.history);
   if (request.history.size() == before) fail("input: expected at least one item, found none");
+  try {
+    check_tool_results(request.history);
+  } catch (const Error& e) {
+    // Its place is a message's, of which a client of this endpoint knows nothing.
+    fail("input: as a conversation, {}", e.what());
+  }
   const Role last = request.history.back().role;
   if (last == Role::assistant || last == Role::system)
     fail("input: the last item is of role '{}', which leaves nothing to answer", role_name(last));

@@ -146,6 +146,13 @@ test('what is not to be stored is not', async () => {
   );
 });
 
+test('tokens are counted as they are used', async () => {
+  const request = { model: h.model, input: h.needle, instructions: 'Be kind.', tools: [weather_tool] };
+  const counted = await served.openai.responses.inputTokens.count(request);
+  const response = await served.openai.responses.create({ ...greedy, ...request });
+  assert.equal(counted.input_tokens, response.usage.input_tokens);
+});
+
 for (const choice of ['required', { type: 'function', name: 'get_weather' }]) {
   const name = typeof choice === 'string' ? choice : 'named';
   test(`a function call, ${name}: as a whole and as a stream`, async () => {

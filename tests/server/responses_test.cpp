@@ -160,6 +160,13 @@ TEST_F(ResponsesTest, AVanishedClientIsForgotten) {
   EXPECT_TRUE(slow.engine.wait_idle());
 }
 
+TEST_F(ResponsesTest, CountsWhatItWouldUse) {
+  const auto counted = served.post("/v1/responses/input_tokens", R"({"input": "Hi"})");
+  EXPECT_TRUE(served.engine.submitted().empty());
+  post(R"({"input": "Hi"})");
+  EXPECT_EQ(OrderedJson::parse(counted->body())["input_tokens"], served.last().ids.size());
+}
+
 TEST_F(ResponsesTest, ChoiceOfTools) {
   const std::string tools = R"("tools": [{"type": "function", "name": "a"},
       {"type": "function", "name": "b", "parameters": {"type": "object"}}])";
@@ -185,8 +192,8 @@ TEST_F(ResponsesTest, RefusalsNameThePlace) {
             "input | input: the last item is of role 'assistant', which leaves nothing to answer");
   EXPECT_EQ(refusal(R"({"input": [{"type": "function_call_output", "call_id": "c",
                                    "output": "x"}]})"),
-            "messages[0] | messages[0]: a tool result without a call: no assistant message before "
-            "it");
+            "input | input: as a conversation, messages[0]: a tool result without a call: no "
+            "assistant message before it");
   EXPECT_EQ(refusal(R"({"input": "x", "tools": [{"type": "mcp"}]})"),
             "tools[0].type | tools[0].type: expected 'function' (or 'web_search' and "
             "'image_generation', which are left out), found 'mcp'");
@@ -202,13 +209,20 @@ TEST_F(ResponsesTest, RefusalsNameThePlace) {
   EXPECT_EQ(refusal(R"({"input": "x", "reasoning": {"effort": "huge"}})"),
             "reasoning.effort | reasoning.effort: expected none, minimal, low, medium, high, xhigh "
             "or max, found 'huge'");
-  EXPECT_EQ(refusal(R"({"input": "x", "max_output_tokens": 100000})").substr(0, 25),
-            "- | max_tokens is 100000 ");
+  EXPECT_EQ(refusal(R"({"input": "x", "max_output_tokens": 100000})"),
+            "max_output_tokens | max_output_tokens: the prompt has 5 tokens and leaves room for "
+            "4091, found 100000");
   EXPECT_EQ(refusal(R"({"input": "x", "metadata": {"a": 1}})"),
             "metadata.a | metadata.a: expected a string, found an integer");
   EXPECT_EQ(refusal(R"({"input": "x", "text": {"format": {"type": "xml"}}})"),
             "text.format.type | text.format.type: expected text, json_object or json_schema, found "
             "'xml'");
+  EXPECT_TRUE(refusal(R"({"input": "x", "text": {"format": {"type": "json_schema", "name": "n",
+      "schema": {"oneOf": []}}}})")
+                  .starts_with("text.format | schema.oneOf: "));
+  EXPECT_TRUE(refusal(R"({"input": "x", "tool_choice": "required", "tools": [{"type": "function",
+      "name": "f", "parameters": {"type": "string"}}]})")
+                  .starts_with("tools | "));
   EXPECT_TRUE(refusal("{").starts_with("- | the body: not valid JSON"));
   EXPECT_EQ(served.ask("GET", "/v1/responses/x/input_items", "")->status(), 404);
 }
