@@ -163,8 +163,6 @@ ChatRequest read_chat_request(const OrderedJson& body, const ServiceOptions& opt
   const bool may_call = use_tools && request.form.kind == AnswerForm::Kind::free;
   request.generation.single_call = !request.form.parallel_calls;
   read_response_format(root.at("response_format"), may_call, request.form);
-  if (request.form.kind != AnswerForm::Kind::free && request.generation.ignore_eos)
-    fail("ignore_eos: not for an answer of a given form, which has an end");
   request.conversation = read_conversation(body, options.encoding, use_tools);
   return request;
 }

@@ -41,17 +41,17 @@ std::optional<Failure> check_length(const GenerationRequest& r, int64_t context)
 }
 
 // The choices of one API request. The engine's thread puts tokens into a queue; everything else
-// happens in tasks of the reply, so only the queue needs a mutex. Kept alive by the sinks that the
-// engine holds and by tasks under way.
+// happens in tasks of the reply, so only what the two share needs a mutex. Kept alive by the sinks
+// that the engine holds and by tasks under way.
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
   Generation(Service& service, std::shared_ptr<HttpReply> reply,
              std::vector<GenerationRequest> requests, Listener listen)
       : service_(service),
-        reply_(std::move(reply)),
         requests_(std::move(requests)),
         listen_(std::move(listen)),
-        n_(requests_.front().n) {
+        n_(requests_.front().n),
+        reply_(std::move(reply)) {
     choices_.reserve(requests_.size() * static_cast<size_t>(n_));
     for (size_t p = 0; p < requests_.size(); ++p) {
       if (!requests_[p].seed) requests_[p].seed = random_u64();
@@ -69,6 +69,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     for (size_t c = 0; c < choices_.size(); c += static_cast<size_t>(n_)) {
       if (auto failure = submit(c)) {
         silence();
+        finish();
         return failure;
       }
     }
@@ -135,13 +136,13 @@ class Generation : public std::enable_shared_from_this<Generation> {
     if (event.selection && event.token >= 0)
       service_.selections.append(request_of(choice).id, event.token, *event.selection);
     Queued queued{choice, Clock::now(), KeptToken::of(event)};
-    bool wake = false;
+    std::shared_ptr<HttpReply> wake;
     {
       const std::lock_guard lock(mutex_);
       queue_.push_back(std::move(queued));
-      wake = !std::exchange(wake_pending_, true);
+      if (!std::exchange(wake_pending_, true)) wake = reply_;
     }
-    if (wake) reply_->post([self = shared_from_this()] { self->drain(); });
+    if (wake) wake->post([self = shared_from_this()] { self->drain(); });
   }
 
   // What can end the request from outside. Weak: the reply must not keep alive what holds it.
@@ -215,6 +216,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     // Tokens may have said nothing so far: half a character, the beginning of a tag.
     const bool quiet = event.pieces.empty() && event.logprobs.empty() &&
                        event.prompt_logprobs.empty() && !event.ended;
+    if (event.ended && open_ == 1) note_tokens();
     if (!quiet) listen_(event);
     if (event.failure) return fail_all(*event.failure);
     if (event.ended && --open_ == 0) return finish();
@@ -232,6 +234,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void fail_all(const Failure& failure) {
     if (silent_) return;
     silent_ = true;
+    note_tokens();
     for (Choice& choice : choices_) {
       if (choice.reader.ended()) continue;
       if (choice.submitted) {
@@ -249,6 +252,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     if (silent_) return;
     for (const Choice& choice : choices_)
       if (choice.submitted && !choice.reader.ended()) observe_end(choice, "cancelled");
+    note_tokens();
     silence();
     finish();
   }
@@ -260,9 +264,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
       if (choice.submitted && !choice.reader.ended()) service_.engine.cancel(choice.request_id);
   }
 
-  // Nothing is listened to from here on.
-  void finish() {
-    silent_ = true;
+  // For the log line, which is written when the answer is complete.
+  void note_tokens() {
     int64_t prompt = 0, generated = 0;
     for (size_t c = 0; c < choices_.size(); ++c) {
       const RequestStats& stats = choices_[c].reader.stats();
@@ -271,12 +274,21 @@ class Generation : public std::enable_shared_from_this<Generation> {
     }
     reply_->note("prompt_tokens", prompt);
     reply_->note("completion_tokens", generated);
-    // It may be what keeps the reply alive, and the engine may keep this for another step.
+  }
+
+  // Nothing is listened to from here on. The engine may keep this beyond the server's end; the
+  // reply must not last so long.
+  void finish() {
+    silent_ = true;
+    std::shared_ptr<HttpReply> reply;
+    {
+      const std::lock_guard lock(mutex_);
+      reply.swap(reply_);
+    }
     listen_ = nullptr;
   }
 
   Service& service_;
-  const std::shared_ptr<HttpReply> reply_;
   std::vector<GenerationRequest> requests_;
   Listener listen_;
   const int n_;
@@ -285,7 +297,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::vector<Queued> work_;
   std::atomic<bool> silent_{false};  // nothing is listened to any more
 
-  std::mutex mutex_;  // guards what follows
+  std::mutex mutex_;                  // guards what follows
+  std::shared_ptr<HttpReply> reply_;  // none: over
   std::vector<Queued> queue_;
   bool wake_pending_ = false;  // a drain() has been posted
 };

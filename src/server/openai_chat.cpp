@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "server/chat_request.h"
+#include "server/chat_turn.h"
 #include "server/openai_format.h"
 #include "server/sse.h"
 
@@ -199,21 +199,12 @@ void handle_chat_completions(Service& service, const HttpRequest& http,
     if (!serves_model(root, service.options))
       return send_model_not_found(*reply, root, service.options);
     ChatRequest request = read_chat_request(body, service.options);
-    ChatPrompt prompt = chat_prompt(service, request.conversation, request.thinking);
     GenerationRequest& g = request.generation;
     g.arrival = arrival;
     g.id = new_id("chatcmpl-");
-    g.prompt = std::move(prompt.ids);
-    g.thinking = prompt.thinking;
-    if (request.form.kind != AnswerForm::Kind::free) {
-      request.form.thinking = prompt.thinking;
-      Result<std::shared_ptr<const CompiledForm>> form = service.constraints.compile(request.form);
-      if (!form.ok())
-        return send_error(
-            *reply, ErrorShape::openai, form.failure(),
-            request.form.kind == AnswerForm::Kind::tool_calls ? "tools" : "response_format");
-      g.form = std::move(form).value();
-    }
+    const bool calls = request.form.kind == AnswerForm::Kind::tool_calls;
+    if (auto failure = prepare(service, request))
+      return send_error(*reply, ErrorShape::openai, *failure, calls ? "tools" : "response_format");
     auto answer = std::make_shared<ChatAnswer>(service, reply, request);
     if (auto failure =
             start_generation(service, reply, std::move(g),
