@@ -30,7 +30,7 @@ test('the bundled model answers; reload keeps it; retry and edit make branches',
 
   await last_answer(page).getByText('Retry').click();
   await answered(page);
-  assert.equal(await last_answer(page).locator('.branches').innerText().then((t) => t.replace(/\s+/g, ' ')), '‹ 2 / 2 ›');
+  assert.match(await last_answer(page).locator('.branches').innerText(), /2 \/ 2/);
   await last_answer(page).getByLabel('Previous branch').click();
   assert.match(await last_answer(page).locator('.branches').innerText(), /1 \/ 2/);
 

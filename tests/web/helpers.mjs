@@ -84,8 +84,7 @@ async function start_proxy(target) {
     }
     const { hostname, port } = new URL(target);
     const on = http.request({
-      hostname, port, path: request.url, method: request.method,
-      headers: { ...request.headers, host: `${hostname}:${port}` },
+      hostname, port, path: request.url, method: request.method, headers: request.headers,
     }, (answer) => {
       response.writeHead(answer.statusCode, answer.headers);
       answer.pipe(response);
