@@ -155,6 +155,7 @@ class Router::Observed final : public HttpReply {
         std::lock_guard lock(mutex);
         if (closed) return;
         closed = true;
+        if (gone) status = kClientGone, how = "client gone";
         record.status = status;
         record.end = how;
         record.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
@@ -171,6 +172,7 @@ class Router::Observed final : public HttpReply {
     std::mutex mutex;  // guards what follows
     RequestRecord record;
     bool closed = false;
+    bool gone = false;  // the client is
   };
 
   Observed(std::shared_ptr<HttpReply> inner, std::shared_ptr<Ledger> ledger, HttpHeaders always,
@@ -179,14 +181,17 @@ class Router::Observed final : public HttpReply {
         ledger_(std::move(ledger)),
         always_(std::move(always)),
         shape_(shape) {
-    inner_->on_abandoned([l = ledger_] { l->close(kClientGone, "client gone"); });
+    // The line is written when the last of those who hear of it after us lets go of the reply:
+    // they may have figures for it.
+    inner_->on_abandoned([l = ledger_] {
+      std::lock_guard lock(l->mutex);
+      l->gone = true;
+    });
   }
 
   ~Observed() override {
-    if (status_ == 0)
-      send_error(*this, shape_, {500, "the server did not answer this request"});
-    else
-      ledger_->close(status_, "broken off");
+    if (status_ == 0) send_error(*this, shape_, {500, "the server did not answer this request"});
+    ledger_->close(status_, "broken off");
   }
 
   void send(int status, std::string_view content_type, std::string body,
