@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
 #include <random>
 #include <set>
@@ -317,6 +318,29 @@ TEST(PrefixStore, AFetchMayBeLetGoOf) {
   stopped->stop();
   EXPECT_TRUE(stopped->over());
   EXPECT_EQ(get(store, ids), 50u);
+}
+
+// Killed in the middle of writing: what has its name is whole, and the rest goes at the next start.
+TEST(PrefixStore, AKilledRunLeavesOnlyWholePages) {
+  test::TempFolder folder;
+  const std::vector<int32_t> ids = text(300);
+  auto write_and_die = [&] {
+    PrefixStore store(options(folder.path()));
+    for (size_t page = 0; page < 300; ++page) {
+      const PageId id = id_of(ids, page);
+      store.offer(id, 0, [&](std::byte* to) { fill(to, id.key); });
+      if (store.stats().written == 5) kill(getpid(), SIGKILL);
+    }
+    while (store.stats().written < 5) std::this_thread::yield();
+    kill(getpid(), SIGKILL);
+  };
+  EXPECT_EXIT(write_and_die(), testing::KilledBySignal(SIGKILL), "");
+  EXPECT_GE(names_in(folder.path()).size(), 5u);
+  PrefixStore store(options(folder.path()));
+  const auto names = names_in(folder.path());
+  for (const std::string& name : names) EXPECT_EQ(kind_of_name(name), CacheFile::page) << name;
+  EXPECT_EQ(get(store, ids), names.size());
+  EXPECT_EQ(store.stats().damaged, 0);
 }
 
 TEST(PrefixStore, SaysWhatIsWrongWithTheFolder) {
