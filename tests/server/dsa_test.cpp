@@ -6,7 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "server/recorded_reply.h"
+#include "support/fake_reply.h"
 
 namespace fathom::server {
 namespace {
@@ -29,11 +29,11 @@ class Dsa : public testing::Test {
   json ask(std::map<std::string, std::string> query, int status = 200) {
     HttpRequest request;
     request.query = std::move(query);
-    RecordedReply reply;
+    FakeReply reply;
     answer_selection({store_, tokenizer_, "small", keeps_}, request, reply);
-    EXPECT_EQ(reply.status(), status) << reply.body;
-    EXPECT_EQ(reply.content_type, "application/json");
-    return json::parse(reply.body);
+    EXPECT_EQ(reply.status(), status) << reply.body();
+    EXPECT_EQ(reply.content_type(), "application/json");
+    return json::parse(reply.body());
   }
 
   std::string refusal(std::map<std::string, std::string> query, int status) {
@@ -149,10 +149,10 @@ TEST_F(Dsa, TokensPastTheStoresLimitAreNotFound) {
   for (int i = 0; i < 3; ++i) small.append("r", 1, selection);
   HttpRequest request;
   request.query = {{"request", "r"}, {"token", "2"}};
-  RecordedReply reply;
+  FakeReply reply;
   answer_selection({small, tokenizer_, "small", true}, request, reply);
   EXPECT_EQ(reply.status(), 404);
-  EXPECT_THAT(reply.body, HasSubstr("first 1 tokens"));
+  EXPECT_THAT(reply.body(), HasSubstr("first 1 tokens"));
 }
 
 }  // namespace
