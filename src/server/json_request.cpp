@@ -104,13 +104,4 @@ std::string_view place_of(std::string_view message) {
   return place.find_first_not_of(allowed) == place.npos ? place : std::string_view();
 }
 
-void answer_errors(HttpReply& reply, const std::function<void()>& handle) {
-  try {
-    handle();
-  } catch (const Error& e) {
-    const std::string message = e.what();
-    send_error(reply, ErrorShape::openai, Failure{400, message}, place_of(message));
-  }
-}
-
 }  // namespace fathom::server

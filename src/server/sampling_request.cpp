@@ -100,12 +100,4 @@ bool serves_model(const JsonField& root, const ServiceOptions& options) {
   return std::find(names.begin(), names.end(), model.string()) != names.end();
 }
 
-void send_model_not_found(HttpReply& reply, const JsonField& root, const ServiceOptions& options) {
-  send_error(
-      reply, ErrorShape::openai,
-      {404, fmt::format("the model '{}' is not served here: expected '{}'",
-                        root.at("model").string(), fmt::join(options.model_names, "' or '"))},
-      "model", "model_not_found");
-}
-
 }  // namespace fathom::server

@@ -1,0 +1,25 @@
+// How requests that cannot be read are answered. Apart from the reading itself, which needs no
+// router: the fuzz targets are built from it alone.
+#include "server/json_request.h"
+#include "server/sampling_request.h"
+
+namespace fathom::server {
+
+void answer_errors(HttpReply& reply, const std::function<void()>& handle) {
+  try {
+    handle();
+  } catch (const Error& e) {
+    const std::string message = e.what();
+    send_error(reply, ErrorShape::openai, Failure{400, message}, place_of(message));
+  }
+}
+
+void send_model_not_found(HttpReply& reply, const JsonField& root, const ServiceOptions& options) {
+  send_error(
+      reply, ErrorShape::openai,
+      {404, fmt::format("the model '{}' is not served here: expected '{}'",
+                        root.at("model").string(), fmt::join(options.model_names, "' or '"))},
+      "model", "model_not_found");
+}
+
+}  // namespace fathom::server
