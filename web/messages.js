@@ -97,6 +97,7 @@ function result_form(node, actions) {
 
 class AssistantView {
   #reasoning_text = null;
+  #opened = false;
   #calls_text = '';
   #form = null;
 
@@ -142,6 +143,10 @@ class AssistantView {
     const under_way = busy && !node.content && !node.tool_calls?.length;
     const seconds = format_seconds(node.reasoning_ms ?? 0);
     this.summary.textContent = under_way ? `Thinking for ${seconds}` : `Thought for ${seconds}`;
+    // An answer that ended inside its reasoning has nothing else to show.
+    if (!busy && !node.content && !node.tool_calls?.length && !this.#opened) {
+      this.#opened = this.details.open = true;
+    }
     if (this.#reasoning_text !== node.reasoning) this.reasoning.textContent = node.reasoning;
     this.#reasoning_text = node.reasoning;
   }
