@@ -114,8 +114,11 @@ void remove_unfinished(const std::string& dir) {
   std::error_code ignored;
   for (fs::directory_iterator at(dir, ignored), end; !ignored && at != end; at.increment(ignored)) {
     if (kind_of_name(at->path().filename().string()) != CacheFile::unfinished) continue;
-    File file(at->path().string(), O_RDONLY | O_NOFOLLOW);
-    if (file && flock(file.fd(), LOCK_EX | LOCK_NB) == 0) unlink(at->path().c_str());
+    File file(at->path().string(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
+    struct stat s {};
+    if (file && fstat(file.fd(), &s) == 0 && S_ISREG(s.st_mode) &&
+        flock(file.fd(), LOCK_EX | LOCK_NB) == 0)
+      unlink(at->path().c_str());
   }
 }
 
@@ -410,8 +413,9 @@ void PrefixStore::serve(const std::weak_ptr<PageFetch>& wanted) {
 
 bool PrefixStore::read_page(const PageId& id, size_t depth, std::byte* image) {
   const std::string path = path_of(id.key);
-  File file(path, O_RDONLY | O_NOFOLLOW);
-  if (!file) {
+  File file(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);  // a pipe of this name must not hold us up
+  struct stat s {};
+  if (!file || fstat(file.fd(), &s) != 0 || !S_ISREG(s.st_mode)) {
     forget(id.key);
     return false;
   }

@@ -223,6 +223,8 @@ TEST(PrefixStore, LeavesOtherFilesAloneAndCleansUpAfterTheKilled) {
   for (const char* name : {"notes.txt", "fathom-1.page"}) test::write_file(folder.file(name), "x");
   fs::create_directory(folder.file(stem + ".page"));
   fs::create_symlink("notes.txt", folder.file(page_file_name({3, 4})));
+  const std::string pipe = page_file_name(keys_of(text(1))[0]);
+  ASSERT_EQ(mkfifo(folder.file(pipe).c_str(), 0600), 0);
   test::write_file(folder.file(stem + ".1.tmp"), "left behind");
   test::write_file(folder.file(stem + ".2.tmp"), "being written by another process");
   const int other = open(folder.file(stem + ".2.tmp").c_str(), O_RDWR | O_CLOEXEC);
@@ -230,7 +232,8 @@ TEST(PrefixStore, LeavesOtherFilesAloneAndCleansUpAfterTheKilled) {
   std::set<std::string> before = names_in(folder.path());
   {
     PrefixStore store(options(folder.path(), 3 * (kRows + 384)));
-    put(store, text(8));  // over the limit: files are removed
+    put(store, text(8, 500));  // over the limit: files are removed
+    EXPECT_EQ(get(store, text(1)), 0u);
   }
   close(other);
   before.erase(stem + ".1.tmp");
