@@ -1,0 +1,196 @@
+// The API over the real engine and the bundled model: the same tokens as `generate` gives.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <thread>
+
+#include "model/checkpoint.h"
+#include "runtime/engine.h"
+#include "server/openai_format.h"
+#include "server/service.h"
+#include "support/fake_reply.h"
+#include "support/sse_events.h"
+
+namespace fathom::server {
+namespace {
+
+const std::string kSmall = std::string(FATHOM_SOURCE_DIR) + "/models/small";
+
+// The service that `serve` makes, without sockets.
+class OpenAiEngineTest : public ::testing::Test {
+ protected:
+  static EngineOptions engine_options() {
+    EngineOptions o;
+    o.threads = 1;
+    o.max_context = 2048;
+    o.max_seqs = 4;
+    o.keep_prefixes = true;
+    o.keep_selection = true;
+    return o;
+  }
+  static ServiceOptions service_options(const Config& config) {
+    ServiceOptions o;
+    o.model_names = {"small"};
+    o.encoding = encoding_of_folder(kSmall);
+    o.vocab = config.vocab;
+    o.stop_ids = {config.eos};
+    o.keep_selection = true;
+    return o;
+  }
+
+  OpenAiEngineTest()
+      : checkpoint_(Checkpoint::load(kSmall, {.config_file = "", .with_mtp = false})),
+        tokenizer_(Tokenizer::from_folder(kSmall)),
+        constraints_(tokenizer_, encoding_of_folder(kSmall), {checkpoint_->config().eos}),
+        metrics_("small"),
+        selections_(1 << 20),
+        engine_(checkpoint_->config(), checkpoint_->weights(), engine_options()),
+        service_{engine_,  tokenizer_,  constraints_,
+                 metrics_, selections_, service_options(checkpoint_->config())},
+        router_({}, metrics_) {
+    add_openai_routes(router_, service_);
+    thread_ = std::jthread([this](const std::stop_token& stop) { engine_.run(stop); });
+  }
+
+  std::string post(const std::string& path, const OrderedJson& body) {
+    auto request = std::make_shared<HttpRequest>();
+    request->method = "POST";
+    request->path = path;
+    request->headers["host"] = "127.0.0.1";
+    request->body = body.dump();
+    auto reply = std::make_shared<FakeReply>();
+    router_.handle(request, reply);
+    EXPECT_TRUE(reply->run_until_complete(std::chrono::seconds(120)));
+    EXPECT_EQ(reply->status(), 200) << reply->body();
+    return reply->body();
+  }
+
+  // What the program itself answers.
+  static OrderedJson generate(const std::string& messages, const std::string& arguments) {
+    const std::string file = (std::filesystem::temp_directory_path() /
+                              ("fathom_openai_" + std::to_string(getpid()) + ".json"))
+                                 .string();
+    std::ofstream(file) << messages;
+    const std::string command = std::string(FATHOM_BINARY) + " generate --ckpt-path " + kSmall +
+                                " --messages " + file + " --json --device cpu --threads 1 " +
+                                arguments + " 2>/dev/null";
+    FILE* pipe = popen(command.c_str(), "r");
+    std::string out;
+    char block[4096];
+    for (size_t n; (n = std::fread(block, 1, sizeof(block), pipe)) > 0;) out.append(block, n);
+    EXPECT_EQ(pclose(pipe), 0) << command;
+    std::filesystem::remove(file);
+    return OrderedJson::parse(out, nullptr, false);
+  }
+
+  std::unique_ptr<Checkpoint> checkpoint_;
+  Tokenizer tokenizer_;
+  ConstraintFactory constraints_;
+  Metrics metrics_;
+  SelectionStore selections_;
+  Engine engine_;
+  Service service_;
+  Router router_;
+  std::jthread thread_;  // last: it ends before the engine does
+};
+
+TEST_F(OpenAiEngineTest, AnswersAsGenerateDoes) {
+  const char* conversations[] = {
+      R"([{"role": "user", "content": "Hello!"}])",
+      R"([{"role": "system", "content": "You are a storyteller."},
+          {"role": "user", "content": "Tell me a story about a small boat ☕."}])",
+      R"([{"role": "user", "content": "The pass key of Alice is 48213. What is it?"}])"};
+  for (const char* messages : conversations) {
+    for (const double temperature : {0.0, 0.9}) {
+      const OrderedJson want = generate(
+          messages, fmt::format("--temperature {} --seed 11 --max-new-tokens 40", temperature));
+      OrderedJson body;
+      body["messages"] = OrderedJson::parse(messages);
+      body["temperature"] = temperature;
+      body["seed"] = 11;
+      body["max_tokens"] = 40;
+      body["logprobs"] = true;
+      const OrderedJson got = OrderedJson::parse(post("/v1/chat/completions", body));
+      const OrderedJson& choice = got["choices"][0];
+      EXPECT_EQ(choice["message"]["content"], want["message"]["content"]);
+      EXPECT_EQ(choice["finish_reason"], want["finish_reason"]);
+      const OrderedJson& ids = want["token_ids"];
+      EXPECT_EQ(got["usage"]["completion_tokens"], ids.size());
+      EXPECT_EQ(got["usage"]["prompt_tokens"], want["usage"]["prompt_tokens"]);
+      const OrderedJson& tokens = choice["logprobs"]["content"];
+      ASSERT_EQ(tokens.size(), ids.size() - (want["finish_reason"] == "stop"));
+      for (size_t i = 0; i < tokens.size(); ++i)
+        EXPECT_EQ(tokens[i]["token"], token_text(tokenizer_, ids[i].get<int32_t>()));
+      // Once more, now with a prompt that is in the cache, as a stream.
+      body["stream"] = true;
+      std::string text, bytes = post("/v1/chat/completions", body);
+      bytes.resize(bytes.size() - kStreamDone.size());
+      for (const OrderedJson& chunk : fathom::testing::sse_events(bytes))
+        text += chunk["choices"][0]["delta"].value("content", "");
+      EXPECT_EQ(text, want["message"]["content"].get<std::string>());
+    }
+  }
+}
+
+TEST_F(OpenAiEngineTest, ChoicesFormsAndSelections) {
+  OrderedJson body = OrderedJson::parse(R"({"n": 3, "seed": 5, "max_tokens": 24,
+      "messages": [{"role": "user", "content": "Tell me a story."}]})");
+  const OrderedJson three = OrderedJson::parse(post("/v1/chat/completions", body));
+  ASSERT_EQ(three["choices"].size(), 3u);
+  body["n"] = 1;
+  for (size_t i = 0; i < 3; ++i) {  // choice i is what seed + i gives alone
+    body["seed"] = 5 + i;
+    const OrderedJson one = OrderedJson::parse(post("/v1/chat/completions", body));
+    EXPECT_EQ(three["choices"][i]["message"], one["choices"][0]["message"]);
+    SelectionStore::Text kept;
+    EXPECT_TRUE(selections_.find(one["id"].get<std::string>(), kept));
+    EXPECT_EQ(kept.kept, one["usage"]["completion_tokens"].get<int64_t>());
+  }
+  body["max_tokens"] = 200;
+  body["temperature"] = 0;
+  body["response_format"] = OrderedJson::parse(R"({"type": "json_schema", "json_schema": {
+      "name": "answer", "strict": true, "schema": {"type": "object",
+      "properties": {"name": {"type": "string", "enum": ["Ann", "Bob"]}, "old": {"type": "boolean"}},
+      "required": ["name", "old"], "additionalProperties": false}}})");
+  const OrderedJson formed = OrderedJson::parse(post("/v1/chat/completions", body));
+  EXPECT_EQ(formed["choices"][0]["finish_reason"], "stop");
+  const OrderedJson value = OrderedJson::parse(
+      formed["choices"][0]["message"]["content"].get<std::string>(), nullptr, false);
+  ASSERT_TRUE(value.is_object()) << formed;
+  EXPECT_TRUE(value["name"] == "Ann" || value["name"] == "Bob");
+  EXPECT_TRUE(value["old"].is_boolean());
+}
+
+TEST_F(OpenAiEngineTest, RequiredToolCallsFollowTheirSchema) {
+  OrderedJson body = OrderedJson::parse(R"({"max_tokens": 200, "temperature": 0,
+      "messages": [{"role": "user", "content": "What is the weather in Oslo?"}],
+      "tools": [{"type": "function", "function": {"name": "weather", "description": "Weather now",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string",
+          "enum": ["Oslo", "Bern"]}}, "required": ["city"], "additionalProperties": false}}}],
+      "tool_choice": {"type": "function", "function": {"name": "weather"}}})");
+  const OrderedJson got = OrderedJson::parse(post("/v1/chat/completions", body));
+  EXPECT_EQ(got["choices"][0]["finish_reason"], "tool_calls") << got;
+  const OrderedJson& calls = got["choices"][0]["message"]["tool_calls"];
+  ASSERT_EQ(calls.size(), 1u);
+  EXPECT_EQ(calls[0]["function"]["name"], "weather");
+  const OrderedJson arguments =
+      OrderedJson::parse(calls[0]["function"]["arguments"].get<std::string>());
+  EXPECT_TRUE(arguments["city"] == "Oslo" || arguments["city"] == "Bern");
+}
+
+TEST_F(OpenAiEngineTest, EchoedLogProbabilitiesAreThoseOfTheModel) {
+  const OrderedJson whole = OrderedJson::parse(
+      post("/v1/completions", OrderedJson::parse(R"({"prompt": "Once upon a time there was a boat",
+      "echo": true, "max_tokens": 0, "logprobs": 2})")));
+  const OrderedJson& l = whole["choices"][0]["logprobs"];
+  ASSERT_GT(l["tokens"].size(), 3u);
+  EXPECT_TRUE(l["token_logprobs"][0].is_null());
+  for (size_t i = 1; i < l["tokens"].size(); ++i) EXPECT_LE(l["token_logprobs"][i], 0.0);
+}
+
+}  // namespace
+}  // namespace fathom::server
