@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <deque>
 #include <span>
 
 #include "base/check.h"
@@ -134,20 +135,53 @@ int Grammar::need_through(const Node& n) const {
   return kNever;
 }
 
-// Least fixed point, by sweeps from the back: most nodes were made after what follows them, so few
-// sweeps are needed.
-void Grammar::find_needs() {
-  need_.assign(nodes_.size(), kNever);
-  for (bool changed = true; changed;) {
-    changed = false;
-    for (size_t i = 0; i < nodes_.size(); ++i) {
-      const int need = need_through(nodes_[i]);
-      if (need < need_[i]) {
-        need_[i] = need;
-        changed = true;
-      }
+// The nodes on which what is known of a node depends.
+template <class Visit>
+void Grammar::visit_followers(const Node& n, Visit visit) const {
+  if (n.kind == Kind::bytes)
+    for (const Edge* e = edges_begin(n); e != edges_end(n); ++e) visit(e->target);
+  if (n.kind == Kind::split)
+    for (const int32_t* t = targets_begin(n); t != targets_end(n); ++t) visit(*t);
+  if (n.kind == Kind::call || n.kind == Kind::repeat) visit(start(n.a));
+  if (n.kind == Kind::call || n.kind == Kind::repeat || n.kind == Kind::marker) visit(n.b);
+}
+
+// Finds a least fixed point: calls `update` of every node, and again of those in front of a node
+// for which it said that something has changed.
+template <class Update>
+void Grammar::settle(Update update) const {
+  std::vector<int32_t> begin(nodes_.size() + 2, 0);  // of the nodes in front of each, in `before`
+  for (const Node& n : nodes_) visit_followers(n, [&](int32_t f) { ++begin[f + 2]; });
+  for (size_t i = 2; i < begin.size(); ++i) begin[i] += begin[i - 1];
+  std::vector<int32_t> before(begin.back());
+  for (int32_t i = 0; i < size(); ++i)
+    visit_followers(nodes_[i], [&](int32_t f) { before[begin[f + 1]++] = i; });
+
+  // Most nodes were made after what follows them, so that one pass settles most.
+  std::deque<int32_t> open;
+  for (int32_t i = 0; i < size(); ++i) open.push_back(i);
+  std::vector<bool> is_open(nodes_.size(), true);
+  while (!open.empty()) {
+    const int32_t at = open.front();
+    open.pop_front();
+    is_open[at] = false;
+    if (!update(at)) continue;
+    for (int32_t i = begin[at]; i < begin[at + 1]; ++i) {
+      if (is_open[before[i]]) continue;
+      is_open[before[i]] = true;
+      open.push_back(before[i]);
     }
   }
+}
+
+void Grammar::find_needs() {
+  need_.assign(nodes_.size(), kNever);
+  settle([&](int32_t i) {
+    const int need = need_through(nodes_[i]);
+    if (need >= need_[i]) return false;
+    need_[i] = need;
+    return true;
+  });
   max_need_ = 0;
   for (const int n : need_) max_need_ = n == kNever ? max_need_ : std::max(max_need_, n);
 }
@@ -172,14 +206,11 @@ std::vector<bool> Grammar::nullable_nodes() const {
     }
     return false;
   };
-  for (bool changed = true; changed;) {
-    changed = false;
-    for (size_t i = 0; i < nodes_.size(); ++i) {
-      if (nullable[i] || !is_nullable(nodes_[i])) continue;
-      nullable[i] = true;
-      changed = true;
-    }
-  }
+  settle([&](int32_t i) {
+    if (nullable[i] || !is_nullable(nodes_[i])) return false;
+    nullable[i] = true;
+    return true;
+  });
   return nullable;
 }
 

@@ -91,6 +91,10 @@ class Grammar {
 
  private:
   int32_t add(Node node);
+  template <class Visit>
+  void visit_followers(const Node& node, Visit visit) const;
+  template <class Update>
+  void settle(Update update) const;
   int need_through(const Node& node) const;
   void find_needs();
   std::vector<bool> nullable_nodes() const;

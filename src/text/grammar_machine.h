@@ -110,7 +110,7 @@ class GrammarMachine {
   std::unordered_map<Start, std::shared_ptr<const Found>, StartHash> found_;
   size_t found_words_ = 0;  // 8-byte words in found_
   std::unordered_map<std::string, std::shared_ptr<const Next>> masks_;
-  size_t work_ = 0;  // places stepped from, for the mask that is being made
+  size_t work_ = 0;  // for the mask that is being made
   std::vector<int32_t> path_;
   std::vector<Place> targets_;
 };

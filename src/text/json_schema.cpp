@@ -118,6 +118,8 @@ int32_t SchemaGrammar::reference(const OrderedJson& schema, const std::string& w
   const auto [target, place] = target_of(schema, where);
   const auto [at, is_new] = rules_.try_emplace({target, want}, -1);
   if (is_new) {
+    if (rules_.size() > kMaxReferences)
+      refuse(where, fmt::format("references to more than {} schemas in all", kMaxReferences));
     at->second = g_.add_rule(place);
     pending_.push_back({at->second, target, place, want});
   }

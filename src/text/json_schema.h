@@ -27,6 +27,7 @@ class SchemaGrammar {
   static constexpr size_t kMaxEnumValues = 1000;      // in all
   static constexpr size_t kMaxLongEnum = 250;         // values; larger ones may have ...
   static constexpr size_t kMaxLongEnumText = 15'000;  // ... this many bytes of text
+  static constexpr size_t kMaxReferences = 1000;      // schemas that a $ref leads to
   static constexpr size_t kMaxText = 120'000;         // bytes of all names and enum values
 
   // Which of the values a schema allows, and how they are spelled.

@@ -156,6 +156,18 @@ TEST(JsonSchema, LimitsAreChecked) {
   EXPECT_THAT(refusal(object_of(1001, false)),
               HasSubstr("more than 1000 properties in a row that are not required"));
 
+  const auto chain_of = [](int count) {
+    OrderedJson schema = {{"$ref", "#/$defs/d0"}};
+    for (int i = 0; i < count; ++i) {
+      schema["$defs"]["d" + std::to_string(i)] =
+          i + 1 < count ? OrderedJson{{"$ref", "#/$defs/d" + std::to_string(i + 1)}}
+                        : OrderedJson{{"type", "null"}};
+    }
+    return schema.dump();
+  };
+  EXPECT_EQ(refusal(chain_of(1000)), "");
+  EXPECT_THAT(refusal(chain_of(1001)), HasSubstr("references to more than 1000 schemas in all"));
+
   OrderedJson values = {{"enum", OrderedJson::array()}};
   for (int i = 0; i < 1000; ++i) values["enum"].push_back("v" + std::to_string(i));
   EXPECT_EQ(refusal(values.dump()), "");
