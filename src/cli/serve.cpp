@@ -35,7 +35,7 @@ struct Options {
   int port = 8000;
   std::vector<std::string> api_keys, model_names, origins;
   std::string api_key_file, log_level = "info";
-  int max_num_seqs = 16, max_queue = 256, http_threads = 2;
+  int max_num_seqs = 0, max_queue = 256, http_threads = 2;
   int max_body_mib = 32;
   double request_timeout = 0, grace = 30;
   std::string cache_dir;
@@ -146,12 +146,11 @@ ServiceOptions service_options(const Options& o, const LoadedModel& model) {
   return s;
 }
 
-void describe(const ServiceOptions& s, const RouterOptions& r) {
+void describe(const ServiceOptions& s, bool needs_keys) {
   const SamplingParams& p = s.sampling;
-  fmt::print(
-      stderr, "model {}; temperature {}, top_p {}, top_k {} unless a request says; {}\n",
-      fmt::join(s.model_names, ", "), p.temperature, p.top_p, p.top_k,
-      r.api_keys.empty() ? "no API key needed" : fmt::format("{} API keys", r.api_keys.size()));
+  fmt::print(stderr, "model {}; temperature {}, top_p {}, top_k {} unless a request says; {}\n",
+             fmt::join(s.model_names, ", "), p.temperature, p.top_p, p.top_k,
+             needs_keys ? "requests need an API key" : "no API key needed");
 }
 
 void describe_cache(const LoadedModel& model, const Options& o) {
@@ -163,18 +162,11 @@ void describe_cache(const LoadedModel& model, const Options& o) {
              bytes_text(s.bytes), o.cache_dir_gib);
 }
 
-int run(const Options& options) {
-  Options o = options;
-  EndSignals signals;  // before the log's thread starts
-  auto log = std::make_shared<ServerLog>(log_level_of_name(o.log_level));
-  RouterOptions routing = router_options(o, log);
-  raise_file_limit();
-
-  if (o.model_names.empty())
-    o.model_names = {std::filesystem::canonical(o.checkpoint).filename().string()};
-  Metrics metrics(o.model_names.front());
+EngineOptions engine_options(const Options& o, Metrics& metrics,
+                             const std::shared_ptr<ServerLog>& log) {
   EngineOptions e;
-  e.max_seqs = o.max_num_seqs;
+  const bool gpu = o.model.compute.device_value() == DeviceKind::cuda;
+  e.max_seqs = o.max_num_seqs > 0 ? o.max_num_seqs : gpu ? 64 : 16;
   e.max_waiting = o.max_queue;
   e.keep_prefixes = !o.no_prefixes;
   e.cache_dir = o.cache_dir;
@@ -182,30 +174,15 @@ int run(const Options& options) {
   e.on_cache_problem = [log](const std::string& what) { log->write(LogLevel::warning, what); };
   e.keep_selection = o.keep_selection;
   e.on_step = [&metrics](const StepReport& step) { metrics.observe_step(step); };
-  LoadedModel model(o.checkpoint, o.model, e);
+  return e;
+}
 
-  ConstraintFactory constraints(model.tokenizer(), model.encoding(), model.stop_ids());
-  SelectionStore selections(kSelectionBytes);
-  Service service{model.engine(), model.tokenizer(), constraints,
-                  metrics,        selections,        service_options(o, model)};
-  describe(service.options, routing);
-  describe_cache(model, o);
-
-  Router router(std::move(routing), metrics);
-  add_openai_routes(router, service);
-  add_responses_routes(router, service);
-  add_anthropic_routes(router, service);
-  add_utility_routes(router, service);
-  add_dsa_routes(router, service);
-  add_page_routes(router);
-  HttpServer http(http_options(o, log), [&router](auto request, auto reply) {
-    router.handle(std::move(request), std::move(reply));
-  });
-
+// Steps the engine and serves until a signal or the engine's failure: the exit code.
+int serve(const Options& o, Engine& engine, HttpServer& http, EndSignals& signals) {
   Ending ending;
-  std::jthread engine([&](const std::stop_token& stop) {
+  std::jthread stepping([&](const std::stop_token& stop) {
     try {
-      model.engine().run(stop);
+      engine.run(stop);
     } catch (const std::exception& failure) {
       ending.announce(failure.what());
     }
@@ -223,9 +200,39 @@ int run(const Options& options) {
   if (!failure.empty()) fmt::print(stderr, "fathom: the engine has failed: {}\n", failure);
   http.stop(failure.empty() ? o.grace : std::min(o.grace, kFarewell));
   signals.listen([](int) {});
-  engine.request_stop();
-  engine.join();
   return failure.empty() ? 0 : 1;
+}
+
+int run(const Options& options) {
+  Options o = options;
+  EndSignals signals;  // before the log's thread starts
+  auto log = std::make_shared<ServerLog>(log_level_of_name(o.log_level));
+  RouterOptions routing = router_options(o, log);
+  raise_file_limit();
+  if (o.model_names.empty())
+    o.model_names = {std::filesystem::weakly_canonical(o.checkpoint).filename().string()};
+  Metrics metrics(o.model_names.front());
+  Router router(std::move(routing), metrics);
+  // A port that is taken is known before a large model is read.
+  HttpServer http(http_options(o, log), [&router](auto request, auto reply) {
+    router.handle(std::move(request), std::move(reply));
+  });
+
+  LoadedModel model(o.checkpoint, o.model, engine_options(o, metrics, log));
+  ConstraintFactory constraints(model.tokenizer(), model.encoding(), model.stop_ids());
+  SelectionStore selections(kSelectionBytes);
+  Service service{model.engine(), model.tokenizer(), constraints,
+                  metrics,        selections,        service_options(o, model)};
+  describe(service.options, router.needs_keys());
+  describe_cache(model, o);
+
+  add_openai_routes(router, service);
+  add_responses_routes(router, service);
+  add_anthropic_routes(router, service);
+  add_utility_routes(router, service);
+  add_dsa_routes(router, service);
+  add_page_routes(router);
+  return serve(o, model.engine(), http, signals);
 }
 
 void add_network_options(CLI::App& c, Options& o) {
@@ -266,9 +273,9 @@ void add_engine_options(CLI::App& c, Options& o) {
   c.add_option("--max-model-len", o.model.max_context,
                "tokens of prompt and answer together (default: the model's, or what fits)")
       ->check(CLI::Range(int64_t{2}, int64_t{1} << 40));
-  c.add_option("--max-num-seqs", o.max_num_seqs, "requests computed at once")
-      ->check(CLI::Range(1, 65536))
-      ->capture_default_str();
+  c.add_option("--max-num-seqs", o.max_num_seqs,
+               "requests computed at once (default: 16 on a CPU, 64 on a GPU)")
+      ->check(CLI::Range(1, 65536));
   c.add_option("--max-num-batched-tokens", o.model.chunk,
                "tokens of one step; longer prompts go in chunks (default: 512 on a CPU, 4096 on a "
                "GPU)")

@@ -57,7 +57,6 @@ class HttpServer::Impl {
     acceptor_.open(endpoint.protocol(), ec);
     if (!ec) acceptor_.set_option(tcp::acceptor::reuse_address(true), ec);
     if (!ec) acceptor_.bind(endpoint, ec);
-    if (!ec) acceptor_.listen(kBacklog, ec);
     if (ec) fail("cannot listen on {} port {}: {}", options.host, options.port, ec.message());
     port_ = acceptor_.local_endpoint().port();
   }
@@ -67,6 +66,9 @@ class HttpServer::Impl {
   int port() const { return port_; }
 
   void start() {
+    error_code ec;
+    acceptor_.listen(kBacklog, ec);
+    if (ec) fail("cannot listen on port {}: {}", port_, ec.message());
     accept();
     for (int i = 0; i < std::max(1, core_->options.threads); ++i)
       threads_.emplace_back([this] { serve(); });

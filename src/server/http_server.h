@@ -29,12 +29,14 @@ struct HttpServerOptions {
 
 class HttpServer {
  public:
-  // Binds and listens: throws Error when it cannot. `handler` is called for every request.
+  // Binds: throws Error when it cannot. Connections are refused until start(). `handler` is called
+  // for every request.
   HttpServer(const HttpServerOptions& options, HttpHandler handler);
   ~HttpServer();
 
   int port() const;
-  void start();  // serves on threads of its own from here on
+  // Serves on threads of its own from here on. Throws Error when it cannot.
+  void start();
 
   // No new connections or requests; replies under way may finish for `grace_seconds`. Those that
   // have not are told to (HttpReply::on_stopping), and abandoned when they do not end within two

@@ -58,6 +58,8 @@ class Router {
   // Every answer carries x-request-id: the client's own if it sent a sane one.
   void handle(std::shared_ptr<const HttpRequest> request, std::shared_ptr<HttpReply> reply) const;
 
+  bool needs_keys() const { return !options_.api_keys.empty(); }
+
  private:
   struct Entry {
     HttpHandler handler;
