@@ -1,0 +1,167 @@
+// serve as whoever runs it meets it: the program itself, its output, its signals, its exit codes.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/http_client.h"
+#include "support/temp_folder.h"
+
+namespace fathom {
+namespace {
+
+using server::HttpAnswer;
+using server::HttpClient;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+const std::string kSmall = std::string(FATHOM_SOURCE_DIR) + "/models/small";
+const std::string kLongStream =
+    R"({"messages":[{"role":"user","content":"Tell me a story."}],"stream":true,)"
+    R"("ignore_eos":true,"max_tokens":8000})";
+
+// The program, running; ended with the test whatever happens.
+class Served {
+ public:
+  explicit Served(std::vector<std::string> arguments) {
+    int out[2];
+    if (::pipe2(out, O_CLOEXEC) != 0) return;
+    arguments.insert(arguments.begin(),
+                     {FATHOM_BINARY, "serve", "--ckpt-path", kSmall, "--device", "cpu"});
+    const std::string errors = folder_.file("err");
+    child_ = ::fork();
+    if (child_ == 0) {
+      ::dup2(out[1], STDOUT_FILENO);
+      const int err = ::open(errors.c_str(), O_CREAT | O_WRONLY, 0600);
+      ::dup2(err, STDERR_FILENO);
+      std::vector<char*> argv;
+      for (std::string& a : arguments) argv.push_back(a.data());
+      argv.push_back(nullptr);
+      ::execv(argv[0], argv.data());
+      ::_exit(127);
+    }
+    ::close(out[1]);
+    char c;
+    while (::read(out[0], &c, 1) == 1 && c != '\n') line_ += c;
+    ::close(out[0]);
+  }
+  ~Served() {
+    if (child_ > 0) ::kill(child_, SIGKILL);
+    if (child_ > 0) ::waitpid(child_, nullptr, 0);
+  }
+
+  // What it said on standard output: where it listens.
+  const std::string& line() const { return line_; }
+  int port() const { return std::atoi(line_.substr(line_.rfind(':') + 1).c_str()); }
+  void signal(int number) const { ::kill(child_, number); }
+  // Its exit code, once it has ended.
+  int wait() {
+    int status = 0;
+    ::waitpid(std::exchange(child_, -1), &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+  std::string errors() const { return test::read_file(folder_.file("err")); }
+
+ private:
+  test::TempFolder folder_;
+  pid_t child_ = -1;
+  std::string line_;
+};
+
+TEST(ServeTest, SaysWhereItListensAndStopsWhenToldTo) {
+  Served s({"--port", "0", "--served-model-name", "tiny", "--max-model-len", "512"});
+  EXPECT_THAT(s.line(), StartsWith("listening on http://127.0.0.1:"));
+  HttpClient c(s.port());
+  ASSERT_TRUE(c.get("/health"));
+  EXPECT_EQ(c.answer().status, 200);
+  ASSERT_TRUE(c.get("/v1/models"));
+  EXPECT_THAT(c.answer().body, HasSubstr("\"tiny\""));
+  ASSERT_TRUE(c.post("/v1/chat/completions",
+                     R"({"messages":[{"role":"user","content":"Hello!"}],"temperature":0})"));
+  const HttpAnswer a = c.answer();
+  EXPECT_EQ(a.status, 200);
+  EXPECT_THAT(a.body, HasSubstr("Hello! How can I help you today?"));
+  ASSERT_TRUE(c.get("/metrics"));
+  EXPECT_THAT(c.answer().body, HasSubstr("fathom:step_seconds_count{kind=\"decode\""));
+  s.signal(SIGTERM);
+  EXPECT_EQ(s.wait(), 0);
+  EXPECT_EQ(c.read_to_end(), "");
+  const std::string log = s.errors();
+  EXPECT_THAT(log, HasSubstr("512 tokens"));
+  EXPECT_THAT(log, HasSubstr("\"path\":\"/v1/chat/completions\",\"status\":200"));
+  EXPECT_EQ(log.find("Hello"), std::string::npos);
+}
+
+TEST(ServeTest, AStopUnderLoadEndsStreamsWithAnError) {
+  Served s({"--port", "0", "--grace", "0"});
+  std::vector<HttpClient> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back(s.port());
+    ASSERT_TRUE(clients.back().post("/v1/chat/completions", kLongStream));
+    EXPECT_THAT(clients.back().read_until("data: {"), HasSubstr("200 OK"));
+  }
+  s.signal(SIGTERM);
+  for (HttpClient& c : clients) {
+    const std::string rest = c.read_to_end();
+    EXPECT_THAT(rest, HasSubstr("shutting down"));
+    EXPECT_TRUE(rest.ends_with("0\r\n\r\n"));
+  }
+  EXPECT_EQ(s.wait(), 0);
+}
+
+TEST(ServeTest, ASecondSignalDoesNotWait) {
+  Served s({"--port", "0", "--grace", "1000"});
+  HttpClient c(s.port());
+  ASSERT_TRUE(c.post("/v1/chat/completions", kLongStream));
+  EXPECT_NE(c.read_until("data: {"), "");
+  s.signal(SIGINT);
+  s.signal(SIGTERM);
+  EXPECT_EQ(s.wait(), 0);
+  EXPECT_THAT(c.read_to_end(), HasSubstr("shutting down"));
+}
+
+TEST(ServeTest, KeysComeFromFlagsAndFiles) {
+  test::TempFolder folder;
+  test::write_file(folder.file("keys"), "# ours\n\n  from-file \r\n");
+  Served s({"--port", "0", "--api-key", "from-flag", "--api-key-file", folder.file("keys")});
+  HttpClient c(s.port());
+  ASSERT_TRUE(c.get("/v1/models"));
+  EXPECT_EQ(c.answer().status, 401);
+  for (const char* key : {"from-flag", "from-file"}) {
+    ASSERT_TRUE(c.say(std::string("GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ") +
+                      key + "\r\n\r\n"));
+    EXPECT_EQ(c.answer().status, 200) << key;
+  }
+}
+
+TEST(ServeTest, WhatCannotBeServedIsSaidAtOnce) {
+  test::TempFolder folder;
+  test::write_file(folder.file("none"), "# no key\n");
+  const auto refused = [](std::vector<std::string> arguments, int code, const char* why) {
+    Served s(std::move(arguments));
+    EXPECT_EQ(s.line(), "");
+    EXPECT_EQ(s.wait(), code) << why;
+    EXPECT_THAT(s.errors(), HasSubstr(why));
+  };
+  refused({"--port", "0", "--host", "0.0.0.0"}, 2, "--insecure");
+  refused({"--port", "0", "--host", "::"}, 2, "--insecure");
+  refused({"--port", "0", "--api-key", ""}, 2, "--api-key");
+  refused({"--port", "0", "--api-key-file", folder.file("none")}, 1, "no API key in it");
+  refused({"--port", "0", "--api-key-file", folder.file("missing")}, 1, "missing");
+  refused({"--port", "0", "--config", folder.file("missing")}, 1, "missing");
+  refused({"--port", "70000"}, 2, "--port");
+  Served first({"--port", "0"});
+  refused({"--port", std::to_string(first.port())}, 1, "Address already in use");
+  Served open({"--port", "0", "--host", "0.0.0.0", "--insecure"});
+  EXPECT_THAT(open.line(), StartsWith("listening on http://0.0.0.0:"));
+}
+
+}  // namespace
+}  // namespace fathom
