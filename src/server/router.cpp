@@ -311,7 +311,7 @@ HttpHeaders Router::cors_headers(const HttpRequest& request) const {
   }
   if (!any && !known) return {};
   return {{"Access-Control-Allow-Origin", any ? "*" : std::string(origin)},
-          {"Access-Control-Expose-Headers", "x-request-id, retry-after"}};
+          {"Access-Control-Expose-Headers", "x-request-id, request-id, retry-after"}};
 }
 
 void Router::answer_options(const HttpRequest& request, const Methods& methods,
@@ -362,6 +362,7 @@ void Router::handle(std::shared_ptr<const HttpRequest> request,
   if (!options_.allowed_origins.empty()) always.emplace_back("Vary", "Origin");
   always.emplace_back("x-request-id", id);
   const ErrorShape shape = shape_of(request->path, methods);
+  if (shape == ErrorShape::anthropic) always.emplace_back("request-id", id);  // its SDKs' name
   auto observed = std::make_shared<Observed>(std::move(reply), ledger, std::move(always), shape);
 
   if (request->failure) return send_error(*observed, shape, *request->failure);

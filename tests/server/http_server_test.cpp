@@ -2,6 +2,7 @@
 #include "server/http_server.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -423,6 +424,28 @@ TEST_F(HttpServerTest, TooManyConnectionsAreTurnedAway) {
     again.get("/echo");
     status = again.answer().status;
     ASSERT_TRUE(status == 200 || status == 503 || status == 0) << status;
+  }
+}
+
+TEST_F(HttpServerTest, ConnectionsWaitWhileThereAreNoFileDescriptors) {
+  Event said;
+  options.on_problem = [&](const std::string&) { said.set(); };
+  start();
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const int free = ::dup(STDERR_FILENO);  // the lowest number that is not taken
+  ::close(free);
+  // Enough for the clients' ends of two connections, and not for the server's.
+  rlimit few = before;
+  few.rlim_cur = static_cast<rlim_t>(free) + 2;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &few), 0);
+  HttpClient first = client(), second = client();
+  EXPECT_TRUE(first.connected() && second.connected());
+  EXPECT_TRUE(said.wait());
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  for (HttpClient* c : {&first, &second}) {
+    ASSERT_TRUE(c->get("/echo"));
+    EXPECT_EQ(c->answer().status, 200);
   }
 }
 

@@ -177,6 +177,7 @@ TEST_F(RouterTest, NamesRequests) {
   build();
   EXPECT_EQ(header(*ask("GET", "/open", {{"x-request-id", "my-id_1.2:3"}}), "x-request-id"),
             "my-id_1.2:3");
+  EXPECT_EQ(header(*ask("POST", "/v1/messages", {{"x-request-id", "mine"}}), "request-id"), "mine");
   std::string earlier;
   for (const std::string& bad : {std::string(), std::string("two words"), std::string("a\"b"),
                                  std::string("\xff"), std::string(129, 'a')}) {
