@@ -47,7 +47,7 @@ constexpr const char* kTwoCalls =
     "<｜tool▁call▁begin｜>g<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
 
 TEST(AnswerReader, ReasoningContentAndCalls) {
-  AnswerReader reader(tokenizer(), {.thinking = true});
+  AnswerReader reader(tokenizer(), {.thinking = true, .stop = {}});
   const Read got = read(reader, std::string("why</think>so") + kTwoCalls);
   EXPECT_EQ(got.reasoning, "why");
   EXPECT_EQ(got.content, "so");
@@ -75,7 +75,7 @@ TEST(AnswerReader, NoStopTextGoesAcrossAToolCall) {
 }
 
 TEST(AnswerReader, ASingleCallEndsTheAnswer) {
-  AnswerReader reader(tokenizer(), {.single_call = true});
+  AnswerReader reader(tokenizer(), {.stop = {}, .single_call = true});
   const Read got = read(reader, std::string("so") + kTwoCalls + "never");
   EXPECT_TRUE(reader.stopped());
   EXPECT_EQ(reader.stop_text(), "");
