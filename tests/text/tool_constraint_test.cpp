@@ -98,7 +98,7 @@ void walk(const Tokenizer& tokenizer, Encoding encoding, int seeds, int length) 
 }
 
 TEST(ToolConstraint, DrawnCallsAreValidV31) { walk(small_tokenizer(), Encoding::v31, 40, 40); }
-TEST(ToolConstraint, DrawnCallsAreValidV32) { walk(small_tokenizer(), Encoding::v32, 40, 60); }
+TEST(ToolConstraint, DrawnCallsAreValidV32) { walk(small_tokenizer(), Encoding::v32, 20, 60); }
 TEST(ToolConstraint, DrawnCallsAreValidWithTheRealVocabulary) {
   walk(deepseek_tokenizer(), Encoding::v31, 3, 30);
   walk(deepseek_tokenizer(), Encoding::v32, 3, 30);  // in which the DSML marker is ordinary text
