@@ -179,13 +179,15 @@ TEST(EnginePrefix, KeptPagesNeverStandInTheWay) {
   std::vector<std::vector<int32_t>> prompts;
   for (unsigned i = 0; i < 6; ++i)
     prompts.push_back(joined(start, random_ids(60 + 10 * static_cast<int>(i), i)));
+  std::vector<std::vector<int32_t>> want;
+  for (const auto& p : prompts) want.push_back(cold(o, p, 10));
   std::vector<Answer> answers(12);
   for (size_t i = 0; i < answers.size(); ++i)
     submit(engine, prompts[i % prompts.size()], answers[i], 10);
   run(engine);
   for (size_t i = 0; i < answers.size(); ++i) {
     EXPECT_TRUE(answers[i].ended);
-    EXPECT_EQ(answers[i].ids, cold(o, prompts[i % prompts.size()], 10)) << i;
+    EXPECT_EQ(answers[i].ids, want[i % prompts.size()]) << i;
   }
 }
 
