@@ -47,7 +47,8 @@ class TokenMatcher {
   // The answer may end here.
   virtual bool complete() const = 0;
   // No token of the vocabulary goes on with the answer, though it is not complete: only where
-  // single bytes of the vocabulary are added tokens. The stop ids are allowed then, for lack of others.
+  // single bytes of the vocabulary are added tokens. The stop ids are allowed then, for lack of
+  // others.
   virtual bool stuck() const = 0;
 };
 
