@@ -192,9 +192,19 @@ Conversation read_conversation(const OrderedJson& body, Encoding encoding, bool 
   return conversation;
 }
 
+void check_prompt_bytes(const Service& service, size_t bytes) {
+  const auto context = static_cast<size_t>(service.engine.max_context());
+  if (bytes / std::max<size_t>(1, service.tokenizer.longest_token()) <= context) return;
+  fail("the prompt has {} bytes of text, which no {} tokens hold: the context of this model", bytes,
+       context);
+}
+
 ChatPrompt chat_prompt(const Service& service, const Conversation& conversation, bool thinking) {
   const std::vector<Segment> segments =
       render(conversation, {service.options.encoding, thinking, false});
+  size_t bytes = 0;
+  for (const Segment& segment : segments) bytes += segment.text.size();
+  check_prompt_bytes(service, bytes);
   ChatPrompt prompt;
   // After a tool result the v3.1 encoding just goes on: no reasoning is opened.
   prompt.thinking =

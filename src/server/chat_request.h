@@ -34,6 +34,10 @@ Conversation read_conversation(const OrderedJson& body, Encoding encoding, bool 
 // thinking, enable_thinking or reasoning_effort.
 bool read_thinking(const JsonField& root);
 
+// Throws Error for a prompt of so many bytes of text that it cannot fit the context whatever its
+// tokens are: it is refused before the time to find them is spent.
+void check_prompt_bytes(const Service& service, size_t bytes);
+
 struct ChatPrompt {
   std::vector<int32_t> ids;
   bool thinking = false;  // the prompt ends in <think>: the answer begins with reasoning

@@ -3,7 +3,7 @@
 namespace fathom::server {
 namespace {
 
-constexpr size_t kMaxPrompts = 1024;
+constexpr size_t kMaxPrompts = 1024;  // and choices of all of them together
 
 std::vector<int32_t> read_ids(const JsonField& at, int32_t vocab) {
   std::vector<int32_t> ids;
@@ -66,6 +66,9 @@ CompletionRequest read_completion_request(const OrderedJson& body, const Service
   request.stream = read_stream(root);
   read_sampling(root, options, g);
   g.chat = false;
+  if (request.prompts.size() * static_cast<size_t>(g.n) > kMaxPrompts)
+    fail("n: {} choices of {} prompts: at most {} together are accepted", g.n,
+         request.prompts.size(), kMaxPrompts);
   request.echo = root.at("echo").boolean_or(false);
   request.add_special_tokens = root.at("add_special_tokens").boolean_or(true);
   g.logprobs = static_cast<int>(integer_or(root.at("logprobs"), -1, 0, kMaxTopLogprobs));

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "server/chat_request.h"
 #include "server/legacy_logprobs.h"
 #include "server/openai_format.h"
 #include "server/sse.h"
@@ -180,6 +181,7 @@ void handle_completions(Service& service, const HttpRequest& http,
     std::vector<std::vector<int32_t>> prompts;
     std::vector<GenerationRequest> generations;
     for (const TextPrompt& prompt : request.prompts) {
+      if (prompt.text) check_prompt_bytes(service, prompt.text->size());
       prompts.push_back(ids_of(service.tokenizer, prompt, request.add_special_tokens));
       GenerationRequest& g = generations.emplace_back(request.generation);
       g.prompt = prompts.back();

@@ -1,8 +1,10 @@
 #include "text/tokenizer.h"
 
+#include <algorithm>
 #include <fstream>
 #include <limits>
 #include <mutex>
+#include <optional>
 #include <sstream>
 #include <unordered_map>
 
@@ -10,6 +12,7 @@
 #include "text/added_tokens.h"
 #include "text/bpe.h"
 #include "text/byte_alphabet.h"
+#include "text/json_reader.h"
 #include "text/pre_tokenizer.h"
 #include "text/tokenizer_file.h"
 #include "text/utf8.h"
@@ -91,6 +94,7 @@ struct Tokenizer::Impl {
   std::unordered_map<std::string, int32_t> added_ids;
   std::vector<int32_t> prefix_ids, suffix_ids;
   std::vector<Token> tokens;
+  size_t longest = 0;  // bytes of a token
   PreTokenizer pre_tokenizer;
   Bpe bpe;
   AddedTokenMatcher raw_matcher, normalized_matcher;
@@ -108,13 +112,41 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
+namespace {
+
+// The beginning of sentence that Hugging Face's Llama tokenizer classes, which some folders name,
+// put in front of a text when tokenizer_config.json says so. Other classes do not read the flag.
+std::optional<std::string> bos_of_config(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return std::nullopt;
+  std::ostringstream content;
+  content << file.rdbuf();
+  const auto document = parse_json<nlohmann::json>(content.view(), path.string());
+  const JsonAt<nlohmann::json> root(document, path.string() + ": ");
+  const JsonAt<nlohmann::json> name = root.at("tokenizer_class");
+  if (!root.at("add_bos_token").boolean_or(false) || name.null() ||
+      !name.string().starts_with("LlamaTokenizer"))
+    return std::nullopt;
+  const JsonAt<nlohmann::json> bos = root.at("bos_token");
+  return bos.value().is_object() ? bos.at("content").string() : bos.string();
+}
+
+}  // namespace
+
 Tokenizer Tokenizer::from_folder(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "tokenizer.json";
   std::ifstream file(path, std::ios::binary);
   if (!file) fail("{}: cannot be opened (a checkpoint folder has a tokenizer.json)", path.string());
   std::ostringstream content;
   content << file.rdbuf();
-  return from_json(content.view(), path.string());
+  Tokenizer tokenizer = from_json(content.view(), path.string());
+  const std::filesystem::path config = folder / "tokenizer_config.json";
+  if (const auto bos = bos_of_config(config); bos && tokenizer.impl_->prefix_ids.empty()) {
+    const std::optional<int32_t> id = tokenizer.added_id_of(*bos);
+    if (!id) fail("{}: bos_token: '{}' is no added token", config.string(), *bos);
+    tokenizer.impl_->prefix_ids = {*id};
+  }
+  return tokenizer;
 }
 
 Tokenizer Tokenizer::from_json(std::string_view json_text, std::string_view where) {
@@ -122,6 +154,7 @@ Tokenizer Tokenizer::from_json(std::string_view json_text, std::string_view wher
   std::vector<Token> tokens = make_tokens(spec, where);
   auto impl = std::make_unique<Impl>(std::move(spec), where);
   impl->tokens = std::move(tokens);
+  for (const Token& t : impl->tokens) impl->longest = std::max(impl->longest, t.bytes.size());
   for (const AddedToken& a : impl->added) {
     // A token of the vocabulary keeps its id there; a second one would depend on who is asked.
     const int32_t in_vocab = impl->bpe.id_of_spelling(a.content);
@@ -206,6 +239,8 @@ bool Tokenizer::is_special(int32_t id) const {
 bool Tokenizer::is_added(int32_t id) const {
   return id >= 0 && id < vocab_size() && impl_->tokens[id].added;
 }
+
+size_t Tokenizer::longest_token() const { return impl_->longest; }
 
 int32_t Tokenizer::vocab_size() const { return static_cast<int32_t>(impl_->tokens.size()); }
 

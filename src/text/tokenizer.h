@@ -17,7 +17,8 @@ namespace fathom {
 // scratch memory and cache from a pool).
 class Tokenizer {
  public:
-  // `folder` holds tokenizer.json. Throws Error naming the file and the key if it cannot be used.
+  // `folder` holds tokenizer.json, perhaps tokenizer_config.json. Throws Error naming the file and
+  // the key if it cannot be used.
   static Tokenizer from_folder(const std::filesystem::path& folder);
   // `where` stands for the file's path in messages.
   static Tokenizer from_json(std::string_view json_text, std::string_view where);
@@ -27,8 +28,8 @@ class Tokenizer {
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
   // As Hugging Face's encode(text): added tokens in the text become their ids, and ids that the
-  // file's post-processor adds (none in the family's own files) are added, unless `add_special` is
-  // false. Throws Error with the offset if the text is not valid UTF-8.
+  // file's post-processor or the folder's tokenizer_config.json puts around a text are added,
+  // unless `add_special` is false. Throws Error with the offset if the text is not valid UTF-8.
   std::vector<int32_t> encode(std::string_view text, bool add_special = true) const;
 
   // Added tokens are ordinary text; nothing is added. For what a user wrote.
@@ -50,6 +51,9 @@ class Tokenizer {
 
   bool is_special(int32_t id) const;  // dropped by decode(ids, true)
   bool is_added(int32_t id) const;
+
+  // Bytes of the longest token: a text of n times as many has at least n tokens.
+  size_t longest_token() const;
 
   // One past the largest id that has a token. The model's embedding may have more rows.
   int32_t vocab_size() const;

@@ -154,10 +154,21 @@ TEST_F(OpenAiTest, RefusedCompletions) {
       {R"({"prompt": "a", "logprobs": true})", "logprobs: expected an integer"},
       {R"({"prompt": "a", "max_tokens": 0})", "max_tokens: expected at least 1 without echo"},
       {R"({"prompt": "a", "response_format": {"type": "json_object"}})", "response_format: "},
+      {R"({"prompt": ["a","a","a","a","a","a","a","a","a"], "n": 128})", "n: 128 choices of 9"},
       {R"({"prompt": ""})", "the prompt is empty"},
   };
   for (const auto& c : cases)
     EXPECT_THAT(refusal(kPath, c.body)["message"].get<std::string>(), HasSubstr(c.message));
+}
+
+TEST_F(OpenAiTest, PromptsFarTooLongAreRefusedByTheirBytes) {
+  const std::string text(tokenizer().longest_token() * 4097 + 1, 'a');
+  EXPECT_THAT(refusal(kPath, R"({"prompt": ")" + text + "\"}")["message"].get<std::string>(),
+              HasSubstr("bytes of text, which no 4096 tokens hold"));
+  EXPECT_THAT(refusal("/v1/chat/completions",
+                      R"({"messages": [{"role": "user", "content": ")" + text + "\"}]}")["message"]
+                  .get<std::string>(),
+              HasSubstr("which no 4096 tokens hold"));
 }
 
 TEST_F(OpenAiTest, TokenizeAndBack) {

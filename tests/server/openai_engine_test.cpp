@@ -187,6 +187,11 @@ TEST_F(OpenAiEngineTest, EchoedLogProbabilitiesAreThoseOfTheModel) {
       post("/v1/completions", OrderedJson::parse(R"({"prompt": "Once upon a time there was a boat",
       "echo": true, "max_tokens": 0, "logprobs": 2})")));
   const OrderedJson& l = whole["choices"][0]["logprobs"];
+  // Also of a prompt that is in the cache by now.
+  const OrderedJson again = OrderedJson::parse(
+      post("/v1/completions", OrderedJson::parse(R"({"prompt": "Once upon a time there was a boat",
+      "echo": true, "max_tokens": 0, "logprobs": 2})")));
+  EXPECT_EQ(again["choices"], whole["choices"]);
   ASSERT_GT(l["tokens"].size(), 3u);
   EXPECT_TRUE(l["token_logprobs"][0].is_null());
   for (size_t i = 1; i < l["tokens"].size(); ++i) EXPECT_LE(l["token_logprobs"][i], 0.0);
