@@ -643,21 +643,35 @@ TEST_F(OpByOp, RealDimsBf16Decode) {
 // The bytes of everything a layer leaves behind.
 class WholeLayer : public OpsTest {
  protected:
-  using Bytes = std::vector<uint8_t>;
-  Bytes results() {
-    Bytes all;
-    for (const Tensor& t :
-         {dev.attended, dev.update, dev.normed, dev.logits, dev.picked, dev.ids}) {
-      if (t.empty()) continue;
-      size_t bytes = static_cast<size_t>(t.size()) * size_of(t.dtype), at = all.size();
-      all.resize(at + bytes);
-      gpu->download(&all[at], t.data, bytes);
-    }
-    size_t at = all.size();
-    all.resize(at + latent_bytes + index_bytes);
-    gpu->download(&all[at], dev.kv.latent, latent_bytes);
-    gpu->download(&all[at + latent_bytes], dev.kv.index, index_bytes);
+  using Results = std::map<std::string, std::vector<uint8_t>>;
+  Results results() {
+    Results all;
+    auto take = [&](const char* name, const void* from, size_t bytes) {
+      all[name].resize(bytes);
+      gpu->download(all[name].data(), from, bytes);
+    };
+    for (const auto& [name, t] : {std::pair<const char*, Tensor>{"attended", dev.attended},
+                                  {"update", dev.update},
+                                  {"normed", dev.normed},
+                                  {"logits", dev.logits},
+                                  {"picked", dev.picked},
+                                  {"expert ids", dev.ids}})
+      if (!t.empty()) take(name, t.data, static_cast<size_t>(t.size()) * size_of(t.dtype));
+    take("latent rows", dev.kv.latent, latent_bytes);
+    take("index rows", dev.kv.index, index_bytes);
     return all;
+  }
+  static void expect_same(const Results& want, const Results& got) {
+    for (const auto& [name, bytes] : want) {
+      const auto& other = got.at(name);
+      size_t differing = 0, first = bytes.size();
+      for (size_t i = 0; i < bytes.size(); ++i)
+        if (bytes[i] != other[i]) {
+          ++differing;
+          first = std::min(first, i);
+        }
+      EXPECT_EQ(differing, 0u) << name << ": of " << bytes.size() << " bytes, from " << first;
+    }
   }
   void reset_cache() {
     gpu->upload(dev.kv.latent, latent_start.data(), latent_bytes);
@@ -669,23 +683,23 @@ class WholeLayer : public OpsTest {
 TEST_F(WholeLayer, RunsTwiceToTheSameBits) {
   prepare(Numerics::fp8, kReal, Form::mixed);
   run_layer(*gpu, dev, ignore);
-  Bytes first = results();
+  const Results first = results();
   reset_cache();
   run_layer(*gpu, dev, ignore);
-  EXPECT_TRUE(first == results());
+  expect_same(first, results());
 }
 
 TEST_F(WholeLayer, FusedPositionsChangeNothing) {
   prepare(Numerics::fp8, kSmall, Form::mixed);
   run_layer(*gpu, dev, ignore);
-  Bytes fused = results();
+  const Results fused = results();
   reset_cache();
   CudaSettings apart;
   apart.max_sequences = 16;
   apart.fuse_positions = apart.dependent_launch = false;
   gpu = make_cuda_ops(numerics_, workload, apart);
   run_layer(*gpu, dev, ignore);
-  EXPECT_TRUE(fused == results());
+  expect_same(fused, results());
 }
 
 TEST_F(WholeLayer, RecordedStepServesOtherPositions) {
@@ -696,7 +710,7 @@ TEST_F(WholeLayer, RecordedStepServesOtherPositions) {
   };
   cudaStream_t stream = static_cast<cudaStream_t>(gpu->stream());
   run_layer(*gpu, dev, ignore);  // loads every kernel
-  Bytes eager_first = results();
+  const Results eager_first = results();
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t exec = nullptr;
   FATHOM_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
@@ -705,16 +719,16 @@ TEST_F(WholeLayer, RecordedStepServesOtherPositions) {
   FATHOM_CUDA(cudaGraphInstantiate(&exec, graph, 0));
   reset_cache();
   FATHOM_CUDA(cudaGraphLaunch(exec, stream));
-  EXPECT_TRUE(eager_first == results()) << "replay of the step that was recorded";
+  expect_same(eager_first, results());  // the step that was recorded
 
   other_step();
   reset_cache();
   gpu->restage(inputs());
   FATHOM_CUDA(cudaGraphLaunch(exec, stream));
-  Bytes replayed = results();
+  const Results replayed = results();
   reset_cache();
   run_layer(*gpu, dev, ignore);
-  EXPECT_TRUE(replayed == results()) << "replay with other inputs";
+  expect_same(replayed, results());  // a replay with other inputs
   cudaGraphExecDestroy(exec);
   cudaGraphDestroy(graph);
 }
