@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "base/check.h"
 #include "runtime/kv_pool.h"
 
 namespace fathom {
@@ -62,13 +61,9 @@ class Planner {
         break;
       }
       int victim = last_rank();
-      if (victim == 0) {
-        // The others are out and this one is still short: pages shared among them are not counted
-        // as freed here. They are free once this plan is carried out, so the next one finds them.
-        FATHOM_CHECK(!plan_.preempted.empty(), "one sequence of {} tokens: {} pages, {} free",
-                     s.known, s.pages, free_);
-        return;
-      }
+      // The others are out and this one is still short: pages they share are not counted as freed
+      // here, nor those of sequences that are just leaving. The next plan finds them.
+      if (victim == 0) return;
       preempt(victim);
       if (victim == i) return;
     }

@@ -60,7 +60,8 @@ struct Plan {
 
 // `running` and `waiting` are in order of rank, each for itself. A running sequence may lack
 // nothing (known == cached): it keeps its place and its pages. Whoever calls must see to it that
-// the greatest sequence alone fits into all pages: then every plan makes progress.
+// the greatest sequence alone fits into all pages: where nobody else holds any, every plan then
+// makes progress, if only by putting somebody out.
 Plan plan_step(std::span<const SeqState> running, std::span<const SeqState> waiting,
                const Limits& limits);
 

@@ -8,70 +8,15 @@
 #include <random>
 #include <thread>
 
-#include "runtime/fake_runner.h"
+#include "runtime/fake_engine.h"
 
 namespace fathom {
 namespace {
 
 using testing::HasSubstr;
-using Mode = FakeRunner::Mode;
 
-const char* name_of(Mode m) {
-  return m == Mode::host ? "host" : m == Mode::eager ? "eager" : "lazy";
-}
-
-// An engine, and a view of its device.
-struct Rig {
-  explicit Rig(Mode mode, EngineOptions o = {}, int pages = 64, int64_t max_context = 512)
-      : config(fake_config()) {
-    o.threads = std::max(1, o.threads);  // all processors are shared with the other tests
-    MemoryPlan plan;
-    plan.max_context = max_context;
-    plan.pages = pages;
-    auto device =
-        std::make_unique<FakeRunner>(mode, pages, step_logit_rows(o.max_seqs, o.max_step_tokens));
-    runner = device.get();
-    engine = std::make_unique<Engine>(config, std::move(device), plan, o);
-  }
-  Config config;
-  FakeRunner* runner = nullptr;
-  std::unique_ptr<Engine> engine;
-};
-
-struct Answer {
-  std::vector<int32_t> ids;
-  Finish finish = Finish::none;
-  std::string error;
-};
-
-Request request(std::vector<int32_t> ids, int64_t max_new_tokens, float temperature = 1) {
-  Request r;
-  r.ids = std::move(ids);
-  r.max_new_tokens = max_new_tokens;
-  r.sampling.temperature = temperature;
-  r.sampling.seed = 7;
-  return r;
-}
-
-std::vector<int32_t> random_ids(int n, unsigned seed) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> ids(static_cast<size_t>(n));
-  for (int32_t& id : ids) id = static_cast<int32_t>(random() % kFakeVocab);
-  return ids;
-}
-
-void collect_into(Request& r, Answer& a) {
-  r.sink = [&a](const TokenEvent& e) {
-    EXPECT_EQ(a.finish, Finish::none) << "an event after the last one";
-    if (e.token >= 0) a.ids.push_back(e.token);
-    a.finish = e.finish;
-    a.error = e.error;
-  };
-}
-
-class EngineOnFake : public testing::TestWithParam<Mode> {};
-INSTANTIATE_TEST_SUITE_P(Modes, EngineOnFake, testing::Values(Mode::host, Mode::eager, Mode::lazy),
-                         [](const auto& p) { return std::string(name_of(p.param)); });
+class EngineOnFake : public FakeEngineTest {};
+INSTANTIATE_TEST_SUITE_P(Modes, EngineOnFake, all_modes(), mode_name);
 
 // A request of any kind.
 Request random_request(std::mt19937& random, int64_t most) {
@@ -97,63 +42,81 @@ Request random_request(std::mt19937& random, int64_t most) {
   return r;
 }
 
+struct LoadCounts {
+  int preemptions = 0, carried_ids = 0;
+};
+
 // Requests come and go at random while pages are few. Every one ends, each answer is what its text
 // alone says (or the beginning of it, where it was cancelled), and no page is lost.
-TEST_P(EngineOnFake, RandomLoadGivesEachItsOwnAnswer) {
-  int preemptions = 0, carried = 0;
-  for (unsigned seed = 0; seed < 40; ++seed) {
-    SCOPED_TRACE(seed);
-    std::mt19937 random(seed);
-    auto roll = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
-    const int pages = 4 + roll(8);
-    const int64_t context = int64_t{64} * (3 + roll(2));
-    EngineOptions o;
-    o.max_seqs = 1 + roll(6);
-    o.max_step_tokens = 1 + roll(200);
-    o.keep_prefixes = roll(2) == 0;
-    o.batch_invariant = roll(2) == 0;
-    o.keep_selection = true;
-    o.overlap = roll(5) > 0;
-    o.threads = 1 + roll(3);
-    Rig rig(GetParam(), o, pages, context);
-    constexpr size_t kRequests = 25;
-    std::vector<Answer> answers(kRequests);
-    std::vector<Request> asked;
-    std::vector<RequestId> ids;
-    int steps = 0;
-    for (bool busy = true; busy || asked.size() < kRequests;) {
-      ASSERT_LT(++steps, 20000);
-      if (asked.size() < kRequests && (!busy || roll(3) == 0)) {
-        Request r = random_request(random, context - 1);
-        asked.push_back(r);
-        collect_into(r, answers[asked.size() - 1]);
-        ids.push_back(rig.engine->submit(std::move(r)).value());
-      }
-      if (roll(15) == 0 && !ids.empty()) rig.engine->cancel(ids[random() % ids.size()]);
-      busy = rig.engine->step();
-      rig.engine->check_integrity();
-      const EngineSnapshot s = rig.engine->snapshot();
-      EXPECT_LE(s.running, o.max_seqs);
+void random_load(FakeMode mode, unsigned seed, LoadCounts& counts) {
+  SCOPED_TRACE(testing::Message() << name_of(mode) << ", seed " << seed);
+  std::mt19937 random(seed);
+  auto roll = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
+  const int pages = 4 + roll(8);
+  const int64_t context = int64_t{64} * (3 + roll(2));
+  EngineOptions o;
+  o.max_seqs = 1 + roll(6);
+  o.max_step_tokens = 1 + roll(200);
+  o.keep_prefixes = roll(2) == 0;
+  o.batch_invariant = roll(2) == 0;
+  o.keep_selection = true;
+  o.overlap = roll(5) > 0;
+  o.threads = 1 + roll(3);
+  Rig rig(mode, o, pages, context);
+  constexpr size_t kRequests = 25;
+  std::vector<Answer> answers(kRequests);
+  std::vector<Request> asked;
+  std::vector<RequestId> ids;
+  int steps = 0;
+  for (bool busy = true; busy || asked.size() < kRequests;) {
+    ASSERT_LT(++steps, 20000);
+    if (asked.size() < kRequests && (!busy || roll(3) == 0)) {
+      Request r = random_request(random, context - 1);
+      asked.push_back(r);
+      collect_into(r, answers[asked.size() - 1]);
+      ids.push_back(rig.engine->submit(std::move(r)).value());
     }
-    for (size_t i = 0; i < kRequests; ++i) {
-      const Answer& a = answers[i];
-      std::vector<int32_t> want = fake_answer(asked[i], context);
-      ASSERT_NE(a.finish, Finish::none) << i;
-      ASSERT_NE(a.finish, Finish::error) << a.error;
-      if (a.finish == Finish::cancelled) want.resize(std::min(want.size(), a.ids.size()));
-      ASSERT_EQ(a.ids, want) << "request " << i;
-    }
+    if (roll(15) == 0 && !ids.empty()) rig.engine->cancel(ids[random() % ids.size()]);
+    busy = rig.engine->step();
+    rig.engine->check_integrity();
     const EngineSnapshot s = rig.engine->snapshot();
-    EXPECT_EQ(s.free_pages, pages);
-    EXPECT_EQ(s.running + s.waiting, 0);
-    preemptions += static_cast<int>(s.preemptions);
-    carried += rig.runner->carried_ids;
+    EXPECT_LE(s.running, o.max_seqs);
   }
-  EXPECT_GT(preemptions, 20);
-  if (GetParam() == Mode::host)
-    EXPECT_EQ(carried, 0);
+  for (size_t i = 0; i < kRequests; ++i) {
+    const Answer& a = answers[i];
+    std::vector<int32_t> want = fake_answer(asked[i], context);
+    ASSERT_NE(a.finish, Finish::none) << i;
+    ASSERT_NE(a.finish, Finish::error) << a.error;
+    if (a.finish == Finish::cancelled) want.resize(std::min(want.size(), a.ids.size()));
+    ASSERT_EQ(a.ids, want) << "request " << i;
+  }
+  const EngineSnapshot s = rig.engine->snapshot();
+  EXPECT_EQ(s.free_pages, pages);
+  EXPECT_EQ(s.running + s.waiting, 0);
+  counts.preemptions += static_cast<int>(s.preemptions);
+  counts.carried_ids += rig.runner->carried_ids;
+}
+
+TEST_P(EngineOnFake, RandomLoadGivesEachItsOwnAnswer) {
+  LoadCounts counts;
+  for (unsigned seed = 0; seed < 40; ++seed) {
+    random_load(GetParam(), seed, counts);
+    if (HasFatalFailure()) return;
+  }
+  EXPECT_GT(counts.preemptions, 20);
+  if (GetParam() == FakeMode::host)
+    EXPECT_EQ(counts.carried_ids, 0);
   else
-    EXPECT_GT(carried, 1000);
+    EXPECT_GT(counts.carried_ids, 1000);
+}
+
+TEST(LongEngineOnFake, RandomLoadGivesEachItsOwnAnswer) {
+  LoadCounts counts;
+  for (FakeMode mode : {FakeMode::host, FakeMode::eager, FakeMode::lazy})
+    for (unsigned seed = 100; seed < 2000; ++seed) {
+      random_load(mode, seed, counts);
+      if (HasFatalFailure()) return;
+    }
 }
 
 // Greedy decodes overlap: nearly every id is carried, and a stop is found out one step too late.
@@ -170,7 +133,7 @@ TEST_P(EngineOnFake, OverlapDiscardsTheTokenBehindAStop) {
   EXPECT_EQ(a.ids, want);
   EXPECT_EQ(a.finish, Finish::stop);
   const int steps = static_cast<int>(want.size());
-  EXPECT_EQ(rig.runner->launches, GetParam() == Mode::host ? steps : steps + 1);
+  EXPECT_EQ(rig.runner->launches, GetParam() == FakeMode::host ? steps : steps + 1);
   EXPECT_EQ(rig.engine->snapshot().free_pages, 64);
 }
 
@@ -330,151 +293,6 @@ TEST_P(EngineOnFake, ReportsItsSteps) {
   EXPECT_EQ(s.steps, 4);
   EXPECT_EQ(s.prompt_tokens, 20);
   EXPECT_EQ(s.generated_tokens, 3);
-}
-
-// Allows the even tokens, then the odd ones, and so on; says when it is asked.
-class EvenOdd final : public TokenConstraint {
- public:
-  std::span<const uint64_t> allowed() override {
-    ++asked;
-    if (fail_at == asked) throw std::runtime_error("the grammar is lost");
-    const bool even = accepted.size() % 2 == 0;
-    mask_.assign(4, even ? 0x5555555555555555u : ~uint64_t{0x5555555555555555u});
-    if (empty_at == asked) mask_.assign(4, 0);
-    return mask_;
-  }
-  void accept(int32_t token) override {
-    EXPECT_EQ(asked, static_cast<int>(accepted.size()) + 1) << "asked once before each token";
-    accepted.push_back(token);
-  }
-  int asked = 0, fail_at = 0, empty_at = 0;
-  std::vector<int32_t> accepted;
-
- private:
-  std::vector<uint64_t> mask_;
-};
-
-TEST_P(EngineOnFake, AConstraintIsAskedAndToldTokenByToken) {
-  EngineOptions o;
-  o.threads = 3;
-  Rig rig(GetParam(), o, 6, 256);  // few pages: preempted and computed again in the middle
-  std::vector<Answer> answers(4);
-  std::vector<std::shared_ptr<EvenOdd>> constraints;
-  for (unsigned i = 0; i < 4; ++i) {
-    Request r = request(random_ids(40, i), 60);
-    constraints.push_back(std::make_shared<EvenOdd>());
-    r.constraint = constraints.back();
-    collect_into(r, answers[i]);
-    ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
-  }
-  while (rig.engine->step()) {
-  }
-  for (size_t i = 0; i < 4; ++i) {
-    EXPECT_EQ(answers[i].ids.size(), 60u);
-    EXPECT_EQ(answers[i].ids, constraints[i]->accepted);
-    for (size_t t = 0; t < answers[i].ids.size(); ++t)
-      ASSERT_EQ(answers[i].ids[t] % 2, static_cast<int32_t>(t % 2));
-  }
-  EXPECT_GT(rig.engine->snapshot().preemptions, 0);
-}
-
-TEST_P(EngineOnFake, AConstraintThatFailsTakesNobodyWithIt) {
-  for (bool throws : {false, true}) {
-    Rig rig(GetParam());
-    Answer bad, good;
-    Request r = request(random_ids(40, 1), 20);
-    auto constraint = std::make_shared<EvenOdd>();
-    (throws ? constraint->fail_at : constraint->empty_at) = 4;
-    r.constraint = constraint;
-    collect_into(r, bad);
-    ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
-    r = request(random_ids(40, 2), 20);
-    const std::vector<int32_t> want = fake_answer(r, 512);
-    collect_into(r, good);
-    ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
-    while (rig.engine->step()) rig.engine->check_integrity();
-    EXPECT_EQ(bad.finish, Finish::error);
-    EXPECT_THAT(bad.error, HasSubstr(throws ? "the grammar is lost" : "allows no next token"));
-    EXPECT_EQ(bad.ids.size(), 3u);
-    EXPECT_EQ(good.ids, want);
-  }
-}
-
-// Every log-probability and selection belongs to its own text, though prompts are cut so that their
-// rows fit, share steps with others, and are preempted.
-TEST_P(EngineOnFake, LogprobsAndSelectionsAreOfTheirOwnTokens) {
-  EngineOptions o;
-  o.max_seqs = 3;
-  o.keep_selection = true;
-  o.keep_prefixes = true;
-  Rig rig(GetParam(), o, 6, 256);
-  int first_events = 0;
-  for (unsigned i = 0; i < 6; ++i) {
-    Request r = request(random_ids(100 + 20 * static_cast<int>(i % 3), i / 2), 50);
-    r.logprobs = 2;
-    r.prompt_logprobs = i % 2 == 0;
-    r.keep_selection = true;
-    auto text = std::make_shared<std::vector<int32_t>>(r.ids);
-    const bool whole = r.prompt_logprobs;
-    r.sink = [&first_events, text, whole, prompt = r.ids.size()](const TokenEvent& e) {
-      auto expected = [&](size_t position) {  // of the token there
-        return logprobs_of(fake_logits(hash_of(std::span(*text).first(position))),
-                           (*text)[position], 2);
-      };
-      auto same = [](const TokenLogprobs& a, const TokenLogprobs& b) {
-        return a.token == b.token && a.logprob == b.logprob && a.top == b.top;
-      };
-      ASSERT_GE(e.token, 0) << e.error;
-      text->push_back(e.token);
-      ASSERT_TRUE(e.logprobs && same(*e.logprobs, expected(text->size() - 1)));
-      const bool first = text->size() == prompt + 1;
-      first_events += first;
-      ASSERT_EQ(e.prompt_logprobs.size(), first && whole ? prompt - 1 : 0);
-      for (size_t p = 1; p < prompt && first && whole; ++p)
-        ASSERT_TRUE(same(e.prompt_logprobs[p - 1], expected(p))) << p;
-      ASSERT_TRUE(e.selection);
-      const size_t before = text->size() - 1;
-      EXPECT_EQ(e.selection->position, static_cast<int64_t>(before) - 1);
-      ASSERT_EQ(e.selection->layers.size(), static_cast<size_t>(kFakeLayers));
-      for (int layer = 0; layer < kFakeLayers; ++layer) {
-        const auto picks = e.selection->layers[static_cast<size_t>(layer)];
-        ASSERT_EQ(
-            std::vector<int32_t>(picks.begin(), picks.end()),
-            fake_picks(hash_of(std::span(*text).first(before)), layer, static_cast<int>(before)));
-      }
-    };
-    ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
-  }
-  while (rig.engine->step()) rig.engine->check_integrity();
-  EXPECT_EQ(first_events, 6);
-  EXPECT_GT(rig.engine->snapshot().preemptions, 0);
-  EXPECT_GT(rig.engine->snapshot().prefix_hits, 0);
-}
-
-TEST_P(EngineOnFake, RefusesWhatItCanNeverServe) {
-  Rig rig(GetParam(), {}, 2, 1024);
-  auto refusal = [&](auto change) {
-    Request r = request(random_ids(20, 1), 30);
-    change(r);
-    const Result<RequestId> id = rig.engine->submit(std::move(r));
-    EXPECT_FALSE(id.ok());
-    if (id.ok()) return std::string();
-    EXPECT_EQ(id.failure().status, 400);
-    return id.failure().message;
-  };
-  EXPECT_THAT(refusal([](Request& r) { r.ids = random_ids(128, 1); }),
-              HasSubstr("128 tokens: the cache holds 128"));
-  EXPECT_THAT(refusal([](Request& r) { r.logprobs = 21; }), HasSubstr("logprobs is 21: 0 to 20"));
-  EXPECT_THAT(refusal([](Request& r) { r.logprobs = -2; }), HasSubstr("logprobs is -2"));
-  EXPECT_THAT(refusal([](Request& r) { r.prompt_logprobs = true; }), HasSubstr("logprobs -1"));
-  EXPECT_THAT(refusal([](Request& r) { r.keep_selection = true; }),
-              HasSubstr("not started to keep"));
-  EXPECT_THAT(refusal([](Request& r) {
-                r.rules.bias = {{kFakeVocab, 1.0f}};
-              }),
-              HasSubstr("0 to 199"));
-  EXPECT_THAT(refusal([](Request& r) { r.rules.min_new_tokens = 31; }), HasSubstr("30"));
-  EXPECT_FALSE(rig.engine->step());
 }
 
 // Threads submit, cancel, and look at the snapshot while the engine runs on a thread of its own.

@@ -187,6 +187,14 @@ TEST(Scheduler, SharedPagesAreNoGain) {
   EXPECT_THAT(p.slices, IsEmpty());
 }
 
+// Those that are leaving may hold pages for as long as a step under way uses them.
+TEST(Scheduler, WaitsForPagesThatNobodyInSightHolds) {
+  Plan p = plan({seq(129, 128)}, {}, {100, 8, 0});
+  EXPECT_THAT(p.slices, IsEmpty());
+  EXPECT_THAT(p.preempted, IsEmpty());
+  EXPECT_TRUE(p.starved);
+}
+
 struct Job {
   int64_t known = 0, cached = 0, pages = 0, final = 0;
   int priority = 0, id = 0;
