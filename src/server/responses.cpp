@@ -54,7 +54,7 @@ std::optional<ResponsesRequest> read(Service& service, ResponseStore& stored,
     send_model_not_found(reply, root, service.options);
     return std::nullopt;
   }
-  ResponsesRequest request = read_responses_request(body, service.options, stored);
+  ResponsesRequest request = read_responses_request(body, service.options, stored, new_id("resp_"));
   if (const auto failure = prepare(service, request.chat)) {
     const bool tools = request.chat.form.kind == AnswerForm::Kind::tool_calls;
     send_error(reply, ErrorShape::openai, *failure, tools ? "tools" : "text.format");

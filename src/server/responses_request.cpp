@@ -177,9 +177,10 @@ void read_input(const JsonField& root, ResponseStore& stored, ResponsesRequest& 
 // 0.6f as 0.6, not as 0.6000000238418579.
 double as_written(float number) { return std::stod(fmt::format("{}", number)); }
 
-OrderedJson empty_response(const JsonField& root, const ServiceOptions& options) {
+OrderedJson empty_response(const JsonField& root, const ServiceOptions& options,
+                           const std::string& id) {
   OrderedJson r;
-  r["id"] = new_id("resp_");
+  r["id"] = id;
   r["object"] = "response";
   r["created_at"] = static_cast<int64_t>(std::time(nullptr));
   r["status"] = "in_progress";
@@ -197,7 +198,7 @@ OrderedJson empty_response(const JsonField& root, const ServiceOptions& options)
 }  // namespace
 
 ResponsesRequest read_responses_request(const OrderedJson& body, const ServiceOptions& options,
-                                        ResponseStore& stored) {
+                                        ResponseStore& stored, const std::string& id) {
   constexpr int64_t kMost = int64_t{1} << 40;
   const JsonField root(body, "");
   refuse_unsupported_fields(root);
@@ -208,8 +209,8 @@ ResponsesRequest read_responses_request(const OrderedJson& body, const ServiceOp
   generation.max_tokens = integer_or(root.at("max_output_tokens"), 0, 1, kMost);
   read_input(root, stored, request);
   OrderedJson& r = request.response;
-  r = empty_response(root, options);
-  generation.id = r["id"].get<std::string>();
+  r = empty_response(root, options, id);
+  generation.id = id;
   request.chat.thinking = read_thinking(root, r);
   apply_tools(read_tools(root, r), "tool_choice", request.chat);
   const OrderedJson format = read_format(root.at("text"));

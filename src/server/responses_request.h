@@ -17,10 +17,10 @@ struct ResponsesRequest {
   bool store = true;
 };
 
-// Reads a request; the model's name is not looked at. Throws Error with the place for what is
-// wrong, for what this server knows but cannot do, and for a previous response that `stored` does
-// not have. Unknown fields are ignored.
+// Reads a request that will be known as `id`; the model's name is not looked at. Throws Error with
+// the place for what is wrong, for what this server knows but cannot do, and for a previous
+// response that `stored` does not have. Unknown fields are ignored.
 ResponsesRequest read_responses_request(const OrderedJson& body, const ServiceOptions& options,
-                                        ResponseStore& stored);
+                                        ResponseStore& stored, const std::string& id);
 
 }  // namespace fathom::server

@@ -1,0 +1,44 @@
+// Any bytes as the body of /v1/responses or /v1/messages: a request whose prompt can be written, or
+// an Error, never anything else.
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "base/error.h"
+#include "server/anthropic_request.h"
+#include "server/responses_request.h"
+
+using namespace fathom;
+using namespace fathom::server;
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string_view body(reinterpret_cast<const char*>(data), size);
+  OrderedJson document;
+  try {
+    document = parse_json_body(body);
+  } catch (const Error&) {
+    return 0;
+  }
+  for (const Encoding encoding : {Encoding::v31, Encoding::v32}) {
+    ServiceOptions options;
+    options.model_names = {"fathom"};
+    options.encoding = encoding;
+    options.vocab = 1000;
+    try {
+      ResponseStore stored(1);
+      const ResponsesRequest request = read_responses_request(document, options, stored, "resp_0");
+      FATHOM_CHECK(!request.history.empty(), "an input without an item");
+      FATHOM_CHECK(request.response["output"].empty(), "output before an answer");
+      render(request.chat.conversation, {encoding, request.chat.thinking, false});
+    } catch (const Error&) {
+    }
+    try {
+      const MessagesRequest request = read_messages_request(document, options, false);
+      FATHOM_CHECK(request.chat.generation.max_tokens >= 1, "max_tokens {}",
+                   request.chat.generation.max_tokens);
+      render(request.chat.conversation, {encoding, request.chat.thinking, false});
+    } catch (const Error&) {
+    }
+  }
+  return 0;
+}
