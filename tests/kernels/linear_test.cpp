@@ -15,7 +15,7 @@ struct Shape {
 constexpr Shape kShapes[] = {{64, 384},  {576, 256},    {17, 200},      {1, 128},     {5, 1},
                              {128, 768}, {40, 1040},    {130, 130, 64}, {33, 512, 5}, {300, 24},
                              {16, 16},   {100, 513, 7}, {48, 1536}};
-constexpr int kTokens[] = {1, 2, 3, 4, 5, 7, 16, 33};
+constexpr int kTokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33};
 
 std::string name(const CpuKernels& k, Numerics n, const Shape& s, DType type, int tokens) {
   return fmt::format("{} {} [{}, {}]+{} {} T={}", k.name, name_of(n), s.rows, s.cols, s.row_offset,
@@ -127,7 +127,7 @@ TEST(Linear, LeavesTheMemoryBesideItsOutputAlone) {
     ThreadPool pool(2);
     std::unique_ptr<Ops> ops = k->make(Numerics::bf16, small_workload(), pool);
     RandomWeight w(37, 72, DType::fp8_e4m3, 3);
-    for (int tokens : {1, 4, 5, 13}) {
+    for (int tokens : {1, 2, 4, 5, 8, 9, 13, 65}) {
       Matrix x = Matrix::random(DType::bf16, tokens, 72, 4);
       Matrix all(DType::f32, tokens, 64);
       for (int64_t t = 0; t < tokens; ++t)

@@ -12,12 +12,11 @@ namespace {
 using K = KernelDims;
 constexpr int kRow = K::kLatent + K::kRope, kQuery = K::kNope + K::kRope;
 
-// Rows are asked for this far ahead of their use, and of the token that comes next at most so many:
-// both fit in L2 beside the rows at hand.
-constexpr int64_t kRowsAhead = 64, kNextRows = 256;
+// Rows are asked for this far ahead of their use: beside those at hand they fit L1.
+constexpr int64_t kRowsAhead = 32;
 // Few heads are done with a row sooner than memory brings the next: then rows are asked for in
 // smaller portions, between the products.
-constexpr int kFewHeads = 8, kPortion = 16;
+constexpr int kFewHeads = 8, kPortion = 16;  // what RowDots rounds up to
 
 uint64_t first_lanes(int64_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
 
@@ -100,20 +99,12 @@ void AttentionOps::attend_latent(const Attention& a, int begin, int end) {
   const int parts = std::clamp((pool_.size() + tokens - 1) / tokens, 1, heads);
   const int block = std::min(kMaxHeadBlock, (heads + parts - 1) / parts);
   const int blocks = (heads + block - 1) / block;
-  const int64_t items = int64_t{tokens} * blocks;
-  // Several tokens at a time, so that the rows of the next can be asked for while one is computed.
-  const int64_t grain = std::clamp<int64_t>(items / (4 * pool_.size()), 1, 8);
-  pool_.parallel_dynamic(items, grain, [&](int64_t first, int64_t last, int thread) {
-    auto token_of = [&](int64_t item) { return begin + static_cast<int>(item / blocks); };
-    PickedRows own(a, token_of(first));
+  pool_.parallel_dynamic(int64_t{tokens} * blocks, 1, [&](int64_t first, int64_t last, int thread) {
     for (int64_t i = first; i < last; ++i) {
-      const int token = token_of(i), head = static_cast<int>(i % blocks) * block;
-      PickedRows next(a, i + 1 < last ? token_of(i + 1) : token);
-      // Neighbours of one sequence pick mostly the same rows, which are at hand then.
-      if (a.batch.sequence_of[next.token] == a.batch.sequence_of[token]) next.asked = next.count;
-      attend_latent_heads(a, begin, own, next, head, std::min(block, heads - head),
+      int head = static_cast<int>(i % blocks) * block;
+      PickedRows rows(a, begin + static_cast<int>(i / blocks));
+      attend_latent_heads(a, begin, rows, head, std::min(block, heads - head),
                           scratch_[static_cast<size_t>(thread)]);
-      own = next;
     }
   });
 }
@@ -131,13 +122,13 @@ AttentionOps::PickedRows::PickedRows(const Attention& a, int t) : token(t) {
 void AttentionOps::PickedRows::fetch(const Attention& a, int64_t end) {
   for (end = std::min(end, count); asked < end; ++asked) {
     const std::byte* row = a.kv.latent_row(a.batch.cache_row(token, position(asked)));
-    for (int64_t at = 0; at < a.kv.latent_stride; at += 64) __builtin_prefetch(row + at, 0, 2);
+    for (int64_t at = 0; at < a.kv.latent_stride; at += 64) __builtin_prefetch(row + at, 0, 3);
   }
 }
 
-void AttentionOps::attend_latent_heads(const Attention& a, int begin, PickedRows& own,
-                                       PickedRows& next, int head, int heads, Scratch& s) {
-  const int64_t at = int64_t{own.token - begin} * a.up.heads + head;
+void AttentionOps::attend_latent_heads(const Attention& a, int begin, PickedRows& picked, int head,
+                                       int heads, Scratch& s) {
+  const int64_t at = int64_t{picked.token - begin} * a.up.heads + head;
   const int64_t tile_scores = int64_t{heads} * kPanelWidth;
   std::memset(s.mixed, 0, sizeof(float) * static_cast<size_t>(heads) * K::kLatent);
   std::fill_n(s.top, heads, kNoScore);
@@ -145,28 +136,26 @@ void AttentionOps::attend_latent_heads(const Attention& a, int begin, PickedRows
   const void* rows[kPanelWidth];
   auto load = [&](int64_t first, int n) {
     for (int j = 0; j < kPanelWidth; ++j)
-      rows[j] = j < n ? latent_words(a.kv, a.batch.cache_row(own.token, own.position(first + j)),
-                                     s.rows + j * words(kRow))
-                      : zero_row_;
+      rows[j] =
+          j < n ? latent_words(a.kv, a.batch.cache_row(picked.token, picked.position(first + j)),
+                               s.rows + j * words(kRow))
+                : zero_row_;
   };
   auto tile = [&](int64_t first, const auto& body) {
-    const int n = static_cast<int>(std::min<int64_t>(kPanelWidth, own.count - first));
+    const int n = static_cast<int>(std::min<int64_t>(kPanelWidth, picked.count - first));
     const uint64_t mask = first_lanes(n);
     float* scores = s.head_scores + first / kPanelWidth * tile_scores;
     load(first, n);
     body(first, n, mask, scores);
   };
-  // Half of the next token's rows are asked for in each of the two passes.
-  auto fetch_next = [&](int64_t n) { next.fetch(a, std::min(kNextRows, next.asked + n / 2)); };
   const int portion = heads <= kFewHeads ? kPortion : kPanelWidth;
   // Two passes, so that weights are normalised before they are rounded, as in the reference: with
   // the running maximum of one pass they would be rounded at other places.
-  own.fetch(a, kRowsAhead);
-  for (int64_t i = 0; i < own.count; i += kPanelWidth)
+  picked.fetch(a, kRowsAhead);
+  for (int64_t i = 0; i < picked.count; i += kPanelWidth)
     tile(i, [&](int64_t first, int n, uint64_t mask, float* scores) {
       for (int r = 0; r < n; r += portion) {
-        own.fetch(a, first + r + portion + kRowsAhead);
-        fetch_next(portion);
+        picked.fetch(a, first + r + portion + kRowsAhead);
         element().dots({q_latent_ + at * words(kRow), words(kRow), heads, rows + r,
                         std::min(portion, n - r), static_cast<int>(words(kRow)), scores + r,
                         kPanelWidth});
@@ -175,9 +164,8 @@ void AttentionOps::attend_latent_heads(const Attention& a, int begin, PickedRows
     });
   // 2^(score - top) / sum = 2^(score - (top + log2 sum)), and no score is above that.
   for (int h = 0; h < heads; ++h) s.top[h] += std::log2(s.sum[h]);
-  for (int64_t i = 0; i < own.count; i += kPanelWidth)
+  for (int64_t i = 0; i < picked.count; i += kPanelWidth)
     tile(i, [&](int64_t, int n, uint64_t mask, float* scores) {
-      fetch_next(n);
       element().softmax({scores, &mask, 0, heads, a.scale, s.top, s.sum, s.carry, s.shares});
       mix_latent(rows, n, heads, s);
     });

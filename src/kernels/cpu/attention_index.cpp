@@ -10,6 +10,7 @@ namespace fathom {
 namespace {
 
 constexpr int kDim = KernelDims::kIndex;
+constexpr int kPieces = 8;  // a thread's, of tiles that are dealt out
 
 KvFormat index_format_of(Numerics numerics) {
   return numerics == Numerics::exact  ? KvFormat::f32
@@ -50,7 +51,7 @@ const uint32_t* AttentionOps::index_words(Tensor index_q, const BatchView& batch
 
 void AttentionOps::score_tile(const ScoreRows& rows, int64_t tile, const uint32_t* q, int64_t ldq,
                               Tensor head_weight, const KvView& kv, const BatchView& batch,
-                              Scratch& s) {
+                              std::span<const std::byte> ahead, Scratch& s) {
   const int64_t first = tile * kPanelWidth;
   const int64_t last = position_of(batch, rows.end - 1);
   const int valid = static_cast<int>(std::min<int64_t>(kPanelWidth, last + 1 - first));
@@ -85,6 +86,8 @@ void AttentionOps::score_tile(const ScoreRows& rows, int64_t tile, const uint32_
   t.rows = rows.end - begin;
   t.ldo = rows.tiles * kPanelWidth;
   t.out = scores_ + rows.offset + (begin - rows.begin) * t.ldo + first;
+  t.ahead = ahead.data();
+  t.ahead_bytes = static_cast<int64_t>(ahead.size());
   element().index(t);
 }
 
@@ -92,17 +95,29 @@ void AttentionOps::score_tile(const ScoreRows& rows, int64_t tile, const uint32_
 void AttentionOps::score_rows(const uint32_t* q, int64_t ldq, Tensor head_weight, const KvView& kv,
                               const BatchView& batch) {
   const ScoreRows& last = score_list_.back();
-  pool_.parallel_dynamic(
-      last.first_tile + last.tiles, 1, [&](int64_t begin, int64_t end, int thread) {
-        for (int64_t item = begin; item < end; ++item) {
-          auto after = std::upper_bound(
-              score_list_.begin(), score_list_.end(), item,
-              [](int64_t i, const ScoreRows& rows) { return i < rows.first_tile; });
-          const ScoreRows& rows = *(after - 1);
-          score_tile(rows, item - rows.first_tile, q, ldq, head_weight, kv, batch,
-                     scratch_[static_cast<size_t>(thread)]);
-        }
-      });
+  auto rows_of = [&](int64_t item) -> const ScoreRows& {
+    auto after =
+        std::upper_bound(score_list_.begin(), score_list_.end(), item,
+                         [](int64_t i, const ScoreRows& rows) { return i < rows.first_tile; });
+    return *(after - 1);
+  };
+  auto keys_of = [&](int64_t item) -> std::span<const std::byte> {
+    const ScoreRows& rows = rows_of(item);
+    const int64_t row = batch.cache_row(rows.begin, (item - rows.first_tile) * kPanelWidth);
+    return {kv.index_row(row), static_cast<size_t>(kPanelWidth * kv.index_value_bytes())};
+  };
+  // Several tiles at a time: while one is computed the next is fetched.
+  const int64_t tiles = last.first_tile + last.tiles;
+  const int64_t grain = std::clamp<int64_t>(tiles / (kPieces * pool_.size()), 1, 32);
+  pool_.parallel_dynamic(tiles, grain, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t item = begin; item < end; ++item) {
+      const ScoreRows& rows = rows_of(item);
+      const bool more = item + 1 < end;
+      score_tile(rows, item - rows.first_tile, q, ldq, head_weight, kv, batch,
+                 more ? keys_of(item + 1) : std::span<const std::byte>(),
+                 scratch_[static_cast<size_t>(thread)]);
+    }
+  });
 }
 
 void AttentionOps::pick_rows(Tensor picked, const BatchView& batch) {

@@ -8,6 +8,7 @@
 // row and column only, never on how many rows or columns are computed together.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace fathom {
@@ -83,6 +84,10 @@ struct IndexTile {
   int rows;
   float* out;
   int64_t ldo;
+  // Keys to fetch meanwhile, spread over the products of the first row: processors drop what they
+  // are asked for faster than memory delivers. May be null.
+  const std::byte* ahead;
+  int64_t ahead_bytes;
 };
 
 // The kernels that differ by element type.

@@ -197,8 +197,21 @@ void softmax(const SoftmaxTile& s) {
 
 // ---------------------------------------------------------------------------- indexer
 
+// Lines of what lies ahead, two a step.
+struct LinesAhead {
+  const std::byte* next;
+  const std::byte* end;
+  void step() {
+    if (next >= end) return;
+    _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(next) + 64, _MM_HINT_T0);
+    next += 128;
+  }
+};
+
 template <class E, int H>
-void index_heads(const IndexTile& t, const uint32_t* q, const float* weight, F (&score)[4]) {
+void index_heads(const IndexTile& t, const uint32_t* q, const float* weight, LinesAhead& ahead,
+                 F (&score)[4]) {
   F acc[H][4];
 #pragma GCC unroll 4
   for (int h = 0; h < H; ++h)
@@ -207,6 +220,7 @@ void index_heads(const IndexTile& t, const uint32_t* q, const float* weight, F (
   const uint32_t* b = words_at(t.keys, 0);
   for (int k = 0; k < t.words; ++k, b += kPanelWidth) {
     W b0 = load_words(b), b1 = load_words(b + 16), b2 = load_words(b + 32), b3 = load_words(b + 48);
+    ahead.step();
 #pragma GCC unroll 4
     for (int h = 0; h < H; ++h) {
       W x = splat_word(q + h * t.words + k);
@@ -225,14 +239,15 @@ void index_heads(const IndexTile& t, const uint32_t* q, const float* weight, F (
 
 template <class E>
 void index_tile(const IndexTile& t) {
+  LinesAhead ahead = {t.ahead, t.ahead + t.ahead_bytes};
   for (int r = 0; r < t.rows; ++r) {
     F score[4] = {zero(), zero(), zero(), zero()};
     const uint32_t* q = words_at(t.q, r * t.ldq);
     const float* weight = t.head_weight + r * t.ldw;
     int h = 0;
     for (; h + kIndexHeads <= t.heads; h += kIndexHeads)
-      index_heads<E, kIndexHeads>(t, q + h * t.words, weight + h, score);
-    for (; h < t.heads; ++h) index_heads<E, 1>(t, q + h * t.words, weight + h, score);
+      index_heads<E, kIndexHeads>(t, q + h * t.words, weight + h, ahead, score);
+    for (; h < t.heads; ++h) index_heads<E, 1>(t, q + h * t.words, weight + h, ahead, score);
     float* out = t.out + r * t.ldo;
     for (int j = 0; j < 4; ++j)
       store(out + 16 * j, t.key_scale ? mul(score[j], load(t.key_scale + 16 * j)) : score[j]);

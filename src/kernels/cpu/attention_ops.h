@@ -122,7 +122,8 @@ class AttentionOps : public LinearOps {
   bool fits_index(Tensor index_q, const KvView& kv) const;
   const uint32_t* index_words(Tensor index_q, const BatchView& batch, int64_t& stride);
   void score_tile(const ScoreRows& rows, int64_t tile, const uint32_t* q, int64_t ldq,
-                  Tensor head_weight, const KvView& kv, const BatchView& batch, Scratch& s);
+                  Tensor head_weight, const KvView& kv, const BatchView& batch,
+                  std::span<const std::byte> ahead, Scratch& s);
   void score_rows(const uint32_t* q, int64_t ldq, Tensor head_weight, const KvView& kv,
                   const BatchView& batch);
   void pick_rows(Tensor picked, const BatchView& batch);
@@ -133,8 +134,8 @@ class AttentionOps : public LinearOps {
   const uint32_t* load_key_panel(const QWeight& w, int64_t row, Scratch& s) const;
   void absorb_queries(const Attention& a, int begin, int end);
   void attend_latent(const Attention& a, int begin, int end);
-  void attend_latent_heads(const Attention& a, int begin, PickedRows& own, PickedRows& next,
-                           int head, int heads, Scratch& s);
+  void attend_latent_heads(const Attention& a, int begin, PickedRows& picked, int head, int heads,
+                           Scratch& s);
   void mix_latent(const void* const* rows, int n, int heads, Scratch& s);
   void project_values(const Attention& a, int begin, int end);
 

@@ -2,6 +2,7 @@
 // norm or a copy. Attention is AttentionOps' business, which derives from this.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "kernels/cpu/gemm.h"
@@ -72,6 +73,11 @@ class LinearOps : public ReferenceOps {
   void run_groups(Form form, Form down_form, Inputs x, Tensor out);
   void gate_up(Form form, Inputs x, Tensor act);
   void down(Form form, Tensor act, Tensor out);
+  // Whether every group has as many rows as the others.
+  bool groups_are_even() const {
+    return std::all_of(groups_.begin(), groups_.end(),
+                       [&](const Group& g) { return g.rows == groups_.front().rows; });
+  }
   void combine(Tensor out, Tensor parts, int64_t per_token, bool shared);
   // Calls body(group, begin, end) for the strips [begin, end) of all groups laid end to end.
   template <class Body>
