@@ -116,7 +116,7 @@ function add_call(node, call) {
 }
 
 // Until the server says the usage (with the last chunk), tokens are what pieces came.
-function stats_of(usage, begun, first, last, deltas) {
+export function stats_of(usage, begun, first, last, deltas) {
   const tokens = usage?.completion_tokens ?? deltas;
   const ms = first === null ? 0 : last - first;
   return {

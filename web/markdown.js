@@ -222,12 +222,15 @@ function node_of(block, depth) {
 // selected or focused in them stays so.
 export class MarkdownView {
   #sources = [];
+  #text = '';
 
   constructor(root) {
     this.root = root;
   }
 
   update(text) {
+    if (text === this.#text) return;
+    this.#text = text;
     const blocks = blocks_of(text);
     let same = 0;
     while (same < blocks.length && this.#sources[same] === blocks[same].source) ++same;

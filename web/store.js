@@ -47,7 +47,7 @@ function write(key, value) {
   }
 }
 
-export const default_settings = () => ({ ...kInitialSettings, ...read(kDefaults, {}) });
+export const default_settings = () => check_settings(read(kDefaults, {}));
 export const save_default_settings = (settings) => write(kDefaults, settings);
 
 export function new_conversation() {
@@ -65,7 +65,10 @@ export function new_conversation() {
 
 // Titles and ids of all, the most recent first.
 export function list_conversations() {
-  return read(kIndex, []).filter((entry) => typeof entry?.id === 'string');
+  const entries = read(kIndex, []);
+  if (!Array.isArray(entries)) return [];
+  return entries.filter((entry) => kId.test(entry?.id))
+    .map(({ id, title, updated }) => ({ id, title: text_of(title), updated: Number(updated) || 0 }));
 }
 
 export const load_conversation = (id) => check(read(kPrefix + id, null));
@@ -108,32 +111,89 @@ export function import_conversations(text) {
 }
 
 const kRoles = ['user', 'assistant', 'tool'];
+const kId = /^[0-9a-f]{16}$/;
+
+const text_of = (value) => (typeof value === 'string' ? value : '');
+const maybe_text = (value) => (typeof value === 'string' ? value : undefined);
+const maybe_number = (value) => (Number.isFinite(value) ? value : null);
+
+function check_stats(given) {
+  if (typeof given !== 'object' || given === null) return undefined;
+  const { prompt_tokens, completion_tokens } = given.usage ?? {};
+  return {
+    usage: Number.isFinite(prompt_tokens) && Number.isFinite(completion_tokens)
+      ? { prompt_tokens, completion_tokens } : undefined,
+    tokens: maybe_number(given.tokens) ?? 0,
+    first_ms: maybe_number(given.first_ms),
+    rate: maybe_number(given.rate),
+  };
+}
+
+// The fields of a message that the page knows, each of its type; null where it cannot be one.
+function check_node(id, given) {
+  if (!kId.test(id) || !kRoles.includes(given?.role) || typeof given.content !== 'string') return null;
+  const calls = Array.isArray(given.tool_calls) ? given.tool_calls : [];
+  return {
+    id,
+    parent: given.parent ?? null,
+    pick: maybe_text(given.pick) ?? null,
+    time: maybe_number(given.time) ?? 0,
+    role: given.role,
+    content: given.content,
+    reasoning: maybe_text(given.reasoning),
+    reasoning_ms: maybe_number(given.reasoning_ms) ?? 0,
+    tool_calls: calls.length === 0 ? undefined : calls.map((call) => ({
+      id: text_of(call?.id), name: text_of(call?.name), arguments: text_of(call?.arguments),
+    })),
+    tool_call_id: maybe_text(given.tool_call_id),
+    name: maybe_text(given.name),
+    model: maybe_text(given.model),
+    request: maybe_text(given.request),
+    finish: maybe_text(given.finish),
+    error: maybe_text(given.error),
+    error_status: maybe_number(given.error_status) ?? 0,
+    stats: check_stats(given.stats),
+  };
+}
+
+// Settings of the right types; what is not there or not right is as at first.
+function check_settings(given) {
+  const settings = { ...kInitialSettings };
+  for (const [name, initial] of Object.entries(kInitialSettings)) {
+    const value = given?.[name];
+    if (initial === null ? Number.isFinite(value) : typeof value === typeof initial) {
+      settings[name] = value;
+    }
+  }
+  return settings;
+}
 
 // A conversation of which the page can rely on the shape, or null. What is stored may come from a
 // file or an earlier version.
 function check(given) {
-  if (typeof given?.id !== 'string' || !/^[0-9a-f]{16}$/.test(given.id)) return null;
+  if (typeof given?.id !== 'string' || !kId.test(given.id)) return null;
   if (typeof given.nodes !== 'object' || given.nodes === null) return null;
   const nodes = {};
-  for (const [id, node] of Object.entries(given.nodes)) {
-    if (!kRoles.includes(node?.role) || typeof node.content !== 'string') return null;
-    if (node.parent !== null && !Object.hasOwn(given.nodes, node.parent)) return null;
-    nodes[id] = { ...node, id };
+  for (const [id, fields] of Object.entries(given.nodes)) {
+    const node = check_node(id, fields);
+    if (node === null) return null;
+    nodes[id] = node;
   }
-  // A parent that is its own descendant would never end.
+  const count = Object.keys(nodes).length;
   for (const start of Object.values(nodes)) {
+    // A parent that is not there, or its own descendant, would never lead to the beginning.
     let steps = 0;
     for (let n = start; n.parent !== null; n = nodes[n.parent]) {
-      if (++steps > Object.keys(nodes).length) return null;
+      if (!Object.hasOwn(nodes, n.parent) || ++steps > count) return null;
     }
   }
   return {
     id: given.id,
-    title: String(given.title ?? ''),
-    created: Number(given.created) || 0,
-    updated: Number(given.updated) || 0,
-    settings: { ...kInitialSettings, ...given.settings },
-    pick: given.pick ?? null,
+    title: text_of(given.title),
+    created: maybe_number(given.created) ?? 0,
+    updated: maybe_number(given.updated) ?? 0,
+    settings: check_settings(given.settings),
+    pick: maybe_text(given.pick) ?? null,
     nodes,
   };
 }

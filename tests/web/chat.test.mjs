@@ -20,7 +20,7 @@ test('the bundled model answers; reload keeps it; retry and edit make branches',
   await ask(page, needle);
   await answered(page);
   assert.equal(await last_answer(page).locator('.markdown').innerText(), 'The pass key of Alice is 48213.');
-  assert.match(await last_answer(page).locator('.figures').innerText(), /\d+ tokens · [\d,]+ tokens\/s · first after/);
+  assert.match(await last_answer(page).locator('.figures').innerText(), /^12 tokens · .*first after \d+/);
   assert.match(await page.textContent('#context-text'), /^\d+ \/ [\d,]+$/);
   assert.equal(await page.inputValue('#input'), '');
 
@@ -250,5 +250,27 @@ test('conversations are renamed, deleted, exported and imported', async () => {
     await page.setInputFiles('#import-file', { name: 'a.json', mimeType: 'application/json', buffer: Buffer.from(text) });
     await page.waitForFunction((m) => document.getElementById('problem').textContent.includes(m), message);
   }
+  // Fields of wrong types are left out: the page still shows the rest.
+  const [id, one, two] = ['0', '1', '2'].map((digit) => digit.repeat(16));
+  const odd = {
+    format: 'fathom.conversations.1',
+    conversations: [{
+      id, title: 7, updated: 'x', settings: { temperature: 'hot', system: ['x'], tools: null }, pick: {},
+      nodes: {
+        [one]: { role: 'user', content: 'Odd question', parent: null, pick: 3 },
+        [two]: { role: 'assistant', content: 'Odd answer', parent: one, tool_calls: [null, { name: 5 }], stats: { usage: 'x', rate: {} }, reasoning: [1], error: {} },
+      },
+    }],
+  };
+  await page.setInputFiles('#import-file', { name: 'odd.json', mimeType: 'application/json', buffer: Buffer.from(JSON.stringify(odd)) });
+  await page.getByRole('button', { name: 'Untitled', exact: true }).click();
+  assert.equal(await last_answer(page).locator('.markdown').innerText(), 'Odd answer');
+  await page.click('#open-settings');
+  assert.equal(await page.inputValue('#settings [name=system]'), '');
+  await page.keyboard.press('Escape');
+  // A message that is its own ancestor is damage.
+  odd.conversations[0].nodes[one].parent = two;
+  await page.setInputFiles('#import-file', { name: 'loop.json', mimeType: 'application/json', buffer: Buffer.from(JSON.stringify(odd)) });
+  await page.waitForFunction(() => document.getElementById('problem').textContent.includes('loop.json was not imported'));
   await at.close(page);
 });

@@ -1,6 +1,7 @@
 // The page's parsers, in node: they need no browser.
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { stats_of } from '../../web/generate.js';
 import { SseParser } from '../../web/sse.js';
 import { contrast_heat, masks_of, peak_of, share_heat, steps_of } from '../../web/dsa_heat.js';
 
@@ -50,4 +51,12 @@ test('a passage that one layer picks out is the hottest; what is read evenly is 
   assert.equal(steps[1900], 0);
   // Everything is selected: nothing stands out.
   assert.deepEqual([...steps_of(contrast_heat([new Uint8Array(50).fill(1)], 50), 9, true)], Array(50).fill(0));
+});
+
+test('tokens a second are those behind the first; pieces that came at once say none', () => {
+  const usage = { prompt_tokens: 5, completion_tokens: 101 };
+  assert.deepEqual(stats_of(usage, 1000, 1200, 2200, 60), { usage, tokens: 101, first_ms: 200, rate: 100 });
+  assert.equal(stats_of(usage, 1000, 1200, 1202, 60).rate, null);
+  assert.deepEqual(stats_of(undefined, 0, 10, 1010, 3), { usage: undefined, tokens: 3, first_ms: 10, rate: 2 });
+  assert.deepEqual(stats_of(undefined, 0, null, null, 0), { usage: undefined, tokens: 0, first_ms: null, rate: null });
 });
