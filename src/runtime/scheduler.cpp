@@ -54,7 +54,6 @@ class Planner {
     tokens = std::min(budget_, tokens);
     if (tokens <= 0) return;
     while (more_pages(s, tokens) > free_) {
-      plan_.starved = true;
       int64_t room = (s.pages + free_) * kPageRows - s.cached;
       if (room > 0) {
         tokens = room;  // a shorter chunk fits: nobody has to go
@@ -185,10 +184,7 @@ class Planner {
       tokens += is_prompt(i) ? 1 : take(i);
       room += at(i).own_pages + more_pages(at(i), missing(at(i)));
     }
-    if (!enough()) {
-      plan_.starved |= places_ > 0 && tokens > 0;
-      return false;
-    }
+    if (!enough()) return false;
     for (int i : out) preempt(i);
     return true;
   }

@@ -7,10 +7,9 @@
 //   2. then the prompts in work share what is left of the step's tokens: each gets the same, less
 //      only where it lacks less, in whole pages where the share is as much as a page. So a short
 //      prompt is through in a step or two while a long one goes on;
-//   3. waiting sequences come in by rank, none overtaking, while there are places, a token for
-//   each,
-//      and pages for everything that is known of them. One of strictly better priority than running
-//      ones puts these out, from the last rank up, when that makes room for it;
+//   3. waiting sequences come in by rank, none overtaking, while there are places, a token for each
+//      and pages for everything that is known of them. One of strictly better priority than
+//      running ones puts these out, from the last rank up, when that makes room for it;
 //   4. when pages run out, the running sequence of the last rank gives up all of its pages and
 //      waits again, to be computed anew later. The first in rank never does, so it finishes.
 #pragma once
@@ -48,7 +47,6 @@ struct Slice {
 struct Plan {
   std::vector<Slice> slices;   // decodes, then chunks of prompts; a sequence at most once
   std::vector<int> preempted;  // indices of running, the last rank first
-  bool starved = false;        // with more free pages the plan would have been another
 
   // How many waiting sequences come in: always the first ones.
   int admitted(size_t running) const {

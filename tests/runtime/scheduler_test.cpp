@@ -94,7 +94,6 @@ TEST(Scheduler, ABetterPriorityTakesPagesOfAWorseWhenThatHelps) {
   // Not even both would do: nobody is put out in vain.
   p = plan(running, {seq(64 * 8, 0, 1)}, {512, 8, 1});
   EXPECT_THAT(p.preempted, IsEmpty());
-  EXPECT_TRUE(p.starved);
   // What a waiting one shares with a victim does not count as freed.
   SeqState sharing{64 * 4, 128, 2, 0, 1};
   p = plan({seq(130, 129, 5)}, {sharing}, {512, 8, 0});
@@ -125,14 +124,6 @@ TEST(Scheduler, PromptsUnderWayKeepTheirClaimOnPages) {
   EXPECT_THAT(p.slices, ElementsAre(Slice{0, 128, 202}));
   p = plan({seq(64 * 6, 64 * 2)}, {seq(64, 0)}, {300, 8, 5});
   EXPECT_THAT(p.slices, ElementsAre(Slice{0, 128, 364}, Slice{1, 0, 64}));
-}
-
-TEST(Scheduler, SaysWhenItLackedPages) {
-  EXPECT_FALSE(plan({seq(10, 9)}, {seq(64 * 5, 0)}, {1000, 8, 5}).starved);
-  EXPECT_TRUE(plan({seq(10, 9)}, {seq(64 * 5, 0)}, {1000, 8, 4}).starved);
-  EXPECT_FALSE(plan({seq(10, 9)}, {seq(64 * 5, 0)}, {1000, 1, 4}).starved);  // no place anyway
-  EXPECT_TRUE(plan({seq(64 * 4, 64)}, {}, {1000, 8, 1}).starved);
-  EXPECT_TRUE(plan({seq(65, 64), seq(65, 64)}, {}, {1000, 8, 0}).starved);
 }
 
 TEST(Scheduler, OneTokenAtATimeWorks) {
@@ -192,7 +183,6 @@ TEST(Scheduler, WaitsForPagesThatNobodyInSightHolds) {
   Plan p = plan({seq(129, 128)}, {}, {100, 8, 0});
   EXPECT_THAT(p.slices, IsEmpty());
   EXPECT_THAT(p.preempted, IsEmpty());
-  EXPECT_TRUE(p.starved);
 }
 
 struct Job {
