@@ -197,7 +197,7 @@ void handle_chat_completions(Service& service, const HttpRequest& http,
     const OrderedJson body = parse_json_body(http.body);
     const JsonField root(body, "");
     if (!serves_model(root, service.options))
-      return send_model_not_found(*reply, root, service.options);
+      return send_model_not_found(*reply, root.at("model").string(), service.options);
     ChatRequest request = read_chat_request(body, service.options);
     GenerationRequest& g = request.generation;
     g.arrival = arrival;

@@ -174,7 +174,7 @@ void handle_completions(Service& service, const HttpRequest& http,
     const OrderedJson body = parse_json_body(http.body);
     const JsonField root(body, "");
     if (!serves_model(root, service.options))
-      return send_model_not_found(*reply, root, service.options);
+      return send_model_not_found(*reply, root.at("model").string(), service.options);
     CompletionRequest request = read_completion_request(body, service.options);
     request.generation.arrival = arrival;
     const std::string id = new_id("cmpl-");

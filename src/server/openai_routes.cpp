@@ -1,6 +1,7 @@
 // The routes of OpenAI's API: chat and text completions, and the list of models.
 #include "server/openai_chat.h"
 #include "server/openai_completions.h"
+#include "server/sampling_request.h"
 #include "server/service.h"
 #include "server/sse.h"
 
@@ -36,10 +37,13 @@ void add_openai_routes(Router& router, Service& service) {
       json["data"].push_back(model_json(service, name));
     reply->send(200, "application/json", dump_json(json));
   });
-  for (const std::string& name : service.options.model_names)
-    router.add("GET", "/v1/models/" + name, [&service, name](const auto&, const auto& reply) {
-      reply->send(200, "application/json", dump_json(model_json(service, name)));
-    });
+  router.add("GET", "/v1/models/*", [&service](const auto& request, const auto& reply) {
+    const std::string_view name =
+        std::string_view(request->path).substr(std::string_view("/v1/models/").size());
+    if (!serves_model(name, service.options))
+      return send_model_not_found(*reply, name, service.options);
+    reply->send(200, "application/json", dump_json(model_json(service, std::string(name))));
+  });
 }
 
 }  // namespace fathom::server

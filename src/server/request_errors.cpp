@@ -14,12 +14,11 @@ void answer_errors(HttpReply& reply, const std::function<void()>& handle) {
   }
 }
 
-void send_model_not_found(HttpReply& reply, const JsonField& root, const ServiceOptions& options) {
-  send_error(
-      reply, ErrorShape::openai,
-      {404, fmt::format("the model '{}' is not served here: expected '{}'",
-                        root.at("model").string(), fmt::join(options.model_names, "' or '"))},
-      "model", "model_not_found");
+void send_model_not_found(HttpReply& reply, std::string_view name, const ServiceOptions& options) {
+  send_error(reply, ErrorShape::openai,
+             {404, fmt::format("the model '{}' is not served here: expected '{}'", name,
+                               fmt::join(options.model_names, "' or '"))},
+             "model", "model_not_found");
 }
 
 }  // namespace fathom::server

@@ -51,7 +51,7 @@ std::optional<ResponsesRequest> read(Service& service, ResponseStore& stored,
   const OrderedJson body = parse_json_body(http.body);
   const JsonField root(body, "");
   if (!serves_model(root, service.options)) {
-    send_model_not_found(reply, root, service.options);
+    send_model_not_found(reply, root.at("model").string(), service.options);
     return std::nullopt;
   }
   ResponsesRequest request = read_responses_request(body, service.options, stored, new_id("resp_"));

@@ -95,9 +95,12 @@ StreamRequest read_stream(const JsonField& root) {
 
 bool serves_model(const JsonField& root, const ServiceOptions& options) {
   const JsonField model = root.at("model");
-  if (model.null()) return true;
+  return model.null() || serves_model(model.string(), options);
+}
+
+bool serves_model(std::string_view name, const ServiceOptions& options) {
   const auto& names = options.model_names;
-  return std::find(names.begin(), names.end(), model.string()) != names.end();
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 }  // namespace fathom::server

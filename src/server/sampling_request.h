@@ -27,7 +27,8 @@ StreamRequest read_stream(const JsonField& root);
 // Whether `model` may be answered for: absent, or one of the served names. Throws Error when it is
 // no string.
 bool serves_model(const JsonField& root, const ServiceOptions& options);
+bool serves_model(std::string_view name, const ServiceOptions& options);
 // The answer to a request for another one: 404, code model_not_found.
-void send_model_not_found(HttpReply& reply, const JsonField& root, const ServiceOptions& options);
+void send_model_not_found(HttpReply& reply, std::string_view name, const ServiceOptions& options);
 
 }  // namespace fathom::server

@@ -28,7 +28,7 @@ void handle_tokenize(const Service& service, const HttpRequest& request, HttpRep
   const OrderedJson body = parse_json_body(request.body);
   const JsonField root(body, "");
   if (!serves_model(root, service.options))
-    return send_model_not_found(reply, root, service.options);
+    return send_model_not_found(reply, root.at("model").string(), service.options);
   const bool with_texts = root.at("return_token_strs").boolean_or(false);
   const std::vector<int32_t> ids = ids_to_show(service, body);
   OrderedJson json;
@@ -47,7 +47,7 @@ void handle_detokenize(const Service& service, const HttpRequest& request, HttpR
   const OrderedJson body = parse_json_body(request.body);
   const JsonField root(body, "");
   if (!serves_model(root, service.options))
-    return send_model_not_found(reply, root, service.options);
+    return send_model_not_found(reply, root.at("model").string(), service.options);
   const JsonField tokens = root.at("tokens");
   std::vector<int32_t> ids;
   for (size_t i = 0; i < tokens.array_size(); ++i)

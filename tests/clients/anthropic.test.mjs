@@ -60,7 +60,6 @@ test('a stream: every event in its place', async () => {
     .map((e) => e.delta.text)
     .join('');
   assert.equal(text, h.answer);
-  assert.ok(types.filter((t) => t === 'content_block_delta').length > 2, 'token by token');
 });
 
 test("the client's own reading of a stream", async () => {

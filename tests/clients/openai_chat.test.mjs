@@ -43,11 +43,24 @@ test('a stream says the same, with usage at its end', async () => {
   const text = chunks.map((c) => c.choices[0]?.delta?.content ?? '').join('');
   assert.equal(text, h.answer);
   assert.equal(chunks[0].choices[0].delta.role, 'assistant');
-  assert.ok(chunks.filter((c) => c.choices[0]?.delta?.content).length > 2, 'token by token');
   assert.deepEqual(chunks.at(-1).choices, []);
   assert.ok(chunks.at(-1).usage.completion_tokens > 3);
   assert.equal(chunks.at(-2).choices[0].finish_reason, 'stop');
   assert.equal(new Set(chunks.map((c) => c.id)).size, 1);
+});
+
+// How many tokens an event carries is the scheduler's affair: on a busy machine several are ready
+// when the writer gets its turn. An answer of hundreds never comes as one piece.
+test('an answer is sent while it is being written', async () => {
+  const stream = await served.openai.chat.completions.create({
+    ...greedy,
+    messages: h.long_story,
+    max_tokens: 300,
+    ignore_eos: true,
+    stream: true,
+  });
+  const chunks = await h.collect(stream);
+  assert.ok(chunks.filter((c) => c.choices[0]?.delta?.content).length > 1);
 });
 
 test('usage is not sent unasked', async () => {

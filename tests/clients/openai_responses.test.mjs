@@ -45,8 +45,6 @@ test('a stream: every event in its place', async () => {
   const events = await h.collect(stream);
   events.forEach((event, i) => assert.equal(event.sequence_number, i));
   const types = events.map((e) => e.type);
-  const deltas = types.filter((t) => t === 'response.output_text.delta').length;
-  assert.ok(deltas > 2, 'token by token');
   assert.deepEqual(
     types.filter((t) => t !== 'response.output_text.delta'),
     [

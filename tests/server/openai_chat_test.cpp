@@ -413,6 +413,11 @@ TEST_F(OpenAiTest, Models) {
   EXPECT_EQ(list["data"][0]["created"], 1700000000);
   EXPECT_EQ(list["data"][0]["max_model_len"], 4096);
   EXPECT_EQ(OrderedJson::parse(get("/v1/models/other-name")->body())["id"], "other-name");
+  for (const char* unknown : {"/v1/models/gpt-4", "/v1/models/org/gpt-4"}) {
+    const auto refused = get(unknown);
+    EXPECT_EQ(refused->status(), 404);
+    EXPECT_EQ(OrderedJson::parse(refused->body())["error"]["code"], "model_not_found");
+  }
 }
 
 // Whatever the cut into tokens and events, a stream joined is the whole message.
