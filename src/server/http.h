@@ -23,7 +23,7 @@ struct HttpRequest {
   std::map<std::string, std::string> headers;  // names in lower case; repeated ones joined by ", "
   std::string body;
   std::string peer;  // address of the client
-  // What is wrong with it as HTTP (400, 408, 413, 417, 431, 501, 505); the rest may then be
+  // What is wrong with it as HTTP (400, 408, 413, 417, 431, 501, 503, 505); the rest may then be
   // missing. The router answers such a request, in the words of the protocol it was meant for.
   std::optional<Failure> failure;
 
@@ -51,7 +51,8 @@ class HttpReply {
   virtual void end() = 0;
 
   // Runs `task` on this connection's own sequence of tasks, on a server thread: tasks of one reply
-  // never run at the same time, and in the order they were posted. Handlers run there too.
+  // never run at the same time, and in the order they were posted. None runs while the handler
+  // does.
   virtual void post(std::function<void()> task) = 0;
 
   // As post, but no sooner than in `seconds`; not at all once the answer is complete. At most one
@@ -74,7 +75,8 @@ class HttpReply {
   virtual int status() const = 0;
 };
 
-// Called on the connection's sequence of tasks. May return before the answer is given.
+// Called in the connection's sequence of tasks, which goes on when it returns; for a large body on
+// a thread that serves nothing else meanwhile. May return before the answer is given.
 using HttpHandler =
     std::function<void(std::shared_ptr<const HttpRequest>, std::shared_ptr<HttpReply>)>;
 

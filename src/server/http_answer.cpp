@@ -38,10 +38,11 @@ void AnswerHead::append_to(std::string& out) const {
     append_clean(out, content_type);
     out += "\r\n";
   }
-  const bool bodyless = status < 200 || status == 204;  // these must not name a length
+  // These have no body to name a length of; a 304's would be that of the body it spares.
+  const bool bodyless = status < 200 || status == 204 || status == 304;
   if (length && !bodyless)
     fmt::format_to(std::back_inserter(out), "Content-Length: {}\r\n", *length);
-  if (chunked) out += "Transfer-Encoding: chunked\r\n";
+  if (chunked && !bodyless) out += "Transfer-Encoding: chunked\r\n";
   if (!keep_alive)
     out += "Connection: close\r\n";
   else if (old_client)

@@ -4,6 +4,7 @@
 #include "server/http_connection.h"
 
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -22,6 +23,7 @@ constexpr int kReadsInARow = 16;            // before other connections have the
 constexpr size_t kMaxPipelined = 16 << 10;  // read ahead of requests behind the one under way
 constexpr size_t kBodyPerDeadline = 1 << 20;
 constexpr std::chrono::seconds kDrainTime{2};
+constexpr std::chrono::seconds kLookTime{1};  // between looks for a peer that is not read from
 
 std::chrono::steady_clock::time_point from_now(double seconds) {
   using Clock = std::chrono::steady_clock;
@@ -29,9 +31,25 @@ std::chrono::steady_clock::time_point from_now(double seconds) {
                             std::chrono::duration<double>(std::clamp(seconds, 0.0, 1e9)));
 }
 
+// Whether the peer has ended its side or the connection, however much of what it sent is unread.
+bool peer_left(int socket) {
+  pollfd p{socket, POLLRDHUP, 0};
+  return ::poll(&p, 1, 0) > 0;
+}
+
 void set_option(int socket, int level, int name, int value) {
   // Failing, the connection works all the same: a few milliseconds later, or gone unnoticed longer.
   (void)::setsockopt(socket, level, name, &value, sizeof(value));
+}
+
+void handle(const HttpCore& core, std::shared_ptr<const HttpRequest> request,
+            std::shared_ptr<HttpReply> reply) {
+  try {
+    core.handler(std::move(request), std::move(reply));
+  } catch (const std::exception& e) {
+    // The reply goes with the handler's frame, which answers 500.
+    core.problem(fmt::format("a handler threw: {}", e.what()));
+  }
 }
 
 // The handle that handlers hold.
@@ -107,7 +125,7 @@ void HttpConnection::start() {
 
 void HttpConnection::wait_readable() {
   if (waiting_ || input_ended_ || phase_ == Phase::closed) return;
-  if (phase_ == Phase::answering && input_.size() >= kMaxPipelined) return;
+  if (phase_ == Phase::answering && input_.size() >= kMaxPipelined) return look_for_peer();
   waiting_ = true;
   socket_.async_wait(Socket::wait_read, [self = shared_from_this()](error_code ec) {
     self->waiting_ = false;
@@ -118,7 +136,7 @@ void HttpConnection::wait_readable() {
 void HttpConnection::on_readable() {
   char block[kReadBlock];
   for (int i = 0; i < kReadsInARow; ++i) {
-    if (phase_ == Phase::answering && input_.size() >= kMaxPipelined) return;
+    if (phase_ == Phase::answering && input_.size() >= kMaxPipelined) break;
     error_code ec;
     const size_t n = socket_.read_some(asio::buffer(block), ec);
     if (ec == asio::error::would_block || ec == asio::error::try_again) break;
@@ -136,8 +154,9 @@ void HttpConnection::on_end_of_input(bool clean) {
   if (phase_ != Phase::answering) return close();
   {
     std::lock_guard lock(mutex_);
-    // Everything is said: a client that only ended its own side may still read it.
-    if (clean && exchange_.complete) return;
+    // Everything is said, or will be when the handler returns: a client that only ended its own
+    // side may still read it.
+    if (clean && (exchange_.complete || exchange_.handling)) return;
   }
   abandon();
 }
@@ -193,6 +212,7 @@ void HttpConnection::dispatch() {
   auto request = std::make_shared<HttpRequest>(std::move(reader_->request()));
   request->peer = peer_;
   refused_ = request->failure.has_value();
+  const bool large = !refused_ && request->body.size() > core_->options.large_body_bytes;
   uint64_t number = 0;
   {
     std::lock_guard lock(mutex_);
@@ -202,19 +222,62 @@ void HttpConnection::dispatch() {
     exchange_.version = reader_->version();
     exchange_.keep_alive = reader_->keep_alive();
     exchange_.head_only = request->method == "HEAD";
+    exchange_.handling = large;
   }
   reader_.reset();
-  count_pending(0);
   auto reply = std::make_shared<Reply>(shared_from_this(), number);
+  if (large)
+    return handle_elsewhere(std::move(request), std::move(reply),
+                            std::exchange(counted_pending_, 0));
+  count_pending(0);
+  handle(*core_, std::move(request), std::move(reply));
+  abandon_if_input_ended();
+}
+
+// The body stays counted until the handler is done with it: the line is as bounded as what arrives.
+void HttpConnection::handle_elsewhere(std::shared_ptr<const HttpRequest> request,
+                                      std::shared_ptr<HttpReply> reply, size_t body_bytes) {
+  std::shared_ptr<void> counted(
+      nullptr, [core = core_, body_bytes](void*) { core->pending_bytes -= body_bytes; });
+  auto work = [self = shared_from_this(), request = std::move(request), reply = std::move(reply),
+               counted = std::move(counted)]() mutable {
+    std::unique_lock lock(self->mutex_);
+    const bool wanted = !self->exchange_.gone;
+    lock.unlock();
+    if (wanted) handle(*self->core_, std::move(request), std::move(reply));
+    request.reset();
+    reply.reset();
+    counted.reset();
+    self->core_->post(self->strand(), [self] { self->on_handled(); });
+  };
   try {
-    core_->handler(std::move(request), std::move(reply));
+    asio::post(*core_->large_bodies, std::move(work));
   } catch (const std::exception& e) {
-    // The reply goes with the handler's frame, which answers 500.
-    core_->problem(fmt::format("a handler threw: {}", e.what()));
+    core_->problem(fmt::format("a request finds no thread: {}", e.what()));
+    on_handled();
   }
-  if (!input_ended_) return;
+}
+
+// On the strand again.
+void HttpConnection::on_handled() {
+  std::vector<Task> held;
+  uint64_t number = 0;
+  {
+    std::lock_guard lock(mutex_);
+    exchange_.handling = false;
+    held.swap(exchange_.held);
+    number = exchange_.number;
+  }
+  for (Task& task : held) run(number, std::exchange(task, nullptr));
+  abandon_if_input_ended();
+  flush();  // the answer may be written already: its end has waited for us
+}
+
+// Answers that a handler gives at once reach a client that only ended its own side.
+void HttpConnection::abandon_if_input_ended() {
+  if (!input_ended_ || phase_ == Phase::closed) return;
   std::unique_lock lock(mutex_);
-  const bool over = exchange_.complete;
+  const bool over = exchange_.complete || exchange_.handling;
   lock.unlock();
   if (!over) abandon();
 }
@@ -332,28 +395,36 @@ void HttpConnection::run(uint64_t number, const Task& task) {
 }
 
 void HttpConnection::reply_post(uint64_t number, Task task) {
+  {
+    std::lock_guard lock(mutex_);
+    if (exchange_.handling && exchange_.number == number) {
+      exchange_.held.push_back(std::move(task));
+      return;
+    }
+  }
   core_->post(strand(), [self = shared_from_this(), number, task = std::move(task)] {
     self->run(number, task);
   });
 }
 
 void HttpConnection::reply_post_after(uint64_t number, double seconds, Task task) {
-  auto set = [self = shared_from_this(), number, seconds, task = std::move(task)]() mutable {
+  const Clock::time_point when = from_now(seconds);
+  auto set = [self = shared_from_this(), number, when, task = std::move(task)]() {
     {
       std::lock_guard lock(self->mutex_);
       if (!self->live(number)) return;
     }
     if (!self->delay_) self->delay_ = std::make_unique<Timer>(self->strand());
     const uint64_t turn = ++self->delay_number_;
-    self->delay_->expires_at(from_now(seconds));
-    self->delay_->async_wait([self, number, turn, task = std::move(task)](error_code) {
+    self->delay_->expires_at(when);
+    self->delay_->async_wait([self, number, turn, task](error_code) {
       std::unique_lock lock(self->mutex_);
       const bool due = turn == self->delay_number_ && self->live(number);
       lock.unlock();
       if (due) self->run(number, task);
     });
   };
-  core_->post(strand(), std::move(set));
+  reply_post(number, std::move(set));
 }
 
 void HttpConnection::reply_on_abandoned(uint64_t number, Task task) {
@@ -396,7 +467,7 @@ void HttpConnection::flush() {
     flush_scheduled_ = false;
     if (writing_ || phase_ == Phase::closed) return;
     sending_.swap(outbox_);
-    complete = exchange_.complete;
+    complete = exchange_.complete && !exchange_.handling;
   }
   if (!sending_.empty()) {
     write_more();
@@ -436,6 +507,7 @@ void HttpConnection::finish_exchange() {
     if (outbox_.capacity() > 256) std::string().swap(outbox_);
   }
   std::string().swap(sending_);
+  look_at_ = Clock::time_point::max();
   forget_delay();
   if (broken || (!keep && !refused_ && input_.empty())) return close();
   if (!keep) return drain();
@@ -510,7 +582,10 @@ void HttpConnection::run_later(std::vector<Task> tasks) {
 // ---- The server stops
 
 void HttpConnection::leave_when_idle() {
-  if (phase_ == Phase::reading) close();
+  if (phase_ != Phase::reading) return;
+  if (!reader_) return close();
+  reader_->refuse(503, "the server is shutting down");
+  dispatch();
 }
 
 void HttpConnection::announce_stop() {
@@ -537,8 +612,14 @@ void HttpConnection::expect_writing_by(Clock::time_point when) {
   arm_timer();
 }
 
+// Input waits for the answer in front of it, and with it the news that the client has left.
+void HttpConnection::look_for_peer() {
+  if (look_at_ == Clock::time_point::max()) look_at_ = Clock::now() + kLookTime;
+  arm_timer();
+}
+
 void HttpConnection::arm_timer() {
-  const Clock::time_point next = std::min(read_by_, write_by_);
+  const Clock::time_point next = std::min({read_by_, write_by_, look_at_});
   if (next >= timer_at_ || phase_ == Phase::closed) return;
   timer_at_ = next;
   const uint64_t number = ++timer_number_;
@@ -553,6 +634,13 @@ void HttpConnection::on_timer() {
   timer_at_ = Clock::time_point::max();
   const Clock::time_point now = Clock::now();
   if (now >= write_by_) return abandon();
+  if (now >= look_at_) {
+    look_at_ = now + kLookTime;
+    std::unique_lock lock(mutex_);
+    const bool over = exchange_.complete || exchange_.handling;
+    lock.unlock();
+    if (!over && peer_left(socket_.native_handle())) return abandon();
+  }
   if (now >= read_by_) {
     if (phase_ != Phase::reading || !reader_) return close();
     reader_->refuse(408, fmt::format("the request did not arrive within {} seconds",

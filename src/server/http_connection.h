@@ -8,10 +8,12 @@
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
+#include <boost/asio/thread_pool.hpp>
 #include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <string>
 #include <unordered_map>
@@ -53,7 +55,9 @@ struct HttpCore {
   const HttpHandler handler;
   boost::asio::io_context context;
   std::atomic<bool> stopping{false};
-  std::atomic<size_t> pending_bytes{0};  // of bodies that are arriving
+  std::atomic<size_t> pending_bytes{0};  // of bodies that are arriving or in line for a thread
+  // There from start() until the I/O threads have ended, which alone use it.
+  std::optional<boost::asio::thread_pool> large_bodies;
 
   std::mutex mutex;  // guards `open`
   std::condition_variable changed;
@@ -75,9 +79,11 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   // On the strand:
   void start();
-  void leave_when_idle();  // the server stops: closes now, or after the answer that is under way
-  void announce_stop();    // runs what HttpReply::on_stopping was given
-  void abandon();          // the client is gone, or given up
+  // The server stops: closes now, or after the answer that is under way. A request that is still
+  // arriving is told.
+  void leave_when_idle();
+  void announce_stop();  // runs what HttpReply::on_stopping was given
+  void abandon();        // the client is gone, or given up
 
   Strand strand() { return socket_.get_executor(); }
 
@@ -114,7 +120,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
     bool broken = false;    // complete, but the client must see that something is missing
     bool gone = false;      // nobody reads it any more
     bool told_to_stop = false;
-    std::vector<Task> abandoned, stopping;
+    bool handling = false;  // the handler runs on another thread; tasks wait for its end in `held`
+    std::vector<Task> abandoned, stopping, held;
   };
 
   // Reading
@@ -124,6 +131,10 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void process_input();
   void count_pending(size_t body_bytes);
   void dispatch();
+  void handle_elsewhere(std::shared_ptr<const HttpRequest> request,
+                        std::shared_ptr<HttpReply> reply, size_t body_bytes);
+  void on_handled();
+  void abandon_if_input_ended();
 
   // Writing
   void schedule_flush(std::unique_lock<std::mutex>& lock);
@@ -136,6 +147,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   // Time limits
   void expect_reading_by(Clock::time_point when);
   void expect_writing_by(Clock::time_point when);
+  void look_for_peer();
   void arm_timer();
   void on_timer();
 
@@ -162,7 +174,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::string sending_;     // being written, from sent_ on
   size_t sent_ = 0;
   bool writing_ = false;
-  Clock::time_point read_by_ = Clock::time_point::max(), write_by_ = read_by_, timer_at_ = read_by_;
+  Clock::time_point read_by_ = Clock::time_point::max(), write_by_ = read_by_, look_at_ = read_by_;
+  Clock::time_point timer_at_ = read_by_;
   uint64_t timer_number_ = 0;
   std::unique_ptr<Timer> delay_;  // of reply_post_after, from its first use on
   uint64_t delay_number_ = 0;

@@ -69,6 +69,8 @@ class HttpServer::Impl {
     error_code ec;
     acceptor_.listen(kBacklog, ec);
     if (ec) fail("cannot listen on port {}: {}", port_, ec.message());
+    core_->large_bodies.emplace(
+        static_cast<size_t>(std::max(1, core_->options.large_body_threads)));
     accept();
     for (int i = 0; i < std::max(1, core_->options.threads); ++i)
       threads_.emplace_back([this] { serve(); });
@@ -206,6 +208,11 @@ class HttpServer::Impl {
     work_.reset();
     core_->context.stop();
     for (std::thread& thread : threads_) thread.join();
+    if (core_->large_bodies) {
+      core_->large_bodies->stop();
+      core_->large_bodies->join();
+      core_->large_bodies.reset();  // with what no thread came to: nobody waits for it any more
+    }
     // From here on nothing is queued; what is queued owns connections, which own the queue.
     core_->close();
     core_->context.restart();

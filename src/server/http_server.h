@@ -1,5 +1,6 @@
 // The HTTP/1.1 server: sockets, limits and time limits. One thread of its own a processor it is
-// given, every connection a sequence of tasks on them.
+// given, every connection a sequence of tasks on them. Handlers of large bodies have other threads:
+// megabytes of JSON and text would keep every connection of an I/O thread waiting.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +19,9 @@ struct HttpServerOptions {
   int max_connections = 16384;           // more are accepted and closed with 503
   size_t max_header_bytes = 16 << 10;    // 431 beyond
   size_t max_body_bytes = 32 << 20;      // 413 beyond
-  size_t max_pending_bytes = 512 << 20;  // of bodies that are arriving, all together: 503 beyond
+  size_t max_pending_bytes = 512 << 20;  // of bodies arriving or in line, together: 503 beyond
+  size_t large_body_bytes = 64 << 10;    // a body beyond it is handled by one of
+  int large_body_threads = 2;            // these, and in line until one is free
   double header_seconds = 20;  // for a request's head, and for each MiB of its body: 408 beyond
   double idle_seconds = 75;    // between requests of one connection
   double write_seconds = 30;   // a client that takes nothing for so long is given up

@@ -96,7 +96,7 @@ class HttpClient {
       return a;
     }
     a.status = std::atoi(a.head.c_str() + 9);
-    if (bodyless || a.status < 200 || a.status == 204) return a;
+    if (bodyless || a.status < 200 || a.status == 204 || a.status == 304) return a;
     if (a.header("Transfer-Encoding") == "chunked") {
       read_chunks(a);
     } else if (const std::string length = a.header("Content-Length"); !length.empty()) {
