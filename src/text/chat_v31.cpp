@@ -80,7 +80,8 @@ std::vector<Segment> render_v31(const Conversation& conversation, bool thinking)
       case Role::system:
         break;
       case Role::developer:
-        fail("messages[{}]: the v3.1 encoding has no developer role (use system or user)", i);
+        fail("{}: the v3.1 encoding has no developer role (use system or user)",
+             place_of_message(conversation, i));
       case Role::user:
         prompt.control(kUser);
         prompt.plain(m.content);

@@ -9,6 +9,16 @@ namespace {
 
 using namespace marker;
 
+// An error quotes the beginning of what may be megabytes.
+std::string shortened(const std::string& text) {
+  constexpr size_t kMost = 200;
+  if (text.size() <= kMost) return text;
+  size_t end = kMost;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80)
+    --end;  // a whole character
+  return text.substr(0, end) + "...";
+}
+
 class RendererV32 {
  public:
   RendererV32(const Conversation& conversation, bool thinking)
@@ -42,6 +52,7 @@ class RendererV32 {
   }
 
  private:
+  std::string place(size_t index) const { return place_of_message(conversation_, index); }
   bool before_or_at_last(size_t index) const { return static_cast<ptrdiff_t>(index) <= last_; }
 
   void add_instructions(const Message& m) {
@@ -67,7 +78,7 @@ class RendererV32 {
     const Message& m = conversation_[index];
     prompt_.control(kUser);
     if (m.role == Role::developer) {
-      if (m.content.empty()) fail("messages[{}]: a developer message needs content", index);
+      if (m.content.empty()) fail("{}: a developer message needs content", place(index));
       add_instructions(m);
       prompt_.template_text("\n\n# The user's message is: ");
     }
@@ -82,9 +93,9 @@ class RendererV32 {
     if (thinking_ && !before_or_at_last(index)) {
       if (m.reasoning_content.empty() && m.tool_calls.empty()) {
         fail(
-            "messages[{}]: in thinking mode an assistant message after the last user message needs "
+            "{}: in thinking mode an assistant message after the last user message needs "
             "reasoning_content or tool_calls",
-            index);
+            place(index));
       }
       prompt_.plain(m.reasoning_content);
       prompt_.control(kEndThink);
@@ -122,8 +133,8 @@ class RendererV32 {
   void add_parameters(size_t index, const ToolCall& call) {
     const OrderedJson arguments = OrderedJson::parse(call.arguments, nullptr, false);
     if (!arguments.is_object()) {
-      fail("messages[{}]: arguments of the call of '{}': expected a JSON object, found '{}'", index,
-           call.name, call.arguments);
+      fail("{}: arguments of the call of '{}': expected a JSON object, found '{}'", place(index),
+           call.name, shortened(call.arguments));
     }
     const char* separator = "";
     for (const auto& [key, value] : arguments.items()) {
@@ -142,7 +153,7 @@ class RendererV32 {
     if (calls.empty()) return;
     const size_t expected = conversation_[assistant].tool_calls.size();
     if (calls.size() != expected) {
-      fail("messages[{}]: {} tool calls, but {} results behind them", assistant, expected,
+      fail("{}: {} tool calls, but {} results behind them", place(assistant), expected,
            calls.size());
     }
     std::vector<size_t> result_of(expected);

@@ -70,14 +70,19 @@ CompletionParser::Events CompletionParser::feed(std::string_view text) {
 
 CompletionParser::Events CompletionParser::finish() {
   events_.clear();
+  // Half a character in a block with a call is half a tag or half a call.
+  if (state_ == State::tool_block && block_calls_ > 0)
+    incoming_.resize(incoming_.size() - incomplete_utf8_tail(incoming_));
   if (!ended_) consume(replace_invalid_utf8(incoming_));
   ended_ = true;
   if (state_ == State::reasoning) {
     emit(CompletionEvent::Kind::reasoning, rest());
   } else {
-    // A block cut off before its first call was never one; behind a call, only what is left over.
-    if (state_ == State::tool_block && block_calls_ == 0) emit_content(block_text_);
-    emit_content(rest());
+    // A block cut off before its first call was never one. Behind a call what is left is the
+    // beginning of the next, or of a tag: nothing that anybody should read.
+    const bool in_block = state_ == State::tool_block;
+    if (in_block && block_calls_ == 0) emit_content(block_text_);
+    if (!in_block || block_calls_ == 0) emit_content(rest());
   }
   buffer_.clear();
   at_ = 0;

@@ -2,7 +2,8 @@
 //
 // Whatever the chunks, the events of a kind add up to the same text and message() is the same. A
 // tag is never handed out by half, and a tool call only as a whole: once it is known to be well
-// formed. Tool text that is not becomes content, as it stands.
+// formed. Tool text that is not becomes content, as it stands; what an answer was cut off in behind
+// a call of the same block (the next call, half a tag) is dropped.
 #pragma once
 
 #include <cstddef>

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "text/json_reader.h"
+#include "text/json_limits.h"
 
 namespace fathom {
 namespace {
@@ -20,8 +20,10 @@ Role read_role(const At& at) {
   fail("{}: expected system, developer, user, assistant or tool, found '{}'", at.path(), name);
 }
 
-// A string, or a list of parts of type text, which are joined as they are.
-std::string read_content(const At& at) {
+// A string, or a list of parts of type text, which are joined as they are. Null is what clients
+// send back of a message without text; what the others say must be said.
+std::string read_content(const At& at, Role role) {
+  if (at.null() && (role == Role::assistant || role == Role::tool)) return {};
   if (!at.value().is_array()) {
     at.expect(at.value().is_string(), "a string or a list of text parts");
     return at.string();
@@ -38,12 +40,6 @@ std::string read_content(const At& at) {
     text += part.at("text").string();
   }
   return text;
-}
-
-std::string read_arguments(const At& at) {
-  if (at.value().is_object()) return python_dumps(at.value());
-  at.expect(at.value().is_string(), "a JSON object or its text");
-  return at.string();
 }
 
 std::vector<ToolCall> read_tool_calls(const At& at) {
@@ -88,9 +84,10 @@ void check_only_for(const At& at, const char* key, bool allowed, std::string_vie
   }
 }
 
-Message read_message(const At& at) {
+Message read_message(const At& at, std::string place) {
   Message m;
   m.role = read_role(at.at("role"));
+  m.place = std::move(place);
   const bool assistant = m.role == Role::assistant;
   const bool instructs = m.role == Role::system || m.role == Role::developer;
   const At calls = at.at("tool_calls");
@@ -107,12 +104,10 @@ Message read_message(const At& at) {
     m.reasoning_content = at.at("reasoning_content").string();
   }
   if (!at.at("tool_call_id").null()) m.tool_call_id = at.at("tool_call_id").string();
-  const bool may_be_silent = assistant && (!m.tool_calls.empty() || !m.reasoning_content.empty());
-  const bool only_instructs = instructs && (!m.tools.is_null() || !m.response_format.is_null());
+  const bool only_instructs =
+      m.role == Role::system && (!m.tools.is_null() || !m.response_format.is_null());
   const At content = at.at("content");
-  if (!content.null() || !(may_be_silent || (only_instructs && m.role == Role::system))) {
-    m.content = read_content(content);
-  }
+  if (!content.null() || !only_instructs) m.content = read_content(content, m.role);
   return m;
 }
 
@@ -156,6 +151,8 @@ std::string_view role_name(Role role) {
 }
 
 Conversation parse_conversation(std::string_view json_text, std::string_view where) {
+  if (const std::string beyond = beyond_json_limits(json_text); !beyond.empty())
+    fail("{}: {}", where, beyond);
   return conversation_of(parse_json<OrderedJson>(json_text, where), where);
 }
 
@@ -167,8 +164,8 @@ Conversation conversation_of(const OrderedJson& document, std::string_view where
   const At list = bare ? At(document, lead + "messages") : root.at("messages");
   if (list.array_size() == 0) fail("{}: expected at least one message, found none", list.path());
   Conversation conversation;
-  for (size_t i = 0; i < list.array_size(); ++i) conversation.push_back(read_message(list.at(i)));
-  // Before a system message may be put in front: an index still is the file's.
+  for (size_t i = 0; i < list.array_size(); ++i)
+    conversation.push_back(read_message(list.at(i), fmt::format("messages[{}]", i)));
   try {
     check_tool_results(conversation);
   } catch (const Error& e) {
@@ -181,13 +178,30 @@ Conversation conversation_of(const OrderedJson& document, std::string_view where
   return conversation;
 }
 
+std::string place_of_message(const Conversation& conversation, size_t index) {
+  const std::string& place = conversation[index].place;
+  return place.empty() ? fmt::format("messages[{}]", index) : place;
+}
+
+std::string read_arguments(const JsonAt<OrderedJson>& at) {
+  if (at.null()) return "{}";
+  if (at.value().is_object()) return python_dumps(at.value());
+  at.expect(at.value().is_string(), "a JSON object or its text");
+  const std::string& text = at.string();
+  if (text.find_first_not_of(" \t\r\n") == text.npos) return "{}";
+  if (const std::string beyond = beyond_json_limits(text); !beyond.empty())
+    fail("{}: {} of the text", at.path(), beyond);
+  return text;
+}
+
 void check_tool_results(const Conversation& conversation) {
   for (size_t i = 0; i < conversation.size(); ++i) {
     const Role role = conversation[i].role;
     if (role == Role::assistant) answered_calls(conversation, i);
     const Role before = i > 0 ? conversation[i - 1].role : Role::system;
     if (role == Role::tool && before != Role::tool && before != Role::assistant) {
-      fail("messages[{}]: a tool result without a call: no assistant message before it", i);
+      fail("{}: a tool result without a call: no assistant message before it",
+           place_of_message(conversation, i));
     }
   }
 }
@@ -207,8 +221,10 @@ std::vector<size_t> answered_calls(const Conversation& conversation, size_t assi
       ++call;
     }
     if (call == calls.size()) {
-      fail("messages[{}]: a tool result without a call{} in messages[{}], which has {}", i,
-           by_id ? fmt::format(" '{}' still open", m.tool_call_id) : "", assistant,
+      fail("{}: a tool result without a call{} in {}, which has {}",
+           place_of_message(conversation, i),
+           by_id ? fmt::format(" '{}' still open", m.tool_call_id) : "",
+           place_of_message(conversation, assistant),
            calls.empty() ? "no tool calls" : fmt::format("{} of them", calls.size()));
     }
     answered[call] = true;

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/json_reader.h"
 #include "text/python_json.h"
 
 namespace fathom {
@@ -16,7 +17,8 @@ std::string_view role_name(Role role);
 struct ToolCall {
   std::string id;
   std::string name;
-  std::string arguments;  // the text of a JSON object, as the model wrote it
+  // The text of a JSON object within text/json_limits.h, as the model or the client wrote it.
+  std::string arguments;
 
   bool operator==(const ToolCall&) const = default;
 };
@@ -29,9 +31,15 @@ struct Message {
   std::string tool_call_id;          // tool; empty: results answer the calls in order
   OrderedJson tools;                 // system, developer: array of function objects, or null
   OrderedJson response_format;       // system, developer: any value, or null
+  // What errors call it: where the client put it ("messages[2]", "input[0]"), whatever else has
+  // become part of the conversation. Empty: its index there.
+  std::string place = {};
 };
 
 using Conversation = std::vector<Message>;
+
+// What an error calls the message at `index`.
+std::string place_of_message(const Conversation& conversation, size_t index);
 
 // Reads an array of messages, or an object with `messages` and perhaps `tools` and
 // `response_format`, which go to the first system message (an empty one is put first where there is
@@ -39,6 +47,11 @@ using Conversation = std::vector<Message>;
 // missing or wrong, a tool result without a call included.
 Conversation parse_conversation(std::string_view json_text, std::string_view where);
 Conversation conversation_of(const OrderedJson& document, std::string_view where);
+
+// The arguments of a call in a history: a JSON object or its text. Clients that have none send null
+// or blank text, which means {}. Throws Error for text beyond text/json_limits.h; whether it is
+// JSON is left to the encoding that has to read it.
+std::string read_arguments(const JsonAt<OrderedJson>& at);
 
 // Throws Error unless every tool result follows the assistant message that asked for it.
 void check_tool_results(const Conversation& conversation);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "text/chat_markers.h"
+#include "text/json_limits.h"
 
 namespace fathom {
 namespace {
@@ -38,6 +39,7 @@ bool take_literal(std::string_view& text, std::string_view literal) {
 std::optional<ToolCall> parse_call_v31(std::string_view body) {
   const auto name = take_until(body, marker::kToolSep);
   if (!name || name->empty()) return std::nullopt;
+  if (!beyond_json_limits(body).empty()) return std::nullopt;
   if (!trim(body).starts_with('{') || !OrderedJson::accept(body)) return std::nullopt;
   return ToolCall{"", std::string(*name), std::string(body)};
 }
@@ -63,6 +65,7 @@ std::optional<ToolCall> parse_call_v32(std::string_view body) {
     if (same != members.end()) {
       same->second = std::move(json);
     } else {
+      if (members.size() == static_cast<size_t>(kMaxJsonMembers)) return std::nullopt;
       members.emplace_back(std::move(json_key), std::move(json));
     }
   }
@@ -71,7 +74,9 @@ std::optional<ToolCall> parse_call_v32(std::string_view body) {
     if (arguments.size() > 1) arguments += ", ";
     arguments += key + ": " + value;
   }
-  return ToolCall{"", std::string(*name), arguments + "}"};
+  arguments += '}';
+  if (!beyond_json_limits(arguments).empty()) return std::nullopt;
+  return ToolCall{"", std::string(*name), std::move(arguments)};
 }
 
 }  // namespace fathom

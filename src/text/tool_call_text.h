@@ -8,6 +8,7 @@
 
 namespace fathom {
 
+// Arguments beyond text/json_limits.h are no call: nothing behind here could read them.
 // v3.1: {name}<｜tool▁sep｜>{arguments}. Nothing if it is not that, with a JSON object at the end.
 std::optional<ToolCall> parse_call_v31(std::string_view body);
 

@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "text/json_limits.h"
 #include "text_data.h"
 
 namespace fathom {
@@ -259,7 +260,7 @@ TEST(Messages, WhatIsWrongIsSaidWithItsPlace) {
       {R"([{"role": "user"}])", "messages[0].content: expected a string"},
       {R"([{"role": "user", "content": 3}])", "messages[0].content"},
       {R"([{"role": "user", "content": [{"type": "image_url"}]}])", "content[0].type"},
-      {R"([{"role": "assistant", "content": null}])", "messages[0].content"},
+      {R"([{"role": "system", "content": null}])", "messages[0].content"},
       {R"([{"role": "tool", "content": "x"}])", "a tool result without a call"},
       {R"([{"role": "user", "content": "a"}, {"role": "tool", "content": "x"}])", "messages[1]"},
       {R"([{"role": "assistant", "content": "a"}, {"role": "tool", "content": "x"}])",
@@ -272,8 +273,8 @@ TEST(Messages, WhatIsWrongIsSaidWithItsPlace) {
        "messages[2]"},
       {R"([{"role": "assistant", "tool_calls": [{"id": "1", "function": {"arguments": "{}"}}]}])",
        "tool_calls[0].function.name"},
-      {R"([{"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f"}}]}])",
-       "tool_calls[0].function.arguments"},
+      {R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": 5}}]}])",
+       "tool_calls[0].function.arguments: expected a JSON object or its text"},
       {R"([{"role": "user", "content": "a", "tools": [1]}])", "only system and developer"},
       {R"({"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]})",
        "tools[0].function"},
@@ -284,6 +285,66 @@ TEST(Messages, WhatIsWrongIsSaidWithItsPlace) {
                 testing::AllOf(testing::StartsWith("F.json: "), HasSubstr(c.message)))
         << c.json;
   }
+}
+
+// As long as a request may be, the text of arguments is another document: read with the same
+// limits.
+TEST(Messages, ArgumentsAreReadWithinLimits) {
+  const auto refused = [](const std::string& arguments) {
+    const OrderedJson call = {{"function", {{"name", "f"}, {"arguments", arguments}}}};
+    const OrderedJson said = {{"role", "assistant"}, {"tool_calls", OrderedJson::array({call})}};
+    return error_of([&] { conversation_of(OrderedJson::array({said}), ""); });
+  };
+  const std::string place = "messages[0].tool_calls[0].function.arguments: ";
+  EXPECT_EQ(refused("{\"a\":" + std::string(200'000, '[') + std::string(200'000, ']') + "}"),
+            place + "nested deeper than 64 levels at byte 68 of the text");
+  std::string wide = "{";
+  for (int64_t i = 0; i <= kMaxJsonMembers; ++i) wide += fmt::format("\"k{}\":0,", i);
+  wide.back() = '}';
+  EXPECT_THAT(refused(wide), testing::StartsWith(place + "an object of more than 2048 members"));
+  EXPECT_EQ(refused("{\"a\":" + std::string(63, '[') + std::string(63, ']') + "}"), "no error");
+  EXPECT_THAT(error_of([] { parse_conversation(std::string(200'000, '['), "F.json"); }),
+              HasSubstr("F.json: nested deeper than 64 levels"));
+}
+
+// Clients send a call without arguments back in whichever way they had it.
+TEST(Messages, NoArgumentsAreAnEmptyObject) {
+  for (const char* arguments : {R"(, "arguments": "")", R"(, "arguments": " \n")",
+                                R"(, "arguments": null)", "", R"(, "arguments": {})"}) {
+    const std::string json =
+        R"([{"role": "user", "content": "Q"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f")" +
+        std::string(arguments) + R"(}}]}, {"role": "tool", "content": "r"}])";
+    EXPECT_THAT(v31(json), HasSubstr("f<｜tool▁sep｜>{}<｜tool▁call▁end｜>")) << arguments;
+    EXPECT_THAT(v32(json), HasSubstr("invoke name=\"f\">\n\n</｜DSML｜invoke>")) << arguments;
+  }
+}
+
+TEST(Messages, NullContentIsNoText) {
+  const auto c = parse_conversation(
+      R"([{"role": "user", "content": "Q"}, {"role": "assistant", "content": null},
+          {"role": "user", "content": "Q"},
+          {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f"}}]},
+          {"role": "tool", "content": null}])",
+      "t");
+  EXPECT_EQ(c[1].content, "");
+  EXPECT_EQ(c[4].content, "");
+}
+
+// A system message that was put in front for the tools is none of the client's.
+TEST(Messages, ErrorsNameThePlaceInTheRequest) {
+  const std::string tools = R"("tools": [)" + std::string(kTool) + "]";
+  const std::string calls =
+      R"([{"role": "user", "content": "Q"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}])";
+  EXPECT_THAT(error_of([&] { v32("{\"messages\": " + calls + ", " + tools + "}"); }),
+              testing::StartsWith("messages[1]: arguments of the call of 'f'"));
+  // Neither are developer messages that are left out.
+  EXPECT_THAT(error_of([] {
+                v32(R"([{"role": "developer", "content": "D"}, {"role": "user", "content": "Q"},
+                        {"role": "assistant", "content": "A"}, {"role": "user", "content": "Q"},
+                        {"role": "assistant", "content": "A"}])",
+                    true);
+              }),
+              testing::StartsWith("messages[4]: in thinking mode"));
 }
 
 TEST(Messages, RenderingErrors) {

@@ -6,6 +6,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "text/json_limits.h"
 #include "text/utf8.h"
 #include "text_data.h"
 
@@ -151,12 +152,66 @@ TEST(CompletionParser, MalformedToolTextIsContent) {
   }
   // A call that is whole stays one, whatever comes behind it.
   const std::string good = kCallV31.substr(0, kCallV31.find("<｜tool▁call▁begin｜>now"));
-  for (const std::string tail : {"", "words", "<｜tool▁call▁begin｜>half", "<｜tool▁ca"}) {
+  for (const std::string tail : {"", "words", "<｜tool▁call▁begin｜>f<｜tool▁call▁end｜>", "<b"}) {
     const Message m = read_all_ways(Encoding::v31, false, good + tail);
     EXPECT_EQ(m.content, tail);
     ASSERT_EQ(m.tool_calls.size(), 1u);
     EXPECT_EQ(m.tool_calls[0].name, "find");
   }
+}
+
+// An answer cut at any byte of a block has none of the block's text in its content once there is a
+// call in it: half a tag and half a call are dropped.
+TEST(CompletionParser, NothingOfABlockCutOffBehindACallIsContent) {
+  for (const Encoding e : {Encoding::v31, Encoding::v32}) {
+    const bool v31 = e == Encoding::v31;
+    const std::string text = "I look." + (v31 ? kCallV31 : kCallV32);
+    const std::string end = v31 ? "<｜tool▁call▁end｜>" : "</｜DSML｜invoke>";
+    for (size_t size = text.find(end) + end.size(); size <= text.size(); ++size) {
+      const Message m = read(e, false, {text.substr(0, size)});
+      EXPECT_EQ(m.content, "I look.") << text.substr(0, size);
+      EXPECT_EQ(m.tool_calls.size(), size > text.rfind(end) + end.size() - 1 ? 2u : 1u);
+    }
+  }
+}
+
+// What nothing behind the parser could read is no call: it would be written level by level, and its
+// keys looked for one among all.
+TEST(CompletionParser, ArgumentsBeyondTheLimitsAreContent) {
+  const auto nested = [](int depth) {
+    return std::string(static_cast<size_t>(depth), '[') +
+           std::string(static_cast<size_t>(depth), ']');
+  };
+  const auto call_v31 = [](const std::string& arguments) {
+    return "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>" + arguments +
+           "<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+  };
+  const auto parameter = [](const std::string& name, const std::string& value) {
+    return "<｜DSML｜parameter name=\"" + name + "\" string=\"false\">" + value +
+           "</｜DSML｜parameter>\n";
+  };
+  const auto call_v32 = [](const std::string& parameters) {
+    return "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"f\">\n" + parameters +
+           "</｜DSML｜invoke>\n</｜DSML｜function_calls>";
+  };
+  std::string members, parameters;
+  for (int64_t i = 0; i <= kMaxJsonMembers; ++i) {
+    members += fmt::format("{}\"k{}\": 0", i ? ", " : "", i);
+    parameters += parameter(fmt::format("k{}", i), "0");
+  }
+  const auto calls = [](Encoding e, const std::string& text) {
+    const Message m = read(e, false, {text});
+    EXPECT_EQ(m.content, m.tool_calls.empty() ? text : "");
+    return m.tool_calls.size();
+  };
+  EXPECT_EQ(calls(Encoding::v31, call_v31("{\"a\": " + nested(kMaxJsonDepth - 1) + "}")), 1u);
+  EXPECT_EQ(calls(Encoding::v31, call_v31("{\"a\": " + nested(kMaxJsonDepth) + "}")), 0u);
+  EXPECT_EQ(calls(Encoding::v31, call_v31("{\"a\": " + nested(200'000) + "}")), 0u);
+  EXPECT_EQ(calls(Encoding::v31, call_v31("{" + members + "}")), 0u);
+  EXPECT_EQ(calls(Encoding::v32, call_v32(parameter("a", nested(kMaxJsonDepth - 1)))), 1u);
+  EXPECT_EQ(calls(Encoding::v32, call_v32(parameter("a", nested(kMaxJsonDepth)))), 0u);
+  EXPECT_EQ(calls(Encoding::v32, call_v32(parameter("a", nested(200'000)))), 0u);
+  EXPECT_EQ(calls(Encoding::v32, call_v32(parameters)), 0u);
 }
 
 TEST(CompletionParser, RepeatedKeysAndLongNumbers) {
