@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
+#include <deque>
 #include <mutex>
 #include <random>
 #include <utility>
@@ -16,6 +18,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Listener = std::function<void(const GenerationEvent&)>;
 
+// Choices of one request that the engine has at a time. The others wait here: a long list of
+// prompts must neither find the engine's queue full of itself nor keep everybody else out of it.
+constexpr size_t kMostUnderWay = 128;
+// How soon a request that found the queue full asks again.
+constexpr double kRetrySeconds = 0.05;
+
 double seconds_between(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
@@ -28,10 +36,7 @@ uint64_t random_u64() {
 std::optional<Failure> check_length(const GenerationRequest& r, int64_t context) {
   const auto prompt = static_cast<int64_t>(r.prompt.size());
   if (prompt == 0) return Failure{400, "the prompt is empty"};
-  if (prompt >= context)
-    return Failure{400, fmt::format("the prompt has {} tokens, but the context of this model is {} "
-                                    "tokens for prompt and answer together",
-                                    prompt, context)};
+  if (prompt >= context) return Failure{400, PromptTooLong(prompt, context).what()};
   if (r.max_tokens > context - prompt)
     return Failure{400,
                    fmt::format("max_tokens is {} and the prompt has {} tokens, but the context "
@@ -65,13 +70,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::optional<Failure> start() {
     for (const GenerationRequest& r : requests_)
       if (auto failure = check_length(r, service_.engine.max_context())) return failure;
-    // The other choices of a prompt follow when its cache is filled: at the first token.
-    for (size_t c = 0; c < choices_.size(); c += static_cast<size_t>(n_)) {
-      if (auto failure = submit(c)) {
-        silence();
-        finish();
-        return failure;
-      }
+    if (auto failure = submit_next()) {
+      silence();
+      finish();
+      return failure;
     }
     watch();
     return std::nullopt;
@@ -86,6 +88,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     RequestId request_id = 0;
     bool submitted = false;
     bool heard = false;          // its first token is there
+    bool followed = false;       // a prompt's first: the others are in siblings_
     Clock::time_point last;      // when its last token came
     GenerationEvent event = {};  // being put together
     bool has_event = false;
@@ -124,9 +127,36 @@ class Generation : public std::enable_shared_from_this<Generation> {
       self->hear(choice, event);
     };
     Result<RequestId> id = service_.engine.submit(std::move(out));
-    if (!id.ok()) return id.failure();
+    if (!id.ok()) {
+      if (keep) service_.selections.forget(r.id);
+      return id.failure();
+    }
     choices_[choice].request_id = id.value();
     choices_[choice].submitted = true;
+    return std::nullopt;
+  }
+
+  // Hands the engine what it has room for: further choices of prompts that have been computed, then
+  // the next prompts. The first of a request may be refused; the others wait while the queue is
+  // full, so that a request that was let in is not refused half-way.
+  std::optional<Failure> submit_next() {
+    waits_for_room_ = false;
+    while (under_way_ < kMostUnderWay) {
+      const bool sibling = !siblings_.empty();
+      const size_t choice = sibling ? siblings_.front() : next_prompt_ * static_cast<size_t>(n_);
+      if (choice >= choices_.size()) break;
+      if (auto failure = submit(choice)) {
+        if (failure->status != 429 || !admitted_) return failure;
+        waits_for_room_ = true;
+        break;
+      }
+      admitted_ = true;
+      ++under_way_;
+      if (sibling)
+        siblings_.pop_front();
+      else
+        ++next_prompt_;
+    }
     return std::nullopt;
   }
 
@@ -155,15 +185,30 @@ class Generation : public std::enable_shared_from_this<Generation> {
       if (const auto self = weak.lock())
         self->fail_all({503, "the server is shutting down: the answer is not complete"});
     });
+    set_timer();
+  }
+
+  // A reply has one timer: it rings for the time limit, and before that for another try to submit.
+  void set_timer() {
     const double limit = service_.options.request_seconds;
-    if (limit <= 0) return;
     const double left = limit - seconds_between(requests_.front().arrival, Clock::now());
-    reply_->post_after(std::max(0.0, left), [weak, limit] {
-      if (const auto self = weak.lock())
-        self->fail_all({504, fmt::format("the answer was not complete after the {} seconds that "
-                                         "this server gives a request",
-                                         limit)});
+    const bool retry = waits_for_room_ && (limit <= 0 || left > kRetrySeconds);
+    if (!retry && limit <= 0) return;
+    const auto weak = weak_from_this();
+    reply_->post_after(retry ? kRetrySeconds : std::max(0.0, left), [weak, retry, limit] {
+      const auto self = weak.lock();
+      if (!self || self->silent_) return;
+      if (retry) return self->go_on();
+      self->fail_all({504, fmt::format("the answer was not complete after the {} seconds that "
+                                       "this server gives a request",
+                                       limit)});
     });
+  }
+
+  void go_on() {
+    const bool waited = waits_for_room_;
+    if (auto failure = submit_next()) return fail_all(*failure);
+    if (waited || waits_for_room_) set_timer();
   }
 
   void drain() {
@@ -177,7 +222,11 @@ class Generation : public std::enable_shared_from_this<Generation> {
       take(queued);
     }
     work_.clear();
+    const size_t open_before = open_;
     for (size_t c = 0; c < choices_.size() && !silent_; ++c) deliver(c);
+    // While the queue is full it is the timer that asks, or an end that has made room: not every
+    // token.
+    if (!silent_ && (!waits_for_room_ || open_ < open_before)) go_on();
   }
 
   void take(Queued& queued) {
@@ -188,6 +237,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     choice.has_event = true;
     // The engine goes on unless it has ended the choice itself.
     if (choice.reader.ended()) {
+      --under_way_;
       if (choice.reader.stopped()) service_.engine.cancel(choice.request_id);
       observe_end(choice, choice.event.finish_reason);
     }
@@ -220,14 +270,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
     if (!quiet) listen_(event);
     if (event.failure) return fail_all(*event.failure);
     if (event.ended && --open_ == 0) return finish();
-    if (choice.heard) submit_siblings(index);
-  }
-
-  void submit_siblings(size_t index) {
+    // The other choices of a prompt follow when its cache is filled: at the first token.
     const auto n = static_cast<size_t>(n_);
-    if (index % n != 0) return;
-    for (size_t c = index + 1; c < index + n && !choices_[c].submitted; ++c)
-      if (auto failure = submit(c)) return fail_all(*failure);
+    if (!choice.heard || index % n != 0 || std::exchange(choice.followed, true)) return;
+    for (size_t c = index + 1; c < index + n; ++c) siblings_.push_back(c);
   }
 
   // Ends every choice that has not ended.
@@ -293,7 +339,12 @@ class Generation : public std::enable_shared_from_this<Generation> {
   Listener listen_;
   const int n_;
   std::vector<Choice> choices_;
-  size_t open_ = 0;  // choices that have not ended
+  size_t open_ = 0;              // choices that have not ended
+  size_t under_way_ = 0;         // choices that the engine has
+  size_t next_prompt_ = 0;       // the first that has not been submitted
+  std::deque<size_t> siblings_;  // choices to submit before it
+  bool admitted_ = false;        // something has been submitted
+  bool waits_for_room_ = false;  // the engine's queue was full at the last try
   std::vector<Queued> work_;
   std::atomic<bool> silent_{false};  // nothing is listened to any more
 

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/error.h"
 #include "base/result.h"
 #include "runtime/request.h"
 #include "server/http.h"
@@ -58,10 +59,26 @@ struct GenerationEvent {
   int64_t reasoning_tokens = 0;      // of the generated ones, so far
 };
 
+// A prompt that does not fit the context with room for an answer. The message begins with what
+// clients of OpenAI's API look for to know that they must shorten the conversation.
+class PromptTooLong : public Error {
+ public:
+  // `detail` follows the number of tokens.
+  PromptTooLong(int64_t prompt, int64_t most, std::string_view detail = {})
+      : Error(fmt::format("This model's maximum context length is {} tokens, but the prompt has {} "
+                          "tokens{}, and the answer needs room, too",
+                          most, prompt, detail)),
+        tokens(prompt),
+        context(most) {}
+  const int64_t tokens, context;
+};
+
 // Starts the request. `listen` is called on the reply's sequence of tasks (HttpReply::post), never
 // before this returns, until every choice has ended; several tokens may come in one event when the
-// client's side is slower than the engine. When the client goes away the choices are cancelled and
-// `listen` is not called any more. A Failure (400, 429) means that nothing was started.
+// client's side is slower than the engine. The engine gets a bounded number of choices at a time,
+// and the rest as these end; when its queue is full they wait. When the client goes away the
+// choices are cancelled and `listen` is not called any more. A Failure (400, 429) means that
+// nothing was started.
 //
 // When one choice fails (the engine gave up, the server stops, the time limit), all that have not
 // ended end with that failure: there is no answer without it.

@@ -157,6 +157,13 @@ void SelectionStore::begin(const std::string& id, std::vector<int32_t> prompt) {
   impl_->order.push_back(id);
 }
 
+void SelectionStore::forget(const std::string& id) {
+  const std::lock_guard lock(impl_->mutex);
+  if (!impl_->requests.contains(id)) return;
+  impl_->drop(id);
+  std::erase(impl_->order, id);
+}
+
 void SelectionStore::append(const std::string& id, int32_t token, const Selection& selection) {
   auto block = impl_->pack(selection);
   const size_t block_bytes = kBlockBytes + block->capacity();

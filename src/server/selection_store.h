@@ -20,6 +20,8 @@ class SelectionStore {
 
   // A request begins; `id` is the one the API tells its client, `prompt` its token ids.
   void begin(const std::string& id, std::vector<int32_t> prompt);
+  // The request has not begun after all.
+  void forget(const std::string& id);
   // The next generated token of the request and what led to it. Called on the engine thread: must
   // be quick (positions are kept as gaps, one byte most of the time).
   void append(const std::string& id, int32_t token, const Selection& selection);

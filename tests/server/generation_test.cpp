@@ -131,31 +131,80 @@ TEST_F(GenerationTest, SelectionsOfTheFirstChoiceAreKept) {
 }
 
 TEST_F(GenerationByHandTest, AFullQueueStartsNothing) {
+  service.options.keep_selection = true;
   answer_with("ok");
-  Heard one(3), two(1);
-  std::vector<GenerationRequest> three(3, request_of("x"));
-  const auto failure = begin(std::move(three), one);
+  Heard others(2), late(1);
+  ASSERT_FALSE(begin({2, request_of("x")}, others));
+  const auto reply_of_the_first = std::exchange(reply, std::make_shared<FakeReply>());
+  GenerationRequest r = request_of("y");
+  r.id = "chatcmpl-late";
+  const auto failure = begin({r}, late);
   ASSERT_TRUE(failure);
   EXPECT_EQ(failure->status, 429);
-  EXPECT_TRUE(engine.wait_cancelled(2));
-  EXPECT_TRUE(engine.wait_idle());
+  EXPECT_EQ(engine.submitted().size(), 2u);
   reply->run();
-  EXPECT_EQ(one.ended, 0u);
+  EXPECT_EQ(late.ended, 0u);
+  // Nothing is remembered of what did not begin.
+  SelectionStore::Text text;
+  EXPECT_TRUE(selections.find("chatcmpl-abc", text));
+  EXPECT_FALSE(selections.find("chatcmpl-late", text));
+  reply_of_the_first->abandon();
+  reply_of_the_first->run();
+  EXPECT_TRUE(engine.wait_idle());
 }
 
-TEST_F(GenerationByHandTest, AChoiceThatFindsTheQueueFullFailsTheRequest) {
-  answer_with("one two three four");
-  GenerationRequest r = request_of("x");
-  r.n = 4;
-  Heard heard(4);
-  ASSERT_FALSE(begin({r}, heard));
-  engine.advance();  // the first token, and then three more choices for two places
-  run_until_ended(heard, 4);
-  ASSERT_TRUE(heard.failure);
-  EXPECT_EQ(heard.failure->status, 429);
-  EXPECT_EQ(heard.finish, (std::vector<std::string>(4, "error")));
-  EXPECT_TRUE(engine.wait_cancelled(3));
+// A request that was let in is not refused half-way: what finds the queue full waits.
+TEST_F(GenerationByHandTest, PromptsAndChoicesWaitForRoom) {
+  answer_with("ok");
+  std::vector<GenerationRequest> prompts(5, request_of("x"));
+  for (GenerationRequest& r : prompts) r.n = 3;
+  Heard heard(15);
+  ASSERT_FALSE(begin(std::move(prompts), heard));
+  EXPECT_EQ(engine.submitted().size(), 2u);
+  EXPECT_EQ(reply->timer_seconds(), 0.05);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (heard.ended < 15 && !heard.failure && std::chrono::steady_clock::now() < deadline) {
+    engine.advance();
+    reply->expire();
+    if (reply->run() == 0) std::this_thread::yield();
+  }
+  EXPECT_FALSE(heard.failure);
+  EXPECT_EQ(heard.text, std::vector<std::string>(15, "ok"));
+  EXPECT_EQ(engine.submitted().size(), 15u);
   EXPECT_TRUE(engine.wait_idle());
+}
+
+TEST_F(GenerationByHandTest, WhatWaitsForRoomEndsWithTheRest) {
+  answer_with("ok");
+  service.options.request_seconds = 1e-9;
+  Heard heard(5);
+  ASSERT_FALSE(begin({5, request_of("x")}, heard));
+  EXPECT_EQ(reply->timer_seconds(), 0);  // the time limit comes before another try
+  reply->expire();
+  reply->run();
+  EXPECT_EQ(heard.ended, 5u);
+  ASSERT_TRUE(heard.failure);
+  EXPECT_EQ(heard.failure->status, 504);
+  EXPECT_TRUE(engine.wait_cancelled(2));
+  EXPECT_TRUE(engine.wait_idle());
+  EXPECT_EQ(engine.submitted().size(), 2u);
+}
+
+// A long list of prompts leaves room in the queue for others.
+TEST_F(GenerationTest, TheEngineHasABoundedNumberAtATime) {
+  size_t most = 0;
+  author = [&](const Request&) {
+    const EngineSnapshot now = engine.snapshot();
+    most = std::max(most, static_cast<size_t>(now.waiting));
+    return Script{tokenizer().encode("ok")};
+  };
+  Heard heard(600);
+  ASSERT_FALSE(begin({600, request_of("x")}, heard));
+  EXPECT_EQ(engine.submitted().size(), 128u);
+  run_until_ended(heard, 600);
+  EXPECT_FALSE(heard.failure);
+  EXPECT_LE(most, 128u);
+  EXPECT_EQ(engine.submitted().size(), 600u);
 }
 
 TEST_F(GenerationByHandTest, AClientGoneBeforeTheFirstToken) {
