@@ -54,6 +54,7 @@ void create(Service& service, const HttpRequest& http, const std::shared_ptr<Htt
   if (!request) return;
   GenerationRequest generation = std::move(request->chat.generation);
   generation.id = new_id("msg_");
+  check_prompt_fits(service, generation.prompt);
   const auto prompt_tokens = static_cast<int64_t>(generation.prompt.size());
   // Clients of this protocol name the most that a model could say, not what they expect: a limit
   // beyond the context is the context's end.
@@ -91,6 +92,11 @@ template <class Handle>
 void answer_message_errors(HttpReply& reply, Handle handle) {
   try {
     handle();
+  } catch (const PromptTooLong& e) {
+    // The words that clients of this protocol look for.
+    send_error(reply, ErrorShape::anthropic,
+               Failure{400, fmt::format("prompt is too long: {} tokens > {} maximum", e.tokens,
+                                        e.context - 1)});
   } catch (const Error& e) {
     send_error(reply, ErrorShape::anthropic, Failure{400, e.what()});
   }

@@ -40,6 +40,7 @@ void read_user(const At& message, Conversation& conversation) {
   const At content = message.at("content");
   Message said;
   said.role = Role::user;
+  said.place = message.path();
   if (content.value().is_string()) {
     said.content = content.string();
     conversation.push_back(std::move(said));
@@ -58,6 +59,7 @@ void read_user(const At& message, Conversation& conversation) {
       if (spoke) fail("{}: tool results come before the text of a message", block.path());
       Message result;
       result.role = Role::tool;
+      result.place = block.path();
       result.tool_call_id = block.at("tool_use_id").string();
       // The templates have no place for failure but the text.
       if (block.at("is_error").boolean_or(false)) result.content = "Error: ";
@@ -75,6 +77,7 @@ void read_assistant(const At& message, Conversation& conversation) {
   const At content = message.at("content");
   Message said;
   said.role = Role::assistant;
+  said.place = message.path();
   if (content.value().is_string()) {
     said.content = content.string();
   } else {
@@ -110,6 +113,7 @@ Conversation conversation_of_messages(const OrderedJson& request) {
   Conversation conversation;
   Message system;
   system.role = Role::system;
+  system.place = "system";
   system.content = read_text(root.at("system"));
   if (!system.content.empty()) conversation.push_back(std::move(system));
   const At messages = root.at("messages");
@@ -124,6 +128,7 @@ Conversation conversation_of_messages(const OrderedJson& request) {
     } else if (role == "system") {
       Message m;
       m.role = Role::system;
+      m.place = message.path();
       m.content = read_text(message.at("content"));
       conversation.push_back(std::move(m));
     } else {

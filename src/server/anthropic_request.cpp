@@ -31,8 +31,11 @@ void read_stop_sequences(const JsonField& at, GenerationRequest& generation) {
     fail("{}: at most {} stop texts are accepted, found {}", at.path(), kMaxStopTexts,
          at.array_size());
   for (size_t i = 0; i < at.array_size(); ++i) {
-    if (at.at(i).string().empty()) fail("{}: expected a text, found \"\"", at.at(i).path());
-    generation.stop.push_back(at.at(i).string());
+    const std::string& text = at.at(i).string();
+    if (text.empty() || text.size() > kMaxStopBytes)
+      fail("{}: expected a text of 1 to {} bytes, found {}", at.at(i).path(), kMaxStopBytes,
+           text.size());
+    generation.stop.push_back(text);
   }
 }
 

@@ -69,20 +69,43 @@ std::vector<OrderedJson> read_functions(const JsonField& tools) {
   return functions;
 }
 
-// What the answer must be by tool_choice; Kind::free where the model chooses. `use_tools` is
-// whether it hears of the tools at all.
-AnswerForm read_tool_choice(const JsonField& root, bool& use_tools) {
+// {"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [{"type": "function",
+// "function": {"name": ...}}]}}: of `functions` those named, and the mode.
+std::string keep_allowed(const JsonField& allowed, std::vector<OrderedJson>& functions) {
+  std::vector<OrderedJson> kept;
+  const JsonField list = allowed.at("tools");
+  for (size_t i = 0; i < list.array_size(); ++i) {
+    const JsonField name = list.at(i).at("function").at("name");
+    const auto found = std::find_if(functions.begin(), functions.end(), [&](const OrderedJson& f) {
+      return f["name"] == name.string();
+    });
+    if (found == functions.end()) fail("{}: '{}' is none of the tools", name.path(), name.string());
+    kept.push_back(*found);
+  }
+  functions = std::move(kept);
+  const std::string& mode = allowed.at("mode").string();
+  if (mode != "auto" && mode != "required")
+    fail("{}: expected auto or required, found '{}'", allowed.at("mode").path(), mode);
+  return mode;
+}
+
+// What the answer must be by tool_choice; Kind::free where the model chooses. `shown` are the
+// functions that it hears of.
+AnswerForm read_tool_choice(const JsonField& root, std::vector<OrderedJson>& shown) {
   AnswerForm form;
   std::vector<OrderedJson> functions = read_functions(root.at("tools"));
   const JsonField choice = root.at("tool_choice");
-  use_tools = !functions.empty();
+  shown = functions;
   form.parallel_calls = root.at("parallel_tool_calls").boolean_or(true);
   if (choice.null()) return form;
-  if (choice.value().is_string()) {
-    const std::string& mode = choice.string();
+  const bool allowed = choice.value().is_object() && choice.at("type").value() == "allowed_tools";
+  if (choice.value().is_string() || allowed) {
+    const std::string mode =
+        allowed ? keep_allowed(choice.at("allowed_tools"), functions) : choice.string();
     if (mode != "none" && mode != "auto" && mode != "required")
       fail("tool_choice: expected none, auto, required or a function, found '{}'", mode);
-    use_tools = use_tools && mode != "none";
+    shown = functions;
+    if (mode == "none") shown.clear();
     if (mode != "required") return form;
     if (functions.empty()) fail("tool_choice: 'required', but there are no tools");
     form.kind = AnswerForm::Kind::tool_calls;
@@ -90,7 +113,8 @@ AnswerForm read_tool_choice(const JsonField& root, bool& use_tools) {
     return form;
   }
   const std::string& type = choice.at("type").string();
-  if (type != "function") fail("tool_choice.type: expected 'function', found '{}'", type);
+  if (type != "function")
+    fail("tool_choice.type: expected function or allowed_tools, found '{}'", type);
   const std::string& name = choice.at("function").at("name").string();
   for (OrderedJson& function : functions) {
     if (function["name"] != name) continue;
@@ -144,9 +168,10 @@ bool read_thinking(const JsonField& root) {
   const std::string effort = string_or(root.at("reasoning_effort"), "none");
   for (const char* off : {"none", "minimal"})
     if (effort == off) return false;
-  for (const char* on : {"low", "medium", "high", "xhigh"})
+  for (const char* on : {"low", "medium", "high", "xhigh", "max"})
     if (effort == on) return true;
-  fail("reasoning_effort: expected none, minimal, low, medium, high or xhigh, found '{}'", effort);
+  fail("reasoning_effort: expected none, minimal, low, medium, high, xhigh or max, found '{}'",
+       effort);
 }
 
 ChatRequest read_chat_request(const OrderedJson& body, const ServiceOptions& options) {
@@ -158,20 +183,23 @@ ChatRequest read_chat_request(const OrderedJson& body, const ServiceOptions& opt
   read_max_tokens(root, request.generation);
   read_logprobs(root, request.generation);
   request.thinking = read_thinking(root);
-  bool use_tools = false;
-  request.form = read_tool_choice(root, use_tools);
-  const bool may_call = use_tools && request.form.kind == AnswerForm::Kind::free;
+  std::vector<OrderedJson> functions;
+  request.form = read_tool_choice(root, functions);
+  const bool may_call = !functions.empty() && request.form.kind == AnswerForm::Kind::free;
   request.generation.single_call = !request.form.parallel_calls;
   read_response_format(root.at("response_format"), may_call, request.form);
-  request.conversation = read_conversation(body, options.encoding, use_tools);
+  OrderedJson tools = OrderedJson::array();
+  for (OrderedJson& f : functions)
+    tools.push_back({{"type", "function"}, {"function", std::move(f)}});
+  request.conversation = read_conversation(body, options.encoding, std::move(tools));
   return request;
 }
 
-Conversation read_conversation(const OrderedJson& body, Encoding encoding, bool with_tools) {
+Conversation read_conversation(const OrderedJson& body, Encoding encoding, OrderedJson tools) {
   OrderedJson own = OrderedJson::object();
   const JsonField root(body, "");
   own["messages"] = root.at("messages").value();
-  if (with_tools) own["tools"] = root.at("tools").value();
+  own["tools"] = std::move(tools);
   if (body.contains("response_format")) own["response_format"] = body["response_format"];
   if (own["messages"].is_array()) {
     bool user_follows = encoding == Encoding::v31;  // which has no developer role
@@ -194,9 +222,16 @@ Conversation read_conversation(const OrderedJson& body, Encoding encoding, bool 
 
 void check_prompt_bytes(const Service& service, size_t bytes) {
   const auto context = static_cast<size_t>(service.engine.max_context());
-  if (bytes / std::max<size_t>(1, service.tokenizer.longest_token()) <= context) return;
-  fail("the prompt has {} bytes of text, which no {} tokens hold: the context of this model", bytes,
-       context);
+  const size_t least = bytes / std::max<size_t>(1, service.tokenizer.longest_token());
+  if (least <= context) return;
+  throw PromptTooLong(static_cast<int64_t>(least), static_cast<int64_t>(context),
+                      fmt::format(" at the least ({} bytes of text)", bytes));
+}
+
+void check_prompt_fits(const Service& service, const std::vector<int32_t>& prompt) {
+  const auto tokens = static_cast<int64_t>(prompt.size());
+  const int64_t context = service.engine.max_context();
+  if (tokens >= context) throw PromptTooLong(tokens, context);
 }
 
 ChatPrompt chat_prompt(const Service& service, const Conversation& conversation, bool thinking) {

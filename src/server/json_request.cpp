@@ -1,46 +1,11 @@
 #include "server/json_request.h"
 
-#include <array>
 #include <cmath>
 
 #include "text/utf8.h"
 
 namespace fathom::server {
 namespace {
-
-// Counts without parsing: brackets outside strings tell the depth, commas and colons the values.
-void check_limits(std::string_view text) {
-  std::array<int64_t, kMaxJsonDepth + 1> members{};
-  int depth = 0;
-  int64_t values = 1;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\')
-        ++i;
-      else if (c == '"')
-        in_string = false;
-      continue;
-    }
-    if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      if (++depth > kMaxJsonDepth)
-        fail("the body is nested deeper than {} levels at byte {}", kMaxJsonDepth, i);
-      members[static_cast<size_t>(depth)] = 0;
-      ++values;
-    } else if (c == ']' || c == '}') {
-      if (depth > 0) --depth;
-    } else if (c == ',') {
-      ++values;
-    } else if (c == ':' && ++members[static_cast<size_t>(depth)] > kMaxJsonMembers) {
-      fail("an object of the body has more than {} members at byte {}", kMaxJsonMembers, i);
-    }
-    if (values > kMaxJsonValues)
-      fail("the body has more than {} values at byte {}", kMaxJsonValues, i);
-  }
-}
 
 bool asks_for_nothing(const OrderedJson& value) {
   if (value.is_null() || value == false) return true;
@@ -53,7 +18,8 @@ bool asks_for_nothing(const OrderedJson& value) {
 OrderedJson parse_json_body(std::string_view body) {
   if (body.empty()) fail("the body is empty: expected a JSON object");
   require_utf8(body, "the body");
-  check_limits(body);
+  if (const std::string beyond = beyond_json_limits(body); !beyond.empty())
+    fail("the body: {}", beyond);
   OrderedJson document = parse_json<OrderedJson>(body, "the body");
   if (!document.is_object())
     fail("the body: expected a JSON object, found {} {}", document.is_array() ? "an" : "a",
@@ -72,6 +38,16 @@ double number_or(const JsonField& at, double absent, double low, double high) {
 
 int64_t integer_or(const JsonField& at, int64_t absent, int64_t low, int64_t high) {
   if (at.null()) return absent;
+  // 10.0 is an integer to JSON, and what clients without an integer type send.
+  if (at.value().is_number_float()) {
+    const double number = at.value().get<double>();
+    at.expect(number == std::floor(number), "an integer");
+    constexpr double kEdge = 0x1p63;  // of int64: beyond it the conversion is undefined
+    if (!(number >= -kEdge && number < kEdge) || static_cast<int64_t>(number) < low ||
+        static_cast<int64_t>(number) > high)
+      fail("{}: expected {} to {}, found {}", at.path(), low, high, at.value().dump());
+    return static_cast<int64_t>(number);
+  }
   at.expect(at.value().is_number_integer(), "an integer");
   const bool huge = at.value().is_number_unsigned() &&
                     at.value().get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);

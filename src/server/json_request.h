@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "server/http.h"
 #include "server/router.h"
+#include "text/json_limits.h"
 #include "text/json_reader.h"
 #include "text/python_json.h"
 
@@ -19,14 +20,8 @@ namespace fathom::server {
 
 using JsonField = JsonAt<OrderedJson>;
 
-// What a body may be. A document beyond these is refused before it is parsed: each value takes many
-// times the memory of its text, and a key is looked for among all others of its object.
-inline constexpr int kMaxJsonDepth = 64;
-inline constexpr int64_t kMaxJsonValues = 2'000'000;
-inline constexpr int64_t kMaxJsonMembers = 2048;  // of one object
-
 // The object that `body` is. Throws Error naming the byte for what is not UTF-8 or not JSON, and
-// the limit for what is beyond one.
+// the limit (text/json_limits.h) for what is beyond one.
 OrderedJson parse_json_body(std::string_view body);
 
 // Typed reading of what may be absent (or null, which means the same). They throw Error with the
@@ -48,7 +43,8 @@ void refuse_unsupported(const JsonField& root, std::initializer_list<Unsupported
 // The place that an error message leads with ("messages[2].content: ..."); empty if it has none.
 std::string_view place_of(std::string_view message);
 
-// Answers with 400 what `handle` throws as Error, in OpenAI's shape with its place as `param`.
-void answer_errors(HttpReply& reply, const std::function<void()>& handle);
+// Answers with 400 what `handle` throws as Error, in OpenAI's shape with its place as `param`; a
+// PromptTooLong with `prompt`, the field that the prompt comes from, and OpenAI's code for it.
+void answer_errors(HttpReply& reply, std::string_view prompt, const std::function<void()>& handle);
 
 }  // namespace fathom::server

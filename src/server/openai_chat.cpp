@@ -192,7 +192,7 @@ class ChatAnswer {
 
 void handle_chat_completions(Service& service, const HttpRequest& http,
                              const std::shared_ptr<HttpReply>& reply) {
-  answer_errors(*reply, [&] {
+  answer_errors(*reply, "messages", [&] {
     const auto arrival = std::chrono::steady_clock::now();
     const OrderedJson body = parse_json_body(http.body);
     const JsonField root(body, "");
@@ -205,6 +205,7 @@ void handle_chat_completions(Service& service, const HttpRequest& http,
     const bool calls = request.form.kind == AnswerForm::Kind::tool_calls;
     if (auto failure = prepare(service, request))
       return send_error(*reply, ErrorShape::openai, *failure, calls ? "tools" : "response_format");
+    check_prompt_fits(service, g.prompt);
     auto answer = std::make_shared<ChatAnswer>(service, reply, request);
     if (auto failure =
             start_generation(service, reply, std::move(g),

@@ -169,7 +169,7 @@ class CompletionAnswer {
 
 void handle_completions(Service& service, const HttpRequest& http,
                         const std::shared_ptr<HttpReply>& reply) {
-  answer_errors(*reply, [&] {
+  answer_errors(*reply, "prompt", [&] {
     const auto arrival = std::chrono::steady_clock::now();
     const OrderedJson body = parse_json_body(http.body);
     const JsonField root(body, "");
@@ -191,6 +191,7 @@ void handle_completions(Service& service, const HttpRequest& http,
     auto answer = std::make_shared<CompletionAnswer>(service, reply, std::move(request),
                                                      std::move(prompts), id);
     if (silent) return answer->echo_alone();
+    for (const GenerationRequest& g : generations) check_prompt_fits(service, g.prompt);
     if (auto failure =
             start_generation(service, reply, std::move(generations),
                              [answer](const GenerationEvent& event) { answer->hear(event); }))

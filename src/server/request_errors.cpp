@@ -5,9 +5,12 @@
 
 namespace fathom::server {
 
-void answer_errors(HttpReply& reply, const std::function<void()>& handle) {
+void answer_errors(HttpReply& reply, std::string_view prompt, const std::function<void()>& handle) {
   try {
     handle();
+  } catch (const PromptTooLong& e) {
+    send_error(reply, ErrorShape::openai, Failure{400, e.what()}, prompt,
+               "context_length_exceeded");
   } catch (const Error& e) {
     const std::string message = e.what();
     send_error(reply, ErrorShape::openai, Failure{400, message}, place_of(message));

@@ -76,6 +76,7 @@ void create(Service& service, const std::shared_ptr<ResponseStore>& stored, cons
   std::optional<ResponsesRequest> request = read(service, *stored, http, *reply);
   if (!request) return;
   GenerationRequest generation = std::move(request->chat.generation);
+  check_prompt_fits(service, generation.prompt);
   const bool stream = request->chat.stream.stream;
   ResponseWriter writer(request->response, stream, new_id);
   auto session =
@@ -130,10 +131,10 @@ void add_responses_routes(Router& router, Service& service) {
   using Reply = std::shared_ptr<HttpReply>;
   const std::string path(kPath);
   router.add("POST", path, [&service, stored](Request http, Reply reply) {
-    answer_errors(*reply, [&] { create(service, stored, *http, reply); });
+    answer_errors(*reply, "input", [&] { create(service, stored, *http, reply); });
   });
   router.add("POST", path + "/input_tokens", [&service, stored](Request http, Reply reply) {
-    answer_errors(*reply, [&] { count(service, *stored, *http, *reply); });
+    answer_errors(*reply, "input", [&] { count(service, *stored, *http, *reply); });
   });
   router.add("GET", path + "/*",
              [stored](Request http, Reply reply) { retrieve(*stored, *http, *reply); });

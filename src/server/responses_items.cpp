@@ -52,11 +52,12 @@ class ItemReader {
  private:
   void read_message(const At& item) {
     const std::string& role = item.at("role").string();
-    std::string text = read_text(item.at("content"));
+    const At content = item.at("content");
     if (role == "assistant") {
+      const std::string text = content.null() ? std::string() : read_text(content);
       // Text behind calls still belongs to them: their outputs follow.
-      Message& m = said(turn_open_ && !conversation_.back().content.empty() &&
-                        conversation_.back().tool_calls.empty());
+      Message& m = said(item, turn_open_ && !conversation_.back().content.empty() &&
+                                  conversation_.back().tool_calls.empty());
       m.content += text;
       return;
     }
@@ -70,7 +71,8 @@ class ItemReader {
       fail("{}: expected user, assistant, system or developer, found '{}'", item.at("role").path(),
            role);
     }
-    m.content = std::move(text);
+    m.place = item.path();
+    m.content = read_text(content);
     conversation_.push_back(std::move(m));
   }
 
@@ -80,8 +82,8 @@ class ItemReader {
     const bool given = !item.at("content").null() && item.at("content").array_size() > 0;
     const At source = given ? item.at("content") : item.at("summary");
     std::string text = source.null() ? std::string() : read_text(source);
-    Message& m = said(turn_open_ && !conversation_.back().content.empty() &&
-                      conversation_.back().tool_calls.empty());
+    Message& m = said(item, turn_open_ && !conversation_.back().content.empty() &&
+                                conversation_.back().tool_calls.empty());
     m.reasoning_content += text;
   }
 
@@ -89,15 +91,16 @@ class ItemReader {
     ToolCall call;
     call.id = item.at("call_id").string();
     call.name = item.at("name").string();
-    call.arguments = item.at("arguments").string();
+    call.arguments = read_arguments(item.at("arguments"));
     if (call.name.empty()) fail("{}: expected a name, found \"\"", item.at("name").path());
-    said(false).tool_calls.push_back(std::move(call));
+    said(item, false).tool_calls.push_back(std::move(call));
   }
 
   void read_output(const At& item) {
     turn_open_ = false;
     Message m;
     m.role = Role::tool;
+    m.place = item.path();
     m.tool_call_id = item.at("call_id").string();
     m.content = read_text(item.at("output"));
     conversation_.push_back(std::move(m));
@@ -111,9 +114,10 @@ class ItemReader {
   }
 
   // The assistant message that is being put together; a new one where none is, or when asked for.
-  Message& said(bool anew) {
+  Message& said(const At& item, bool anew) {
     if (!turn_open_ || anew) {
       Message m;
+      m.place = item.path();  // the first of the items that it is made of
       m.role = Role::assistant;
       conversation_.push_back(std::move(m));
     }
@@ -134,6 +138,7 @@ void append_items(const OrderedJson& input, std::string_view where, const ItemLo
   if (input.is_string()) {
     Message m;
     m.role = Role::user;
+    m.place = where;
     m.content = at.string();
     conversation.push_back(std::move(m));
     return;

@@ -148,18 +148,14 @@ void read_input(const JsonField& root, ResponseStore& stored, ResponsesRequest& 
     const auto found = stored.find(previous.string());
     if (!found) fail("previous_response_id: no stored response has the id '{}'", previous.string());
     request.history = found->conversation;
+    for (Message& m : request.history) m.place = previous.path();  // not of this request's input
   }
   const size_t before = request.history.size();
   append_items(
       root.at("input").value(), "input",
       [&](const std::string& id) { return stored.find_item(id); }, request.history);
   if (request.history.size() == before) fail("input: expected at least one item, found none");
-  try {
-    check_tool_results(request.history);
-  } catch (const Error& e) {
-    // Its place is a message's, of which a client of this endpoint knows nothing.
-    fail("input: as a conversation, {}", e.what());
-  }
+  check_tool_results(request.history);
   const Role last = request.history.back().role;
   if (last == Role::assistant || last == Role::system)
     fail("input: the last item is of role '{}', which leaves nothing to answer", role_name(last));
@@ -167,6 +163,7 @@ void read_input(const JsonField& root, ResponseStore& stored, ResponsesRequest& 
   if (!instructions.null() && !instructions.string().empty()) {
     Message system;
     system.role = Role::system;
+    system.place = instructions.path();
     system.content = instructions.string();
     request.chat.conversation.push_back(std::move(system));
   }

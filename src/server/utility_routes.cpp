@@ -20,7 +20,8 @@ std::vector<int32_t> ids_to_show(const Service& service, const OrderedJson& body
   if (!root.at("prompt").null()) fail("prompt: give either prompt or messages");
   if (!root.at("add_generation_prompt").boolean_or(true))
     fail("add_generation_prompt: this server does not support false");
-  const Conversation conversation = read_conversation(body, service.options.encoding, true);
+  const Conversation conversation =
+      read_conversation(body, service.options.encoding, root.at("tools").value());
   return chat_prompt(service, conversation, read_thinking(root)).ids;
 }
 
@@ -68,10 +69,10 @@ void handle_health(const Service& service, HttpReply& reply) {
 
 void add_utility_routes(Router& router, Service& service) {
   router.add("POST", "/tokenize", [&service](const auto& request, const auto& reply) {
-    answer_errors(*reply, [&] { handle_tokenize(service, *request, *reply); });
+    answer_errors(*reply, "messages", [&] { handle_tokenize(service, *request, *reply); });
   });
   router.add("POST", "/detokenize", [&service](const auto& request, const auto& reply) {
-    answer_errors(*reply, [&] { handle_detokenize(service, *request, *reply); });
+    answer_errors(*reply, "tokens", [&] { handle_detokenize(service, *request, *reply); });
   });
   // What watches the server has no key.
   const Router::Route open{.shape = ErrorShape::openai, .needs_key = false};

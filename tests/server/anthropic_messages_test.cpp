@@ -40,6 +40,17 @@ TEST(AnthropicMessages, SystemAndBlocks) {
   EXPECT_EQ(c[3].content, "A\n\nB");
 }
 
+TEST(AnthropicMessages, MessagesKnowTheirPlaceInTheRequest) {
+  const Conversation c = read(R"({"system": "S", "messages": [{"role": "user", "content": "Q"},
+    {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "w", "input": {}}]},
+    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t"},
+                                 {"type": "text", "text": "Well?"}]}]})");
+  std::vector<std::string> places;
+  for (size_t i = 0; i < c.size(); ++i) places.push_back(place_of_message(c, i));
+  EXPECT_EQ(places, (std::vector<std::string>{"system", "messages[0]", "messages[1]",
+                                              "messages[2].content[0]", "messages[2]"}));
+}
+
 TEST(AnthropicMessages, ToolsGoRound) {
   const Conversation c = read(R"({"messages": [
     {"role": "user", "content": "Weather?"},

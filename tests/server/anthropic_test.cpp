@@ -1,6 +1,8 @@
 // /v1/messages from the body of a request to the bytes of its answer.
 #include <gtest/gtest.h>
 
+#include <regex>
+
 #include "support/scripted_service.h"
 #include "support/sse_events.h"
 
@@ -69,6 +71,16 @@ TEST_F(MessagesTest, MoreThanTheContextIsTheContext) {
   EXPECT_EQ(m["type"], "message");
   EXPECT_EQ(served.last().max_new_tokens,
             served.engine.max_context() - static_cast<int64_t>(served.last().ids.size()));
+}
+
+TEST_F(MessagesTest, TooLongAPromptIsSaidInTheProtocolsWords) {
+  std::string words;
+  for (int i = 0; i < 5000; ++i) words += "a b ";
+  for (const std::string& text : {words, std::string(1 << 20, 'a')})
+    EXPECT_TRUE(std::regex_match(
+        refusal(R"({"max_tokens": 5, "messages": [{"role": "user", "content": ")" + text + "\"}]}"),
+        std::regex("prompt is too long: [0-9]+ tokens > 4095 maximum")));
+  EXPECT_TRUE(served.engine.submitted().empty());
 }
 
 TEST_F(MessagesTest, Thinking) {
@@ -169,7 +181,9 @@ TEST_F(MessagesTest, RefusalsNameThePlace) {
   EXPECT_EQ(refusal(body(R"("tool_choice": {"type": "tool", "name": "x"})")),
             "tool_choice: 'x' is none of the tools");
   EXPECT_EQ(refusal(body(R"("stop_sequences": [""])")),
-            "stop_sequences[0]: expected a text, found \"\"");
+            "stop_sequences[0]: expected a text of 1 to 4096 bytes, found 0");
+  EXPECT_EQ(refusal(body(R"("stop_sequences": [")" + std::string(4097, 'x') + "\"]")),
+            "stop_sequences[0]: expected a text of 1 to 4096 bytes, found 4097");
   EXPECT_EQ(refusal(body(R"("container": "c")")),
             "container: this server does not support it: no code is run here");
   EXPECT_EQ(refusal(body(R"("context_management": {"edits": [{"type": "clear_tool_uses"}]})")),

@@ -256,10 +256,51 @@ TEST_F(OpenAiTest, LengthAndTheContext) {
   EXPECT_THAT(error["message"].get<std::string>(), HasSubstr("4096 tokens"));
   std::string words;
   for (int i = 0; i < 5000; ++i) words += "a b ";
-  EXPECT_THAT(
-      refusal(kPath, R"({"messages": [{"role": "user", "content": ")" + words + "\"}]}")["message"]
-          .get<std::string>(),
-      HasSubstr("but the context of this model is 4096 tokens"));
+  // Both a prompt that is counted and one that need not be to know.
+  for (const std::string& text : {words, std::string(1 << 20, 'a')}) {
+    const OrderedJson too_long =
+        refusal(kPath, R"({"messages": [{"role": "user", "content": ")" + text + "\"}]}");
+    EXPECT_THAT(too_long["message"].get<std::string>(),
+                ::testing::StartsWith("This model's maximum context length is 4096 tokens, but the "
+                                      "prompt has "));
+    EXPECT_EQ(too_long["code"], "context_length_exceeded");
+    EXPECT_EQ(too_long["param"], "messages");
+    EXPECT_EQ(refusal("/v1/completions", R"({"prompt": ")" + text + "\"}")["param"], "prompt");
+  }
+}
+
+TEST_F(OpenAiTest, IntegersMayBeWrittenAsFloats) {
+  answer_with("One two three four");
+  answer(kPath, body_of(R"("max_tokens": 2.0, "seed": 7e0)"));
+  EXPECT_EQ(requests.at(0).max_new_tokens, 2);
+  EXPECT_EQ(requests.at(0).sampling.seed, 7u);
+  for (const char* wrong : {"2.5", "1e300", "0.0"})
+    EXPECT_EQ(refusal(kPath, body_of(R"("max_tokens": )" + std::string(wrong)))["param"],
+              "max_tokens");
+}
+
+TEST_F(OpenAiTest, TheMostEffortIsReasoning) {
+  answer_with("R</think>ok");
+  answer(kPath, body_of(R"("reasoning_effort": "max")"));
+  EXPECT_TRUE(tokenizer().decode(requests.at(0).ids).ends_with("<think>"));
+}
+
+TEST_F(OpenAiTest, AllowedToolsAreAllThatTheModelHearsOf) {
+  answer_with("ok");
+  const auto choice = [](const std::string& mode) {
+    return body_of(R"("max_tokens": 20, "tools": [{"type": "function", "function": {"name": "a"}},
+        {"type": "function", "function": {"name": "b", "parameters": {"type": "object",
+        "properties": {}, "additionalProperties": false}}}],
+        "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": ")" +
+                   mode + R"(", "tools": [{"type": "function", "function": {"name": "b"}}]}})");
+  };
+  for (const char* mode : {"auto", "required"}) {
+    const OrderedJson got = answer(kPath, choice(mode));
+    const std::string prompt = tokenizer().decode(requests.back().ids);
+    EXPECT_EQ(prompt.find("### a"), std::string::npos);
+    EXPECT_NE(prompt.find("### b"), std::string::npos);
+    EXPECT_EQ(requests.back().constraint != nullptr, std::string(mode) == "required");
+  }
 }
 
 TEST_F(OpenAiTest, ParametersReachTheEngine) {

@@ -52,9 +52,9 @@ TEST_F(Refusals, BodiesThatAreNoRequest) {
           {"{\"a\": \"\xED\xA0\x80\"}", "the body: invalid UTF-8 at byte 7"},
           {R"({"a": "\ud800"})", "the body: not valid JSON"},
           {R"({"a": 1e999})", "the body: not valid JSON"},
-          {"{\"messages\": " + deep, "the body is nested deeper than 64 levels at byte"},
-          {wide + "}}", "an object of the body has more than 2048 members at byte"},
-          {many + "0]}", "the body has more than 2000000 values at byte"},
+          {"{\"messages\": " + deep, "the body: nested deeper than 64 levels at byte"},
+          {wide + "}}", "the body: an object of more than 2048 members at byte"},
+          {many + "0]}", "the body: more than 2000000 values at byte"},
           {std::string(1 << 20, '{'), "nested deeper"},
           {std::string("{\"a\": \"x\0y\"}", 12), "not valid JSON"}});
   // Brackets inside strings are text.
@@ -87,6 +87,11 @@ TEST_F(Refusals, Messages) {
       {messages(R"({"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f",
                    "arguments": 5}}]}, {"role": "tool", "content": "y"})"),
        "messages[0].tool_calls[0].function.arguments: expected a JSON object or its text"},
+      {messages(R"({"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f",
+                   "arguments": "{\"a\":)" +
+                std::string(200'000, '[') + std::string(200'000, ']') +
+                R"(}"}}]}, {"role": "tool", "content": "y"})"),
+       "nested deeper than 64 levels", "messages[0].tool_calls[0].function.arguments"},
   });
 }
 
@@ -171,6 +176,14 @@ TEST_F(Refusals, ToolsAndForms) {
       {with(tool + R"("tool_choice": "some")"), "tool_choice: expected none, auto, required"},
       {with(tool + R"("tool_choice": {"type": "function", "function": {"name": "g"}})"),
        "tool_choice.function.name: 'g' is none of the tools"},
+      {with(tool + R"("tool_choice": {"type": "mcp"})"),
+       "tool_choice.type: expected function or allowed_tools, found 'mcp'"},
+      {with(tool + R"("tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto",
+          "tools": [{"type": "function", "function": {"name": "g"}}]}})"),
+       "'g' is none of the tools", "tool_choice.allowed_tools.tools[0].function.name"},
+      {with(tool + R"("tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "some",
+          "tools": []}})"),
+       "tool_choice.allowed_tools.mode: expected auto or required, found 'some'"},
       {with(tool + R"("response_format": {"type": "json_object"})"),
        "response_format: with tools that may be called"},
       {with(R"("response_format": {"type": "xml"})"), "response_format.type: expected text"},

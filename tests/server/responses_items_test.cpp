@@ -113,7 +113,26 @@ TEST(ResponsesItems, ReferencesAreLookedUp) {
             "input[0].id: no stored item has the id 'msg_1'");
 }
 
+TEST(ResponsesItems, WhatIsNotSaidIsEmpty) {
+  const Conversation c = read(R"([
+    {"role": "assistant", "content": null},
+    {"type": "function_call", "call_id": "a", "name": "w", "arguments": ""},
+    {"type": "function_call", "call_id": "b", "name": "w"},
+    {"type": "function_call_output", "call_id": "a", "output": "x"}])");
+  EXPECT_EQ(c[0].content, "");
+  EXPECT_EQ(c[0].tool_calls.at(0).arguments, "{}");
+  EXPECT_EQ(c[0].tool_calls.at(1).arguments, "{}");
+  // An error about a message names the first item that it is made of.
+  EXPECT_EQ(place_of_message(c, 0), "input[0]");
+  EXPECT_EQ(place_of_message(c, 1), "input[3]");
+}
+
 TEST(ResponsesItems, RefusalsNameThePlace) {
+  const std::string deep = "{\\\"a\\\":" + std::string(200'000, '[') + std::string(200'000, ']');
+  EXPECT_EQ(refusal((R"([{"type": "function_call", "call_id": "a", "name": "f", "arguments": ")" +
+                     deep + "}\"}]")
+                        .c_str()),
+            "input[0].arguments: nested deeper than 64 levels at byte 68 of the text");
   EXPECT_EQ(refusal("7"), "input: expected a string or a list of items, found an integer");
   EXPECT_EQ(refusal(R"([{"type": "message", "role": "king", "content": ""}])"),
             "input[0].role: expected user, assistant, system or developer, found 'king'");

@@ -192,7 +192,7 @@ TEST_F(ResponsesTest, RefusalsNameThePlace) {
             "input | input: the last item is of role 'assistant', which leaves nothing to answer");
   EXPECT_EQ(refusal(R"({"input": [{"type": "function_call_output", "call_id": "c",
                                    "output": "x"}]})"),
-            "input | input: as a conversation, messages[0]: a tool result without a call: no "
+            "input[0] | input[0]: a tool result without a call: no "
             "assistant message before it");
   EXPECT_EQ(refusal(R"({"input": "x", "tools": [{"type": "mcp"}]})"),
             "tools[0].type | tools[0].type: expected 'function' (or 'web_search' and "
