@@ -213,14 +213,17 @@ test('errors are of the right class', async () => {
 });
 
 test('a client that goes away frees the engine', async () => {
+  const before = await h.aborted(served.url);
   const stream = client().messages.stream({
     model: h.model,
     max_tokens: 6000,
     messages: h.long_story,
+    ignore_eos: true,
   });
   await new Promise((resolve) => stream.once('text', resolve));
   stream.abort();
   await assert.rejects(stream.done(), Anthropic.APIUserAbortError);
+  await h.until(async () => (await h.aborted(served.url)) === before + 1, 'the request is aborted');
   const running = () => h.metric(served.url, 'vllm:num_requests_running');
   await h.until(async () => (await running()) === 0, 'nothing runs any more');
 });

@@ -52,6 +52,13 @@ export async function metric(url, name) {
   return samples.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' ') + 1)), 0);
 }
 
+// Requests that ended because their client went away. An answer that ended by itself is not one.
+export async function aborted(url) {
+  const text = await (await fetch(`${url}/metrics`)).text();
+  const line = /^vllm:request_success_total\{[^}]*finished_reason="abort"[^}]*\} (\S+)$/m.exec(text);
+  return line ? Number(line[1]) : 0;
+}
+
 // Resolves when `condition` does so to true; rejects after `seconds`.
 export async function until(condition, what, seconds = 20) {
   const end = Date.now() + seconds * 1000;
