@@ -12,10 +12,8 @@ export class ApiError extends Error {
   }
 }
 
-function headers() {
-  const key = sessionStorage.getItem(kKeyName);
-  return key ? { authorization: `Bearer ${key}` } : {};
-}
+// Whether a header can carry it.
+export const is_key = (text) => /^[\x21-\x7e]+$/.test(text);
 
 export function set_key(key) {
   sessionStorage.setItem(kKeyName, key);
@@ -42,14 +40,19 @@ async function error_of(response) {
 // fetch that asks for a key as often as the server refuses the one it got.
 async function request(path, options = {}) {
   for (;;) {
+    const key = sessionStorage.getItem(kKeyName);
+    const authorization = key ? { authorization: `Bearer ${key}` } : {};
     let response;
     try {
-      response = await fetch(path, { ...options, headers: { ...options.headers, ...headers() } });
+      response = await fetch(path, { ...options, headers: { ...options.headers, ...authorization } });
     } catch (error) {
       if (error.name === 'AbortError') throw error;
       throw new ApiError('The server cannot be reached. Is it still running?', 0);
     }
-    if (response.status === 401 && (await ask_for_key())) continue;
+    if (response.status === 401) {
+      // Another request's refusal may have brought a new key while this one was under way.
+      if (sessionStorage.getItem(kKeyName) !== key || (await ask_for_key())) continue;
+    }
     if (!response.ok) throw await error_of(response);
     return response;
   }

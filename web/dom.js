@@ -58,6 +58,9 @@ export function download(name, text, type = 'application/json') {
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }
 
+// Slow models are told apart by what is behind the point.
+export const format_rate = (n) => (n < 10 ? n.toFixed(n < 1 ? 2 : 1) : format_count(n));
+
 export const format_count = (n) => Math.round(n).toLocaleString('en-US');
 
 export function format_seconds(ms) {

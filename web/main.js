@@ -1,5 +1,5 @@
 // The chat: what is on the screen, and what happens on a key or a button.
-import { get_json, on_key_needed, set_key } from './api.js';
+import { get_json, is_key, on_key_needed, set_key } from './api.js';
 import { $, el, download, format_count, say } from './dom.js';
 import { open_dsa } from './dsa.js';
 import { generate } from './generate.js';
@@ -11,7 +11,7 @@ let conversation = store.new_conversation();
 let views = []; // of the messages that are shown
 let model = null; // {name, context} once the server has said it
 let keeps = false; // whether the server keeps selections
-const running = new Map(); // conversation id -> {abort, node, conversation}
+const running = new Map(); // conversation id -> {abort, node, conversation, deleted}
 
 // ---- the messages
 
@@ -19,7 +19,7 @@ const actions = {
   focus: () => $('input').focus(),
   pick(node) {
     store.pick_node(conversation, node);
-    store.save_conversation(conversation);
+    save(conversation);
     show_messages();
   },
   edit(node, text) {
@@ -32,7 +32,7 @@ const actions = {
     stop();
     // An attempt that gave nothing is not worth a branch.
     if (node.error && !node.content && store.children_of(conversation, node.id).length === 0) {
-      delete conversation.nodes[node.id];
+      store.remove_node(conversation, node);
     }
     answer(node.parent);
   },
@@ -48,14 +48,41 @@ const actions = {
   look: (node) => open_dsa(node.request),
 };
 
-function show_messages() {
+function show_messages(to_end = true) {
   const path = store.path_of(conversation);
   views = path.map((node) => view_of(node, store.children_of(conversation, node.parent), actions));
-  $('messages').replaceChildren(...views.map((view) => view.root));
-  if (path.length === 0) $('messages').append(welcome());
-  update_views();
+  keep_focus($('messages'), () => {
+    $('messages').replaceChildren(...views.map((view) => view.root));
+    if (path.length === 0) $('messages').append(welcome());
+    update_views();
+  });
   show_frame();
-  $('scroll').scrollTop = $('scroll').scrollHeight;
+  show_problem(store.storage_problem);
+  if (to_end) $('scroll').scrollTop = $('scroll').scrollHeight;
+}
+
+const name_of = (control) => control.dataset.name ?? control.ariaLabel ?? control.textContent;
+
+// Replaces the items of a list. The focus goes to the control of the same name in the same item, to
+// the other branch button at the last branch, or else to the message box.
+function keep_focus(list, change) {
+  const had = document.activeElement;
+  const at = [...list.children].findIndex((item) => item.contains(had));
+  const id = list.children[at]?.dataset.id;
+  const by_keyboard = had?.matches(':focus-visible');
+  change();
+  if (at < 0) return;
+  const item = id ? list.querySelector(`[data-id="${id}"]`) : list.children[at];
+  const control = [...item?.querySelectorAll('button') ?? []].find((button) =>
+    name_of(button) === name_of(had) && !button.disabled && button.checkVisibility()) ??
+    (had.closest('.branches') && item?.querySelector('.branches button:enabled'));
+  if (control) control.focus({ preventScroll: true });
+  else focus_input(by_keyboard);
+}
+
+// Not after a tap: that would bring up the keyboard of a phone.
+function focus_input(by_keyboard) {
+  if (by_keyboard || matchMedia('(hover: hover)').matches) $('input').focus();
 }
 
 function welcome() {
@@ -72,13 +99,24 @@ function update_views() {
 // What is around the messages: titles, buttons, how full the context is.
 function show_frame() {
   const busy = running.has(conversation.id);
+  const had = document.activeElement;
+  const by_keyboard = had?.matches(':focus-visible');
   $('send').hidden = busy;
   $('stop').hidden = !busy;
+  if (had?.hidden) focus_input(by_keyboard);
   $('title').textContent = conversation.title || 'New chat';
   $('thinking').setAttribute('aria-pressed', String(conversation.settings.thinking));
-  $('problem').textContent = store.storage_problem ?? '';
-  $('problem').hidden = store.storage_problem === null;
   show_context();
+}
+
+function show_problem(text) {
+  $('problem').textContent = text ?? '';
+  $('problem').hidden = !text;
+}
+
+function save(changed) {
+  store.save_conversation(changed);
+  show_problem(store.storage_problem);
 }
 
 function show_context() {
@@ -96,53 +134,78 @@ function show_context() {
 }
 
 function show_list() {
-  const entries = store.list_conversations();
-  $('conversations').replaceChildren(...entries.map((entry) => {
+  const list = $('conversations');
+  if (list.querySelector('input')) return; // a title is being written: that ends with a call of this
+  keep_focus(list, () => list.replaceChildren(...store.list_conversations().map((entry) => {
     const open = el('button.open', { type: 'button', title: entry.title }, entry.title || 'Untitled');
     if (entry.id === conversation.id) open.setAttribute('aria-current', 'true');
     open.onclick = () => open_conversation(entry.id);
-    return el('li', {}, open,
+    const buttons = [open,
       el('button.icon', { type: 'button', 'aria-label': `Rename ${entry.title}`, title: 'Rename', onclick: (event) => rename(entry, event) }, '✎'),
-      el('button.icon', { type: 'button', 'aria-label': `Delete ${entry.title}`, title: 'Delete', onclick: () => remove(entry) }, '×'));
-  }));
+      el('button.icon', { type: 'button', 'aria-label': `Delete ${entry.title}`, title: 'Delete', onclick: () => remove(entry) }, '×')];
+    ['open', 'rename', 'delete'].forEach((name, i) => (buttons[i].dataset.name = name));
+    const item = el('li', {}, buttons);
+    item.dataset.id = entry.id;
+    return item;
+  })));
 }
 
 function rename(entry, event) {
   const item = event.currentTarget.parentElement;
   const input = el('input', { value: entry.title, 'aria-label': 'Title', maxLength: 200 });
   let over = false;
-  const finish = (keep) => {
+  const finish = (keep, by_key) => {
     if (over) return;
     over = true;
-    const kept = entry.id === conversation.id ? conversation : store.load_conversation(entry.id);
+    item.replaceChildren();
+    const kept = in_memory(entry.id) ?? store.load_conversation(entry.id);
     if (keep && kept && input.value.trim()) {
       kept.title = input.value.trim();
-      store.save_conversation(kept);
+      save(kept);
     }
     show_list();
     show_frame();
+    if (by_key) $('conversations').querySelector(`[data-id="${entry.id}"] [data-name=rename]`)?.focus();
   };
   input.onkeydown = (key) => {
-    if (key.key === 'Enter') finish(true);
-    if (key.key === 'Escape') finish(false);
     key.stopPropagation();
+    if (key.isComposing || (key.key !== 'Enter' && key.key !== 'Escape')) return;
+    key.preventDefault(); // or Enter would press the button that gets the focus
+    finish(key.key === 'Enter', true);
   };
-  input.onblur = () => finish(true);
+  input.onblur = () => finish(true, false);
   item.replaceChildren(input);
   input.select();
 }
 
 function remove(entry) {
   if (!confirm(`Delete "${entry.title || 'Untitled'}"? This cannot be undone.`)) return;
-  running.get(entry.id)?.abort.abort();
-  running.delete(entry.id);
+  const failed = store.storage_problem !== null;
   store.delete_conversation(entry.id);
-  if (entry.id === conversation.id) new_chat();
-  else show_list();
+  forget(entry.id);
+  // There may be room now for what there was none for.
+  if (failed && Object.keys(conversation.nodes).length) save(conversation);
+  else show_problem(store.storage_problem);
+  show_list();
 }
 
+// A conversation that is deleted is neither answered nor shown any more.
+function forget(id) {
+  const run = running.get(id);
+  if (run) {
+    run.deleted = true;
+    running.delete(id);
+    run.abort.abort();
+  }
+  if (id === conversation.id) new_chat();
+}
+
+// The conversation where this tab works with it: it is one object, so that a stream goes into what
+// is shown.
+const in_memory = (id) =>
+  running.get(id)?.conversation ?? (id === conversation.id ? conversation : null);
+
 function open_conversation(id) {
-  // One that is being answered is the same object, so that the stream goes into what is shown.
   const found = running.get(id)?.conversation ?? store.load_conversation(id);
   if (!found) return;
   conversation = found;
@@ -174,8 +237,9 @@ async function answer(parent = store.path_of(conversation).at(-1)?.id) {
   const mine = conversation;
   const node = store.add_node(mine, parent, { role: 'assistant' });
   const abort = new AbortController();
-  running.set(mine.id, { abort, node, conversation: mine });
-  store.save_conversation(mine);
+  const run = { abort, node, conversation: mine, deleted: false };
+  running.set(mine.id, run);
+  save(mine);
   show_list();
   show_messages();
   say('Answering');
@@ -183,9 +247,9 @@ async function answer(parent = store.path_of(conversation).at(-1)?.id) {
   let drawn = true;
   let saved = performance.now();
   const changed = () => {
-    if (performance.now() - saved > 1000) {
+    if (running.get(mine.id) === run && performance.now() - saved > 1000) {
       saved = performance.now();
-      store.save_conversation(mine);
+      save(mine);
     }
     if (!drawn) return;
     drawn = false;
@@ -195,14 +259,16 @@ async function answer(parent = store.path_of(conversation).at(-1)?.id) {
     });
   };
   await generate(mine, node, model?.name, abort.signal, changed);
-  if (running.get(mine.id)?.node === node) running.delete(mine.id);
+  if (run.deleted) return;
+  if (running.get(mine.id) === run) running.delete(mine.id);
   mine.updated = Date.now();
-  if (store.list_conversations().some((entry) => entry.id === mine.id)) store.save_conversation(mine);
+  save(mine);
   show_list();
   if (conversation === mine) {
     follow(update_views);
     show_frame();
   }
+  if (!node.error && !model) ask_server(); // it was not up when the page was loaded
   say(node.error ? `The answer failed: ${node.error}` : 'The answer is there');
 }
 
@@ -226,9 +292,9 @@ function follow(change) {
 async function ask_server() {
   try {
     const { data } = await get_json('v1/models');
+    keeps = (await get_json('v1/dsa/selection')).keep_selection === true;
     model = { name: data[0].id, context: data[0].max_model_len ?? null };
     $('model').textContent = model.name;
-    keeps = (await get_json('v1/dsa/selection')).keep_selection === true;
   } catch (error) {
     $('model').textContent = error.status === 401 ? 'no key' : 'server not reached';
     return;
@@ -244,13 +310,17 @@ on_key_needed(() => {
     let given = false;
     $('key-form').onsubmit = (event) => {
       event.preventDefault();
+      const key = $('key-input').value.trim();
+      $('key-problem').hidden = is_key(key);
+      if (!is_key(key)) return;
       given = true;
-      set_key($('key-input').value);
+      set_key(key);
       dialog.close();
     };
     dialog.onclose = () => {
       asking = null;
       $('key-input').value = '';
+      $('key-problem').hidden = true;
       resolve(given);
       if (given && !model) ask_server();
     };
@@ -267,10 +337,17 @@ function fit_input() {
   input.style.height = `${Math.min(input.scrollHeight, innerHeight * 0.4)}px`;
 }
 
+// Where the conversations are a menu over the page (style.css), the focus is in it while it is open.
+const narrow = matchMedia('(max-width: 720px)');
+
 function set_menu(open) {
+  const leaves = !open && $('sidebar').contains(document.activeElement);
   $('app').classList.toggle('menu', open);
   $('shade').hidden = !open;
   $('menu').setAttribute('aria-expanded', String(open));
+  $('main').inert = open;
+  if (open) $('new-chat').focus();
+  else if (leaves && narrow.matches) $('menu').focus();
 }
 
 function setup_composer() {
@@ -299,7 +376,9 @@ function setup_composer() {
   $('stop').onclick = () => (stop(), input.focus());
   $('thinking').onclick = () => {
     conversation.settings.thinking = !conversation.settings.thinking;
-    store.save_default_settings(conversation.settings);
+    const { thinking } = conversation.settings;
+    store.save_default_settings({ ...store.default_settings(), thinking });
+    if (Object.keys(conversation.nodes).length) save(conversation);
     show_frame();
   };
 }
@@ -329,9 +408,9 @@ function setup_files() {
     if (!file) return;
     try {
       say(`${store.import_conversations(await file.text())} conversations imported`);
+      take_in(conversation.id);
     } catch (error) {
-      $('problem').textContent = `${file.name} was not imported: ${error.message}`;
-      $('problem').hidden = false;
+      show_problem(`${file.name} was not imported: ${error.message}`);
     }
     event.target.value = ''; // the same file may be chosen again
     show_list();
@@ -354,6 +433,7 @@ function setup_keys() {
   }
   $('menu').onclick = () => set_menu(!$('app').classList.contains('menu'));
   $('shade').onclick = () => set_menu(false);
+  narrow.onchange = () => set_menu(false);
   $('new-chat').onclick = new_chat;
 }
 
@@ -364,8 +444,34 @@ addEventListener('pagehide', () => {
     store.save_conversation(open);
   }
 });
-// Another tab has changed the list.
-addEventListener('storage', (event) => event.key?.startsWith('fathom.') && show_list());
+
+// Another tab, or a file, has changed what is kept of a conversation: what is here follows.
+function take_in(id) {
+  const mine = in_memory(id);
+  const kept = mine && store.load_conversation(id);
+  if (!kept) return;
+  if (store.take_in(mine, kept, running.get(id)?.node ?? null)) save(mine);
+  if (mine === conversation) show_changes();
+}
+
+// The messages as they are now, where the reader is left alone as far as can be.
+function show_changes() {
+  const path = store.path_of(conversation);
+  const same = path.length === views.length && path.every((node, i) => node === views[i].node &&
+    store.children_of(conversation, node.parent).length === views[i].siblings);
+  const writes = [...$('messages').querySelectorAll('textarea')].some((area) => area.value);
+  if (same) follow(update_views);
+  else if (!writes) follow(() => show_messages(false));
+  show_frame();
+}
+
+addEventListener('storage', (event) => {
+  if (!event.key?.startsWith('fathom.')) return;
+  const id = store.conversation_of_key(event.key);
+  if (id !== null && event.newValue === null) forget(id);
+  else if (id !== null) take_in(id);
+  show_list();
+});
 
 setup_composer();
 setup_theme();
@@ -373,7 +479,7 @@ setup_files();
 setup_keys();
 setup_settings(() => conversation.settings, (settings) => {
   conversation.settings = settings;
-  if (Object.keys(conversation.nodes).length) store.save_conversation(conversation);
+  if (Object.keys(conversation.nodes).length) save(conversation);
   show_frame();
 });
 const [latest] = store.list_conversations();

@@ -1,6 +1,6 @@
 // Messages on the screen. A view keeps its nodes while an answer grows; what to do when a button
 // is pressed is main.js' business (`actions`).
-import { copy_button, el, format_count, format_seconds } from './dom.js';
+import { copy_button, el, format_count, format_rate, format_seconds } from './dom.js';
 import { MarkdownView } from './markdown.js';
 
 function pretty_json(text) {
@@ -184,7 +184,7 @@ class AssistantView {
     const { stats, finish } = this.node;
     const parts = [];
     if (stats?.tokens) parts.push(`${format_count(stats.tokens)} tokens`);
-    if (stats?.rate) parts.push(`${format_count(stats.rate)} tokens/s`);
+    if (stats?.rate) parts.push(`${format_rate(stats.rate)} tokens/s`);
     if (stats && stats.first_ms !== null) parts.push(`first after ${format_seconds(stats.first_ms)}`);
     if (!busy && finish === 'length') parts.push('cut at the length limit');
     if (!busy && finish === 'stopped') parts.push('stopped');
@@ -194,5 +194,6 @@ class AssistantView {
 
 export function view_of(node, siblings, actions) {
   const View = { user: UserView, tool: ToolView, assistant: AssistantView }[node.role];
-  return new View(node, siblings, actions);
+  const view = new View(node, siblings, actions);
+  return Object.assign(view, { node, siblings: siblings.length });
 }

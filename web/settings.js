@@ -1,5 +1,5 @@
-// The settings dialog of a conversation. What is used there is also what new conversations start
-// with.
+// The settings dialog of a conversation. Sampling and thinking are also what new conversations start
+// with, system prompt and tools are not.
 import { $, el } from './dom.js';
 import { parse_tools } from './generate.js';
 import { kInitialSettings, save_default_settings } from './store.js';

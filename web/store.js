@@ -38,17 +38,21 @@ function read(key, fallback) {
 // Why the last save did not work, or null: storage may be full or off.
 export let storage_problem = null;
 
+// Returns whether it worked.
 function write(key, value) {
   try {
     localStorage.setItem(key, JSON.stringify(value));
-    storage_problem = null;
+    return true;
   } catch {
     storage_problem = 'This browser keeps no more: export or delete conversations.';
+    return false;
   }
 }
 
-export const default_settings = () => check_settings(read(kDefaults, {}));
-export const save_default_settings = (settings) => write(kDefaults, settings);
+// What a new conversation starts with. System prompt and tools belong to one conversation.
+export const default_settings = () =>
+  ({ ...check_settings(read(kDefaults, {})), system: '', tools: '' });
+export const save_default_settings = ({ system, tools, ...settings }) => write(kDefaults, settings);
 
 export function new_conversation() {
   const now = Date.now();
@@ -73,14 +77,62 @@ export function list_conversations() {
 
 export const load_conversation = (id) => check(read(kPrefix + id, null));
 
-export function save_conversation(conversation) {
-  write(kPrefix + conversation.id, conversation);
+// The id of the conversation that is kept under a key of the storage, or null.
+export const conversation_of_key = (key) =>
+  (key?.startsWith(kPrefix) ? key.slice(kPrefix.length) : null);
+
+function put(conversation) {
+  storage_problem = null;
+  if (!write(kPrefix + conversation.id, conversation)) return false;
   const entry = { id: conversation.id, title: conversation.title, updated: conversation.updated };
   const others = list_conversations().filter((other) => other.id !== conversation.id);
-  write(kIndex, [entry, ...others].sort((a, b) => b.updated - a.updated));
+  return write(kIndex, [entry, ...others].sort((a, b) => b.updated - a.updated));
+}
+
+// Returns whether it worked. Messages that another tab has added meanwhile are taken in.
+export function save_conversation(conversation) {
+  const kept = load_conversation(conversation.id);
+  if (kept) add_unknown(conversation, kept);
+  return put(conversation);
+}
+
+const removed = new Set(); // ids of messages that were removed here
+
+export function remove_node(conversation, node) {
+  removed.add(node.id);
+  delete conversation.nodes[node.id];
+}
+
+// A message that is there both here and there: the answer that has ended is the whole one.
+const more_whole = (node, than) => node.finish !== undefined && than.finish === undefined;
+
+function add_unknown({ nodes }, kept) {
+  const parents = new Set(Object.values(kept.nodes).map((node) => node.parent));
+  for (const node of Object.values(kept.nodes)) {
+    const known = Object.hasOwn(nodes, node.id) ? nodes[node.id] : null;
+    if (known && more_whole(node, known)) Object.assign(known, node, { pick: known.pick });
+    // A removed one stays away, unless it was gone on from in the other tab.
+    else if (!known && (!removed.has(node.id) || parents.has(node.id))) nodes[node.id] = node;
+  }
+}
+
+// Takes in what another tab has saved. `busy` is a message that is written here, or null: while
+// there is one, what is shown stays. Returns whether something here is missing there.
+export function take_in(conversation, kept, busy) {
+  let missing = false;
+  for (const known of Object.values(conversation.nodes)) {
+    const node = Object.hasOwn(kept.nodes, known.id) ? kept.nodes[known.id] : null;
+    if (!node || more_whole(known, node)) missing = true;
+    else if (known !== busy) Object.assign(known, node, busy && { pick: known.pick });
+  }
+  add_unknown(conversation, kept);
+  const { title, settings, updated } = kept;
+  Object.assign(conversation, { title, settings, updated }, busy ? null : { pick: kept.pick });
+  return missing;
 }
 
 export function delete_conversation(id) {
+  storage_problem = null;
   localStorage.removeItem(kPrefix + id);
   write(kIndex, list_conversations().filter((entry) => entry.id !== id));
 }
@@ -104,8 +156,7 @@ export function import_conversations(text) {
   const conversations = file.conversations.map(check);
   if (conversations.includes(null)) throw new Error('a conversation in it is damaged');
   for (const conversation of conversations) {
-    save_conversation(conversation);
-    if (storage_problem) throw new Error(storage_problem);
+    if (!put(conversation)) throw new Error(storage_problem);
   }
   return conversations.length;
 }
