@@ -16,7 +16,7 @@ const path = (id, token) =>
 class DsaView {
   #selections = new Map(); // token -> promise of the server's answer
   #token = -1;
-  #moved = false; // the reader has chosen a token
+  #moved = false; // the reader has chosen a token, a layer or a kind of heat, or reads the context
 
   constructor(id, text) {
     this.id = id;
@@ -38,12 +38,18 @@ class DsaView {
     this.tip = el('div.tip', { hidden: true, role: 'tooltip' });
     this.strip = new Strip({
       hover: (position, event) => this.#hover(position, event),
-      pick: (position) => this.context_text.show(position),
+      pick: (position) => {
+        this.#moved = true;
+        this.context_text.show(position);
+      },
     });
     this.context_text = new HeatText({
       hover: (position, event) => this.#hover(position, event),
       shown: (first, last) => this.strip.set_shown(first, last),
     });
+    for (const type of ['wheel', 'pointerdown', 'keydown']) {
+      this.context_text.root.addEventListener(type, () => (this.#moved = true), { passive: true });
+    }
     this.rows = Array.from({ length: text.layers }, (_, i) => this.#row(i));
     this.slider_text = el('output', {}, 'all layers');
     this.slider = el('input', { type: 'range', min: 0, max: text.layers, value: 0, 'aria-label': 'Layer', oninput: () => this.#set_layer(Number(this.slider.value) - 1) });
@@ -69,6 +75,7 @@ class DsaView {
   #modes() {
     const button = (mode, label, title) =>
       el('button.chip', { type: 'button', title, 'aria-pressed': String(mode === this.mode), onclick: () => {
+        this.#moved = true;
         this.mode = mode;
         for (const other of group.children) other.setAttribute('aria-pressed', String(other === node_of[mode]));
         this.#paint();
@@ -91,6 +98,7 @@ class DsaView {
   }
 
   #set_layer(layer) {
+    this.#moved = true;
     this.layer = layer < 0 ? null : layer;
     this.slider.value = layer + 1;
     this.slider_text.textContent = this.layer === null ? 'all layers' : `layer ${layer} alone`;
@@ -213,8 +221,10 @@ class DsaView {
     }
     if (this.#moved || !this.open) return;
     await this.select(best);
+    if (this.#moved) return;
     this.#show_hottest();
-    this.chips[best].focus();
+    // Not away from a control that the reader has gone to.
+    if ([$('dsa'), document.body].includes(document.activeElement)) this.chips[best].focus();
   }
 }
 

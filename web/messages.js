@@ -30,12 +30,31 @@ class UserView {
   constructor(node, siblings, actions) {
     this.node = node;
     this.text = el('div.bubble', {}, node.content);
-    this.root = el('li.message.user', { 'aria-label': 'You' }, this.text,
+    this.more = quiet('Show all', () => this.#toggle());
+    this.more.classList.add('more');
+    this.more.hidden = true;
+    this.more.ariaExpanded = 'false';
+    new ResizeObserver(() => this.#measure()).observe(this.text);
+    this.root = el('li.message.user', { 'aria-label': 'You' }, this.text, this.more,
       el('div.actions', {}, branches(node, siblings, actions), copy_button(() => node.content),
         quiet('Edit', () => this.edit(actions))));
   }
 
   update() {}
+
+  // A long question is cut, with a button for all of it.
+  #measure() {
+    if (!this.text.isConnected || this.text.classList.contains('whole')) return;
+    const cut = this.text.scrollHeight > this.text.clientHeight + 1;
+    this.text.classList.toggle('cut', cut);
+    this.more.hidden = !cut;
+  }
+
+  #toggle() {
+    const whole = this.text.classList.toggle('whole');
+    this.more.textContent = whole ? 'Show less' : 'Show all';
+    this.more.ariaExpanded = String(whole);
+  }
 
   edit(actions) {
     const area = el('textarea', { value: this.node.content, 'aria-label': 'Edit message', rows: 3 });

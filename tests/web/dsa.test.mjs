@@ -104,6 +104,37 @@ test('a request that is kept no more is said to be', async () => {
   await at.close(page);
 });
 
+test('the end of the scan takes nothing away from the reader', async () => {
+  const page = await at.open();
+  const words = Array.from({ length: 603 }, (_, i) => ` word${i}`);
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  await page.route('**/v1/dsa/selection?**', async (route) => {
+    const token = new URL(route.request().url()).searchParams.get('token');
+    if (token === '2') await held;
+    const layers = [0, 1].map((layer) => ({
+      layer, share: 0.1, overlap: null, selected: [[10 * Number(token), 10 * Number(token) + 5]],
+    }));
+    await route.fulfill({ json: token === null
+      ? { request: 'x', model: 'm', prompt_tokens: 600, generated_tokens: 3, kept: 3, layers: 2, tokens: words }
+      : { request: 'x', token: Number(token), text: 'a', position: 600, context_tokens: 600, layers } });
+  });
+  await ask(page, 'Hello!');
+  await answered(page);
+  await last_answer(page).getByText('What it looked at').click();
+  await page.locator('#dsa .answer button[aria-current]').waitFor();
+  await page.getByLabel('Layer', { exact: true }).focus();
+  await page.keyboard.press('ArrowRight');
+  const scroll = () => page.locator('.heat-text').evaluate((node) => node.scrollTop);
+  const before = await scroll();
+  release();
+  await page.waitForFunction(() => document.querySelector('.answer button:last-child').style.getPropertyValue('--peak'));
+  assert.equal(await page.evaluate(() => document.activeElement.ariaLabel), 'Layer');
+  assert.match(await page.locator('.answer [aria-current]').innerText(), /word600/);
+  assert.equal(await scroll(), before);
+  await at.close(page);
+});
+
 test('100,000 tokens: nodes for what is on the screen alone', async () => {
   const page = await at.open();
   const n = 100000;

@@ -181,3 +181,113 @@ test('the server that is gone is said to be', async () => {
   assert.match(await page.getByRole('alert').filter({ visible: true }).innerText(), /cannot be reached/);
   await at.close(page);
 });
+
+test('a key that no header can carry is refused; a late refusal does not ask again', async () => {
+  const page = await at.open();
+  at.proxy.script = says('With a key.');
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  let requests = 0;
+  await page.route('**/v1/chat/completions', async (route) => {
+    const first = ++requests === 1;
+    if (first) await held;
+    if (route.request().headers().authorization === 'Bearer right') return route.continue();
+    await route.fulfill({ status: 401, json: { error: { message: 'a key is wanted' } } });
+  });
+  await ask(page, 'One');
+  await page.keyboard.press('Control+k');
+  await ask(page, 'Two');
+  await page.locator('#key[open]').waitFor();
+  await page.keyboard.type('schlüssel');
+  await page.keyboard.press('Enter');
+  assert.match(await page.locator('#key-problem').innerText(), /ASCII/);
+  await page.fill('#key-input', ' right ');
+  await page.keyboard.press('Enter');
+  await answered(page);
+  assert.equal(await last_answer(page).locator('.markdown').innerText(), 'With a key.');
+  release();
+  await page.getByRole('button', { name: 'One', exact: true }).click();
+  await answered(page);
+  assert.equal(await last_answer(page).locator('.markdown').innerText(), 'With a key.');
+  assert.equal(await page.locator('dialog[open]').count(), 0);
+  await at.close(page);
+});
+
+test('a server that came up after the page is known after the first answer', async () => {
+  const page = await at.open();
+  await page.route('**/v1/models', (route) => route.abort());
+  await page.reload();
+  await page.waitForFunction(() => document.getElementById('model').textContent === 'server not reached');
+  await page.unroute('**/v1/models');
+  at.proxy.script = says('Up.');
+  await ask(page, 'Hello');
+  await page.waitForFunction(() => document.getElementById('model').textContent === 'small');
+  await page.locator('#context').waitFor();
+  await at.close(page);
+});
+
+test('the focus stays where it was when messages and titles are drawn again', async () => {
+  const page = await at.open();
+  at.proxy.script = says('Fine.');
+  const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.ariaLabel || document.activeElement.textContent);
+  await ask(page, 'One');
+  await answered(page);
+  await last_answer(page).getByText('Retry').focus();
+  await page.keyboard.press('Enter');
+  await answered(page);
+  assert.equal(await focused(), 'input');
+  await page.keyboard.press('Shift+Tab'); // so that it is the keyboard's focus
+  await last_answer(page).getByText('Retry').focus();
+  await page.keyboard.press('Enter');
+  await page.getByText('3 / 3').waitFor();
+  await answered(page);
+  await last_answer(page).getByLabel('Previous branch').focus();
+  await page.keyboard.press('Enter');
+  assert.equal(await focused(), 'Previous branch');
+  await page.keyboard.press('Enter'); // to the first: there is no previous one any more
+  assert.equal(await focused(), 'Next branch');
+  await page.getByLabel('Rename One').focus();
+  await page.keyboard.press('Enter');
+  await page.keyboard.type('Other');
+  await page.keyboard.press('Enter');
+  assert.equal(await focused(), 'Rename Other');
+  await at.close(page);
+});
+
+test('the menu of a phone has the focus while it is open', async () => {
+  const page = await at.open({ viewport: { width: 390, height: 800 } });
+  await page.locator('#menu').focus();
+  await page.keyboard.press('Enter');
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'new-chat');
+  assert.ok(await page.evaluate(() => document.getElementById('main').inert));
+  await page.keyboard.press('Escape');
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'menu');
+  await page.keyboard.press('Enter');
+  await page.setViewportSize({ width: 1000, height: 800 });
+  await page.waitForFunction(() => !document.getElementById('main').inert);
+  await at.close(page);
+});
+
+test('a long question is cut with a button for the rest; code and lists have their marks', async () => {
+  const page = await at.open();
+  at.proxy.script = says('- one\n  - two\n\n```\ncode\n```\n\n> said\n');
+  await ask(page, 'Short');
+  await answered(page);
+  assert.ok(!(await page.getByText('Show all').isVisible()));
+  await page.keyboard.press('Control+k');
+  await ask(page, Array.from({ length: 60 }, (_, i) => `line ${i}`).join('\n'));
+  await answered(page);
+  const more = page.getByRole('button', { name: 'Show all' });
+  await more.focus();
+  await page.keyboard.press('Enter');
+  const whole = () => page.locator('.bubble').evaluate((node) => node.scrollHeight <= node.clientHeight + 1);
+  assert.ok(await whole());
+  await page.getByRole('button', { name: 'Show less' }).click();
+  assert.ok(!(await whole()));
+  const style = (selector, name) => page.locator(selector).evaluate((node, n) => getComputedStyle(node)[n], name);
+  assert.equal(await style('.markdown > ul', 'listStyleType'), 'disc');
+  assert.equal(await style('.markdown li ul', 'listStyleType'), 'circle');
+  assert.equal(await style('.code code', 'fontSize'), '14px');
+  assert.equal(await style('blockquote p', 'marginBottom'), '0px');
+  await at.close(page);
+});

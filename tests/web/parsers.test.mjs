@@ -1,6 +1,7 @@
 // The page's parsers, in node: they need no browser.
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { format_rate } from '../../web/dom.js';
 import { stats_of } from '../../web/generate.js';
 import { SseParser } from '../../web/sse.js';
 import { contrast_heat, masks_of, peak_of, share_heat, steps_of } from '../../web/dsa_heat.js';
@@ -59,4 +60,8 @@ test('tokens a second are those behind the first; pieces that came at once say n
   assert.equal(stats_of(usage, 1000, 1200, 1202, 60).rate, null);
   assert.deepEqual(stats_of(undefined, 0, 10, 1010, 3), { usage: undefined, tokens: 3, first_ms: 10, rate: 2 });
   assert.deepEqual(stats_of(undefined, 0, null, null, 0), { usage: undefined, tokens: 0, first_ms: null, rate: null });
+});
+
+test('the speed of a slow model is not zero', () => {
+  assert.deepEqual([0.044, 0.5, 3.14159, 41.7, 1234].map(format_rate), ['0.04', '0.50', '3.1', '42', '1,234']);
 });
