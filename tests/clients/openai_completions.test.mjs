@@ -37,6 +37,15 @@ test('echo and log-probabilities', async () => {
   assert.equal(text_offset.at(-1) + tokens.at(-1).length, choice.text.length);
 });
 
+test('a list of more prompts than may wait', async () => {
+  const prompts = Array.from({ length: 300 }, (_, i) => `${i} is`);
+  const reply = await served.openai.completions.create({ ...greedy, prompt: prompts, max_tokens: 1 });
+  assert.deepEqual(
+    reply.choices.map((c) => c.index),
+    prompts.map((_, i) => i),
+  );
+});
+
 test('prompts in a list, as texts and as tokens', async () => {
   const texts = await served.openai.completions.create({
     ...greedy,

@@ -65,6 +65,17 @@ test('values out of range are refused, and named', async () => {
   }
 });
 
+test('a prompt that is too long has the code that clients look for', async () => {
+  const messages = [{ role: 'user', content: 'a b '.repeat(9000) }];
+  await assert.rejects(ask({ model: h.model, messages }), (e) => {
+    assert.ok(e instanceof OpenAI.BadRequestError);
+    assert.equal(e.code, 'context_length_exceeded');
+    assert.equal(e.param, 'messages');
+    assert.match(e.message, /This model's maximum context length is \d+ tokens/);
+    return true;
+  });
+});
+
 test('what is no JSON, no UTF-8, too deep or nowhere', async () => {
   const post = (path, body) =>
     fetch(`${served.url}${path}`, {
