@@ -1,7 +1,9 @@
 // fathom serve: the engine behind HTTP, for many clients at once.
-#include <sys/resource.h>
+#include <poll.h>
+#include <unistd.h>
 
 #include <condition_variable>
+#include <csignal>
 #include <cstdio>
 #include <ctime>
 #include <filesystem>
@@ -11,6 +13,7 @@
 
 #include "base/error.h"
 #include "cli/command.h"
+#include "cli/file_limit.h"
 #include "cli/loaded_model.h"
 #include "cli/signals.h"
 #include "io/machine.h"
@@ -25,7 +28,8 @@ namespace {
 
 using namespace server;
 
-constexpr double kFarewell = 5;  // seconds for answers to end when the engine has failed
+constexpr double kFarewell = 5;   // seconds for answers to end when the engine has failed
+constexpr double kLastLines = 2;  // seconds for what is left of the log to be written at the end
 constexpr size_t kSelectionBytes = size_t{64} << 20;
 
 struct Options {
@@ -70,13 +74,14 @@ std::string url_of(const std::string& host, int port) {
                  : fmt::format("http://{}:{}", host, port);
 }
 
-// Every connection is a file descriptor, and the usual limit is 1024.
-void raise_file_limit() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
-  limit.rlim_cur = limit.rlim_max;
-  if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
-    fmt::print(stderr, "note: the limit of open files could not be raised\n");
+// Says `line` on standard error if that is possible at once. Whoever reads it may have stopped
+// reading or be gone, and the log's thread may wait in there with the stream's lock.
+void say(const std::string& line) {
+  pollfd out{STDERR_FILENO, POLLOUT, 0};
+  if (::poll(&out, 1, 0) != 1 || (out.revents & POLLOUT) == 0) return;
+  // A pipe that is writable takes PIPE_BUF bytes without waiting.
+  const std::string_view text = std::string_view(line).substr(0, 4096);
+  [[maybe_unused]] const ssize_t n = ::write(STDERR_FILENO, text.data(), text.size());
 }
 
 RouterOptions router_options(const Options& o, std::shared_ptr<ServerLog> log) {
@@ -189,31 +194,30 @@ int serve(const Options& o, Engine& engine, HttpServer& http, EndSignals& signal
   });
   http.start();
   signals.listen([&](int count) {
-    if (count == 1) fmt::print(stderr, "stopping: a second signal stops at once\n");
     ending.announce();
     if (count > 1) http.stop(0);
+    if (count == 1) say("stopping: a second signal stops at once\n");
   });
   fmt::print("listening on {}\n", url_of(o.host, http.port()));
   std::fflush(stdout);
 
   const std::string failure = ending.wait();
-  if (!failure.empty()) fmt::print(stderr, "fathom: the engine has failed: {}\n", failure);
+  if (!failure.empty()) say(fmt::format("fathom: the engine has failed: {}\n", failure));
   http.stop(failure.empty() ? o.grace : std::min(o.grace, kFarewell));
   signals.listen([](int) {});
   return failure.empty() ? 0 : 1;
 }
 
-int run(const Options& options) {
-  Options o = options;
-  EndSignals signals;  // before the log's thread starts
-  auto log = std::make_shared<ServerLog>(log_level_of_name(o.log_level));
+int load_and_serve(Options o, EndSignals& signals, const std::shared_ptr<ServerLog>& log) {
   RouterOptions routing = router_options(o, log);
   raise_file_limit();
   if (o.model_names.empty())
     o.model_names = {std::filesystem::weakly_canonical(o.checkpoint).filename().string()};
   Metrics metrics(o.model_names.front());
   Router router(std::move(routing), metrics);
-  // A port that is taken is known before a large model is read.
+  // A port that somebody listens on is known before a large model is read. One that another fathom
+  // will listen on, once it has read its own, is known only then: connections are refused until a
+  // request can be answered.
   HttpServer http(http_options(o, log), [&router](auto request, auto reply) {
     router.handle(std::move(request), std::move(reply));
   });
@@ -233,6 +237,17 @@ int run(const Options& options) {
   add_dsa_routes(router, service);
   add_page_routes(router);
   return serve(o, model.engine(), http, signals);
+}
+
+int run(const Options& o) {
+  // A reader of standard error that goes away must cost log lines, not the server.
+  std::signal(SIGPIPE, SIG_IGN);
+  EndSignals signals;  // before the log's thread starts
+  const auto log = std::make_shared<ServerLog>(log_level_of_name(o.log_level));
+  const int code = load_and_serve(o, signals, log);
+  // Nobody may be reading what is left to say, and exit() would wait for the stream's lock.
+  if (!log->finish(kLastLines)) ::_exit(code);
+  return code;
 }
 
 void add_network_options(CLI::App& c, Options& o) {

@@ -5,8 +5,11 @@
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
 
+#include <chrono>
 #include <cmath>
+#include <future>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "base/error.h"
 
@@ -17,6 +20,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr size_t kQueue = 8192;        // lines
 constexpr size_t kMaxBody = 64 << 10;  // of a request's body in a line
+constexpr double kFarewell = 5;        // seconds
 
 spdlog::level::level_enum spd_level(LogLevel level) {
   switch (level) {
@@ -66,7 +70,22 @@ ServerLog::ServerLog(LogLevel level) : impl_(std::make_unique<Impl>()) {
       R"({"time":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l",%v})", spdlog::pattern_time_type::utc));
 }
 
-ServerLog::~ServerLog() = default;
+ServerLog::~ServerLog() { finish(kFarewell); }
+
+bool ServerLog::finish(double seconds) {
+  if (!impl_) return true;
+  // spdlog waits for its writer without a limit, so that a thread of our own does the waiting.
+  std::packaged_task<void()> end([impl = std::move(impl_)]() mutable { impl.reset(); });
+  std::future<void> ended = end.get_future();
+  std::thread waiting(std::move(end));
+  const bool in_time =
+      ended.wait_for(std::chrono::duration<double>(seconds)) == std::future_status::ready;
+  if (in_time)
+    waiting.join();
+  else
+    waiting.detach();
+  return in_time;
+}
 
 void ServerLog::request(const RequestRecord& r) {
   if (!impl_->logger->should_log(spdlog::level::info)) return;

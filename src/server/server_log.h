@@ -31,12 +31,16 @@ struct RequestRecord {
 class ServerLog {
  public:
   explicit ServerLog(LogLevel level);
-  ~ServerLog();  // writes what is left
+  ~ServerLog();  // finishes, within a few seconds
   ServerLog(const ServerLog&) = delete;
   ServerLog& operator=(const ServerLog&) = delete;
 
   void request(const RequestRecord& record);  // level info
   void write(LogLevel level, std::string_view message);
+
+  // Writes what is left; nobody may log any more. False when standard error did not take it in
+  // time: a thread is then left behind that waits for it and holds its lock.
+  bool finish(double seconds);
 
  private:
   struct Impl;

@@ -5,9 +5,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -30,7 +32,8 @@ const std::string kLongStream =
 // The program, running; ended with the test whatever happens.
 class Served {
  public:
-  explicit Served(std::vector<std::string> arguments) {
+  // `errors_to`: a descriptor that takes the place of the file errors() reads.
+  explicit Served(std::vector<std::string> arguments, int errors_to = -1) {
     int out[2];
     if (::pipe2(out, O_CLOEXEC) != 0) return;
     arguments.insert(arguments.begin(),
@@ -39,7 +42,7 @@ class Served {
     child_ = ::fork();
     if (child_ == 0) {
       ::dup2(out[1], STDOUT_FILENO);
-      const int err = ::open(errors.c_str(), O_CREAT | O_WRONLY, 0600);
+      const int err = errors_to >= 0 ? errors_to : ::open(errors.c_str(), O_CREAT | O_WRONLY, 0600);
       ::dup2(err, STDERR_FILENO);
       std::vector<char*> argv;
       for (std::string& a : arguments) argv.push_back(a.data());
@@ -64,7 +67,13 @@ class Served {
   // Its exit code, once it has ended.
   int wait() {
     int status = 0;
-    ::waitpid(std::exchange(child_, -1), &status, 0);
+    // A bug fails the test instead of hanging it.
+    const auto give_up = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (::waitpid(child_, &status, WNOHANG) == 0) {
+      if (std::chrono::steady_clock::now() > give_up) return -1;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    child_ = -1;
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
   std::string errors() const { return test::read_file(folder_.file("err")); }
@@ -125,6 +134,57 @@ TEST(ServeTest, ASecondSignalDoesNotWait) {
   s.signal(SIGTERM);
   EXPECT_EQ(s.wait(), 0);
   EXPECT_THAT(c.read_to_end(), HasSubstr("shutting down"));
+}
+
+// A pipe for standard error whose reader behaves badly.
+struct ErrorPipe {
+  ErrorPipe() { EXPECT_EQ(::pipe2(ends, O_CLOEXEC), 0); }
+  ~ErrorPipe() {
+    leave();
+    ::close(ends[1]);
+  }
+  void leave() {
+    if (ends[0] >= 0) ::close(ends[0]);
+    ends[0] = -1;
+  }
+  // From here on it takes nothing more.
+  void fill() const {
+    // Opened anew: O_NONBLOCK would be the server's, too, on a copy of its descriptor.
+    const int fd = ::open(("/proc/self/fd/" + std::to_string(ends[1])).c_str(),
+                          O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    ASSERT_GE(fd, 0);
+    for (const size_t size : {size_t{4096}, size_t{1}})
+      while (::write(fd, std::string(size, '.').data(), size) > 0) {
+      }
+    ::close(fd);
+  }
+  int ends[2] = {-1, -1};
+};
+
+TEST(ServeTest, AReaderOfTheLogThatLeavesDoesNotEndTheServer) {
+  ErrorPipe errors;
+  Served s({"--port", "0"}, errors.ends[1]);
+  errors.leave();
+  HttpClient c(s.port());
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(c.get("/health"));
+    EXPECT_EQ(c.answer().status, 200);
+  }
+  s.signal(SIGTERM);
+  EXPECT_EQ(s.wait(), 0);
+}
+
+TEST(ServeTest, AReaderOfTheLogThatDoesNotReadCannotKeepTheServer) {
+  ErrorPipe errors;
+  Served s({"--port", "0"}, errors.ends[1]);
+  errors.fill();
+  HttpClient c(s.port());
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(c.get("/health"));
+    EXPECT_EQ(c.answer().status, 200);
+  }
+  s.signal(SIGTERM);
+  EXPECT_EQ(s.wait(), 0);
 }
 
 TEST(ServeTest, KeysComeFromFlagsAndFiles) {
