@@ -272,7 +272,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
     if (event.ended && --open_ == 0) return finish();
     // The other choices of a prompt follow when its cache is filled: at the first token.
     const auto n = static_cast<size_t>(n_);
-    if (!choice.heard || index % n != 0 || std::exchange(choice.followed, true)) return;
+    if (index % n != 0 || !(choice.heard || event.ended)) return;
+    if (std::exchange(choice.followed, true)) return;
     for (size_t c = index + 1; c < index + n; ++c) siblings_.push_back(c);
   }
 
