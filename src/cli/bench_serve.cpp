@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "cli/file_limit.h"
 #include "server/load/load_client.h"
 #include "server/load/load_plan.h"
 #include "server/load/load_report.h"
@@ -27,6 +28,7 @@ void write_file(const std::string& path, const std::string& text) {
 }
 
 int bench_serve(const Options& o) {
+  raise_file_limit();  // every request under way is a connection
   server::LoadTarget target = server::parse_target(o.base_url);
   target.api_key = o.api_key;
   target.model = o.model;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <map>
 #include <optional>
 #include <random>
 #include <string>
@@ -225,9 +226,11 @@ TEST_F(Faults, AnEngineThatFailsEndsEveryStreamWithAnError) {
 TEST_F(Faults, AStopUnderLoadEndsEveryStreamWithAnError) {
   start(paced(200));
   std::vector<HttpClient> clients;
+  std::vector<std::string> paths;
   for (const char* path : {kChat, "/v1/completions", "/v1/responses", "/v1/messages"})
     for (int i = 0; i < 5; ++i) {
       clients.push_back(client());
+      paths.emplace_back(path);
       const std::string input = path == std::string("/v1/responses") ? R"("input":"hello")"
                                 : path == std::string("/v1/completions")
                                     ? R"("prompt":"hello")"
@@ -240,14 +243,19 @@ TEST_F(Faults, AStopUnderLoadEndsEveryStreamWithAnError) {
     }
   // A script ends by itself where ignore_eos is not known: these streams may be complete already.
   http->stop(0);
-  for (HttpClient& c : clients) {
-    const std::string rest = c.read_to_end();
-    EXPECT_TRUE(rest.ends_with("0\r\n\r\n"))
-        << rest.substr(rest.size() - std::min<size_t>(rest.size(), 300));
-    EXPECT_TRUE(rest.find("error") != std::string::npos ||
-                rest.find("_stop") != std::string::npos ||
-                rest.find("completed") != std::string::npos)
-        << rest;
+  // How each protocol ends a stream: with an error, or whole.
+  const std::map<std::string, std::pair<const char*, const char*>> ends = {
+      {kChat, {R"(data: {"error":{)", "data: [DONE]"}},
+      {"/v1/completions", {R"(data: {"error":{)", "data: [DONE]"}},
+      {"/v1/responses", {"event: response.failed", "event: response.completed"}},
+      {"/v1/messages", {"event: error", "event: message_stop"}}};
+  for (size_t i = 0; i < clients.size(); ++i) {
+    const std::string rest = clients[i].read_to_end();
+    const std::string last = rest.substr(rest.size() - std::min<size_t>(rest.size(), 300));
+    EXPECT_TRUE(rest.ends_with("0\r\n\r\n")) << last;
+    const auto [failed, whole] = ends.at(paths[i]);
+    EXPECT_TRUE(rest.find(failed) != std::string::npos || rest.find(whole) != std::string::npos)
+        << paths[i] << ": " << last;
   }
   EXPECT_TRUE(engine().wait_idle());
 }

@@ -1,22 +1,26 @@
-// The load generator's pure parts: what is sent when, what comes back, what is made of it.
+// The load generator: what is sent when, what comes back, what is made of it.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 
 #include "base/error.h"
+#include "server/http_server.h"
 #include "server/load/load_client.h"
 #include "server/load/load_plan.h"
 #include "server/load/load_report.h"
 #include "server/load/sse_reader.h"
+#include "support/scripted_service.h"
 
 namespace fathom::server {
 namespace {
 
-using testing::ElementsAre;
-using testing::HasSubstr;
-using testing::IsEmpty;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 TEST(LoadPlan, IsTheSameForTheSameSeedOnly) {
   LoadOptions o;
@@ -162,6 +166,112 @@ TEST(LoadTarget, ReadsAddresses) {
   for (const char* bad : {"https://host", "host:80", "http://", "http://h:", "http://h:65536",
                           "http://h:8x", "http://[::1"})
     EXPECT_THROW(parse_target(bad), Error) << bad;
+}
+
+// A server whose answers are the test's, and the load that is put on it.
+class LoadOn {
+ public:
+  explicit LoadOn(HttpHandler handler) : server_(options(), std::move(handler)) {
+    server_.start();
+    target.host = "127.0.0.1";
+    target.port = server_.port();
+  }
+  std::vector<LoadResult> run(int requests = 1) const {
+    LoadOptions o;
+    o.requests = requests;
+    o.output_tokens = 7;
+    return run_load(target, plan_load(o, 1.3), [](int) {});
+  }
+  LoadTarget target;
+
+ private:
+  static HttpServerOptions options() {
+    HttpServerOptions o;
+    o.port = 0;
+    return o;
+  }
+  HttpServer server_;
+};
+
+TEST(LoadClient, MeasuresAServiceOfOurs) {
+  fathom::testing::ScriptedService served;
+  served.say("words that are said again and again");
+  add_openai_routes(served.router, served.service);
+  add_utility_routes(served.router, served.service);
+  LoadOn load([&](auto request, auto reply) { served.router.handle(request, reply); });
+  EXPECT_GT(measure_tokens_per_word(load.target), 1);
+  for (const bool chat : {true, false}) {
+    load.target.chat = chat;
+    const auto results = load.run(5);
+    const LoadReport report = report_of(results);
+    EXPECT_EQ(report.completed, 5) << table_of(report);
+    EXPECT_EQ(report.output_tokens, 35);
+    EXPECT_EQ(report.events_counted, 0);
+    EXPECT_GT(report.prompt_tokens, 5 * 300);
+    EXPECT_EQ(report.first_token.count, 5);
+  }
+}
+
+LoadResult result_of(const std::vector<std::string>& events, bool ends) {
+  const LoadOn load([&](const auto&, const auto& reply) {
+    reply->begin(200, "text/event-stream");
+    for (const std::string& data : events) reply->write("data: " + data + "\n\n");
+    if (ends) reply->end();
+  });
+  return load.run().at(0);
+}
+
+TEST(LoadClient, AnswersThatAreNotWholeHaveFailed) {
+  const std::string text = R"({"choices":[{"delta":{"content":"a"},"finish_reason":null}]})";
+  const std::string last = R"({"choices":[{"delta":{"content":"b"},"finish_reason":"stop"}]})";
+  EXPECT_THAT(result_of({text, text}, false).error, HasSubstr("the stream broke off"));
+  EXPECT_EQ(result_of({text, text}, true).error, "the stream broke off");
+  EXPECT_EQ(result_of({}, true).error, "the answer has no events");
+  EXPECT_EQ(result_of({text, "[DONE]"}, true).error, "");
+  EXPECT_THAT(result_of({text, R"({"error":{"message":"gone"}})"}, true).error, HasSubstr("gone"));
+  // A server that does not say how many tokens there were.
+  const LoadResult counted = result_of({text, last}, true);
+  EXPECT_EQ(counted.error, "");
+  EXPECT_EQ(counted.output_tokens, 2);
+  EXPECT_TRUE(counted.events_counted);
+  const LoadReport report = report_of(std::span(&counted, 1));
+  EXPECT_THAT(table_of(report), HasSubstr("events are counted"));
+  EXPECT_EQ(nlohmann::json::parse(json_of(report, {}, {}, std::span(&counted, 1)))
+                .at("answers_counted_by_events"),
+            1);
+}
+
+TEST(LoadClient, AServerThatSaysNothingIsNotWaitedForLongerThanAllowed) {
+  std::mutex mutex;
+  std::vector<std::shared_ptr<HttpReply>> kept;  // with the server's end they are nobody's
+  LoadOn load([&](const auto&, const auto& reply) {
+    const std::lock_guard lock(mutex);
+    kept.push_back(reply);
+  });
+  load.target.request_seconds = 0.2;
+  EXPECT_THROW(measure_tokens_per_word(load.target), Error);
+  EXPECT_NE(load.run().at(0).error, "");
+}
+
+TEST(LoadClient, NamesAnIpv6HostInBrackets) {
+  HttpServerOptions o;
+  o.port = 0;
+  o.host = "::1";
+  std::optional<HttpServer> server;
+  std::string host;
+  try {
+    server.emplace(o, [&](const auto& request, const auto& reply) {
+      host = request->header("host");
+      reply->send(200, "application/json", R"({"count":800})");
+    });
+  } catch (const Error& e) {
+    GTEST_SKIP() << "no IPv6 here: " << e.what();
+  }
+  server->start();
+  LoadTarget target = parse_target("http://[::1]:" + std::to_string(server->port()));
+  EXPECT_EQ(measure_tokens_per_word(target), 2);
+  server->stop(0);
+  EXPECT_EQ(host, "[::1]:" + std::to_string(target.port));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
@@ -46,7 +47,9 @@ std::string request_body(const LoadTarget& target, const PlannedRequest& r) {
 http::request<http::string_body> make_request(const LoadTarget& target, const std::string& path,
                                               std::string body) {
   http::request<http::string_body> r(http::verb::post, target.prefix + path, 11);
-  r.set(http::field::host, fmt::format("{}:{}", target.host, target.port));
+  const bool v6 = target.host.find(':') != std::string::npos;
+  r.set(http::field::host, v6 ? fmt::format("[{}]:{}", target.host, target.port)
+                              : fmt::format("{}:{}", target.host, target.port));
   r.set(http::field::content_type, "application/json");
   r.set(http::field::connection, "close");
   if (!target.api_key.empty()) r.set(http::field::authorization, "Bearer " + target.api_key);
@@ -55,9 +58,18 @@ http::request<http::string_body> make_request(const LoadTarget& target, const st
   return r;
 }
 
+// What was seen of one answer, beside its result.
+struct Seen {
+  bool events = false, end = false, usage = false;
+};
+
 // Reads one event's data into the result; true when it carried text.
-bool take_event(const std::string& data, LoadResult& result) {
-  if (data == "[DONE]") return false;
+bool take_event(const std::string& data, LoadResult& result, Seen& seen) {
+  seen.events = true;
+  if (data == "[DONE]") {
+    seen.end = true;
+    return false;
+  }
   const Json event = Json::parse(data, nullptr, false);
   if (event.is_discarded() || !event.is_object()) {
     result.error = "an event is not a JSON object";
@@ -68,6 +80,7 @@ bool take_event(const std::string& data, LoadResult& result) {
     return false;
   }
   if (const auto usage = event.find("usage"); usage != event.end() && usage->is_object()) {
+    seen.usage = true;
     result.prompt_tokens = usage->value("prompt_tokens", int64_t{0});
     result.output_tokens = usage->value("completion_tokens", int64_t{0});
     const auto details = usage->find("prompt_tokens_details");
@@ -81,14 +94,21 @@ bool take_event(const std::string& data, LoadResult& result) {
   };
   const auto choices = event.find("choices");
   if (choices == event.end() || !choices->is_array()) return false;
+  bool text = false;
   for (const Json& choice : *choices) {
-    if (filled(choice, "text")) return true;
+    if (!choice.is_object()) continue;
+    seen.end |= filled(choice, "finish_reason");
+    text |= filled(choice, "text");
     const auto delta = choice.find("delta");
     if (delta == choice.end() || !delta->is_object()) continue;
     for (const char* key : {"content", "reasoning_content", "reasoning", "tool_calls"})
-      if (filled(*delta, key)) return true;
+      text |= filled(*delta, key);
   }
-  return false;
+  return text;
+}
+
+Clock::duration seconds(double s) {
+  return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s));
 }
 
 class LoadRun {
@@ -142,6 +162,11 @@ class LoadRun {
   static void note_problem(const std::exception_ptr& problem, LoadResult& result) {
     try {
       std::rethrow_exception(problem);
+    } catch (const boost::system::system_error& e) {
+      result.error = e.code() == boost::system::errc::too_many_files_open
+                         ? "no more files may be open on this side: raise the limit (ulimit -n) or "
+                           "give --max-concurrency"
+                         : e.code().message();
     } catch (const std::exception& e) {
       result.error = e.what();
     }
@@ -153,8 +178,7 @@ class LoadRun {
         make_request(target_, target_.chat ? "/v1/chat/completions" : "/v1/completions",
                      request_body(target_, plan_[i]));
     beast::tcp_stream stream(io_);
-    stream.expires_after(std::chrono::duration_cast<Clock::duration>(
-        std::chrono::duration<double>(target_.request_seconds)));
+    stream.expires_after(seconds(target_.request_seconds));
     result.sent = now();
     co_await stream.async_connect(endpoints_, asio::use_awaitable);
     stream.socket().set_option(tcp::no_delay(true));
@@ -169,6 +193,7 @@ class LoadRun {
     co_await http::async_read_header(stream, buffer, parser, asio::use_awaitable);
     result.status = parser.get().result_int();
     SseReader events;
+    Seen seen;
     std::string problem;
     std::array<char, 16384> chunk;
     while (!parser.is_done()) {
@@ -180,6 +205,8 @@ class LoadRun {
                                      asio::redirect_error(asio::use_awaitable, e));
       if (e && e != http::error::need_buffer) {
         if (e == http::error::end_of_stream && parser.is_done()) break;
+        if (result.status == 200 && e != beast::error::timeout)
+          fail("the stream broke off: {}", e.message());
         throw boost::system::system_error(e);
       }
       const std::string_view bytes(chunk.data(), chunk.size() - parser.get().body().size);
@@ -188,9 +215,17 @@ class LoadRun {
         continue;
       }
       for (const std::string& data : events.feed(bytes))
-        if (take_event(data, result)) result.events.push_back(now());
+        if (take_event(data, result, seen)) result.events.push_back(now());
     }
-    if (result.status != 200) result.error = fmt::format("status {}: {}", result.status, problem);
+    if (result.status != 200)
+      result.error = fmt::format("status {}: {}", result.status, problem);
+    else if (result.error.empty() && !seen.events)
+      result.error = "the answer has no events";
+    else if (result.error.empty() && !seen.end)
+      result.error = "the stream broke off";
+    if (!result.error.empty() || seen.usage) co_return;
+    result.output_tokens = static_cast<int64_t>(result.events.size());
+    result.events_counted = true;
   }
 
   const LoadTarget& target_;
@@ -203,6 +238,26 @@ class LoadRun {
   int active_ = 0, ended_ = 0;
   std::vector<LoadResult> results_;
 };
+
+// Asynchronous, although nothing else runs meanwhile: a stream's time limit holds for nothing else.
+asio::awaitable<double> ask_tokens_per_word(const LoadTarget& target,
+                                            tcp::resolver::results_type endpoints) {
+  constexpr int kSample = 400;
+  constexpr double kUsual = 1.3;
+  beast::tcp_stream stream(co_await asio::this_coro::executor);
+  stream.expires_after(seconds(target.request_seconds));
+  co_await stream.async_connect(endpoints, asio::use_awaitable);
+  Json body = {{"prompt", random_words(kSample, 1)}, {"add_special_tokens", false}};
+  if (!target.model.empty()) body["model"] = target.model;
+  const http::request<http::string_body> request = make_request(target, "/tokenize", body.dump());
+  co_await http::async_write(stream, request, asio::use_awaitable);
+  beast::flat_buffer buffer;
+  http::response<http::string_body> answer;
+  co_await http::async_read(stream, buffer, answer, asio::use_awaitable);
+  const Json reply = Json::parse(answer.body(), nullptr, false);
+  if (answer.result() != http::status::ok || !reply.is_object()) co_return kUsual;
+  co_return std::max(0.1, reply.value("count", kUsual * kSample) / kSample);
+}
 
 }  // namespace
 
@@ -235,25 +290,22 @@ LoadTarget parse_target(const std::string& base_url) {
 }
 
 double measure_tokens_per_word(const LoadTarget& target) {
-  constexpr int kSample = 400;
-  constexpr double kUsual = 1.3;
   asio::io_context io;
-  beast::tcp_stream stream(io);
-  stream.expires_after(std::chrono::seconds(30));
+  double result = 0;
+  std::exception_ptr problem;
   try {
-    stream.connect(tcp::resolver(io).resolve(target.host, std::to_string(target.port)));
-    Json body = {{"prompt", random_words(kSample, 1)}, {"add_special_tokens", false}};
-    if (!target.model.empty()) body["model"] = target.model;
-    http::write(stream, make_request(target, "/tokenize", body.dump()));
-    beast::flat_buffer buffer;
-    http::response<http::string_body> answer;
-    http::read(stream, buffer, answer);
-    const Json reply = Json::parse(answer.body(), nullptr, false);
-    if (answer.result() != http::status::ok || !reply.is_object()) return kUsual;
-    return std::max(0.1, reply.value("count", kUsual * kSample) / kSample);
+    const auto endpoints = tcp::resolver(io).resolve(target.host, std::to_string(target.port));
+    asio::co_spawn(io, ask_tokens_per_word(target, endpoints),
+                   [&](std::exception_ptr p, double tokens) {
+                     problem = std::move(p);
+                     result = tokens;
+                   });
+    io.run();
+    if (problem) std::rethrow_exception(problem);
   } catch (const boost::system::system_error& e) {
     fail("http://{}:{}: {}", target.host, target.port, e.code().message());
   }
+  return result;
 }
 
 std::vector<LoadResult> run_load(const LoadTarget& target, const std::vector<PlannedRequest>& plan,

@@ -30,12 +30,13 @@ struct LoadResult {
   std::vector<double> events;    // when each event that carried text arrived
   double end = 0;
   int64_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;  // as the server counts
-  int status = 0;                                                   // 0: no answer
-  std::string error;                                                // empty: all went well
+  bool events_counted = false;  // it does not: output_tokens is the number of events with text
+  int status = 0;               // 0: no answer
+  std::string error;            // empty: all went well
 };
 
 // Tokens a word of random_words, by the server's /tokenize; servers without one are taken to have
-// 1.3. Throws Error when nothing answers at the address.
+// 1.3. Throws Error when nothing answers at the address within request_seconds.
 double measure_tokens_per_word(const LoadTarget& target);
 
 // Runs the plan to its end. `progress` is called after each request, with the number that have

@@ -136,6 +136,7 @@ LoadReport report_of(std::span<const LoadResult> results) {
     report.prompt_tokens += r.prompt_tokens;
     report.cached_tokens += r.cached_tokens;
     report.output_tokens += r.output_tokens;
+    report.events_counted += r.events_counted;
   }
   report.seconds -= first;
   Times t = times_of(results);
@@ -164,6 +165,10 @@ std::string table_of(const LoadReport& r) {
   row("between tokens", r.between);
   row("a token (of one answer)", r.per_token);
   row("whole request", r.whole);
+  if (r.events_counted > 0)
+    s +=
+        fmt::format("the server does not say how many tokens {} answers have: events are counted\n",
+                    r.events_counted);
   for (const auto& [error, count] : r.errors)
     s += fmt::format("failed {} times: {}\n", count, error);
   return s;
@@ -184,6 +189,7 @@ std::string json_of(const LoadReport& r, const LoadOptions& o, const LoadTarget&
   j["prompt_tokens"] = r.prompt_tokens;
   j["cached_tokens"] = r.cached_tokens;
   j["output_tokens"] = r.output_tokens;
+  j["answers_counted_by_events"] = r.events_counted;
   j["requests_per_second"] = r.requests_per_s();
   j["output_tokens_per_second"] = r.output_per_s();
   j["total_tokens_per_second"] = r.total_per_s();

@@ -23,10 +23,11 @@ struct LoadReport {
   int completed = 0, failed = 0;
   double seconds = 0;  // from the first request to the last byte
   int64_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;
-  Spread first_token;                 // from sending to the first text
-  Spread between;                     // between two events with text of one answer
-  Spread per_token;                   // (last text - first text) / (tokens - 1), an answer each
-  Spread whole;                       // from sending to the end
+  int events_counted = 0;  // answers whose output_tokens are events: the server did not say
+  Spread first_token;      // from sending to the first text
+  Spread between;          // between two events with text of one answer
+  Spread per_token;        // (last text - first text) / (tokens - 1), an answer each
+  Spread whole;            // from sending to the end
   std::map<std::string, int> errors;  // what went wrong, how often
 
   double requests_per_s() const { return seconds > 0 ? completed / seconds : 0; }
