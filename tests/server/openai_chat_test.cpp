@@ -164,6 +164,29 @@ TEST_F(OpenAiTest, ReasoningAndToolCalls) {
   EXPECT_EQ(joined.finish_reason, "tool_calls");
 }
 
+// This encoding reads the text of arguments: what it cannot is refused, with the client's place.
+TEST_F(OpenAiV32Test, ArgumentsThatCannotBeReadAreRefused) {
+  const auto body = [](const std::string& arguments) {
+    const OrderedJson call = {{"id", "c"}, {"function", {{"name", "f"}, {"arguments", arguments}}}};
+    const OrderedJson tool = {{"type", "function"}, {"function", {{"name", "f"}}}};
+    OrderedJson b;
+    b["messages"] = {{{"role", "user"}, {"content", "Q"}},
+                     {{"role", "assistant"}, {"tool_calls", OrderedJson::array({call})}},
+                     {{"role", "tool"}, {"tool_call_id", "c"}, {"content", "r"}}};
+    b["tools"] = OrderedJson::array({tool});  // a system message goes in front
+    return b.dump();
+  };
+  const std::string deep = "{\"a\":" + std::string(200'000, '[') + std::string(200'000, ']') + "}";
+  for (const char* path : {kPath, "/tokenize"}) {
+    EXPECT_EQ(refusal(path, body(deep))["param"], "messages[1].tool_calls[0].function.arguments");
+    EXPECT_EQ(refusal(path, body("[1]"))["param"], "messages[1]");
+  }
+  const std::string long_text(1 << 20, 'x');
+  EXPECT_LT(refusal(kPath, body(long_text))["message"].get<std::string>().size(), 400u);
+  answer_with("ok");
+  answer(kPath, body(" "));
+}
+
 TEST_F(OpenAiV32Test, ToolCallsInTheOtherEncoding) {
   answer_with(std::string("I think.</think>Looking it up.") + kCallsV32);
   const OrderedJson got = answer(
