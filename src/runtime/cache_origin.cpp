@@ -1,6 +1,7 @@
 #include "runtime/cache_origin.h"
 
 #include "base/error.h"
+#include "base/version.h"
 #include "io/mapped_file.h"
 #include "kernels/cpu_ops.h"
 #include "model/checkpoint_files.h"
@@ -40,9 +41,9 @@ PageKey cache_origin(const Config& config, const EngineOptions& o) {
       o.device == DeviceKind::cpu ? std::string(pick_cpu_kernels(o.kernels).name) : find_gpu().name;
   return with(
       o.checkpoint,
-      fmt::format("{} {} {} {} {} {} {} {} {}", kPageFileVersion, shape.layers, name_of(o.numerics),
-                  name_of(shape.latent_format), name_of(shape.index_format), name_of(o.attention),
-                  o.batch_invariant, name_of(o.device), kernels));
+      fmt::format("{} {} {} {} {} {} {} {} {} {}", kVersion, kPageFileVersion, shape.layers,
+                  name_of(o.numerics), name_of(shape.latent_format), name_of(shape.index_format),
+                  name_of(o.attention), o.batch_invariant, name_of(o.device), kernels));
 }
 
 }  // namespace fathom

@@ -16,7 +16,7 @@ namespace fathom {
 PageKey checkpoint_digest(const std::string& folder, const std::string& config_file = {});
 
 // With the engine's options: numerics, formats, attention and the kernels that this machine would
-// run them with.
+// run them with; and with the program's version, as a later one's kernels may round otherwise.
 PageKey cache_origin(const Config& config, const EngineOptions& options);
 
 }  // namespace fathom
