@@ -81,7 +81,7 @@ MemoryPlan plan_engine(const Config& config, const EngineOptions& o) {
   // A GPU's memory is there for this; a host's is shared with whatever else runs on it.
   needs.cache_share = gpu ? 1 : 0.5;
   needs.fill = gpu && o.keep_prefixes;
-  if (!gpu && !o.cache_dir.empty()) needs.workspace += 2 * PrefixStoreOptions{}.staging_bytes;
+  if (!gpu && !o.cache_dir.empty()) needs.workspace += 2 * o.cache_dir_staging;
   return plan_memory(needs, o.available_bytes.value_or(available));
 }
 
@@ -98,8 +98,9 @@ void Engine::Impl::open_cache_dir() {
   o.max_bytes = options_.cache_dir_bytes;
   o.page_bytes = kv_shape(config_, options_.numerics, options_.kv, false).bytes_per_page();
   o.on_problem = options_.on_cache_problem;
+  o.staging_bytes = options_.cache_dir_staging;
   if (options_.device == DeviceKind::cuda) o.staging = MemoryKind::pinned;
-  prefixes_.use_disk(o, *runner_);
+  prefixes_.use_disk(o, *runner_, options_.cache_dir_patience);
 }
 
 Engine::Impl::Impl(const Config& config, std::unique_ptr<StepRunner> runner, const MemoryPlan& plan,
@@ -116,6 +117,7 @@ Engine::Impl::Impl(const Config& config, std::unique_ptr<StepRunner> runner, con
       prefixes_(pages_, options.keep_prefixes,
                 options.cache_dir.empty() ? PageKey{} : cache_origin(config, options)) {
   for (int t = 0; t < threads_.size(); ++t) samplers_.emplace_back(config.vocab);
+  if (runner_) open_cache_dir();
   publish();
 }
 
@@ -135,8 +137,10 @@ Result<RequestId> Engine::Impl::submit(Request request) {
 
   std::lock_guard lock(inbox_mutex_);
   if (published_.failed) return Failure{503, "the engine has failed and serves nothing any more"};
-  const size_t queued = inbox_.size() + static_cast<size_t>(published_.waiting);
-  if (options_.max_waiting > 0 && queued >= static_cast<size_t>(options_.max_waiting))
+  // Those for which there are places will not wait beyond the next plan.
+  const int64_t places = std::max(0, options_.max_seqs - published_.running);
+  const int64_t queued = static_cast<int64_t>(inbox_.size()) + published_.waiting - places;
+  if (options_.max_waiting > 0 && queued >= options_.max_waiting)
     return Failure{429, fmt::format("{} requests wait already: at most {} are accepted", queued,
                                     options_.max_waiting)};
   const RequestId id = s->id = ++last_id_;
@@ -213,6 +217,7 @@ EngineStats Engine::Impl::stats() const {
   EngineStats s = stats_;
   s.pages = pages_.size();
   s.free_pages = pages_.free_pages();
+  s.pages_looked_up = prefixes_.pages_looked_up();
   s.running = static_cast<int>(running_.size());
   s.waiting = static_cast<int>(waiting_.size());
   return s;

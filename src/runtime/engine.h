@@ -5,6 +5,7 @@
 // is in the batch, how its prompt was cut into chunks, or whether it was preempted on the way.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -40,7 +41,10 @@ struct EngineOptions {
   bool keep_prefixes = false;  // pages nobody uses are kept for requests that begin alike
   std::string cache_dir;       // kept pages go to this folder too, and come back; empty: none
   int64_t cache_dir_bytes = int64_t{16} << 30;  // of that folder at most
-  PageKey checkpoint;                           // checkpoint_digest(); cache_dir needs it
+  int64_t cache_dir_staging = 64 << 20;  // of pages on their way there, and on their way back
+  // A request waits so long for the next page from there, and then computes what is missing.
+  std::chrono::milliseconds cache_dir_patience{200};
+  PageKey checkpoint;  // checkpoint_digest(); cache_dir needs it
   // Of that folder; on other threads.
   std::function<void(const std::string&)> on_cache_problem;
   int max_waiting = 0;  // requests that wait at once; the next one is refused. 0: any number
@@ -63,7 +67,8 @@ struct EngineStats {
   int64_t prompt_tokens = 0, generated_tokens = 0;    // computed as such; recomputed ones again
   double prompt_seconds = 0, generation_seconds = 0;  // a mixed step's time is split by tokens
   int64_t preemptions = 0;
-  int64_t reused_tokens = 0;  // found among kept pages on admission
+  int64_t reused_tokens = 0;    // found among kept pages on admission
+  int64_t pages_looked_up = 0;  // of waiting requests, to plan for them
   int pages = 0, free_pages = 0;
   int running = 0, waiting = 0;
 };
@@ -79,8 +84,8 @@ class Engine final : public TokenEngine {
   ~Engine() override;
 
   // A failure: 400 for what can never be served (empty or too long prompt, id outside the
-  // vocabulary, parameter out of range), 429 when max_waiting requests wait already, 503 once the
-  // engine has failed.
+  // vocabulary, parameter out of range), 429 when max_waiting requests wait already beside those
+  // for which there are places, 503 once the engine has failed.
   Result<RequestId> submit(Request request) override;
   void cancel(RequestId id) override;
   EngineSnapshot snapshot() const override;

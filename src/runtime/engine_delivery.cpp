@@ -12,11 +12,13 @@ void Engine::Impl::retire(Flight& flight) {
   read_logits(flight);
   const auto over = Clock::now();
   account(flight, over);
-  // Prompts under way; those that end here are kept when their logits turn out to be sound.
+  // Prompts under way: others may share what there is of them, and drop it with them when their
+  // logits turn out to be broken. Those that end here are kept when they are sound.
   for (size_t i = 0; i < flight.members.size(); ++i)
     if (Sequence& s = *flight.members[i]; !s.ended && flight.computed[i] < s.known())
-      keep_prefix(s, flight.computed[i]);
+      keep_prefix(s, flight.computed[i], false);
   for (size_t row = 0; row < flight.rows.size(); ++row) deliver(flight.rows[row], row);
+  prefixes_.store_some();
   sweep();
   ++stats_.steps;
   last_finish_ = over;
@@ -94,17 +96,19 @@ void Engine::Impl::deliver(const Row& row, size_t at) {
   Sequence& s = *row.sequence;
   if (!row.draws || s.ended) return;  // a step too far: its end came out of the step before
   --s.pending;
-  if (const Result<int32_t>& token = drawn_[at]; token.ok())
+  if (const Result<int32_t>& token = drawn_[at]; token.ok()) {
     accept(s, token.value(), at);
-  else
+  } else {
+    prefixes_.discard(s.prefix, s.ids);
     finish(s, Finish::error, token.failure().message);
+  }
 }
 
 // Positions below `computed` have their rows. Under one form of attention those of generated tokens
 // are as good as a prompt's.
-void Engine::Impl::keep_prefix(Sequence& s, int64_t computed) {
+void Engine::Impl::keep_prefix(Sequence& s, int64_t computed, bool sound) {
   const int64_t most = forms_.batch_invariant ? computed : std::min(computed, s.prompt);
-  prefixes_.keep(s.prefix, std::span(s.ids).first(static_cast<size_t>(most)), s.pages);
+  prefixes_.keep(s.prefix, std::span(s.ids).first(static_cast<size_t>(most)), s.pages, sound);
 }
 
 void Engine::Impl::accept(Sequence& s, int32_t token, size_t row) {
@@ -114,7 +118,7 @@ void Engine::Impl::accept(Sequence& s, int32_t token, size_t row) {
     s.first_token = now;
     s.stats.first_token_seconds = seconds_between(s.submitted, now);
   }
-  keep_prefix(s, s.known());
+  keep_prefix(s, s.known(), true);
   s.ids.push_back(token);
   if (s.has_penalties()) s.seen.add_answer(token);
   s.stats.generated_tokens = s.generated();

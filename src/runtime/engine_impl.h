@@ -74,6 +74,7 @@ class Engine::Impl {
   bool overlaps() const { return options_.overlap && runner_->steps_at_once() > 1; }
   void carry_out(const Plan& plan, Flight& flight);
   void admit_and_preempt(const Plan& plan);
+  void count_reuse(Sequence& s);
   void add_to_batch(Sequence& s, const Slice& slice, Flight& flight);
   void add_rows(Sequence& s, const Slice& slice, Flight& flight);
 
@@ -84,7 +85,7 @@ class Engine::Impl {
   void read_row(const Row& row, size_t at, RuledSampler& sampler);
   Result<int32_t> draw_for(Sequence& s, std::span<const float> logits, RuledSampler& sampler);
   void deliver(const Row& row, size_t at);
-  void keep_prefix(Sequence& s, int64_t computed);
+  void keep_prefix(Sequence& s, int64_t computed, bool sound);
   void accept(Sequence& s, int32_t token, size_t row);
   const Selection& selection_of(const Sequence& s, size_t row);
   void finish(Sequence& s, Finish how, std::string error = {});
@@ -126,7 +127,8 @@ class Engine::Impl {
   std::vector<Owned> inbox_;
   std::vector<RequestId> cancels_;
   RequestId last_id_ = 0;
-  EngineSnapshot published_;  // its `waiting` leaves the inbox out
+  // As of the last plan, or the end of its step; its `waiting` leaves the inbox out.
+  EngineSnapshot published_;
 };
 
 inline double seconds_between(Sequence::Clock::time_point from, Sequence::Clock::time_point to) {

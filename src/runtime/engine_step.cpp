@@ -35,7 +35,7 @@ bool Engine::Impl::advance() {
   drop_cancelled();
   if (!flight_ && running_.empty() && waiting_.empty()) {
     publish();
-    return false;
+    return prefixes_.store_rest();
   }
   std::optional<Flight> next;
   if (flight_) {
@@ -71,6 +71,7 @@ std::optional<Engine::Impl::Flight> Engine::Impl::launch_next(bool ahead) {
                waiting_.size());
   Flight flight;
   carry_out(plan, flight);
+  publish();  // who has come in does not wait for as long as the step takes
   if (batch_.tokens() == 0) return std::nullopt;
   flight.launched = Clock::now();
   flight.host_seconds = seconds_between(begin, flight.launched);
@@ -83,10 +84,19 @@ Plan Engine::Impl::make_plan() {
   awaits_disk_ = false;
   std::vector<SeqState> running, waiting;
   for (const Owned& s : running_) running.push_back(state_of(*s));
+  std::vector<std::vector<int32_t>> paths;  // what states of waiting ones point to
+  // Pages there could be for waiting ones at most: what is free, and what is held by those that the
+  // first of them might put out.
+  int64_t room = pages_.free_pages();
+  if (!waiting_.empty())
+    for (const Owned& r : running_)
+      if (r->request.priority > waiting_[0]->request.priority)
+        room += static_cast<int64_t>(r->pages.size());
   // Those that may come in with this plan look for their beginning among the kept pages. They hold
   // nothing before they do come in: a page that would be idle no longer counts as one they lack.
-  // A place is free, or is taken from one of worse priority.
-  for (size_t i = 0; i < waiting_.size(); ++i) {
+  // A place is free, or is taken from one of worse priority. Behind the first for which there are
+  // no pages nobody needs to look, as nobody overtakes it.
+  for (size_t i = 0; i < waiting_.size() && room >= 0; ++i) {
     Sequence& s = *waiting_[i];
     const auto worse = std::count_if(running_.begin(), running_.end(), [&](const Owned& r) {
       return r->request.priority > s.request.priority;
@@ -94,12 +104,14 @@ Plan Engine::Impl::make_plan() {
     if (running_.size() + i >= static_cast<size_t>(options_.max_seqs + worse)) break;
     awaits_disk_ = prefixes_.awaits_disk(s.prefix, reusable(s));
     if (awaits_disk_) break;  // and nobody overtakes it
-    const PrefixTree::Found found = prefixes_.find(s.prefix, reusable(s));
+    PrefixTree::Found found = prefixes_.find(s.prefix, reusable(s));
     SeqState state = state_of(s);
     state.cached = found.pages * kPageRows;
-    // Where someone may be put out, pages that one shares with this one alone are no gain.
-    state.pages = found.pages - (worse > 0 ? found.lone : found.idle);
+    state.pages = found.pages - found.idle;
+    paths.push_back(std::move(found.path));
+    state.page_ids = paths.back();
     waiting.push_back(state);
+    room -= pages_for(state.known) - state.pages;
   }
   Limits limits;
   limits.step_tokens = options_.max_step_tokens;
@@ -116,7 +128,7 @@ SeqState Engine::Impl::state_of(const Sequence& s) const {
   x.known = s.last_pending(max_context()) ? s.cached : s.known() + s.pending;
   x.cached = s.cached;
   x.pages = static_cast<int64_t>(s.pages.size());
-  for (int32_t page : s.pages) x.own_pages += pages_.holders(page) == 1;
+  x.page_ids = s.pages;
   x.priority = s.request.priority;
   x.prompt_rows = s.wants_prompt_rows();
   return x;
@@ -150,6 +162,9 @@ void Engine::Impl::carry_out(const Plan& plan, Flight& flight) {
 void Engine::Impl::admit_and_preempt(const Plan& plan) {
   const int admitted = plan.admitted(running_.size());
   std::vector<Owned> out;
+  FATHOM_CHECK(plan.preempted.empty() || leaving_.empty(),
+               "{} to be put out while {} that have ended hold pages", plan.preempted.size(),
+               leaving_.size());
   for (int victim : plan.preempted) {
     Owned& s = running_[static_cast<size_t>(victim)];
     release_pages(*s);
@@ -163,15 +178,21 @@ void Engine::Impl::admit_and_preempt(const Plan& plan) {
     waiting_.pop_front();
     s->pages = prefixes_.hold(s->prefix, reusable(*s));
     s->cached = static_cast<int64_t>(s->pages.size()) * kPageRows;
-    if (!s->wants_prompt_rows() && options_.keep_prefixes) {
-      prefix_queries_ += s->known();
-      prefix_hits_ += s->cached;
-    }
-    s->stats.reused_tokens = s->cached;
-    stats_.reused_tokens += s->cached;
+    if (s->stats.preemptions == 0) count_reuse(*s);
     insert_by_rank(running_, std::move(s));
   }
   for (Owned& s : out) insert_by_rank(waiting_, std::move(s));
+}
+
+// When a request first comes in. What it finds again after it was put out is its own work, which
+// may go beyond its prompt.
+void Engine::Impl::count_reuse(Sequence& s) {
+  const int64_t reused = std::min(s.cached, s.prompt);
+  s.stats.reused_tokens = reused;
+  stats_.reused_tokens += reused;
+  if (s.wants_prompt_rows() || !options_.keep_prefixes) return;
+  prefix_queries_ += s.prompt;
+  prefix_hits_ += reused;
 }
 
 void Engine::Impl::add_to_batch(Sequence& s, const Slice& slice, Flight& flight) {

@@ -20,9 +20,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Files are removed down to this share of the limit, so that not every page written looks through
-// the folder.
-constexpr double kTrimTo = 0.9;
+// The folder is looked through after this share of its limit has been written, and once more as
+// much is left free: another process writes there, too.
+constexpr int64_t kStridesOfLimit = 20;
 // A page counts as last used this much earlier than the one in front of it: about what computing
 // one takes, so that a text loses its end before its beginning.
 constexpr int64_t kDepthNanoseconds = 20'000'000;
@@ -152,6 +152,11 @@ std::byte* StagingPool::take() {
   return buffer;
 }
 
+bool StagingPool::wait_for_free(std::chrono::milliseconds most) {
+  std::unique_lock lock(mutex_);
+  return given_.wait_for(lock, most, [&] { return !free_.empty(); });
+}
+
 void StagingPool::give(std::byte* buffer) {
   std::lock_guard lock(mutex_);
   free_.push_back(buffer);
@@ -194,7 +199,9 @@ void PageFetch::stop() {
 }
 
 PrefixStore::PrefixStore(const PrefixStoreOptions& options)
-    : options_(options), file_bytes_(page_file_bytes(static_cast<size_t>(options.page_bytes))) {
+    : options_(options),
+      file_bytes_(page_file_bytes(static_cast<size_t>(options.page_bytes))),
+      stride_(std::max(options.max_bytes / kStridesOfLimit, static_cast<int64_t>(file_bytes_))) {
   if (options_.max_bytes < static_cast<int64_t>(file_bytes_))
     fail("a cache folder of {}: one page of {} tokens takes {}", bytes_text(options_.max_bytes),
          kPageRows, bytes_text(static_cast<int64_t>(file_bytes_)));
@@ -266,11 +273,7 @@ bool PrefixStore::offer(const PageId& id, int64_t depth,
     if (files_.contains(id.key)) return true;
   }
   std::byte* image = writing_->try_take();
-  if (!image) {
-    std::lock_guard lock(mutex_);
-    ++stats_.skipped;
-    return false;
-  }
+  if (!image) return false;
   fill(payload_of(image));
   // The digest is left to the writer; until then the front holds the page's identity alone.
   std::memcpy(image, &id, sizeof id);
@@ -282,23 +285,51 @@ bool PrefixStore::offer(const PageId& id, int64_t depth,
   return true;
 }
 
+void PrefixStore::count_skipped(int64_t pages) {
+  std::lock_guard lock(mutex_);
+  stats_.skipped += pages;
+}
+
+// In its turn behind the page's own write.
+void PrefixStore::remove(PageKey key) {
+  std::lock_guard lock(mutex_);
+  forget_locked(key);
+  writes_.push_back({key, 0, nullptr});
+  write_wanted_.notify_one();
+}
+
 void PrefixStore::write_loop() {
+  int64_t since_trim = stride_;  // others may have written since the folder was opened
   std::unique_lock lock(mutex_);
   while (true) {
     write_wanted_.wait(lock, [&] { return stop_ || !writes_.empty(); });
     if (writes_.empty()) return;
-    const Write write = writes_.front();
-    writes_.pop_front();
     busy_ = true;
-    const bool full = stats_.bytes > options_.max_bytes;
+    const Write write = writes_.front();
+    if (write.image && since_trim + static_cast<int64_t>(file_bytes_) > stride_) {
+      lock.unlock();
+      trim();
+      lock.lock();
+      since_trim = 0;
+    }
+    writes_.pop_front();  // what is queued is known to trim()
     lock.unlock();
-    if (full) trim();
-    write_file(write);
-    writing_->give(write.image);
+    if (write.image) {
+      write_file(write);
+      writing_->give(write.image);
+      since_trim += static_cast<int64_t>(file_bytes_);
+    } else {
+      remove_file(write.key);
+    }
     lock.lock();
     busy_ = false;
     written_.notify_all();
   }
+}
+
+void PrefixStore::remove_file(PageKey key) {
+  unlink(path_of(key).c_str());
+  forget(key);
 }
 
 // The name that others look for appears when everything is on the disk. A machine that loses power
@@ -343,21 +374,17 @@ void PrefixStore::trim() {
             [](const Found& a, const Found& b) { return a.used < b.used; });
   int64_t bytes = 0;
   for (const Found& f : found) bytes += f.bytes;
-  // Room for the page that is about to be written, and for those behind it.
-  const int64_t most =
-      std::min(static_cast<int64_t>(static_cast<double>(options_.max_bytes) * kTrimTo),
-               options_.max_bytes - static_cast<int64_t>(file_bytes_));
+  // Room for what is written until the next look, by this process and by another.
   size_t gone = 0;
-  if (bytes > options_.max_bytes - static_cast<int64_t>(file_bytes_))
-    for (; gone < found.size() && bytes > most; ++gone) {
-      unlink(found[gone].path.c_str());  // someone else may have done it: gone is gone
-      bytes -= found[gone].bytes;
-    }
+  for (; gone < found.size() && bytes > options_.max_bytes - 2 * stride_; ++gone) {
+    unlink(found[gone].path.c_str());  // someone else may have done it: gone is gone
+    bytes -= found[gone].bytes;
+  }
   std::lock_guard lock(mutex_);
   files_.clear();
   for (size_t i = gone; i < found.size(); ++i) files_[found[i].key] = found[i].bytes;
   for (const Write& w : writes_)
-    if (files_.emplace(w.key, static_cast<int64_t>(file_bytes_)).second)
+    if (w.image && files_.emplace(w.key, static_cast<int64_t>(file_bytes_)).second)
       bytes += static_cast<int64_t>(file_bytes_);
   stats_.bytes = bytes;
 }
@@ -382,9 +409,11 @@ void PrefixStore::read_loop() {
     if (stop_) return;
     const std::weak_ptr<PageFetch> wanted = fetches_.front();
     fetches_.pop_front();
+    serving_ = true;
     lock.unlock();
     serve(wanted);
     lock.lock();
+    serving_ = false;
     has_news_ = true;
     news_.notify_all();
   }
@@ -442,17 +471,26 @@ bool PrefixStore::read_page(const PageId& id, size_t depth, std::byte* image) {
 
 void PrefixStore::forget(PageKey key) {
   std::lock_guard lock(mutex_);
-  auto it = files_.find(key);
   // A page still queued is there soon.
-  if (it == files_.end() ||
-      std::any_of(writes_.begin(), writes_.end(), [&](const Write& w) { return w.key == key; }))
-    return;
+  if (std::none_of(writes_.begin(), writes_.end(),
+                   [&](const Write& w) { return w.image && w.key == key; }))
+    forget_locked(key);
+}
+
+void PrefixStore::forget_locked(PageKey key) {
+  auto it = files_.find(key);
+  if (it == files_.end()) return;
   stats_.bytes -= it->second;
   files_.erase(it);
 }
 
 void PrefixStore::report(const std::string& problem) const {
   if (options_.on_problem) options_.on_problem(problem);
+}
+
+bool PrefixStore::is_reading() const {
+  std::lock_guard lock(mutex_);
+  return serving_ || !fetches_.empty();
 }
 
 void PrefixStore::wait_for_news(std::chrono::milliseconds most) {

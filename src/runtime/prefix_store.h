@@ -37,7 +37,7 @@ struct PrefixStoreOptions {
 struct PrefixStoreStats {
   int64_t files = 0, bytes = 0;  // as far as this process knows
   int64_t written = 0, read = 0;
-  int64_t skipped = 0;   // not stored: the disk did not keep up
+  int64_t skipped = 0;   // not stored: the disk did not keep up (count_skipped)
   int64_t damaged = 0;   // files removed as not what they should be
   int64_t failures = 0;  // of writing
 };
@@ -49,6 +49,8 @@ class StagingPool {
   std::byte* try_take();
   // Waits for one, or for close(): then null.
   std::byte* take();
+  // Whether there is one, now or after `most`.
+  bool wait_for_free(std::chrono::milliseconds most);
   void give(std::byte* buffer);
   void close();
   size_t bytes() const { return bytes_; }  // of one
@@ -109,14 +111,22 @@ class PrefixStore {
   // Whether there is, or will be, a file of this page; it may turn out to be damaged.
   bool contains(PageKey key) const;
   // Queues a page that the store lacks; `fill` is called at once to put its rows at the address
-  // given. False: not stored, as too many are queued. `depth`: pages before it in its text; of
-  // pages used together the deeper ones are removed first.
+  // given. False: not taken, as too many are queued; to be offered again. `depth`: pages before it
+  // in its text; of pages used together the deeper ones are removed first.
   bool offer(const PageId& id, int64_t depth, const std::function<void(std::byte*)>& fill);
+  // Whether offer() would take a page, now or after a while.
+  bool has_room() { return wait_for_room(std::chrono::milliseconds(0)); }
+  bool wait_for_room(std::chrono::milliseconds most) { return writing_->wait_for_free(most); }
+  void count_skipped(int64_t pages);
+  // Removes the file of a page whose rows have turned out to be wrong.
+  void remove(PageKey key);
 
   // Starts to read the pages of `keys` from `first` on, up to the first that is not there. `root`:
   // what the key of page 0 follows. A thread takes one fetch after the other.
   std::shared_ptr<PageFetch> fetch(PageKey root, std::span<const int32_t> ids,
                                    std::span<const PageKey> keys, size_t first);
+  // Whether the reader has something to do, be it that nobody wants it any more.
+  bool is_reading() const;
   // Until some fetch has news, or for so long.
   void wait_for_news(std::chrono::milliseconds most);
 
@@ -128,7 +138,7 @@ class PrefixStore {
   struct Write {
     PageKey key;
     int64_t depth;
-    std::byte* image;
+    std::byte* image;  // null: the file is to be removed
   };
 
   void open_folder();
@@ -136,16 +146,21 @@ class PrefixStore {
   void write_loop();
   void read_loop();
   void write_file(const Write& write);
+  void remove_file(PageKey key);
   void serve(const std::weak_ptr<PageFetch>& wanted);
   bool read_page(const PageId& id, size_t depth, std::byte* image);
   void trim();
   void forget(PageKey key);
+  void forget_locked(PageKey key);
   void report(const std::string& problem) const;
   std::string path_of(PageKey key) const;
   std::string unfinished_path(PageKey key) const;
 
   const PrefixStoreOptions options_;
   const size_t file_bytes_;
+  // Bytes that may be written between two looks through the folder. Another process may write as
+  // much meanwhile.
+  const int64_t stride_;
   std::shared_ptr<StagingPool> writing_, reading_;
 
   mutable std::mutex mutex_;  // guards what follows
@@ -154,7 +169,7 @@ class PrefixStore {
   std::deque<Write> writes_;
   std::deque<std::weak_ptr<PageFetch>> fetches_;
   bool failing_ = false;  // the last write did
-  bool busy_ = false, stop_ = false, has_news_ = false;
+  bool busy_ = false, serving_ = false, stop_ = false, has_news_ = false;
   PrefixStoreStats stats_;
 
   std::thread writer_, reader_;

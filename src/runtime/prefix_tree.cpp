@@ -31,10 +31,10 @@ PrefixTree::Found PrefixTree::find(const PrefixQuery& q) const {
   for (size_t i = 0; i < q.keys.size(); ++i) {
     at = child(at, q, i);
     if (at == kRoot) break;
-    ++found.pages;
+    found.path.push_back(at);
     found.idle += pages_.holders(at) == 0;
-    found.lone += pages_.holders(at) <= 1;
   }
+  found.pages = static_cast<int64_t>(found.path.size());
   return found;
 }
 
@@ -80,7 +80,7 @@ bool PrefixTree::insert(const PrefixQuery& q, std::span<int32_t> pages) {
 void PrefixTree::add(const PrefixQuery& q, size_t i, int32_t before, int32_t page) {
   pages_.keep(page);
   by_key_.emplace(q.keys[i], page);
-  nodes_[static_cast<size_t>(page)] = {q.keys[i], before, 0, clock_};
+  nodes_[static_cast<size_t>(page)] = {q.keys[i], before, 0, clock_, false};
   const std::span<const int32_t> ids = q.page_ids(i);
   std::copy(ids.begin(), ids.end(), ids_.begin() + static_cast<int64_t>(page) * kPageRows);
   // The page in front is held by the caller: it is not among the idle leaves.
@@ -110,9 +110,57 @@ void PrefixTree::forget(int32_t page) {
   Node& n = nodes_[static_cast<size_t>(page)];
   idle_leaves_.erase({n.used, page});
   by_key_.erase(n.key);
-  if (n.before == kRoot) return;
-  Node& parent = nodes_[static_cast<size_t>(n.before)];
-  if (--parent.next == 0 && pages_.idle(n.before)) idle_leaves_.insert({parent.used, n.before});
+  left_by_child(n.before);
+}
+
+void PrefixTree::left_by_child(int32_t page) {
+  if (page == kRoot) return;
+  Node& n = nodes_[static_cast<size_t>(page)];
+  if (--n.next == 0 && pages_.idle(page)) idle_leaves_.insert({n.used, page});
+}
+
+void PrefixTree::mark_sound(const PrefixQuery& q) {
+  int32_t at = kRoot;
+  for (size_t i = 0; i < q.keys.size() && (at = child(at, q, i)) != kRoot; ++i)
+    nodes_[static_cast<size_t>(at)].sound = true;
+}
+
+std::vector<PageKey> PrefixTree::drop_unsound(const PrefixQuery& q) {
+  int32_t at = kRoot;
+  for (size_t i = 0; i < q.keys.size(); ++i) {
+    at = child(at, q, i);
+    if (at == kRoot || !nodes_[static_cast<size_t>(at)].sound) break;
+  }
+  if (at == kRoot || nodes_[static_cast<size_t>(at)].sound) return {};
+  std::vector<PageKey> dropped;
+  for (int32_t page : subtree(at)) {
+    const Node& n = nodes_[static_cast<size_t>(page)];
+    dropped.push_back(n.key);
+    idle_leaves_.erase({n.used, page});
+    by_key_.erase(n.key);
+    pages_.drop(page);
+  }
+  left_by_child(nodes_[static_cast<size_t>(at)].before);
+  return dropped;
+}
+
+// A page and all that continue it. Pages know only what they follow: each goes up until it meets
+// one that is decided.
+std::vector<int32_t> PrefixTree::subtree(int32_t top) const {
+  enum class Place : uint8_t { unknown, inside, outside };
+  std::vector<Place> where(nodes_.size(), Place::unknown);
+  where[static_cast<size_t>(top)] = Place::inside;
+  std::vector<int32_t> found, way;
+  for (const auto& [key, page] : by_key_) {
+    int32_t at = page;
+    for (way.clear(); at != kRoot && where[static_cast<size_t>(at)] == Place::unknown;
+         at = nodes_[static_cast<size_t>(at)].before)
+      way.push_back(at);
+    const Place decided = at == kRoot ? Place::outside : where[static_cast<size_t>(at)];
+    for (int32_t p : way) where[static_cast<size_t>(p)] = decided;
+    if (where[static_cast<size_t>(page)] == Place::inside) found.push_back(page);
+  }
+  return found;
 }
 
 void PrefixTree::clear() {

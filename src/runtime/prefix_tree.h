@@ -42,10 +42,11 @@ class PrefixTree final : public PageKeeper {
   PrefixTree(const PrefixTree&) = delete;
   PrefixTree& operator=(const PrefixTree&) = delete;
 
-  // What holding a prefix would bring: its pages; how many of them are idle now, as an idle page
-  // that is held counts as free no longer; and how many are, or would be if one holder left.
+  // What holding a prefix would bring: its pages, and how many of them, the last ones, are idle
+  // now: an idle page that is held counts as free no longer.
   struct Found {
-    int64_t pages = 0, idle = 0, lone = 0;
+    int64_t pages = 0, idle = 0;
+    std::vector<int32_t> path;  // the pages, in order
   };
   // The longest kept prefix of at most as many pages as `q` has keys.
   Found find(const PrefixQuery& q) const;
@@ -57,6 +58,12 @@ class PrefixTree final : public PageKeeper {
   // are the same) and its own is freed: so who holds a kept page holds all before it, and what is
   // idle can go, leaves first. True when each page of the text is kept now.
   bool insert(const PrefixQuery& q, std::span<int32_t> pages);
+
+  // A token was drawn from rows behind these pages, as far as they are kept: they are sound.
+  void mark_sound(const PrefixQuery& q);
+  // Rows computed from these pages are no numbers: forgets those not known to be sound, and
+  // whatever continues them. Who holds one keeps it. Costs time by what is kept. Their keys.
+  std::vector<PageKey> drop_unsound(const PrefixQuery& q);
 
   // The kept page with this text up to its end, or -1. Does not count as use.
   int32_t page_at(const PrefixQuery& q) const;
@@ -76,11 +83,14 @@ class PrefixTree final : public PageKeeper {
     int32_t before = kRoot;  // the page in front
     int32_t next = 0;        // pages kept that continue this one
     uint64_t used = 0;       // when its last holder left
+    bool sound = false;      // then all pages in front are, too
   };
 
   int32_t child(int32_t before, const PrefixQuery& q, size_t page) const;
   void add(const PrefixQuery& q, size_t i, int32_t before, int32_t page);
   void forget(int32_t page);
+  void left_by_child(int32_t page);
+  std::vector<int32_t> subtree(int32_t page) const;
 
   PageAllocator& pages_;
   std::unordered_map<PageKey, int32_t, PageKeyHash> by_key_;

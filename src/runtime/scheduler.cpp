@@ -60,8 +60,8 @@ class Planner {
         break;
       }
       int victim = last_rank();
-      // The others are out and this one is still short: pages they share are not counted as freed
-      // here, nor those of sequences that are just leaving. The next plan finds them.
+      // The others are out and this one is still short: sequences that are just leaving hold pages,
+      // which a later plan finds.
       if (victim == 0) return;
       preempt(victim);
       if (victim == i) return;
@@ -81,12 +81,33 @@ class Planner {
 
   // Takes back what this plan has given it, too: it may have been a decode, served before.
   void preempt(int i) {
-    free_ += at(i).own_pages + more_pages(at(i), take(i));
+    free_ += at(i).pages - held_by_others(i) + more_pages(at(i), take(i));
     budget_ += take(i);
     take(i) = 0;
     gone_[static_cast<size_t>(i)] = true;
     plan_.preempted.push_back(i);
     ++places_;
+  }
+
+  // Leading pages that both have.
+  static int64_t common(const SeqState& a, const SeqState& b) {
+    size_t same = 0, end = std::min(a.page_ids.size(), b.page_ids.size());
+    while (same < end) {
+      const size_t middle = (same + end) / 2;
+      if (a.page_ids[middle] == b.page_ids[middle])
+        same = middle + 1;
+      else
+        end = middle;
+    }
+    return static_cast<int64_t>(same);
+  }
+  // Of the pages of `i`, how many some other running sequence holds that stays. As all share from
+  // the front, it is the one that has most in common.
+  int64_t held_by_others(int i) const {
+    int64_t most = 0;
+    for (int j = 0; j < count(); ++j)
+      if (j != i && !is_gone(j)) most = std::max(most, common(at(i), at(j)));
+    return most;
   }
 
   std::vector<int> prompts(int admitted) const {
@@ -155,11 +176,12 @@ class Planner {
   }
 
   // Pages that the first `n` waiting sequences take. Pages they share with running ones cost
-  // nothing, unless those are put out: then they are not counted twice.
-  int64_t needed(int n, bool after_preemption) const {
+  // nothing while one of these stays.
+  int64_t needed(int n, bool some_are_out) const {
     int64_t pages = 0;
     for (int i = count(); i < count() + n; ++i)
-      pages += after_preemption ? pages_for(at(i).known) : more_pages(at(i), missing(at(i)));
+      pages += pages_for(at(i).known) -
+               (some_are_out ? std::min(at(i).pages, held_by_others(i)) : at(i).pages);
     return pages;
   }
 
@@ -182,9 +204,12 @@ class Planner {
       out.push_back(i);
       ++places;
       tokens += is_prompt(i) ? 1 : take(i);
-      room += at(i).own_pages + more_pages(at(i), missing(at(i)));
+      room += at(i).pages - held_by_others(i) + more_pages(at(i), missing(at(i)));
+      gone_[static_cast<size_t>(i)] = true;  // for a trial
     }
-    if (!enough()) return false;
+    const bool fits = enough();
+    for (int i : out) gone_[static_cast<size_t>(i)] = false;
+    if (!fits) return false;
     for (int i : out) preempt(i);
     return true;
   }

@@ -9,7 +9,9 @@
 //      prompt is through in a step or two while a long one goes on;
 //   3. waiting sequences come in by rank, none overtaking, while there are places, a token for each
 //      and pages for everything that is known of them. One of strictly better priority than
-//      running ones puts these out, from the last rank up, when that makes room for it;
+//      running ones puts these out, from the last rank up, when that makes room for it. Pages that
+//      texts share are counted once: one comes free when the last of its holders is put out, and
+//      costs the newcomer nothing while someone who stays holds it;
 //   4. when pages run out, the running sequence of the last rank gives up all of its pages and
 //      waits again, to be computed anew later. The first in rank never does, so it finishes.
 #pragma once
@@ -23,10 +25,12 @@ namespace fathom {
 struct SeqState {
   int64_t known = 0;         // tokens of the prompt and generated so far
   int64_t cached = 0;        // of these, how many are in the cache; less than known in all but name
-  int64_t pages = 0;         // pages held
-  int64_t own_pages = 0;     // of these, how many nobody else holds: what preempting gains
+  int64_t pages = 0;         // pages held; of a waiting one, those that others hold for it to share
   int priority = 0;          // lower numbers are served first
   bool prompt_rows = false;  // every token of it takes a logit row, not its last one alone
+  // Which pages these are, in order. Texts share pages from the front alone: two lists agree up to
+  // some place and nowhere behind it. May be left empty where no page is shared.
+  std::span<const int32_t> page_ids = {};
 };
 
 struct Limits {
@@ -59,7 +63,8 @@ struct Plan {
 // `running` and `waiting` are in order of rank, each for itself. A running sequence may lack
 // nothing (known == cached): it keeps its place and its pages. Whoever calls must see to it that
 // the greatest sequence alone fits into all pages: where nobody else holds any, every plan then
-// makes progress, if only by putting somebody out.
+// makes progress, if only by putting somebody out. A plan that puts somebody out may be carried out
+// only when nobody but `running` holds pages.
 Plan plan_step(std::span<const SeqState> running, std::span<const SeqState> waiting,
                const Limits& limits);
 

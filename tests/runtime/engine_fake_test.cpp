@@ -3,12 +3,14 @@
 #include <gmock/gmock.h>
 
 #include <atomic>
+#include <filesystem>
 #include <map>
 #include <mutex>
 #include <random>
 #include <thread>
 
 #include "runtime/fake_engine.h"
+#include "support/temp_folder.h"
 
 namespace fathom {
 namespace {
@@ -44,11 +46,13 @@ Request random_request(std::mt19937& random, int64_t most) {
 
 struct LoadCounts {
   int preemptions = 0, carried_ids = 0;
+  int read = 0, damaged = 0;  // pages of the disk
 };
 
 // Requests come and go at random while pages are few. Every one ends, each answer is what its text
-// alone says (or the beginning of it, where it was cancelled), and no page is lost.
-void random_load(FakeMode mode, unsigned seed, LoadCounts& counts) {
+// alone says (or the beginning of it, where it was cancelled), and no page is lost. `dir`: where
+// pages are kept on disk; empty: nowhere.
+void random_load(FakeMode mode, unsigned seed, LoadCounts& counts, const std::string& dir = {}) {
   SCOPED_TRACE(testing::Message() << name_of(mode) << ", seed " << seed);
   std::mt19937 random(seed);
   auto roll = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
@@ -62,6 +66,14 @@ void random_load(FakeMode mode, unsigned seed, LoadCounts& counts) {
   o.keep_selection = true;
   o.overlap = roll(5) > 0;
   o.threads = 1 + roll(3);
+  if (!dir.empty()) {
+    o.keep_prefixes = true;
+    o.cache_dir = dir;
+    o.checkpoint = {1, 2};
+    o.cache_dir_staging = 1;         // two pages
+    o.cache_dir_bytes = 10'000'000;  // a few more than memory has
+    if (roll(3) == 0) o.cache_dir_patience = std::chrono::milliseconds(0);
+  }
   Rig rig(mode, o, pages, context);
   constexpr size_t kRequests = 25;
   std::vector<Answer> answers(kRequests);
@@ -95,6 +107,8 @@ void random_load(FakeMode mode, unsigned seed, LoadCounts& counts) {
   EXPECT_EQ(s.running + s.waiting, 0);
   counts.preemptions += static_cast<int>(s.preemptions);
   counts.carried_ids += rig.runner->carried_ids;
+  counts.read += static_cast<int>(rig.engine->cache_dir_stats().read);
+  counts.damaged += static_cast<int>(rig.engine->cache_dir_stats().damaged);
 }
 
 TEST_P(EngineOnFake, RandomLoadGivesEachItsOwnAnswer) {
@@ -108,6 +122,25 @@ TEST_P(EngineOnFake, RandomLoadGivesEachItsOwnAnswer) {
     EXPECT_EQ(counts.carried_ids, 0);
   else
     EXPECT_GT(counts.carried_ids, 1000);
+}
+
+// With pages on disk that come and go, some of them damaged.
+TEST_P(EngineOnFake, RandomLoadWithADisk) {
+  test::TempFolder folder;
+  LoadCounts counts;
+  std::mt19937 random(1);
+  for (unsigned seed = 0; seed < 8; ++seed) {
+    random_load(GetParam(), seed, counts, folder.path());
+    if (HasFatalFailure()) return;
+    for (const auto& file : std::filesystem::directory_iterator(folder.path())) {
+      if (random() % 4) continue;
+      std::string bytes = test::read_file(file.path());
+      bytes[random() % 600] ^= 1;
+      test::write_file(file.path(), bytes);
+    }
+  }
+  EXPECT_GT(counts.read, 0);
+  EXPECT_GT(counts.damaged, 0);
 }
 
 TEST(LongEngineOnFake, RandomLoadGivesEachItsOwnAnswer) {
@@ -212,6 +245,126 @@ TEST_P(EngineOnFake, ABetterPriorityIsServedFirst) {
   while (rig.engine->step()) rig.engine->check_integrity();
   EXPECT_EQ(ended, (std::vector<int>{4, 3, 1, 2}));
   EXPECT_EQ(rig.engine->snapshot().preemptions, 1);
+}
+
+std::vector<int32_t> joined(std::vector<int32_t> a, const std::vector<int32_t>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+// Pages that all begin with cost a newcomer nothing, also when one of the others has to go.
+TEST_P(EngineOnFake, ABetterPriorityComesInWhereAllShareTheirBeginning) {
+  EngineOptions o;
+  o.max_seqs = 4;
+  o.max_step_tokens = 2048;
+  o.keep_prefixes = true;
+  Rig rig(GetParam(), o, 40, 30 * 64);
+  const std::vector<int32_t> start = random_ids(24 * 64, 1);
+  std::vector<Answer> answers(5);
+  std::vector<std::vector<int32_t>> want;
+  auto submit = [&](size_t i, int priority) {
+    Request r = request(joined(start, random_ids(10, static_cast<unsigned>(10 + i))), 30);
+    r.priority = priority;
+    want.push_back(fake_answer(r, 30 * 64));
+    collect_into(r, answers[i]);
+    ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
+  };
+  submit(0, 5);
+  while (answers[0].ids.empty()) ASSERT_TRUE(rig.engine->step());
+  for (size_t i = 1; i < 4; ++i) submit(i, 5);
+  while (answers[3].ids.empty()) ASSERT_TRUE(rig.engine->step());
+  ASSERT_EQ(rig.engine->snapshot().free_pages, 12);
+  submit(4, 0);
+  for (int i = 0; i < 3 && answers[4].ids.empty(); ++i) ASSERT_TRUE(rig.engine->step());
+  EXPECT_FALSE(answers[4].ids.empty());
+  EXPECT_EQ(rig.engine->snapshot().preemptions, 1);
+  while (rig.engine->step()) rig.engine->check_integrity();
+  for (size_t i = 0; i < answers.size(); ++i) EXPECT_EQ(answers[i].ids, want[i]) << i;
+}
+
+// What a request finds again of its own, after it was put out, is not what it found of others.
+TEST_P(EngineOnFake, ReuseIsCountedOnce) {
+  EngineOptions o;
+  o.max_seqs = 1;
+  o.keep_prefixes = true;
+  o.batch_invariant = true;  // pages of answers are kept, too
+  Rig rig(GetParam(), o);
+  RequestStats slow, quick;
+  auto submit = [&](unsigned seed, int64_t tokens, int priority, RequestStats& stats) {
+    Request r = request(random_ids(10, seed), tokens);
+    r.priority = priority;
+    r.sink = [&stats](const TokenEvent& e) { stats = *e.stats; };
+    ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
+  };
+  submit(1, 300, 5, slow);
+  while (slow.generated_tokens < 210) ASSERT_TRUE(rig.engine->step());
+  submit(2, 5, 0, quick);
+  while (rig.engine->step()) rig.engine->check_integrity();
+  EXPECT_EQ(slow.preemptions, 1);
+  EXPECT_EQ(slow.generated_tokens, 300);
+  EXPECT_EQ(slow.reused_tokens, 0);
+  EXPECT_EQ(rig.engine->snapshot().prefix_queries, 20);
+  EXPECT_EQ(rig.engine->snapshot().prefix_hits, 0);
+  // It was not computed again, either.
+  EXPECT_LT(rig.engine->snapshot().prompt_tokens + rig.engine->snapshot().generated_tokens, 400);
+}
+
+// Behind the first request for which there are no pages nobody is looked up.
+TEST(EngineOnFakeHost, PlansLookUpNoMoreThanTheyNeed) {
+  EngineOptions o;
+  o.max_seqs = 16;
+  o.max_step_tokens = 4096;
+  o.keep_prefixes = true;
+  Rig rig(FakeMode::host, o, 64, 45 * 64);
+  const std::vector<int32_t> start = random_ids(20 * 64, 1);
+  ASSERT_TRUE(rig.engine->submit(request(start, 1)).ok());
+  while (rig.engine->step()) {
+  }
+  ASSERT_TRUE(rig.engine->submit(request(random_ids(40 * 64, 2), 20)).ok());
+  ASSERT_TRUE(rig.engine->step());
+  for (unsigned i = 0; i < 10; ++i)
+    ASSERT_TRUE(rig.engine->submit(request(joined(start, random_ids(15 * 64, 10 + i)), 2)).ok());
+  const int64_t before = rig.engine->stats().pages_looked_up;
+  for (int i = 0; i < 5; ++i) ASSERT_TRUE(rig.engine->step());
+  EXPECT_EQ(rig.engine->snapshot().waiting, 10);
+  EXPECT_EQ(rig.engine->stats().pages_looked_up - before, 5 * 20);
+  while (rig.engine->step()) rig.engine->check_integrity();
+}
+
+// Whoever has come in, or will with the next plan, does not count as waiting.
+TEST_P(EngineOnFake, TheQueueBeginsWhereThePlacesEnd) {
+  EngineOptions o;
+  o.max_seqs = 4;
+  o.max_waiting = 1;
+  Rig rig(GetParam(), o);
+  std::vector<Answer> answers(6);
+  size_t accepted = 0, refused = 0;
+  auto submit = [&] {
+    Request r = request(random_ids(20, 1), 3);
+    if (accepted < answers.size()) collect_into(r, answers[accepted]);
+    const Result<RequestId> id = rig.engine->submit(std::move(r));
+    ++(id.ok() ? accepted : refused);
+    if (!id.ok()) {
+      EXPECT_THAT(id.failure().message, HasSubstr("1 requests wait already: at most 1"));
+    }
+  };
+  submit();
+  rig.runner->on_launch = [&] {  // the first chunk is under way
+    EXPECT_EQ(rig.engine->snapshot().running, 1);
+    EXPECT_EQ(rig.engine->snapshot().waiting, 0);
+    while (refused == 0 && accepted < answers.size()) submit();
+    rig.runner->on_launch = nullptr;
+  };
+  ASSERT_TRUE(rig.engine->step());
+  EXPECT_EQ(accepted, 5u);  // four places, and one that waits
+  EXPECT_EQ(refused, 1u);
+  while (rig.engine->step()) {
+  }
+  submit();
+  while (rig.engine->step()) {
+  }
+  EXPECT_EQ(accepted, 6u);
+  for (const Answer& a : answers) EXPECT_EQ(a.finish, Finish::length);
 }
 
 TEST_P(EngineOnFake, TheQueueIsBounded) {

@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <future>
 #include <map>
 #include <random>
 
@@ -357,6 +358,57 @@ TEST(EnginePrefix, AFullFolderAndFewPages) {
       bytes += static_cast<int64_t>(entry.file_size());
     EXPECT_LE(bytes, o.cache_dir_bytes);
   }
+}
+
+// Far fewer buffers than a prompt has pages, and the request is over before most are stored.
+TEST(EnginePrefix, EveryPageIsStoredHoweverFewBuffersThereAre) {
+  test::TempFolder folder;
+  EngineOptions o = with_disk(options(1024), folder.path());
+  o.cache_dir_staging = 1;  // two pages
+  const std::vector<int32_t> ids = random_ids(900, 1);
+  {
+    Engine engine(small().config(), small().weights(), o);
+    ask(engine, ids, 1);
+    EXPECT_EQ(engine.cache_dir_stats().skipped, 0);
+  }
+  EXPECT_EQ(files_in(folder.path()).size(), 14u);
+  Engine engine(small().config(), small().weights(), o);
+  EXPECT_EQ(ask(engine, ids, 1).reused, 14 * 64);
+}
+
+// The reader gets stuck in the middle of a text: requests go on without it.
+TEST(EnginePrefix, AHungDiskHoldsNobodyBack) {
+  test::TempFolder folder;
+  EngineOptions o = with_disk(options(), folder.path());
+  o.cache_dir_patience = std::chrono::milliseconds(20);
+  const std::vector<int32_t> ids = random_ids(400, 1), other = random_ids(300, 2);
+  {
+    Engine engine(small().config(), small().weights(), o);
+    ask(engine, ids);
+    ask(engine, other);
+  }
+  std::vector<PageKey> keys;
+  extend_keys(keys, cache_origin(small().config(), o), ids);
+  const std::string third = folder.file(page_file_name(keys[2]));
+  std::string bytes = test::read_file(third);
+  bytes.at(500) ^= 1;
+  test::write_file(third, bytes);
+  std::promise<void> goes_on;
+  std::shared_future<void> released = goes_on.get_future().share();
+  o.on_cache_problem = [&](const std::string&) { released.wait(); };
+  {
+    Engine engine(small().config(), small().weights(), o);
+    std::vector<Answer> answers(2);
+    submit(engine, ids, answers[0]);
+    submit(engine, other, answers[1]);
+    for (int i = 0; i < 2000 && !(answers[0].ended && answers[1].ended); ++i) engine.step();
+    for (const Answer& a : answers) EXPECT_TRUE(a.ended);
+    goes_on.set_value();
+    run(engine);
+    EXPECT_EQ(answers[0].ids, cold(o, ids));
+    EXPECT_EQ(answers[1].ids, cold(o, other));
+  }
+  EXPECT_EQ(files_in(folder.path()).size(), 10u);  // the damaged one has been written anew
 }
 
 TEST(EnginePrefix, CancelWhileTheDiskIsRead) {

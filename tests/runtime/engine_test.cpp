@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -13,7 +15,10 @@
 #include "base/error.h"
 #include "io/safetensors.h"
 #include "model/checkpoint.h"
+#include "runtime/cache_origin.h"
 #include "runtime/memory_plan.h"
+#include "runtime/page_file.h"
+#include "support/temp_folder.h"
 
 namespace fathom {
 namespace {
@@ -309,18 +314,74 @@ TEST(Engine, BrokenWeightsFailRequestsNotTheProcess) {
   Weights broken = small().weights();
   std::vector<float> nan(static_cast<size_t>(small().config().hidden), NAN);
   broken.norm = nan.data();
+  test::TempFolder folder;
   EngineOptions o = options();
   o.keep_prefixes = true;
-  Engine engine(small().config(), broken, o);
-  for (float temperature : {0.0f, 1.0f}) {
-    std::vector<Request> r;
-    r.push_back(request(random_ids(70, 1), 5, temperature));
-    Answer a = run_all(engine, std::move(r))[0];
-    EXPECT_EQ(a.finish, Finish::error);
-    EXPECT_THAT(a.error, HasSubstr("the model's output is broken"));
-    EXPECT_EQ(a.stats.reused_tokens, 0) << "the cache of a broken run was kept";
+  for (int chunk : {512, 64}) {  // with the shorter ones most pages are kept before it shows
+    for (bool disk : {false, true}) {
+      o.max_step_tokens = chunk;
+      o.cache_dir = disk ? folder.path() : "";
+      if (disk) o.checkpoint = checkpoint_digest(kSource + "/models/small");
+      for (int start = 0; start < 2; ++start) {
+        Engine engine(small().config(), broken, o);
+        for (float temperature : {0.0f, 1.0f}) {
+          std::vector<Request> r;
+          r.push_back(request(random_ids(200, 1), 5, temperature));
+          Answer a = run_all(engine, std::move(r))[0];
+          EXPECT_EQ(a.finish, Finish::error);
+          EXPECT_THAT(a.error, HasSubstr("the model's output is broken"));
+          EXPECT_EQ(a.stats.reused_tokens, 0) << "the cache of a broken run was kept";
+        }
+        EXPECT_EQ(engine.stats().free_pages, engine.stats().pages);
+        EXPECT_EQ(engine.cache_dir_stats().files, 0);
+      }
+    }
   }
-  EXPECT_EQ(engine.stats().free_pages, engine.stats().pages);
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+// Pages that come from a folder are not believed either: one broken answer, and they are computed
+// anew.
+TEST(Engine, BrokenPagesOnDiskAreRemoved) {
+  test::TempFolder folder;
+  EngineOptions o = options(64);
+  o.keep_prefixes = true;
+  o.cache_dir = folder.path();
+  o.checkpoint = checkpoint_digest(kSource + "/models/small");
+  auto ask = [&](Engine& engine) {
+    std::vector<Request> r;
+    r.push_back(request(random_ids(200, 1), 5));
+    return run_all(engine, std::move(r))[0];
+  };
+  std::vector<int32_t> want;
+  {
+    Engine engine(small().config(), small().weights(), o);
+    want = ask(engine).ids;
+  }
+  // Rows that are no numbers, sealed as if they were.
+  const int64_t bytes = kv_shape(small().config(), o.numerics, o.kv, false).bytes_per_page();
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
+    std::string file = test::read_file(entry.path());
+    ASSERT_EQ(file.size(), page_file_bytes(static_cast<size_t>(bytes)));
+    PageFileFront front;
+    std::memcpy(&front, file.data(), sizeof front);
+    std::fill(file.begin() + sizeof front, file.end(), '\xff');
+    seal_page_file(std::as_writable_bytes(std::span(file)), front.id);
+    test::write_file(entry.path(), file);
+  }
+  {
+    Engine engine(small().config(), small().weights(), o);
+    const Answer broken = ask(engine);
+    EXPECT_EQ(broken.finish, Finish::error);
+    EXPECT_EQ(broken.stats.reused_tokens, 192);
+    const Answer again = ask(engine);
+    EXPECT_EQ(again.stats.reused_tokens, 0);
+    EXPECT_EQ(again.ids, want);
+  }
+  Engine engine(small().config(), small().weights(), o);
+  const Answer last = ask(engine);
+  EXPECT_EQ(last.stats.reused_tokens, 192);
+  EXPECT_EQ(last.ids, want);
 }
 
 TEST(Engine, RunsOnAThreadOfItsOwn) {

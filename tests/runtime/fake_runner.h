@@ -6,7 +6,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <deque>
+#include <functional>
 #include <set>
 #include <vector>
 
@@ -79,12 +81,14 @@ class FakeRunner final : public StepRunner {
 
   int fail_launch = -1, fail_finish = -1;  // the call, counted from 0, in which the device fails
   int launches = 0, finishes = 0, carried_ids = 0;
+  std::function<void()> on_launch;  // while the engine waits for a step to begin
 
   int steps_at_once() const override { return mode_ == Mode::host ? 1 : 2; }
 
   void launch(StepBatch& batch, std::span<const Draw> draws,
               std::span<const CarriedId> carried) override {
     if (launches++ == fail_launch) fail("the fake device fell off");
+    if (on_launch) on_launch();
     EXPECT_LT(static_cast<int>(under_way_.size()), steps_at_once());
     EXPECT_EQ(draws.size(), batch.logit_rows().size());
     EXPECT_LE(static_cast<int>(draws.size()), logit_rows_);
@@ -108,7 +112,7 @@ class FakeRunner final : public StepRunner {
   void finish(std::vector<Result<int32_t>>& tokens) override {
     if (finishes++ == fail_finish) fail("the fake device fell off");
     ASSERT_FALSE(under_way_.empty());
-    if (mode_ == Mode::lazy) compute(under_way_.front());
+    compute(under_way_.front());
     finished_ = std::move(under_way_.front());
     under_way_.pop_front();
     tokens.clear();
@@ -126,9 +130,14 @@ class FakeRunner final : public StepRunner {
   }
   std::string describe() const override { return "fake"; }
   int64_t cache_bytes() const override { return pages_ * kPageRows; }
-  // Its rows follow from positions and ids: there is nothing to carry elsewhere.
-  void read_page(int32_t, std::byte*) override { ADD_FAILURE() << "rows of a fake were read"; }
-  void write_page(int32_t, const std::byte*) override { ADD_FAILURE() << "rows for a fake"; }
+  // The ids, where a device has rows; what is behind them in a page means nothing.
+  void read_page(int32_t page, std::byte* to) override {
+    std::memcpy(to, &cache_[first_row(page)], kPageRows * sizeof(int32_t));
+  }
+  void write_page(int32_t page, const std::byte* from) override {
+    for (Step& s : under_way_) compute(s);  // they may still read what is there
+    std::memcpy(&cache_[first_row(page)], from, kPageRows * sizeof(int32_t));
+  }
 
  private:
   struct Step {
@@ -139,16 +148,22 @@ class FakeRunner final : public StepRunner {
     std::vector<int32_t> drawn;
     std::vector<std::vector<float>> logits;
     std::vector<std::vector<std::vector<int32_t>>> picks;  // [row][layer]
+    bool computed = false;
   };
+
+  size_t first_row(int32_t page) const {
+    EXPECT_TRUE(page >= 0 && page < pages_) << page;
+    return static_cast<size_t>(page) * kPageRows;
+  }
 
   size_t place(const Step& s, size_t token, int position) const {
     const int32_t page = s.page_tables[static_cast<size_t>(s.sequence_of[token] * s.max_pages +
                                                            position / kPageRows)];
-    EXPECT_TRUE(page >= 0 && page < pages_) << page;
-    return static_cast<size_t>(page) * kPageRows + static_cast<size_t>(position % kPageRows);
+    return first_row(page) + static_cast<size_t>(position % kPageRows);
   }
 
   void compute(Step& s) {
+    if (std::exchange(s.computed, true)) return;
     for (const CarriedId& c : s.carried)
       s.ids[static_cast<size_t>(c.token)] = last_drawn_[static_cast<size_t>(c.row)];
     std::set<size_t> written;

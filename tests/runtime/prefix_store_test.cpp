@@ -93,6 +93,13 @@ std::set<std::string> names_in(const std::string& dir) {
   return names;
 }
 
+int64_t bytes_in(const std::string& dir) {
+  int64_t bytes = 0;
+  for (const auto& entry : fs::directory_iterator(dir))
+    bytes += static_cast<int64_t>(entry.file_size());
+  return bytes;
+}
+
 TEST(PageFile, NamesAreToldApart) {
   const PageKey key{0x0123456789abcdef, 0xfedcba9876543210};
   EXPECT_EQ(page_file_name(key), "fathom-0123456789abcdeffedcba9876543210.page");
@@ -266,7 +273,7 @@ TEST(PrefixStore, StaysBelowItsLimitAndKeepsWhatWasUsedLast) {
   EXPECT_LE(store.stats().bytes, 10 * file);
 }
 
-TEST(PrefixStore, SkipsWhatTheDiskCannotTakeAtOnce) {
+TEST(PrefixStore, RefusesWhatTheDiskCannotTakeAtOnce) {
   test::TempFolder folder;
   PrefixStoreOptions o = options(folder.path());
   o.staging_bytes = 1;  // two buffers
@@ -279,7 +286,6 @@ TEST(PrefixStore, SkipsWhatTheDiskCannotTakeAtOnce) {
   }
   store.flush();
   EXPECT_EQ(store.stats().written, taken);
-  EXPECT_EQ(store.stats().skipped, 200 - taken);
   EXPECT_EQ(store.stats().files, taken);
   EXPECT_GE(taken, 2);
 }
@@ -304,6 +310,39 @@ TEST(PrefixStore, TwoMayShareAFolder) {
   }
   EXPECT_EQ(a.stats().damaged + b.stats().damaged, 0);
   EXPECT_EQ(a.stats().failures + b.stats().failures, 0);
+  EXPECT_LE(bytes_in(folder.path()), limit);
+}
+
+// What another process has written counts, though nobody told this one.
+TEST(PrefixStore, TwoKeepOneLimit) {
+  test::TempFolder folder;
+  const int64_t limit = 12 * (kRows + 384);
+  PrefixStore a(options(folder.path(), limit)), b(options(folder.path(), limit));
+  put(a, text(8));
+  put(b, text(8, 10000));
+  EXPECT_LE(bytes_in(folder.path()), limit);
+  EXPECT_GT(get(b, text(8, 10000)), 0u);
+}
+
+TEST(PrefixStore, RemovesAPageThatIsWrittenOrAboutToBe) {
+  test::TempFolder folder;
+  const std::vector<int32_t> ids = text(3);
+  const std::vector<PageKey> keys = keys_of(ids);
+  PrefixStore store(options(folder.path()));
+  put(store, ids);
+  const PageId more = id_of(text(1, 5000), 0);
+  ASSERT_TRUE(store.offer(more, 0, [&](std::byte* to) { fill(to, more.key); }));
+  store.remove(more.key);
+  store.remove(keys[1]);
+  store.remove({1, 2});  // of no page
+  EXPECT_FALSE(store.contains(keys[1]));
+  store.flush();
+  EXPECT_FALSE(store.contains(keys[1]));
+  EXPECT_FALSE(store.contains(more.key));
+  EXPECT_EQ(names_in(folder.path()).size(), 2u);
+  EXPECT_EQ(store.stats().bytes, bytes_in(folder.path()));
+  put(store, ids);
+  EXPECT_EQ(get(store, ids), 3u);
 }
 
 TEST(PrefixStore, AFetchMayBeLetGoOf) {

@@ -20,7 +20,14 @@ using testing::IsEmpty;
 
 // A sequence of `known` tokens, `cached` of them computed, with just the pages that needs.
 SeqState seq(int64_t known, int64_t cached, int priority = 0) {
-  return {known, cached, pages_for(cached), pages_for(cached), priority};
+  return {known, cached, pages_for(cached), priority};
+}
+
+// The same, holding these pages.
+SeqState holding(SeqState s, const std::vector<int32_t>& pages) {
+  s.pages = static_cast<int64_t>(pages.size());
+  s.page_ids = pages;
+  return s;
 }
 
 Plan plan(std::vector<SeqState> running, std::vector<SeqState> waiting, Limits limits) {
@@ -95,11 +102,38 @@ TEST(Scheduler, ABetterPriorityTakesPagesOfAWorseWhenThatHelps) {
   p = plan(running, {seq(64 * 8, 0, 1)}, {512, 8, 1});
   EXPECT_THAT(p.preempted, IsEmpty());
   // What a waiting one shares with a victim does not count as freed.
-  SeqState sharing{64 * 4, 128, 2, 0, 1};
-  p = plan({seq(130, 129, 5)}, {sharing}, {512, 8, 0});
+  const std::vector<int32_t> held = {4, 9, 2}, found = {4, 9};
+  const SeqState victim = holding(seq(130, 129, 5), held);
+  const SeqState sharing = holding(seq(64 * 4, 128, 1), found);
+  p = plan({victim}, {sharing}, {512, 8, 0});
   EXPECT_THAT(p.preempted, IsEmpty());
-  p = plan({seq(130, 129, 5)}, {sharing}, {512, 8, 1});
+  p = plan({victim}, {sharing}, {512, 8, 1});
   EXPECT_THAT(p.preempted, ElementsAre(0));
+}
+
+// All begin with the same two pages: whoever stays holds them for the newcomer.
+TEST(Scheduler, ABetterPriorityDoesNotPayForSharedPages) {
+  const std::vector<int32_t> a = {4, 9, 1}, b = {4, 9, 2}, c = {4, 9, 3}, found = {4, 9};
+  const SeqState first = holding(seq(140, 139, 5), a), second = holding(seq(140, 139, 5), b),
+                 third = holding(seq(140, 139, 5), c);
+  const SeqState newcomer = holding(seq(64 * 3, 128, 0), found);
+  // It lacks a place alone.
+  Plan p = plan({first, second, third}, {newcomer}, {512, 3, 1});
+  EXPECT_THAT(p.preempted, ElementsAre(2));
+  EXPECT_THAT(p.slices, ElementsAre(Slice{0, 139, 140}, Slice{1, 139, 140}, Slice{3, 128, 192}));
+  // It lacks a page: the victim's own one is enough.
+  p = plan({first, second, third}, {newcomer}, {512, 8, 0});
+  EXPECT_THAT(p.preempted, ElementsAre(2));
+  // Without a text in common, what the three hold together comes free with the last of them.
+  p = plan({first, second, third}, {seq(64 * 5, 0, 0)}, {512, 8, 0});
+  EXPECT_THAT(p.preempted, ElementsAre(2, 1, 0));
+  p = plan({first, second, third}, {seq(64 * 5 + 1, 0, 0)}, {512, 8, 0});
+  EXPECT_THAT(p.preempted, IsEmpty());
+  // With all of them out, the newcomer pays for what it shared with them.
+  const SeqState longer = holding(seq(64 * 5, 128, 0), found);
+  p = plan({first, second, third}, {longer}, {512, 8, 0});
+  EXPECT_THAT(p.preempted, ElementsAre(2, 1, 0));
+  EXPECT_THAT(plan({first, second}, {longer}, {512, 8, 0}).preempted, IsEmpty());
 }
 
 TEST(Scheduler, OneThatLacksNothingKeepsItsPlace) {
@@ -133,7 +167,7 @@ TEST(Scheduler, OneTokenAtATimeWorks) {
 }
 
 TEST(Scheduler, APrefixInTheCacheIsNotComputedAgain) {
-  SeqState s{200, 128, 2, 0};
+  SeqState s{200, 128, 2};
   Plan p = plan({}, {s}, {1000, 8, 2});
   EXPECT_THAT(p.slices, ElementsAre(Slice{0, 128, 200}));
 }
@@ -168,12 +202,12 @@ TEST(Scheduler, NobodyIsAdmittedWhereSomeoneWasPutOut) {
 
 TEST(Scheduler, SharedPagesAreNoGain) {
   // The youngest holds two pages, one of them with others: putting it out frees one.
-  std::vector<SeqState> running = {seq(129, 128), {129, 128, 2, 1}};
-  Plan p = plan(running, {}, {100, 8, 0});
+  const std::vector<int32_t> first = {7, 3}, second = {7, 5};
+  Plan p = plan({holding(seq(129, 128), first), holding(seq(129, 128), second)}, {}, {100, 8, 0});
   EXPECT_THAT(p.preempted, ElementsAre(1));
   EXPECT_THAT(p.slices, ElementsAre(Slice{0, 128, 129}));
-  running[1].own_pages = 0;  // nothing gained this time: nobody can move until it is carried out
-  p = plan(running, {}, {100, 8, 0});
+  // Nothing gained this time: nobody can move until it is carried out.
+  p = plan({holding(seq(129, 128), first), holding(seq(129, 128), first)}, {}, {100, 8, 0});
   EXPECT_THAT(p.preempted, ElementsAre(1));
   EXPECT_THAT(p.slices, IsEmpty());
 }
@@ -245,8 +279,7 @@ class Play {
   }
   static std::vector<SeqState> states(const std::vector<Job>& jobs) {
     std::vector<SeqState> s;
-    for (const Job& j : jobs)
-      s.push_back({j.known, j.cached, j.pages, j.pages, j.priority, j.prompt_rows});
+    for (const Job& j : jobs) s.push_back({j.known, j.cached, j.pages, j.priority, j.prompt_rows});
     return s;
   }
 
