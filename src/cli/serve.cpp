@@ -159,6 +159,9 @@ void describe(const ServiceOptions& s, bool needs_keys) {
 }
 
 void describe_cache(const LoadedModel& model, const Options& o) {
+  // Of a GPU it has been said before the weights went there.
+  if (model.engine_options().device == DeviceKind::cpu)
+    fmt::print(stderr, "{}\n", model.engine().memory().describe());
   fmt::print(stderr, "{}; beginnings of prompts are {}\n", model.engine().memory().describe_load(),
              o.no_prefixes ? "not kept" : "kept");
   if (o.cache_dir.empty()) return;
