@@ -202,6 +202,7 @@ void Engine::Impl::fail_everything(const std::string& why) {
     inbox_.clear();
   }
   flight_.reset();
+  prefixes_.store_no_more();
   auto give_up = [&](auto& list) {
     for (Owned& s : list) {
       s->in_flight = 0;

@@ -124,8 +124,12 @@ bool Prefixes::store_rest() {
   // Short, as in wait_for_disk().
   if (!store_->wait_for_room(std::chrono::milliseconds(5)) &&
       Clock::now() - last_stored_ > kWritePatience)
-    while (!unstored_.empty()) drop_oldest_unstored();
+    store_no_more();
   return !unstored_.empty();
+}
+
+void Prefixes::store_no_more() {
+  while (!unstored_.empty()) drop_oldest_unstored();
 }
 
 bool Prefixes::awaits_disk(PrefixState& state, std::span<const int32_t> ids) {

@@ -58,6 +58,8 @@ class Prefixes {
   // The same when there is nothing else to do: waits a moment for room. False: nothing is left to
   // store, or the disk takes nothing.
   bool store_rest();
+  // The device has failed: nothing can be read from it any more.
+  void store_no_more();
 
   // Whether pages of `ids` are on their way from the disk: worth waiting for, as reading a page
   // takes a fraction of computing it. The first call for a request starts reading what there is.

@@ -399,13 +399,18 @@ TEST_P(EngineOnFake, TheQueueIsBounded) {
 
 TEST_P(EngineOnFake, AFailedDeviceIsToldToAllAndToThoseWhoComeLater) {
   for (bool at_launch : {true, false}) {
+    test::TempFolder folder;
     EngineOptions o;
     o.max_seqs = 2;
+    o.keep_prefixes = true;
+    o.cache_dir = folder.path();
+    o.checkpoint = {1, 2};
+    o.cache_dir_staging = 1;  // pages are left to store when it happens
     Rig rig(GetParam(), o);
     (at_launch ? rig.runner->fail_launch : rig.runner->fail_finish) = 3;
     std::vector<Answer> answers(5);
     for (Answer& a : answers) {
-      Request r = request(random_ids(20, 1), 50);
+      Request r = request(random_ids(400, 1), 50);
       collect_into(r, a);
       ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
     }

@@ -87,7 +87,7 @@ class FakeRunner final : public StepRunner {
 
   void launch(StepBatch& batch, std::span<const Draw> draws,
               std::span<const CarriedId> carried) override {
-    if (launches++ == fail_launch) fail("the fake device fell off");
+    if (launches++ == fail_launch) fall_off();
     if (on_launch) on_launch();
     EXPECT_LT(static_cast<int>(under_way_.size()), steps_at_once());
     EXPECT_EQ(draws.size(), batch.logit_rows().size());
@@ -110,7 +110,7 @@ class FakeRunner final : public StepRunner {
   }
 
   void finish(std::vector<Result<int32_t>>& tokens) override {
-    if (finishes++ == fail_finish) fail("the fake device fell off");
+    if (finishes++ == fail_finish) fall_off();
     ASSERT_FALSE(under_way_.empty());
     compute(under_way_.front());
     finished_ = std::move(under_way_.front());
@@ -132,6 +132,7 @@ class FakeRunner final : public StepRunner {
   int64_t cache_bytes() const override { return pages_ * kPageRows; }
   // The ids, where a device has rows; what is behind them in a page means nothing.
   void read_page(int32_t page, std::byte* to) override {
+    EXPECT_FALSE(failed_) << "rows of a device that has failed";
     std::memcpy(to, &cache_[first_row(page)], kPageRows * sizeof(int32_t));
   }
   void write_page(int32_t page, const std::byte* from) override {
@@ -150,6 +151,11 @@ class FakeRunner final : public StepRunner {
     std::vector<std::vector<std::vector<int32_t>>> picks;  // [row][layer]
     bool computed = false;
   };
+
+  [[noreturn]] void fall_off() {
+    failed_ = true;
+    fail("the fake device fell off");
+  }
 
   size_t first_row(int32_t page) const {
     EXPECT_TRUE(page >= 0 && page < pages_) << page;
@@ -190,6 +196,7 @@ class FakeRunner final : public StepRunner {
 
   const Mode mode_;
   const int pages_, logit_rows_;
+  bool failed_ = false;
   std::vector<int32_t> cache_;  // the id in each row
   std::deque<Step> under_way_;
   Step finished_;
