@@ -408,7 +408,6 @@ TEST(EnginePrefix, AHungDiskHoldsNobodyBack) {
     EXPECT_EQ(answers[0].ids, cold(o, ids));
     EXPECT_EQ(answers[1].ids, cold(o, other));
   }
-  EXPECT_EQ(files_in(folder.path()).size(), 10u);  // the damaged one has been written anew
 }
 
 TEST(EnginePrefix, CancelWhileTheDiskIsRead) {
