@@ -1,10 +1,6 @@
 // Any bytes as the body of /v1/responses or /v1/messages: a request whose prompt can be written, or
 // an Error, never anything else.
-#include <cstddef>
-#include <cstdint>
-#include <string_view>
-
-#include "base/error.h"
+#include "request_body.h"
 #include "server/anthropic_request.h"
 #include "server/responses_request.h"
 
@@ -12,33 +8,22 @@ using namespace fathom;
 using namespace fathom::server;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const std::string_view body(reinterpret_cast<const char*>(data), size);
-  OrderedJson document;
-  try {
-    document = parse_json_body(body);
-  } catch (const Error&) {
-    return 0;
-  }
-  for (const Encoding encoding : {Encoding::v31, Encoding::v32}) {
-    ServiceOptions options;
-    options.model_names = {"fathom"};
-    options.encoding = encoding;
-    options.vocab = 1000;
+  fuzz_request_body(data, size, [](const OrderedJson& body, const ServiceOptions& options) {
     try {
       ResponseStore stored(1);
-      const ResponsesRequest request = read_responses_request(document, options, stored, "resp_0");
+      const ResponsesRequest request = read_responses_request(body, options, stored, "resp_0");
       FATHOM_CHECK(!request.history.empty(), "an input without an item");
       FATHOM_CHECK(request.response["output"].empty(), "output before an answer");
-      render(request.chat.conversation, {encoding, request.chat.thinking, false});
+      render(request.chat.conversation, {options.encoding, request.chat.thinking, false});
     } catch (const Error&) {
     }
     try {
-      const MessagesRequest request = read_messages_request(document, options, false);
+      const MessagesRequest request = read_messages_request(body, options, false);
       FATHOM_CHECK(request.chat.generation.max_tokens >= 1, "max_tokens {}",
                    request.chat.generation.max_tokens);
-      render(request.chat.conversation, {encoding, request.chat.thinking, false});
+      render(request.chat.conversation, {options.encoding, request.chat.thinking, false});
     } catch (const Error&) {
     }
-  }
+  });
   return 0;
 }
