@@ -3,37 +3,16 @@
 
 #include <gtest/gtest.h>
 
-#include <memory>
 #include <vector>
 
+#include "support/generation_events.h"
 #include "support/sse_events.h"
 
 namespace fathom::server {
 namespace {
 
 using Kind = CompletionEvent::Kind;
-
-IdMaker counter() {
-  auto next = std::make_shared<int>(0);
-  return [next](std::string_view prefix) { return std::string(prefix) + std::to_string(++*next); };
-}
-
-GenerationEvent said(std::vector<CompletionEvent> pieces) {
-  GenerationEvent event;
-  event.pieces = std::move(pieces);
-  return event;
-}
-
-GenerationEvent ended(const char* reason) {
-  GenerationEvent event;
-  event.ended = true;
-  event.finish_reason = reason;
-  event.stats.prompt_tokens = 20;
-  event.stats.reused_tokens = 8;
-  event.stats.generated_tokens = 5;
-  event.reasoning_tokens = 3;
-  return event;
-}
+using testing::counting_ids, testing::ended, testing::said;
 
 struct Told {
   std::vector<OrderedJson> events;
@@ -41,7 +20,7 @@ struct Told {
 };
 
 Told tell(const std::vector<GenerationEvent>& events, bool stream = true) {
-  ResponseWriter writer({{"id", "resp_0"}, {"output", nullptr}}, stream, counter());
+  ResponseWriter writer({{"id", "resp_0"}, {"output", nullptr}}, stream, counting_ids());
   std::string bytes = writer.begin();
   for (const GenerationEvent& e : events) bytes += writer.feed(e);
   EXPECT_EQ(bytes.empty(), !stream);
