@@ -57,7 +57,7 @@ class HttpReply {
 
   // As post, but no sooner than in `seconds`; not at all once the answer is complete. At most one
   // at a time: a later one takes the place of an earlier one that has not run.
-  virtual void post_after(double seconds, std::function<void()> task) { (void)seconds, (void)task; }
+  virtual void post_after(double /*seconds*/, std::function<void()> /*task*/) {}
 
   // `task` is run once (as by post) when the client goes away, or reads so slowly that the server
   // gives it up, before the answer was complete.
@@ -66,10 +66,10 @@ class HttpReply {
   // `task` is run once (as by post) when the server stops and the time for answers to finish is
   // over, if this one is not complete: it should end the answer with an error at once. Shortly
   // after it, what is still open is abandoned.
-  virtual void on_stopping(std::function<void()> task) { (void)task; }
+  virtual void on_stopping(std::function<void()> /*task*/) {}
 
   // A figure for the log line of this request, such as its tokens.
-  virtual void note(std::string_view name, int64_t value) { (void)name, (void)value; }
+  virtual void note(std::string_view /*name*/, int64_t /*value*/) {}
 
   // What was given for the log and metrics; 0 before an answer begins.
   virtual int status() const = 0;
