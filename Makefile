@@ -27,7 +27,7 @@ test-long:                       ## the tests that take minutes
 tsan:                            ## engine and server tests under ThreadSanitizer
 	@scripts/setup.sh --tests
 	@cmake -S . -B $(BUILD)-tsan -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1" -DFATHOM_SANITIZE=thread -DFATHOM_CUDA=OFF
-	@cmake --build $(BUILD)-tsan -j $(JOBS) --target test_runtime test_server test_text
+	@cmake --build $(BUILD)-tsan -j $(JOBS) --target fathom test_runtime test_server test_text
 	@cd $(BUILD)-tsan && ctest --output-on-failure -R '^(runtime|server|text)$$'
 
 asan:                            ## all tests under AddressSanitizer and UBSan

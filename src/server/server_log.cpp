@@ -56,7 +56,9 @@ LogLevel log_level_of_name(std::string_view name) {
 }
 
 struct ServerLog::Impl {
-  // The pool ends before the logger's sink does: what is queued is written first.
+  // The writer ends while the logger and its sink are there: what is queued is written first.
+  ~Impl() { pool.reset(); }
+
   std::shared_ptr<spdlog::details::thread_pool> pool =
       std::make_shared<spdlog::details::thread_pool>(kQueue, 1);
   std::shared_ptr<spdlog::async_logger> logger = std::make_shared<spdlog::async_logger>(
