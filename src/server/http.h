@@ -57,6 +57,7 @@ class HttpReply {
 
   // As post, but no sooner than in `seconds`; not at all once the answer is complete. At most one
   // at a time: a later one takes the place of an earlier one that has not run.
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): whoever overrides it keeps the task.
   virtual void post_after(double /*seconds*/, std::function<void()> /*task*/) {}
 
   // `task` is run once (as by post) when the client goes away, or reads so slowly that the server
@@ -66,6 +67,7 @@ class HttpReply {
   // `task` is run once (as by post) when the server stops and the time for answers to finish is
   // over, if this one is not complete: it should end the answer with an error at once. Shortly
   // after it, what is still open is abandoned.
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): whoever overrides it keeps the task.
   virtual void on_stopping(std::function<void()> /*task*/) {}
 
   // A figure for the log line of this request, such as its tokens.

@@ -58,7 +58,8 @@ int64_t integer_or(const JsonField& at, int64_t absent, int64_t low, int64_t hig
 }
 
 std::string string_or(const JsonField& at, std::string absent) {
-  return at.null() ? std::move(absent) : at.string();
+  if (at.null()) return absent;
+  return at.string();
 }
 
 void refuse_unsupported(const JsonField& root, std::initializer_list<Unsupported> fields) {

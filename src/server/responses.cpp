@@ -130,16 +130,18 @@ void add_responses_routes(Router& router, Service& service) {
   using Request = std::shared_ptr<const HttpRequest>;
   using Reply = std::shared_ptr<HttpReply>;
   const std::string path(kPath);
-  router.add("POST", path, [&service, stored](Request http, Reply reply) {
+  router.add("POST", path, [&service, stored](const Request& http, const Reply& reply) {
     answer_errors(*reply, "input", [&] { create(service, stored, *http, reply); });
   });
-  router.add("POST", path + "/input_tokens", [&service, stored](Request http, Reply reply) {
-    answer_errors(*reply, "input", [&] { count(service, *stored, *http, *reply); });
+  router.add("POST", path + "/input_tokens",
+             [&service, stored](const Request& http, const Reply& reply) {
+               answer_errors(*reply, "input", [&] { count(service, *stored, *http, *reply); });
+             });
+  router.add("GET", path + "/*", [stored](const Request& http, const Reply& reply) {
+    retrieve(*stored, *http, *reply);
   });
-  router.add("GET", path + "/*",
-             [stored](Request http, Reply reply) { retrieve(*stored, *http, *reply); });
   router.add("DELETE", path + "/*",
-             [stored](Request http, Reply reply) { erase(*stored, *http, *reply); });
+             [stored](const Request& http, const Reply& reply) { erase(*stored, *http, *reply); });
 }
 
 }  // namespace fathom::server

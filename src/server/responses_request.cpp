@@ -106,7 +106,7 @@ ToolUse read_tools(const JsonField& root, OrderedJson& echo) {
 
 // text.format in the wording of the chat endpoint.
 OrderedJson read_format(const JsonField& text) {
-  const OrderedJson plain = {{"type", "text"}};
+  OrderedJson plain = {{"type", "text"}};
   if (text.null() || text.at("format").null()) return plain;
   const JsonField format = text.at("format");
   if (format.at("type").string() != "json_schema") return format.value();

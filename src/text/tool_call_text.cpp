@@ -72,7 +72,7 @@ std::optional<ToolCall> parse_call_v32(std::string_view body) {
   std::string arguments = "{";
   for (const auto& [key, value] : members) {
     if (arguments.size() > 1) arguments += ", ";
-    arguments += key + ": " + value;
+    arguments.append(key).append(": ").append(value);
   }
   arguments += '}';
   if (!beyond_json_limits(arguments).empty()) return std::nullopt;

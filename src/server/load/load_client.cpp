@@ -147,7 +147,7 @@ class LoadRun {
 
   void begin(size_t i) {
     ++active_;
-    asio::co_spawn(io_, converse(i), [this, i](std::exception_ptr problem) {
+    asio::co_spawn(io_, converse(i), [this, i](const std::exception_ptr& problem) {
       if (problem) note_problem(problem, results_[i]);
       results_[i].end = now();
       --active_;
