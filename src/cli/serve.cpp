@@ -68,12 +68,6 @@ bool is_loopback(const std::string& host) {
          (host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string::npos);
 }
 
-std::string url_of(const std::string& host, int port) {
-  const bool bare_v6 = host.find(':') != std::string::npos && host.front() != '[';
-  return bare_v6 ? fmt::format("http://[{}]:{}", host, port)
-                 : fmt::format("http://{}:{}", host, port);
-}
-
 // Says `line` on standard error if that is possible at once. Whoever reads it may have stopped
 // reading or be gone, and the log's thread may wait in there with the stream's lock.
 void say(const std::string& line) {
@@ -201,7 +195,7 @@ int serve(const Options& o, Engine& engine, HttpServer& http, EndSignals& signal
     if (count > 1) http.stop(0);
     if (count == 1) say("stopping: a second signal stops at once\n");
   });
-  fmt::print("listening on {}\n", url_of(o.host, http.port()));
+  fmt::print("listening on http://{}\n", authority(o.host, http.port()));
   std::fflush(stdout);
 
   const std::string failure = ending.wait();

@@ -54,7 +54,6 @@ void create(Service& service, const HttpRequest& http, const std::shared_ptr<Htt
   if (!request) return;
   GenerationRequest generation = std::move(request->chat.generation);
   generation.id = new_id("msg_");
-  check_prompt_fits(service, generation.prompt);
   const auto prompt_tokens = static_cast<int64_t>(generation.prompt.size());
   // Clients of this protocol name the most that a model could say, not what they expect: a limit
   // beyond the context is the context's end.

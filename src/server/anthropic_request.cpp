@@ -25,20 +25,6 @@ void refuse_unsupported_fields(const JsonField& root) {
   }
 }
 
-void read_stop_sequences(const JsonField& at, GenerationRequest& generation) {
-  if (at.null()) return;
-  if (at.array_size() > kMaxStopTexts)
-    fail("{}: at most {} stop texts are accepted, found {}", at.path(), kMaxStopTexts,
-         at.array_size());
-  for (size_t i = 0; i < at.array_size(); ++i) {
-    const std::string& text = at.at(i).string();
-    if (text.empty() || text.size() > kMaxStopBytes)
-      fail("{}: expected a text of 1 to {} bytes, found {}", at.at(i).path(), kMaxStopBytes,
-           text.size());
-    generation.stop.push_back(text);
-  }
-}
-
 void read_thinking(const JsonField& at, MessagesRequest& request) {
   if (at.null()) return;
   const std::string& type = at.at("type").string();
@@ -102,7 +88,8 @@ MessagesRequest read_messages_request(const OrderedJson& body, const ServiceOpti
   GenerationRequest& generation = chat.generation;
   chat.stream.stream = root.at("stream").boolean_or(false);
   read_sampling(root, options, generation);
-  read_stop_sequences(root.at("stop_sequences"), generation);
+  for (std::string& text : read_stop_texts(root.at("stop_sequences")))
+    generation.stop.push_back(std::move(text));
   const JsonField max_tokens = root.at("max_tokens");
   if (!count_only) max_tokens.expect(!max_tokens.null(), "an integer");
   generation.max_tokens = integer_or(max_tokens, 0, 1, kMost);

@@ -72,17 +72,8 @@ std::vector<OrderedJson> read_functions(const JsonField& tools) {
 // {"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [{"type": "function",
 // "function": {"name": ...}}]}}: of `functions` those named, and the mode.
 std::string keep_allowed(const JsonField& allowed, std::vector<OrderedJson>& functions) {
-  std::vector<OrderedJson> kept;
-  const JsonField list = allowed.at("tools");
-  for (size_t i = 0; i < list.array_size(); ++i) {
-    const JsonField name = list.at(i).at("function").at("name");
-    const auto found = std::find_if(functions.begin(), functions.end(), [&](const OrderedJson& f) {
-      return f["name"] == name.string();
-    });
-    if (found == functions.end()) fail("{}: '{}' is none of the tools", name.path(), name.string());
-    kept.push_back(*found);
-  }
-  functions = std::move(kept);
+  functions = named_functions(functions, allowed.at("tools"),
+                              [](const JsonField& tool) { return tool.at("function").at("name"); });
   const std::string& mode = allowed.at("mode").string();
   if (mode != "auto" && mode != "required")
     fail("{}: expected auto or required, found '{}'", allowed.at("mode").path(), mode);
@@ -150,6 +141,21 @@ void read_response_format(const JsonField& at, bool may_call, AnswerForm& form) 
 
 // As vLLM's chat_template_kwargs say it, as DeepSeek's own API does, as OpenAI does: the more
 // special one wins.
+std::vector<OrderedJson> named_functions(const std::vector<OrderedJson>& functions,
+                                         const JsonField& list,
+                                         JsonField (*name_of)(const JsonField& entry)) {
+  std::vector<OrderedJson> named;
+  for (size_t i = 0; i < list.array_size(); ++i) {
+    const JsonField name = name_of(list.at(i));
+    const auto found = std::find_if(functions.begin(), functions.end(), [&](const OrderedJson& f) {
+      return f["name"] == name.string();
+    });
+    if (found == functions.end()) fail("{}: '{}' is none of the tools", name.path(), name.string());
+    named.push_back(*found);
+  }
+  return named;
+}
+
 bool read_thinking(const JsonField& root) {
   const JsonField kwargs = root.at("chat_template_kwargs");
   if (!kwargs.null()) {
@@ -226,12 +232,6 @@ void check_prompt_bytes(const Service& service, size_t bytes) {
   if (least <= context) return;
   throw PromptTooLong(static_cast<int64_t>(least), static_cast<int64_t>(context),
                       fmt::format(" at the least ({} bytes of text)", bytes));
-}
-
-void check_prompt_fits(const Service& service, const std::vector<int32_t>& prompt) {
-  const auto tokens = static_cast<int64_t>(prompt.size());
-  const int64_t context = service.engine.max_context();
-  if (tokens >= context) throw PromptTooLong(tokens, context);
 }
 
 ChatPrompt chat_prompt(const Service& service, const Conversation& conversation, bool thinking) {

@@ -25,11 +25,16 @@ struct ChatRequest {
 ChatRequest read_chat_request(const OrderedJson& body, const ServiceOptions& options);
 
 // The messages and the response format of a request, with `tools` (in the form of its own; null:
-// none) as what the model hears of. Developer
-// messages are instructions, as with OpenAI: they become system messages where the encoding's own
-// developer role means something else. Throws Error for a conversation that leaves nothing to
-// answer.
+// none) as what the model hears of. Developer messages are instructions, as with OpenAI: they
+// become system messages where the encoding's own developer role means something else. Throws Error
+// for a conversation that leaves nothing to answer.
 Conversation read_conversation(const OrderedJson& body, Encoding encoding, OrderedJson tools);
+
+// Of `functions` those that the entries of `list` name, in its order. Throws Error for a name that
+// none of them has.
+std::vector<OrderedJson> named_functions(const std::vector<OrderedJson>& functions,
+                                         const JsonField& list,
+                                         JsonField (*name_of)(const JsonField& entry));
 
 // Whether `root` asks for reasoning in front of the answer (default: no): chat_template_kwargs,
 // thinking, enable_thinking or reasoning_effort.
@@ -38,9 +43,6 @@ bool read_thinking(const JsonField& root);
 // Throws PromptTooLong for a prompt of so many bytes of text that it cannot fit the context
 // whatever its tokens are: it is refused before the time to find them is spent.
 void check_prompt_bytes(const Service& service, size_t bytes);
-// Throws PromptTooLong for one that leaves no room for an answer. Not where prompts are only
-// counted.
-void check_prompt_fits(const Service& service, const std::vector<int32_t>& prompt);
 
 struct ChatPrompt {
   std::vector<int32_t> ids;

@@ -36,7 +36,7 @@ uint64_t random_u64() {
 std::optional<Failure> check_length(const GenerationRequest& r, int64_t context) {
   const auto prompt = static_cast<int64_t>(r.prompt.size());
   if (prompt == 0) return Failure{400, "the prompt is empty"};
-  if (prompt >= context) return Failure{400, PromptTooLong(prompt, context).what()};
+  if (prompt >= context) throw PromptTooLong(prompt, context);
   if (r.max_tokens > context - prompt)
     return Failure{400,
                    fmt::format("max_tokens is {} and the prompt has {} tokens, but the context "

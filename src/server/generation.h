@@ -78,7 +78,7 @@ class PromptTooLong : public Error {
 // client's side is slower than the engine. The engine gets a bounded number of choices at a time,
 // and the rest as these end; when its queue is full they wait. When the client goes away the
 // choices are cancelled and `listen` is not called any more. A Failure (400, 429) means that
-// nothing was started.
+// nothing was started, and so does PromptTooLong, which is thrown: its words are the protocol's.
 //
 // When one choice fails (the engine gave up, the server stops, the time limit), all that have not
 // ended end with that failure: there is no answer without it.

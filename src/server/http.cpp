@@ -1,5 +1,7 @@
 #include "server/http.h"
 
+#include <fmt/format.h>
+
 namespace fathom::server {
 namespace {
 
@@ -9,6 +11,11 @@ std::string_view value_of(const std::map<std::string, std::string>& values, std:
 }
 
 }  // namespace
+
+std::string authority(std::string_view host, int port) {
+  const bool bare_v6 = host.find(':') != host.npos && host.front() != '[';
+  return bare_v6 ? fmt::format("[{}]:{}", host, port) : fmt::format("{}:{}", host, port);
+}
 
 std::string_view HttpRequest::header(std::string_view lower_case_name) const {
   return value_of(headers, lower_case_name);

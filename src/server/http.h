@@ -16,6 +16,9 @@
 
 namespace fathom::server {
 
+// What URLs and Host headers call an address: "host:port", IPv6 in brackets.
+std::string authority(std::string_view host, int port);
+
 struct HttpRequest {
   std::string method;                          // "POST"
   std::string path;                            // decoded, without the query

@@ -135,6 +135,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
                         std::shared_ptr<HttpReply> reply, size_t body_bytes);
   void on_handled();
   void abandon_if_input_ended();
+  bool in_the_making();  // the answer: whether it is left to whoever holds the reply
 
   // Writing
   void schedule_flush(std::unique_lock<std::mutex>& lock);
@@ -145,6 +146,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void close();
 
   // Time limits
+  static Clock::time_point from_now(double seconds);
   void expect_reading_by(Clock::time_point when);
   void expect_writing_by(Clock::time_point when);
   void look_for_peer();

@@ -39,19 +39,13 @@ double number_or(const JsonField& at, double absent, double low, double high) {
 int64_t integer_or(const JsonField& at, int64_t absent, int64_t low, int64_t high) {
   if (at.null()) return absent;
   // 10.0 is an integer to JSON, and what clients without an integer type send.
-  if (at.value().is_number_float()) {
-    const double number = at.value().get<double>();
-    at.expect(number == std::floor(number), "an integer");
-    constexpr double kEdge = 0x1p63;  // of int64: beyond it the conversion is undefined
-    if (!(number >= -kEdge && number < kEdge) || static_cast<int64_t>(number) < low ||
-        static_cast<int64_t>(number) > high)
-      fail("{}: expected {} to {}, found {}", at.path(), low, high, at.value().dump());
-    return static_cast<int64_t>(number);
-  }
-  at.expect(at.value().is_number_integer(), "an integer");
-  const bool huge = at.value().is_number_unsigned() &&
-                    at.value().get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
-  const int64_t number = huge ? INT64_MAX : at.value().get<int64_t>();
+  const double real = at.value().is_number_float() ? at.value().get<double>() : 0;
+  at.expect(at.value().is_number() && real == std::floor(real), "an integer");
+  constexpr double kEdge = 0x1p63;  // of int64: beyond it the conversion is undefined
+  const bool huge = !(real >= -kEdge && real < kEdge) ||
+                    (at.value().is_number_unsigned() &&
+                     at.value().get<uint64_t>() > static_cast<uint64_t>(INT64_MAX));
+  const int64_t number = huge ? 0 : at.value().get<int64_t>();
   if (huge || number < low || number > high)
     fail("{}: expected {} to {}, found {}", at.path(), low, high, at.value().dump());
   return number;

@@ -205,7 +205,6 @@ void handle_chat_completions(Service& service, const HttpRequest& http,
     const bool calls = request.form.kind == AnswerForm::Kind::tool_calls;
     if (auto failure = prepare(service, request))
       return send_error(*reply, ErrorShape::openai, *failure, calls ? "tools" : "response_format");
-    check_prompt_fits(service, g.prompt);
     auto answer = std::make_shared<ChatAnswer>(service, reply, request);
     if (auto failure =
             start_generation(service, reply, std::move(g),

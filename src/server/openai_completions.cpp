@@ -191,7 +191,6 @@ void handle_completions(Service& service, const HttpRequest& http,
     auto answer = std::make_shared<CompletionAnswer>(service, reply, std::move(request),
                                                      std::move(prompts), id);
     if (silent) return answer->echo_alone();
-    for (const GenerationRequest& g : generations) check_prompt_fits(service, g.prompt);
     if (auto failure =
             start_generation(service, reply, std::move(generations),
                              [answer](const GenerationEvent& event) { answer->hear(event); }))

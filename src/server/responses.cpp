@@ -76,7 +76,6 @@ void create(Service& service, const std::shared_ptr<ResponseStore>& stored, cons
   std::optional<ResponsesRequest> request = read(service, *stored, http, *reply);
   if (!request) return;
   GenerationRequest generation = std::move(request->chat.generation);
-  check_prompt_fits(service, generation.prompt);
   const bool stream = request->chat.stream.stream;
   ResponseWriter writer(request->response, stream, new_id);
   auto session =

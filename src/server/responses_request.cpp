@@ -63,18 +63,8 @@ void set_mode(const JsonField& mode, ToolUse& tools) {
 // {"type": "allowed_tools", "mode": ..., "tools": [{"type": "function", "name": ...}]}
 void keep_allowed(const JsonField& choice, ToolUse& tools) {
   set_mode(choice.at("mode"), tools);
-  std::vector<OrderedJson> kept;
-  const JsonField allowed = choice.at("tools");
-  for (size_t i = 0; i < allowed.array_size(); ++i) {
-    const JsonField name = allowed.at(i).at("name");
-    const auto found =
-        std::find_if(tools.functions.begin(), tools.functions.end(),
-                     [&](const OrderedJson& f) { return f["name"] == name.string(); });
-    if (found == tools.functions.end())
-      fail("{}: '{}' is none of the tools", name.path(), name.string());
-    kept.push_back(*found);
-  }
-  tools.functions = std::move(kept);
+  tools.functions = named_functions(tools.functions, choice.at("tools"),
+                                    [](const JsonField& tool) { return tool.at("name"); });
 }
 
 ToolUse read_tools(const JsonField& root, OrderedJson& echo) {

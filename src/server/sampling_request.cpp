@@ -20,25 +20,17 @@ std::vector<std::pair<int32_t, float>> read_logit_bias(const JsonField& at, int3
   return bias;
 }
 
+const std::string& read_stop_text(const JsonField& at) {
+  const std::string& text = at.string();
+  if (text.empty() || text.size() > kMaxStopBytes)
+    fail("{}: expected a text of 1 to {} bytes, found {}", at.path(), kMaxStopBytes, text.size());
+  return text;
+}
+
 std::vector<std::string> read_stop(const JsonField& at) {
-  std::vector<std::string> stop;
-  if (at.null()) return stop;
-  const auto add = [&](const JsonField& item) {
-    if (item.string().empty() || item.string().size() > kMaxStopBytes)
-      fail("{}: expected a text of 1 to {} bytes, found {}", item.path(), kMaxStopBytes,
-           item.string().size());
-    stop.push_back(item.string());
-  };
-  if (!at.value().is_array()) {
-    at.expect(at.value().is_string(), "a string or an array of strings");
-    add(at);
-    return stop;
-  }
-  if (at.array_size() > kMaxStopTexts)
-    fail("{}: at most {} stop texts are accepted, found {}", at.path(), kMaxStopTexts,
-         at.array_size());
-  for (size_t i = 0; i < at.array_size(); ++i) add(at.at(i));
-  return stop;
+  if (at.null() || at.value().is_array()) return read_stop_texts(at);
+  at.expect(at.value().is_string(), "a string or an array of strings");
+  return {read_stop_text(at)};
 }
 
 std::vector<int32_t> read_ids(const JsonField& at, int32_t vocab) {
@@ -54,6 +46,16 @@ int read_top_k(const JsonField& at, int absent) {
 }
 
 }  // namespace
+
+std::vector<std::string> read_stop_texts(const JsonField& at) {
+  std::vector<std::string> stop;
+  if (at.null()) return stop;
+  if (at.array_size() > kMaxStopTexts)
+    fail("{}: at most {} stop texts are accepted, found {}", at.path(), kMaxStopTexts,
+         at.array_size());
+  for (size_t i = 0; i < at.array_size(); ++i) stop.push_back(read_stop_text(at.at(i)));
+  return stop;
+}
 
 void read_sampling(const JsonField& root, const ServiceOptions& options,
                    GenerationRequest& request) {

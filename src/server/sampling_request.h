@@ -16,6 +16,10 @@ inline constexpr size_t kMaxStopTexts = 16, kMaxStopBytes = 4096;
 void read_sampling(const JsonField& root, const ServiceOptions& options,
                    GenerationRequest& request);
 
+// A list of stop texts, whatever its field is called; none where it is absent. Throws Error with
+// the place for too many, and for one that is empty or too long.
+std::vector<std::string> read_stop_texts(const JsonField& at);
+
 // `stream` and `stream_options`.
 struct StreamRequest {
   bool stream = false;

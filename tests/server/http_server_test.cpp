@@ -249,6 +249,13 @@ TEST_F(HttpServerTest, ForgottenRepliesAreNoticed) {
   EXPECT_TRUE(half.cut_off);
 }
 
+void leave(HttpClient& client, bool by_reset) {
+  if (by_reset)
+    client.reset();
+  else
+    client.close();
+}
+
 TEST_F(HttpServerTest, ClientsThatLeaveAreNoticedWhileTheAnswerIsMade) {
   start();
   for (const bool by_reset : {false, true}) {
@@ -257,10 +264,7 @@ TEST_F(HttpServerTest, ClientsThatLeaveAreNoticedWhileTheAnswerIsMade) {
     const Reply reply = shelf.take();
     Event left;
     reply->on_abandoned([&] { left.set(); });
-    if (by_reset)
-      c.reset();
-    else
-      c.close();
+    leave(c, by_reset);
     EXPECT_TRUE(left.wait());
     // Whoever hears of it late hears of it all the same; writing does nothing.
     Event late;
@@ -282,10 +286,7 @@ TEST_F(HttpServerTest, ClientsThatLeaveBehindUnreadRequestsAreNoticed) {
     reply->on_abandoned([&] { left.set(); });
     // More than is read ahead of requests behind the one under way.
     for (int i = 0; i < 5; ++i) ASSERT_TRUE(c.post("/echo", std::string(8 << 10, 'b')));
-    if (by_reset)
-      c.reset();
-    else
-      c.close();
+    leave(c, by_reset);
     EXPECT_TRUE(left.wait());
   }
 }

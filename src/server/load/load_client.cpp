@@ -18,6 +18,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "server/http.h"
 #include "server/load/sse_reader.h"
 
 namespace fathom::server {
@@ -47,9 +48,7 @@ std::string request_body(const LoadTarget& target, const PlannedRequest& r) {
 http::request<http::string_body> make_request(const LoadTarget& target, const std::string& path,
                                               std::string body) {
   http::request<http::string_body> r(http::verb::post, target.prefix + path, 11);
-  const bool v6 = target.host.find(':') != std::string::npos;
-  r.set(http::field::host, v6 ? fmt::format("[{}]:{}", target.host, target.port)
-                              : fmt::format("{}:{}", target.host, target.port));
+  r.set(http::field::host, authority(target.host, target.port));
   r.set(http::field::content_type, "application/json");
   r.set(http::field::connection, "close");
   if (!target.api_key.empty()) r.set(http::field::authorization, "Bearer " + target.api_key);
@@ -303,7 +302,7 @@ double measure_tokens_per_word(const LoadTarget& target) {
     io.run();
     if (problem) std::rethrow_exception(problem);
   } catch (const boost::system::system_error& e) {
-    fail("http://{}:{}: {}", target.host, target.port, e.code().message());
+    fail("http://{}: {}", authority(target.host, target.port), e.code().message());
   }
   return result;
 }
