@@ -42,7 +42,7 @@ fuzz:                            ## libFuzzer targets in build-fuzz/bin
 	@cmake --build $(BUILD)-fuzz -j $(JOBS)
 
 format:
-	@git ls-files '*.h' '*.cpp' | xargs clang-format -i
+	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format -i
 
 lint:                            ## clang-tidy and cppcheck
 	@scripts/lint.sh $(BUILD)

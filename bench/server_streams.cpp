@@ -23,7 +23,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "server/http_server.h"
+#include "server/http/http_server.h"
 #include "server/service.h"
 #include "support/scripted_engine.h"
 

@@ -23,6 +23,15 @@ if(NOT FATHOM_CUDA STREQUAL "OFF")
 endif()
 message(STATUS "CUDA backend: ${FATHOM_WITH_CUDA}")
 
+# fathom_cuda_sources(name folder): all sources below src/FOLDER become part of fathom_NAME.
+function(fathom_cuda_sources name folder)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${folder}/*.cu
+       ${CMAKE_SOURCE_DIR}/src/${folder}/*.cpp)
+  target_sources(fathom_${name} PRIVATE ${sources})
+  target_compile_options(fathom_${name} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;-lineinfo;--Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror>")
+endfunction()
+
 # fathom_use_cuda(): gives the targets that may see CUDA (docs/architecture.md) what they need.
 function(fathom_use_cuda)
   if(NOT FATHOM_WITH_CUDA)
@@ -30,9 +39,6 @@ function(fathom_use_cuda)
   endif()
   target_compile_definitions(fathom_tensor PUBLIC FATHOM_WITH_CUDA)
   target_link_libraries(fathom_tensor PUBLIC CUDA::cudart_static)
-  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/kernels/cuda/*.cu
-       ${CMAKE_SOURCE_DIR}/src/kernels/cuda/*.cpp)
-  target_sources(fathom_kernels PRIVATE ${sources})
-  target_compile_options(fathom_kernels PRIVATE
-    "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;-lineinfo;--Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror>")
+  fathom_cuda_sources(kernels kernels/cuda)
+  fathom_cuda_sources(bench bench/cuda)
 endfunction()

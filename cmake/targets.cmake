@@ -1,7 +1,7 @@
 # fathom_library(name deps...): static library fathom_NAME of all sources below src/NAME.
 function(fathom_library name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
-  list(FILTER sources EXCLUDE REGEX "cli/main.cpp$|kernels/cuda/")  # CUDA: see cuda.cmake
+  list(FILTER sources EXCLUDE REGEX "cli/main.cpp$|/cuda/")  # CUDA: see cuda.cmake
   add_library(fathom_${name} STATIC ${sources})
   target_include_directories(fathom_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
   target_link_libraries(fathom_${name} PUBLIC ${ARGN})

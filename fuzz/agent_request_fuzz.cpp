@@ -1,8 +1,8 @@
 // Any bytes as the body of /v1/responses or /v1/messages: a request whose prompt can be written, or
 // an Error, never anything else.
 #include "request_body.h"
-#include "server/anthropic_request.h"
-#include "server/responses_request.h"
+#include "server/api/anthropic_request.h"
+#include "server/api/responses_request.h"
 
 using namespace fathom;
 using namespace fathom::server;

@@ -1,7 +1,7 @@
 // Any bytes as the body of a chat or text completion: a request or an Error, never anything else.
 #include "request_body.h"
-#include "server/chat_request.h"
-#include "server/openai_completions.h"
+#include "server/api/chat_request.h"
+#include "server/api/openai_completions.h"
 
 using namespace fathom;
 using namespace fathom::server;

@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "base/check.h"
-#include "server/http_answer.h"
-#include "server/http_reader.h"
+#include "server/http/http_answer.h"
+#include "server/http/http_reader.h"
 #include "server/router.h"
 
 namespace {

@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "server/json_request.h"
+#include "server/api/json_request.h"
 #include "server/service.h"
 
 namespace fathom::server {

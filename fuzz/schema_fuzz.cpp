@@ -5,7 +5,7 @@
 #include <string_view>
 
 #include "text/byte_alphabet.h"
-#include "text/constraint.h"
+#include "text/grammar/constraint.h"
 
 namespace {
 

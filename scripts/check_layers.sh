@@ -3,7 +3,7 @@
 # docs/architecture.md allows it. Run by ctest.
 set -euo pipefail
 cd "$(dirname "$0")/../src"
-layers=(cli server runtime convert model comm kernels text io tensor numerics base)
+layers=(cli server loadgen selfcheck bench runtime cache convert model comm kernels text io tensor numerics base)
 
 rank() { for i in "${!layers[@]}"; do [ "${layers[$i]}" = "$1" ] && { echo "$i"; return; }; done; echo -1; }
 
@@ -21,8 +21,8 @@ done < <(grep -rE '^#include "[a-z]+/' --include='*.h' --include='*.cpp' --inclu
 # CUDA stays where it belongs.
 while IFS=: read -r file line; do
   case "$file" in
-    kernels/cuda/* | runtime/graph_runner.cpp | tensor/buffer.cpp) ;;
+    kernels/cuda/* | bench/cuda/* | runtime/graph_runner.cpp | tensor/buffer.cpp) ;;
     *) echo "src/$file sees CUDA: ${line}"; bad=1 ;;
   esac
-done < <(grep -rE '^#include [<"](cuda|kernels/cuda/)' --include='*.h' --include='*.cpp' . | sed 's|^\./||')
+done < <(grep -rE '^#include [<"](cuda|kernels/cuda/|bench/cuda/)' --include='*.h' --include='*.cpp' . | sed 's|^\./||')
 exit $bad

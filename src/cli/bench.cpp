@@ -1,17 +1,18 @@
 // fathom bench: prompt and generation speed by context and batch, what that needs by the cost model
-// (runtime/bench_model.h), and how far it is from what this machine can do. Its subcommands measure
+// (bench/cost_model.h), and how far it is from what this machine can do. Its subcommands measure
 // the GPU's kernels and servers.
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "bench/bench_runner.h"
+#include "bench/gpu_kernels.h"
 #include "cli/bench_gpu.h"
 #include "cli/bench_serve.h"
 #include "cli/command.h"
 #include "cli/options.h"
 #include "model/checkpoint.h"
 #include "model/footprint.h"
-#include "runtime/bench_runner.h"
 
 namespace fathom::cli {
 namespace {

@@ -4,13 +4,13 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "bench/bench_runner.h"
+#include "bench/gpu_bench.h"
 #include "cli/command.h"
 #include "convert/presets.h"
 #include "io/machine.h"
 #include "model/checkpoint.h"
-#include "runtime/bench_runner.h"
 #include "runtime/device.h"
-#include "runtime/gpu_bench.h"
 
 namespace fathom::cli {
 namespace {

@@ -6,16 +6,16 @@
 
 #include "base/error.h"
 #include "cli/file_limit.h"
-#include "server/load/load_client.h"
-#include "server/load/load_plan.h"
-#include "server/load/load_report.h"
+#include "loadgen/load_client.h"
+#include "loadgen/load_plan.h"
+#include "loadgen/load_report.h"
 
 namespace fathom::cli {
 namespace {
 
 struct Options {
   std::string base_url = "http://127.0.0.1:8000", endpoint = "chat", api_key, model, svg, save;
-  server::LoadOptions load;
+  loadgen::LoadOptions load;
   int max_concurrency = 0;
   double request_seconds = 600;
   bool ignore_eos = true, json = false;
@@ -29,26 +29,26 @@ void write_file(const std::string& path, const std::string& text) {
 
 int bench_serve(const Options& o) {
   raise_file_limit();  // every request under way is a connection
-  server::LoadTarget target = server::parse_target(o.base_url);
+  loadgen::LoadTarget target = loadgen::parse_target(o.base_url);
   target.api_key = o.api_key;
   target.model = o.model;
   target.chat = o.endpoint == "chat";
   target.ignore_eos = o.ignore_eos;
   target.max_concurrency = o.max_concurrency;
   target.request_seconds = o.request_seconds;
-  const double tokens_per_word = server::measure_tokens_per_word(target);
-  const auto plan = server::plan_load(o.load, tokens_per_word);
+  const double tokens_per_word = loadgen::measure_tokens_per_word(target);
+  const auto plan = loadgen::plan_load(o.load, tokens_per_word);
 
   const bool show_progress = isatty(STDERR_FILENO) != 0;
-  const auto results = server::run_load(target, plan, [&](int ended) {
+  const auto results = loadgen::run_load(target, plan, [&](int ended) {
     if (show_progress) fmt::print(stderr, "\r{} of {} requests", ended, plan.size());
   });
   if (show_progress) fmt::print(stderr, "\r\033[K");
-  const server::LoadReport report = server::report_of(results);
-  const std::string json = server::json_of(report, o.load, target, results);
-  fmt::print("{}\n", o.json ? json : server::table_of(report));
+  const loadgen::LoadReport report = loadgen::report_of(results);
+  const std::string json = loadgen::json_of(report, o.load, target, results);
+  fmt::print("{}\n", o.json ? json : loadgen::table_of(report));
   if (!o.save.empty()) write_file(o.save, json + "\n");
-  if (!o.svg.empty()) write_file(o.svg, server::svg_of(report, results));
+  if (!o.svg.empty()) write_file(o.svg, loadgen::svg_of(report, results));
   return report.failed == 0 && report.completed > 0 ? 0 : 1;
 }
 

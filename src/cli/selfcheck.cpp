@@ -13,7 +13,7 @@
 #include "kernels/cpu_ops.h"
 #include "model/checkpoint.h"
 #include "model/footprint.h"
-#include "runtime/selfcheck.h"
+#include "selfcheck/selfcheck.h"
 
 namespace fathom::cli {
 namespace {

@@ -11,13 +11,14 @@
 #include <mutex>
 #include <thread>
 
+#include "base/authority.h"
 #include "base/error.h"
 #include "cli/command.h"
 #include "cli/file_limit.h"
 #include "cli/loaded_model.h"
 #include "cli/signals.h"
 #include "io/machine.h"
-#include "server/http_server.h"
+#include "server/http/http_server.h"
 #include "server/metrics.h"
 #include "server/router.h"
 #include "server/server_log.h"

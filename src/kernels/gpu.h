@@ -52,10 +52,6 @@ void upload_to_gpu(std::span<const UploadPiece> pieces);
 // Bytes from one place of the GPU's memory to another, finished on return.
 void copy_on_gpu(void* to, const void* from, size_t bytes);
 
-// Times each kernel family at the real model's shapes and prints a table: see
-// kernels/cuda/bench/kernel_bench.h. `only`: families or shapes that contain this text; empty: all.
-void bench_gpu_kernels(const std::string& only);
-
 // Values of a counter-based generator, the same for the same seed: e4m3 codes with a standard
 // deviation of 64, or bf16 values with deviation `scale`.
 void fill_random_fp8(void* to, int64_t count, uint64_t seed);

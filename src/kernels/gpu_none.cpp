@@ -23,7 +23,6 @@ std::unique_ptr<Ops> make_gpu_ops(Numerics, const Workload&, const GpuOptions&) 
 int64_t gpu_workspace_bytes(Numerics, const Workload&, const GpuOptions&) { fail("{}", kWhyNot); }
 void upload_to_gpu(std::span<const UploadPiece>) { fail("{}", kWhyNot); }
 void copy_on_gpu(void*, const void*, size_t) { fail("{}", kWhyNot); }
-void bench_gpu_kernels(const std::string&) { fail("{}", kWhyNot); }
 void fill_random_fp8(void*, int64_t, uint64_t) { fail("{}", kWhyNot); }
 void fill_random_bf16(void*, int64_t, float, uint64_t) { fail("{}", kWhyNot); }
 

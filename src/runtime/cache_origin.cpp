@@ -2,11 +2,11 @@
 
 #include "base/error.h"
 #include "base/version.h"
+#include "cache/kv_pool.h"
+#include "cache/page_file.h"
 #include "io/mapped_file.h"
 #include "kernels/cpu_ops.h"
 #include "model/checkpoint_files.h"
-#include "runtime/kv_pool.h"
-#include "runtime/page_file.h"
 
 namespace fathom {
 namespace {

@@ -4,9 +4,9 @@
 
 #include <string>
 
+#include "cache/page_key.h"
 #include "model/config.h"
 #include "runtime/engine.h"
-#include "runtime/page_key.h"
 
 namespace fathom {
 

@@ -3,10 +3,10 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "cache/kv_pool.h"
 #include "io/machine.h"
 #include "runtime/cache_origin.h"
 #include "runtime/engine_impl.h"
-#include "runtime/kv_pool.h"
 #include "runtime/request_check.h"
 
 namespace fathom {

@@ -13,14 +13,14 @@
 #include <string>
 
 #include "base/result.h"
+#include "cache/page_key.h"
+#include "cache/prefix_store.h"
 #include "model/config.h"
 #include "model/weights.h"
 #include "numerics/cache_rows.h"
 #include "numerics/modes.h"
 #include "runtime/device.h"
 #include "runtime/memory_plan.h"
-#include "runtime/page_key.h"
-#include "runtime/prefix_store.h"
 #include "runtime/request.h"
 #include "runtime/step_runner.h"
 #include "runtime/token_engine.h"

@@ -1,8 +1,8 @@
 // What came out of a step: tokens to their sequences, events to whoever asked, pages back.
 #include <algorithm>
 
+#include "cache/kv_pool.h"
 #include "runtime/engine_impl.h"
-#include "runtime/kv_pool.h"
 
 namespace fathom {
 

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "cache/page_allocator.h"
+#include "cache/prefixes.h"
 #include "runtime/engine.h"
 #include "runtime/logit_rules.h"
-#include "runtime/page_allocator.h"
-#include "runtime/prefixes.h"
 #include "runtime/sequence.h"
 
 namespace fathom {

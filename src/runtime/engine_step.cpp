@@ -1,8 +1,8 @@
 // The engine's way forward: what the next step computes, and getting it under way.
 #include <algorithm>
 
+#include "cache/kv_pool.h"
 #include "runtime/engine_impl.h"
-#include "runtime/kv_pool.h"
 
 namespace fathom {
 namespace {

@@ -10,12 +10,12 @@
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "cache/kv_pool.h"
 #include "comm/comm.h"
 #include "kernels/ops.h"
 #include "model/config.h"
 #include "model/forward.h"
 #include "runtime/device.h"
-#include "runtime/kv_pool.h"
 
 namespace fathom {
 

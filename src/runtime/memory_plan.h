@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "cache/kv_pool.h"
 #include "model/config.h"
-#include "runtime/kv_pool.h"
 
 namespace fathom {
 

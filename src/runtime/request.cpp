@@ -1,6 +1,6 @@
 #include <fmt/format.h>
 
-#include "runtime/kv_pool.h"
+#include "cache/kv_pool.h"
 #include "runtime/logit_rules.h"
 #include "runtime/request_check.h"
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "runtime/kv_pool.h"
+#include "cache/kv_pool.h"
 
 namespace fathom {
 namespace {

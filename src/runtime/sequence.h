@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "cache/prefixes.h"
 #include "runtime/logit_rules.h"
-#include "runtime/prefixes.h"
 #include "runtime/request.h"
 #include "runtime/scheduler.h"
 

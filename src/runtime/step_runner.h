@@ -9,13 +9,14 @@
 #include <vector>
 
 #include "base/result.h"
+#include "cache/kv_pool.h"
+#include "cache/page_rows.h"
 #include "comm/comm.h"
 #include "kernels/ops.h"
 #include "model/forward.h"
 #include "model/step_batch.h"
 #include "numerics/sampling.h"
 #include "runtime/device.h"
-#include "runtime/kv_pool.h"
 
 namespace fathom {
 
@@ -51,10 +52,8 @@ struct RunnerSetup {
   KvPool* shared_cache = nullptr;
 };
 
-class StepRunner {
+class StepRunner : public PageRows {
  public:
-  virtual ~StepRunner() = default;
-
   // Starts a step: the batch, and what is to be drawn for its logit rows, in their order. A device
   // of its own returns at once; the arguments need not outlive the call. A device that fails
   // throws, here or in finish().
@@ -79,12 +78,6 @@ class StepRunner {
   }
   virtual std::string describe() const = 0;
   virtual int64_t cache_bytes() const = 0;
-
-  // A page of the cache as one piece of KvShape::bytes_per_page(). Done on return. A page is read
-  // when the steps that write it are finished, and may be written while no step to come reads it:
-  // that waits for the steps under way, which may still read what was there.
-  virtual void read_page(int32_t page, std::byte* to) = 0;
-  virtual void write_page(int32_t page, const std::byte* from) = 0;
 };
 
 // What the setup's ops plan for.

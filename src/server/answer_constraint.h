@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "runtime/request.h"
-#include "text/constraint.h"
+#include "text/grammar/constraint.h"
 
 namespace fathom::server {
 

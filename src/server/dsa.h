@@ -7,7 +7,7 @@
 
 #include <string>
 
-#include "server/http.h"
+#include "server/http/http.h"
 #include "server/selection_store.h"
 #include "text/tokenizer.h"
 

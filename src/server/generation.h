@@ -14,7 +14,7 @@
 #include "base/error.h"
 #include "base/result.h"
 #include "runtime/request.h"
-#include "server/http.h"
+#include "server/http/http.h"
 #include "server/service.h"
 #include "text/completion_parser.h"
 

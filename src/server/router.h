@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "server/http.h"
+#include "server/http/http.h"
 #include "server/metrics.h"
 #include "server/server_log.h"
 

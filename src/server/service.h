@@ -12,7 +12,7 @@
 #include "server/router.h"
 #include "server/selection_store.h"
 #include "text/chat.h"
-#include "text/constraint.h"
+#include "text/grammar/constraint.h"
 #include "text/tokenizer.h"
 
 namespace fathom::server {

@@ -13,11 +13,11 @@
 #include <thread>
 
 #include "base/error.h"
+#include "cache/page_file.h"
 #include "io/safetensors.h"
 #include "model/checkpoint.h"
 #include "runtime/cache_origin.h"
 #include "runtime/memory_plan.h"
-#include "runtime/page_file.h"
 #include "support/temp_folder.h"
 
 namespace fathom {

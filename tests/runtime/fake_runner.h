@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cache/kv_pool.h"
 #include "runtime/engine.h"
-#include "runtime/kv_pool.h"
 #include "runtime/logit_rules.h"
 
 namespace fathom {

@@ -5,7 +5,7 @@
 
 #include <random>
 
-#include "runtime/kv_pool.h"
+#include "cache/kv_pool.h"
 
 namespace fathom {
 

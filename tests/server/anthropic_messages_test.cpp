@@ -1,5 +1,5 @@
 // Messages and tools of /v1/messages as a conversation.
-#include "server/anthropic_messages.h"
+#include "server/api/anthropic_messages.h"
 
 #include <gtest/gtest.h>
 

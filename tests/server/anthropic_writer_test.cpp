@@ -1,5 +1,5 @@
 // The event sequence of /v1/messages, and that a stream and a plain answer tell the same.
-#include "server/anthropic_writer.h"
+#include "server/api/anthropic_writer.h"
 
 #include <gtest/gtest.h>
 

@@ -12,8 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "server/http/http_server.h"
 #include "server/http_client.h"
-#include "server/http_server.h"
 #include "support/scripted_service.h"
 
 namespace fathom::server {

@@ -1,4 +1,4 @@
-#include "server/http_reader.h"
+#include "server/http/http_reader.h"
 
 #include <gtest/gtest.h>
 

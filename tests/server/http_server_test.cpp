@@ -1,5 +1,5 @@
 // The transport alone, over real sockets: handlers of the test's own.
-#include "server/http_server.h"
+#include "server/http/http_server.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>

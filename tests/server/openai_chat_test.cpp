@@ -3,7 +3,7 @@
 #include <random>
 
 #include "openai_fixture.h"
-#include "server/openai_format.h"
+#include "server/api/openai_format.h"
 
 namespace fathom::server {
 namespace {

@@ -1,6 +1,6 @@
 // /v1/completions, and the routes about tokens and the server itself.
 #include "openai_fixture.h"
-#include "server/openai_format.h"
+#include "server/api/openai_format.h"
 
 namespace fathom::server {
 namespace {

@@ -10,7 +10,7 @@
 
 #include "model/checkpoint.h"
 #include "runtime/engine.h"
-#include "server/openai_format.h"
+#include "server/api/openai_format.h"
 #include "server/service.h"
 #include "support/fake_reply.h"
 #include "support/sse_events.h"

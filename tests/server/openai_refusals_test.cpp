@@ -1,6 +1,6 @@
 // What /v1/chat/completions refuses, and how it says so.
 #include "openai_fixture.h"
-#include "server/json_request.h"
+#include "server/api/json_request.h"
 
 namespace fathom::server {
 namespace {

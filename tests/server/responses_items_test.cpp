@@ -1,5 +1,5 @@
 // Items of /v1/responses as a conversation.
-#include "server/responses_items.h"
+#include "server/api/responses_items.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // What /v1/responses remembers, and that it forgets.
-#include "server/responses_store.h"
+#include "server/api/responses_store.h"
 
 #include <gtest/gtest.h>
 

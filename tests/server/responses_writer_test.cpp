@@ -1,5 +1,5 @@
 // The event sequence of /v1/responses, and that a stream and a plain answer tell the same.
-#include "server/responses_writer.h"
+#include "server/api/responses_writer.h"
 
 #include <gtest/gtest.h>
 

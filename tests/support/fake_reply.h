@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "server/http.h"
+#include "server/http/http.h"
 
 namespace fathom::server {
 

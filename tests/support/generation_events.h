@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "server/api/responses_writer.h"
 #include "server/generation.h"
-#include "server/responses_writer.h"
 
 namespace fathom::testing {
 

@@ -10,7 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "text/constraint.h"
+#include "text/grammar/constraint.h"
 #include "text_data.h"
 
 namespace fathom::test {

@@ -1,6 +1,6 @@
 // Answers kept to a form: what is drawn from the masks follows the form, and what follows the form
 // can be drawn.
-#include "text/constraint.h"
+#include "text/grammar/constraint.h"
 
 #include <gtest/gtest.h>
 

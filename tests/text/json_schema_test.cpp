@@ -1,13 +1,13 @@
 // Schemas that are refused, with the place and what is accepted; numbers and patterns one by one.
-#include "text/json_schema.h"
+#include "text/grammar/json_schema.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "constraint_data.h"
-#include "text/grammar_number.h"
-#include "text/grammar_regex.h"
-#include "text/grammar_state.h"
+#include "text/grammar/grammar_number.h"
+#include "text/grammar/grammar_regex.h"
+#include "text/grammar/grammar_state.h"
 #include "text/utf8.h"
 
 namespace fathom {

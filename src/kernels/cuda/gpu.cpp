@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "base/error.h"
-#include "kernels/cuda/bench/kernel_bench.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/prim/launch.h"
+#include "kernels/cuda/prim/random_fill.h"
 
 namespace fathom {
 

@@ -1,0 +1,400 @@
+#include "bench/bench_runner.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <random>
+#include <utility>
+
+#include "base/error.h"
+#include "io/machine.h"
+#include "kernels/cpu_ops.h"
+#include "kernels/trace_ops.h"
+#include "model/tensor_list.h"
+#include "runtime/memory_plan.h"
+
+namespace fathom {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Counts the experts that steps are routed to.
+class RouteCounter : public TraceOps {
+ public:
+  RouteCounter(Ops& inner, int experts) : TraceOps(inner), seen_(static_cast<size_t>(experts)) {}
+
+  void route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate, const float* bias,
+             const RouterShape& shape) override {
+    inner_.route(ids, weights, x, gate, bias, shape);
+    std::fill(seen_.begin(), seen_.end(), 0);
+    for (int64_t t = 0; t < ids.rows(); ++t)
+      for (int64_t i = 0; i < ids.row_size(); ++i) {
+        uint8_t& seen = seen_[static_cast<size_t>(ids.row<int32_t>(t)[i])];
+        distinct_ += !seen;
+        seen = 1;
+      }
+  }
+
+  // Distinct (layer, expert) pairs of the steps since the last call.
+  int64_t take() { return std::exchange(distinct_, 0); }
+
+ private:
+  std::vector<uint8_t> seen_;
+  int64_t distinct_ = 0;
+};
+
+// Reads a byte of every page, so that no figure waits for the disk.
+void touch(const Config& config, const Weights& weights, ThreadPool& pool) {
+  constexpr int64_t kPage = 4096;
+  std::atomic<uint8_t> sink{0};  // keeps the reading from being dropped
+  Weights views = weights;
+  for_each_tensor(config, views, [&](const TensorSpec&, WeightSlot slot) {
+    // The MTP block of the copy is new and empty: it does not run here.
+    if (!slot.matrix || slot.matrix->empty()) return;
+    const QWeight& w = *slot.matrix;
+    const auto* bytes = static_cast<const uint8_t*>(w.data);
+    const int64_t size = w.rows * w.cols * static_cast<int64_t>(size_of(w.dtype));
+    pool.parallel_for(size, 64 * kPage, [&](int64_t begin, int64_t end, int) {
+      uint8_t sum = 0;
+      for (int64_t at = begin; at < end; at += kPage) sum ^= bytes[at];
+      sink.fetch_xor(sum);
+    });
+  });
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+ForwardOptions forward_options(const BenchOptions& o) {
+  ForwardOptions f;
+  f.numerics = o.compute.numerics;
+  f.attention = o.compute.attention;
+  f.max_tokens = std::max(o.compute.chunk, *std::max_element(o.batches.begin(), o.batches.end()));
+  f.max_context = *std::max_element(o.contexts.begin(), o.contexts.end()) + o.decode_tokens;
+  return f;
+}
+
+}  // namespace
+
+class BenchRunner::Machine {
+ public:
+  Machine(const Config& config, const Weights& weights, const BenchOptions& o)
+      : config_(config),
+        options_(o),
+        forward_options_(forward_options(o)),
+        max_batch_(*std::max_element(o.batches.begin(), o.batches.end())),
+        pool_(o.compute.threads),
+        ops_(pick_cpu_kernels(o.compute.kernels)
+                 .make(o.compute.numerics, workload_of(config, forward_options_), pool_)),
+        counter_(*ops_, config.experts),
+        comm_(make_solo_comm()),
+        forward_(config, weights, counter_, *comm_, forward_options_),
+        forms_(form_policy(config, o.compute.attention, o.compute.numerics,
+                           o.compute.batch_invariant)),
+        shape_(kv_shape(config, o.compute.numerics, o.compute.kv, false)),
+        batch_(forward_options_.max_tokens, max_batch_,
+               static_cast<int>(pages_for(forward_options_.max_context))),
+        logits_memory_(static_cast<size_t>(max_batch_) * static_cast<size_t>(config.vocab) * 4) {}
+
+  ThreadPool& pool() { return pool_; }
+  const FormPolicy& forms() const { return forms_; }
+  const KvShape& shape() const { return shape_; }
+  std::string describe() const { return ops_->describe(); }
+
+  // A fresh cache for `sequences` sequences of `context` tokens and what is decoded after them.
+  void begin_context(int64_t context, int sequences);
+  // Runs the first `tokens` of the prompt of sequence `s`; returns seconds, as decode does.
+  double prefill(int s, int64_t tokens);
+  void copy_cache(int from, int to);
+  // Decodes `steps` tokens of each of the sequences [0, batch), always the first ones after the
+  // prompt: a repetition overwrites their cache rows.
+  double decode(int batch, int steps);
+  int64_t take_expert_reads() { return counter_.take(); }
+  // Costs of the same, for `expert_reads` seen.
+  StepCost prefill_cost(const CostModel& model, double expert_reads) const;
+  StepCost decode_cost(const CostModel& model, int batch, double expert_reads) const;
+
+ private:
+  void step(int rows);
+  std::span<const int32_t> pages_of(int s) const {
+    return std::span(pages_).subspan(static_cast<size_t>(s) * pages_each_, pages_each_);
+  }
+
+  const Config& config_;
+  const BenchOptions& options_;
+  ForwardOptions forward_options_;
+  int max_batch_;
+  ThreadPool pool_;
+  std::unique_ptr<Ops> ops_;
+  RouteCounter counter_;
+  std::unique_ptr<Comm> comm_;
+  Forward forward_;
+  FormPolicy forms_;
+  KvShape shape_;
+  StepBatch batch_;
+  Buffer logits_memory_;
+  std::optional<KvPool> cache_;
+  int64_t context_ = 0;
+  size_t pages_each_ = 0;
+  std::vector<int32_t> pages_;
+  std::vector<std::vector<int32_t>> ids_;  // of each sequence: prompt and what is decoded after it
+};
+
+void BenchRunner::Machine::begin_context(int64_t context, int sequences) {
+  context_ = context;
+  const int64_t tokens = context + options_.decode_tokens;
+  pages_each_ = static_cast<size_t>(pages_for(tokens));
+  const int pages = static_cast<int>(pages_each_) * sequences;
+  cache_.reset();  // the old one goes first: both together may not fit
+  cache_.emplace(shape_, pages);
+  pages_.resize(static_cast<size_t>(pages));
+  for (int p = 0; p < pages; ++p) pages_[static_cast<size_t>(p)] = p;
+  ids_.assign(static_cast<size_t>(sequences), {});
+  for (size_t s = 0; s < ids_.size(); ++s) {
+    std::mt19937_64 random(1 + s);  // the same tokens in every run of the program
+    for (int64_t t = 0; t < tokens; ++t)
+      ids_[s].push_back(static_cast<int32_t>(random() % static_cast<uint64_t>(config_.vocab)));
+  }
+}
+
+void BenchRunner::Machine::step(int rows) {
+  forward_.step(batch_, cache_->layers(),
+                Tensor(logits_memory_.data(), DType::f32, {rows, config_.vocab}));
+}
+
+double BenchRunner::Machine::prefill(int s, int64_t tokens) {
+  std::span<const int32_t> ids(ids_[static_cast<size_t>(s)]);
+  const int64_t chunk = options_.compute.chunk;
+  auto start = Clock::now();
+  for (int64_t at = 0; at < tokens; at += chunk) {
+    const int64_t n = std::min(chunk, tokens - at);
+    batch_.clear();
+    batch_.add(ids.subspan(static_cast<size_t>(at), static_cast<size_t>(n)), at, pages_of(s), false,
+               forms_);
+    if (at + n == tokens) batch_.want_logits(static_cast<int>(n) - 1);
+    step(1);
+  }
+  return seconds_since(start);
+}
+
+void BenchRunner::Machine::copy_cache(int from, int to) {
+  const int64_t rows = static_cast<int64_t>(pages_each_) * kPageRows;
+  for (const KvView& layer : cache_->layers()) {
+    std::memcpy(layer.latent_row(to * rows), layer.latent_row(from * rows),
+                static_cast<size_t>(rows * layer.latent_stride));
+    if (layer.index)
+      std::memcpy(layer.index_page(int64_t{to} * pages_each_),
+                  layer.index_page(int64_t{from} * pages_each_),
+                  static_cast<size_t>(rows * layer.index_stride));
+  }
+}
+
+double BenchRunner::Machine::decode(int batch, int steps) {
+  auto start = Clock::now();
+  for (int64_t at = context_; at < context_ + steps; ++at) {
+    batch_.clear();
+    for (int s = 0; s < batch; ++s) {
+      std::span<const int32_t> ids(ids_[static_cast<size_t>(s)]);
+      batch_.add(ids.subspan(static_cast<size_t>(at), 1), at, pages_of(s), true, forms_);
+      batch_.want_logits(s);
+    }
+    step(batch);
+  }
+  return seconds_since(start);
+}
+
+StepCost BenchRunner::Machine::prefill_cost(const CostModel& model, double expert_reads) const {
+  StepCost cost;
+  const int64_t chunk = options_.compute.chunk;
+  const int64_t steps = (context_ + chunk - 1) / chunk;
+  const double chunks = static_cast<double>(steps);
+  for (int64_t at = 0; at < context_; at += chunk) {
+    const int n = static_cast<int>(std::min(chunk, context_ - at));
+    SequenceRun run{at, n, false};
+    cost += model.step({&run, 1}, at + n == context_ ? 1 : 0, expert_reads / chunks);
+  }
+  return cost;
+}
+
+// Of a step in the middle of those timed.
+StepCost BenchRunner::Machine::decode_cost(const CostModel& model, int batch,
+                                           double expert_reads) const {
+  std::vector<SequenceRun> runs(static_cast<size_t>(batch),
+                                {context_ + options_.decode_tokens / 2, 1, true});
+  return model.step(runs, batch, expert_reads);
+}
+
+BenchRunner::BenchRunner(const Config& config, const Weights& weights, const BenchOptions& options)
+    : config_(config), weights_(weights), options_(options) {
+  check_options();
+  setup_.volumes = volumes_of(config, weights);
+  setup_.cache = kv_shape(config, options.compute.numerics, options.compute.kv, false);
+  plan_memory();
+  machine_ = std::make_unique<Machine>(config_, weights_, options_);
+  model_ = std::make_unique<CostModel>(config_, setup_.volumes, setup_.cache,
+                                       options.compute.attention, machine_->forms());
+  setup_.kernels = machine_->describe();
+  setup_.moe_layers = model_->moe_layers();
+  setup_.limits = measure_limits(options.compute.numerics, machine_->pool(), options.limits_buffer);
+  if (setup_.limits.load > 0.5 * usable_processors())
+    notes_.push_back(
+        fmt::format("this machine was busy before the run (load {:.1f}): limits and figures were "
+                    "measured beside other work and may be too low by any factor",
+                    setup_.limits.load));
+  if (weights_stay_) touch(config_, weights_, machine_->pool());
+}
+
+BenchRunner::~BenchRunner() = default;
+
+void BenchRunner::check_options() const {
+  const BenchOptions& o = options_;
+  if (o.contexts.empty() || o.batches.empty()) fail("bench needs a context and a batch");
+  if (o.decode_tokens < 1 || o.repeat < 1)
+    fail("bench decodes and repeats at least once: {} tokens, {} times asked for", o.decode_tokens,
+         o.repeat);
+  for (int batch : o.batches)
+    if (batch < 1 || batch > kMaxBatch)
+      fail("a batch of {} is asked for: 1 to {} are possible", batch, kMaxBatch);
+  for (int64_t context : o.contexts) {
+    if (context < 1) fail("a context of {} is asked for: at least 1 is expected", context);
+    if (context + o.decode_tokens > config_.max_positions)
+      fail("a context of {} and {} tokens decoded after it pass the model's {} positions", context,
+           o.decode_tokens, config_.max_positions);
+  }
+}
+
+// Settles what the caches may take before anything is taken.
+void BenchRunner::plan_memory() {
+  const ForwardOptions f = forward_options(options_);
+  const int batch = *std::max_element(options_.batches.begin(), options_.batches.end());
+  int64_t available =
+      options_.available_memory >= 0 ? options_.available_memory : available_memory();
+  if (available == 0 && options_.available_memory < 0) available = INT64_MAX;  // it does not say
+  workspace_ = workspace_bytes(config_, f.max_tokens, batch, workload_of(config_, f).index_budget) +
+               4 * (f.max_context + 1) * config_.rope;
+  budget_ = available - available / 10 - workspace_;  // a tenth is left to the system
+  if (budget_ < 0)
+    fail(
+        "not enough memory: steps of {} tokens need a workspace of {}; of {} available a tenth is "
+        "left to the system",
+        f.max_tokens, bytes_text(workspace_), bytes_text(available));
+  // Mapped weights count as available memory, but a cache may only take what they can spare.
+  const int64_t weights = setup_.volumes.bytes();
+  weights_stay_ = weights <= budget_;
+  if (weights_stay_)
+    budget_ -= weights;
+  else
+    notes_.push_back(
+        fmt::format("the weights ({}) do not fit in memory ({} available): the figures are those "
+                    "of the disk they are read from",
+                    bytes_text(weights), bytes_text(available)));
+}
+
+// Why this row cannot be run; empty when it can.
+std::string BenchRunner::misfit(int64_t context, int batch) const {
+  const int64_t pages = batch * pages_for(context + options_.decode_tokens);
+  const int64_t bytes = pages * setup_.cache.bytes_per_page();
+  if (bytes <= budget_ && pages <= INT32_MAX) return {};
+  return fmt::format("needs {} of cache in {}, {} fit beside weights and workspace",
+                     bytes_text(bytes), name_of(setup_.cache.latent_format), bytes_text(budget_));
+}
+
+void BenchRunner::run(const std::function<void(const BenchRow&)>& on_row) {
+  bool warm = false;
+  bool in_cache = false;
+  for (int64_t context : options_.contexts) {
+    int largest = 0;
+    for (int batch : options_.batches)
+      if (misfit(context, batch).empty()) largest = std::max(largest, batch);
+    std::optional<BenchFigure> prefill;
+    if (largest > 0) {
+      machine_->begin_context(context, largest);
+      // One chunk untimed: threads awake, workspaces touched.
+      if (!std::exchange(warm, true))
+        machine_->prefill(0, std::min<int64_t>(context, options_.compute.chunk));
+      prefill = time_prefill(context, largest);
+    }
+    for (int batch : options_.batches) {
+      BenchRow row{context, batch, misfit(context, batch), std::nullopt, std::nullopt};
+      if (row.skipped.empty()) {
+        row.prefill = std::exchange(prefill, std::nullopt);
+        row.decode = time_decode(batch);
+        in_cache |=
+            row.decode->cost.bytes.total() < static_cast<double>(setup_.limits.last_level_cache);
+      }
+      on_row(row);
+    }
+  }
+  if (in_cache)
+    notes_.push_back(
+        fmt::format("what some of these decode steps read fits the last-level cache ({}): their "
+                    "share of the memory's rate may pass 100 %",
+                    bytes_text(setup_.limits.last_level_cache)));
+}
+
+// Leaves the caches of all `sequences` filled.
+BenchFigure BenchRunner::time_prefill(int64_t context, int sequences) {
+  machine_->take_expert_reads();
+  std::vector<double> seconds;
+  double total = 0;
+  // Each run fills another sequence: what repetition computes is of use to the decode figures.
+  for (int run = 0; run < options_.repeat && total < options_.patience; ++run) {
+    seconds.push_back(machine_->prefill(run % sequences, context));
+    total += seconds.back();
+  }
+  const int runs = static_cast<int>(seconds.size());
+  const double reads = static_cast<double>(machine_->take_expert_reads()) / runs;
+  BenchFigure figure;
+  figure.seconds = median(seconds);
+  figure.runs = runs;
+  figure.tokens = context;
+  figure.cost = machine_->prefill_cost(*model_, reads);
+  const int64_t chunks = (context + options_.compute.chunk - 1) / options_.compute.chunk;
+  figure.experts_per_layer =
+      reads / static_cast<double>(std::max<int64_t>(1, chunks * setup_.moe_layers));
+
+  const int filled = std::min(runs, sequences);
+  const bool copy = (sequences - filled) * context > options_.prefilled_tokens;
+  for (int s = filled; s < sequences; ++s) {
+    if (copy)
+      machine_->copy_cache(s % filled, s);
+    else
+      machine_->prefill(s, context);
+  }
+  if (copy)
+    notes_.push_back(
+        fmt::format("context {}: the caches of sequences {} to {} are copies of the first {}",
+                    context, filled + 1, sequences, filled));
+  return figure;
+}
+
+BenchFigure BenchRunner::time_decode(int batch) {
+  const int steps = options_.decode_tokens;
+  machine_->decode(batch, 1);  // untimed: another shape of step than the one before
+  machine_->take_expert_reads();
+  std::vector<double> seconds;
+  double total = 0;
+  for (int run = 0; run < options_.repeat && total < options_.patience; ++run) {
+    const double run_seconds = machine_->decode(batch, steps);
+    total += run_seconds;
+    seconds.push_back(run_seconds / steps);
+  }
+  const int runs = static_cast<int>(seconds.size());
+  const double reads = static_cast<double>(machine_->take_expert_reads()) / (runs * steps);
+  BenchFigure figure;
+  figure.seconds = median(seconds);
+  figure.runs = runs;
+  figure.tokens = batch;
+  figure.cost = machine_->decode_cost(*model_, batch, reads);
+  figure.experts_per_layer = reads / std::max(1, setup_.moe_layers);
+  return figure;
+}
+
+}  // namespace fathom

@@ -1,0 +1,239 @@
+#include "bench/gpu_bench.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <random>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "cache/kv_pool.h"
+#include "io/machine.h"
+#include "runtime/step_runner.h"
+
+namespace fathom {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double ms_since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
+
+double median(std::vector<double> v) {
+  std::nth_element(v.begin(), v.begin() + static_cast<int64_t>(v.size() / 2), v.end());
+  return v[v.size() / 2];
+}
+
+// Rows of one run by what they measure.
+struct Key {
+  AttentionMode attention;
+  bool decode;
+  int64_t context;
+  int batch;
+  auto operator<=>(const Key&) const = default;
+};
+using Times = std::map<Key, double>;
+
+// The first `layers` of a model.
+Config cut(Config c, int layers) {
+  c.layers = layers;
+  c.dense_layers = std::min(c.dense_layers, layers);
+  c.mtp_layers = 0;
+  return c;
+}
+
+class Run {
+ public:
+  Run(const Config& config, const Weights& weights, const GpuBenchOptions& o)
+      : config_(config),
+        options_(o),
+        shape_(kv_shape(config, o.numerics, std::nullopt, false)),
+        weights_(weights) {
+    weights_.layers.resize(static_cast<size_t>(config.layers));
+    weights_.mtp.reset();
+    longest_ = *std::max_element(o.contexts.begin(), o.contexts.end()) + kBenchSlack;
+    pages_each_ = static_cast<int>(pages_for(longest_));
+    most_ = *std::max_element(o.batches.begin(), o.batches.end());
+    plan_cache();
+  }
+
+  // Sequences that a cache of `context` tokens each has room for.
+  int room(int64_t context) const {
+    return static_cast<int>(pages_ / pages_for(context + kBenchSlack));
+  }
+
+  void measure(Times& times) {
+    for (AttentionMode mode : {AttentionMode::sparse, AttentionMode::dense}) {
+      if (mode == AttentionMode::sparse && !config_.has_indexer()) continue;
+      std::unique_ptr<StepRunner> runner = make_step_runner(setup(mode), pool_);
+      forms_ = form_policy(config_, mode, options_.numerics, options_.batch_invariant);
+      prefill(*runner, mode, times);
+      for (int64_t context : options_.contexts)
+        for (int batch : options_.batches)
+          if (batch <= room(context)) decode(*runner, mode, context, batch, times);
+    }
+  }
+
+ private:
+  RunnerSetup setup(AttentionMode mode) {
+    RunnerSetup s;
+    s.config = &config_;
+    s.weights = &weights_;
+    s.ops.device = DeviceKind::cuda;
+    s.ops.gpu.batch_invariant = options_.batch_invariant;
+    s.forward.numerics = options_.numerics;
+    s.forward.attention = mode;
+    s.forward.max_tokens = options_.chunk;
+    s.forward.max_context = longest_;
+    s.index_budget = kGpuIndexBudget;
+    s.max_seqs = most_;
+    s.cache = shape_;
+    s.pages = pages_;
+    s.shared_cache = cache_ ? &*cache_ : nullptr;
+    return s;
+  }
+
+  void plan_cache() {
+    RunnerSetup s = setup(AttentionMode::sparse);
+    const int64_t free = static_cast<int64_t>(device_memory_free()) - runner_bytes(s);
+    const int64_t fitting = free * 95 / 100 / shape_.bytes_per_page();
+    pages_ = static_cast<int>(std::min<int64_t>(fitting, int64_t{most_} * pages_each_));
+    if (pages_ < pages_each_)
+      fail("a cache of {} tokens needs {}, {} are left on the GPU", longest_,
+           bytes_text(pages_each_ * shape_.bytes_per_page()),
+           bytes_text(std::max<int64_t>(0, free)));
+    cache_.emplace(shape_, pages_ + 1, MemoryKind::device);
+  }
+
+  std::vector<int32_t> page_table(int sequence, int64_t context) const {
+    const int each = static_cast<int>(pages_for(context + kBenchSlack));
+    std::vector<int32_t> table(static_cast<size_t>(each));
+    for (int i = 0; i < each; ++i) table[static_cast<size_t>(i)] = sequence * each + i;
+    return table;
+  }
+
+  int32_t random_id() {
+    return static_cast<int32_t>(random_() % static_cast<uint64_t>(config_.vocab));
+  }
+
+  // Sparse: the whole prompt, so that the cache holds what a prompt leaves there. Dense: only the
+  // chunks that are asked for, on the same rows.
+  void prefill(StepRunner& runner, AttentionMode mode, Times& times) {
+    const std::vector<int32_t> table = page_table(0, longest_ - kBenchSlack);
+    StepBatch batch(options_.chunk, 2, static_cast<int>(table.size()));
+    auto chunk_until = [&](int64_t end) {
+      const int64_t begin = std::max<int64_t>(0, end - options_.chunk);
+      std::vector<int32_t> ids(static_cast<size_t>(end - begin));
+      for (int32_t& id : ids) id = random_id();
+      batch.clear();
+      batch.add(ids, begin, table, false, forms_);
+      const auto start = Clock::now();
+      runner.run(batch, {}, drawn_);
+      return ms_since(start);
+    };
+    const int64_t first = *std::min_element(options_.contexts.begin(), options_.contexts.end());
+    chunk_until(first);  // kernels are loaded here
+    if (mode == AttentionMode::sparse)
+      for (int64_t end = options_.chunk; end <= longest_ - kBenchSlack; end += options_.chunk)
+        chunk_until(end);
+    for (int64_t context : options_.contexts) {
+      const int tokens = static_cast<int>(std::min<int64_t>(context, options_.chunk));
+      std::vector<double> each{chunk_until(context)};
+      // A dense chunk behind a long context takes seconds: once is enough.
+      for (int i = 0; i < 2 && each[0] < 500; ++i) each.push_back(chunk_until(context));
+      times[{mode, false, context, tokens}] = median(each);
+    }
+  }
+
+  // Copies the cache of the prompt to the sequences' own pages, then decodes.
+  void decode(StepRunner& runner, AttentionMode mode, int64_t context, int sequences,
+              Times& times) {
+    const int64_t each = pages_for(context + kBenchSlack);
+    for (int s = 1; s < sequences; ++s)
+      for (const KvView& layer : cache_->layers()) {
+        copy_on_gpu(layer.latent_row(s * each * kPageRows), layer.latent,
+                    static_cast<size_t>(each * kPageRows * layer.latent_stride));
+        if (layer.index)
+          copy_on_gpu(layer.index_page(s * each), layer.index,
+                      static_cast<size_t>(each * kPageRows * layer.index_stride));
+      }
+    StepBatch batch(options_.chunk, 2 * sequences + 1, static_cast<int>(pages_for(longest_)));
+    std::vector<Draw> draws(static_cast<size_t>(sequences));
+    std::vector<double> each_ms;
+    for (int step = 0; step < options_.decode_steps + kBenchWarmup; ++step) {
+      batch.clear();
+      const int64_t position = context + step % (kBenchSlack - 1);
+      for (int s = 0; s < sequences; ++s) {
+        const int32_t id = random_id();
+        batch.add({&id, 1}, position, page_table(s, context), true, forms_);
+        batch.want_logits(s);
+        draws[static_cast<size_t>(s)].params.temperature = 0;
+        draws[static_cast<size_t>(s)].position = position + 1;
+      }
+      const auto start = Clock::now();
+      runner.run(batch, draws, drawn_);
+      if (step >= kBenchWarmup) each_ms.push_back(ms_since(start));
+    }
+    times[{mode, true, context, sequences}] = median(each_ms);
+  }
+
+  Config config_;
+  GpuBenchOptions options_;
+  KvShape shape_;
+  Weights weights_;
+  int64_t longest_ = 0;
+  int pages_each_ = 0, pages_ = 0, most_ = 1;
+  std::optional<KvPool> cache_;
+  ThreadPool pool_{1};
+  FormPolicy forms_;
+  std::mt19937_64 random_{1};
+  std::vector<Result<int32_t>> drawn_;
+};
+
+}  // namespace
+
+std::vector<GpuBenchRow> bench_gpu(const Config& config, const Weights& weights,
+                                   const GpuBenchOptions& o,
+                                   const std::function<void(const std::string&)>& progress) {
+  const bool extrapolate = o.whole_layers > 0 && config.layers >= 3 && config.dense_layers == 1;
+  std::map<int, Times> times;
+  std::map<int64_t, int> rooms;
+  for (int layers :
+       extrapolate ? std::vector<int>{config.layers, 2, 1} : std::vector<int>{config.layers}) {
+    if (progress) progress(fmt::format("running {} layers", layers));
+    Run run(cut(config, layers), weights, o);
+    if (layers == config.layers)
+      for (int64_t context : o.contexts) rooms[context] = run.room(context);
+    run.measure(times[layers]);
+  }
+
+  std::vector<GpuBenchRow> rows;
+  auto add = [&](const Key& key) {
+    GpuBenchRow row{key.attention, key.decode, key.context, key.batch, 0, 0, 0, {}};
+    auto it = times[config.layers].find(key);
+    if (it == times[config.layers].end()) {
+      row.skipped = fmt::format("the cache has room for {} sequences", rooms[key.context]);
+    } else {
+      row.ms = it->second;
+      if (extrapolate) {
+        const double one = times[1].at(key), two = times[2].at(key);
+        row.layer_ms = (row.ms - two) / (config.layers - 2);
+        row.whole_ms = one * o.whole_dense + row.layer_ms * (o.whole_layers - o.whole_dense);
+      }
+    }
+    rows.push_back(row);
+  };
+  for (AttentionMode mode : {AttentionMode::sparse, AttentionMode::dense}) {
+    if (mode == AttentionMode::sparse && !config.has_indexer()) continue;
+    for (int64_t context : o.contexts)
+      add({mode, false, context, static_cast<int>(std::min<int64_t>(context, o.chunk))});
+    for (int64_t context : o.contexts)
+      for (int batch : o.batches) add({mode, true, context, batch});
+  }
+  return rows;
+}
+
+}  // namespace fathom

@@ -1,0 +1,105 @@
+// What the groups of checks share. Internal to run_selfcheck.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "selfcheck/rig.h"
+#include "selfcheck/selfcheck.h"
+
+namespace fathom {
+
+inline constexpr Numerics kAllNumerics[] = {Numerics::exact, Numerics::bf16, Numerics::fp8};
+
+struct CheckContext {
+  Config config;  // index_topk lowered in models too large for long sequences
+  const Weights& weights;
+  const Tokenizer* tokenizer;
+  const SelfcheckOptions& options;
+  bool large = false;             // sampled instead of compared whole
+  int64_t model_topk = 0;         // the checkpoint's own
+  std::vector<int32_t> ids = {};  // the sequence of the runs
+  std::vector<CheckResult> results = {};
+  // What the GPU reads, in memory that the checks read too; made when first asked for.
+  mutable std::map<Numerics, DeviceWeights> placed = {};
+
+  int64_t length() const { return static_cast<int64_t>(ids.size()); }
+  // Positions up to here see everything in a sparse run.
+  int64_t topk() const { return config.index_topk; }
+
+  EvalOptions eval(Numerics numerics) const {
+    EvalOptions e;
+    e.numerics = numerics;
+    e.device = device_of(numerics);
+    e.observed = true;
+    e.kernels = options.kernels;
+    e.threads = options.threads;
+    e.wrap = options.wrap;
+    e.chunk = static_cast<int>(ids.size());
+    return e;
+  }
+  // For single ops on tensors in the host's memory. Where a GPU is checked they run on the
+  // reference, which the GPU is compared with op by op: formulas = reference = GPU.
+  EvalOptions host_eval(Numerics numerics) const {
+    EvalOptions e = eval(numerics);
+    if (options.device == DeviceKind::cuda) e.kernels = "reference";
+    e.device = DeviceKind::cpu;
+    return e;
+  }
+  DeviceKind device_of(Numerics n) const {
+    return n == Numerics::exact ? DeviceKind::cpu : options.device;
+  }
+  const Weights& weights_for(const EvalOptions& e) const {
+    if (e.device == DeviceKind::cpu) return weights;
+    return placed.try_emplace(e.numerics, config, weights, e.device, e.numerics, e.observed)
+        .first->second.get();
+  }
+  Rig rig(const EvalOptions& e) const {
+    return Rig(config, weights_for(e), length(), {e, std::nullopt});
+  }
+  // Rows whose logits are looked at: the first, around the top-k, the last.
+  std::vector<int64_t> rows() const;
+
+  void add(std::string id, std::string proves, std::string figure, std::string limit, bool passed);
+  void skip(std::string id, std::string proves, std::string why);
+};
+
+void check_kernels(CheckContext& c);    // selfcheck_kernels.cpp
+void check_selection(CheckContext& c);  // selfcheck_indexer.cpp
+void check_indexer_formulas(CheckContext& c);
+void check_rotation(CheckContext& c);  // selfcheck_formulas.cpp
+void check_router(CheckContext& c);
+void check_chunks(CheckContext& c);  // selfcheck_runs.cpp
+void check_sparsity(CheckContext& c);
+void check_repeat(CheckContext& c);
+void check_cache(CheckContext& c);
+void check_finite(CheckContext& c);
+void check_tokenizer(CheckContext& c);  // selfcheck_text.cpp
+
+// English, about 1,400 bytes, to be repeated.
+std::string_view selfcheck_text();
+
+// Differences between two sets of logits of the same rows.
+struct LogitDistance {
+  int64_t rows = 0, different = 0;  // rows with any bit different
+  double mean_kl = 0, max_kl = 0;   // nats
+};
+LogitDistance distance(const LogitRows& a, const LogitRows& b);
+
+// Deterministic values in [-1, 1) for synthetic inputs.
+class TestValues {
+ public:
+  explicit TestValues(uint64_t seed) : state_(seed) {}
+  uint64_t next();
+  float value() { return static_cast<float>(next() >> 40) * 0x1p-23f - 1.0f; }
+  uint64_t below(uint64_t n) { return next() % n; }
+
+ private:
+  uint64_t state_;
+};
+
+}  // namespace fathom

@@ -1,0 +1,103 @@
+#include "server/api/anthropic_request.h"
+
+#include <string_view>
+#include <utility>
+
+#include "server/api/anthropic_messages.h"
+
+namespace fathom::server {
+namespace {
+
+void refuse_unsupported_fields(const JsonField& root) {
+  refuse_unsupported(root, {{"container", "no code is run here"},
+                            {"mcp_servers", "tools are the client's to run"},
+                            {"stop", "it is stop_sequences here"},
+                            {"n", "", "1"},
+                            {"response_format", "it is output_config.format here"}});
+  // Reasoning of earlier turns is left out by the encodings themselves; nothing else is edited.
+  const JsonField edits = root.at("context_management").null()
+                              ? root.at("context_management")
+                              : root.at("context_management").at("edits");
+  for (size_t i = 0; !edits.null() && i < edits.array_size(); ++i) {
+    const JsonField type = edits.at(i).at("type");
+    if (!type.string().starts_with("clear_thinking"))
+      fail("{}: this server does not support '{}'", type.path(), type.string());
+  }
+}
+
+void read_thinking(const JsonField& at, MessagesRequest& request) {
+  if (at.null()) return;
+  const std::string& type = at.at("type").string();
+  if (type == "disabled") return;
+  if (type != "enabled" && type != "adaptive")
+    fail("thinking.type: expected enabled, adaptive or disabled, found '{}'", type);
+  // What the encodings know is on or off: the budget is checked for being one.
+  if (type == "enabled") {
+    constexpr int64_t kLeast = 1024, kMost = int64_t{1} << 40;
+    at.at("budget_tokens").expect(!at.at("budget_tokens").null(), "an integer");
+    integer_or(at.at("budget_tokens"), 0, kLeast, kMost);
+  }
+  request.chat.thinking = true;
+  const std::string display = string_or(at.at("display"), "summarized");
+  if (display != "summarized" && display != "omitted")
+    fail("thinking.display: expected summarized or omitted, found '{}'", display);
+  request.omit_thinking = display == "omitted";
+}
+
+ToolUse read_tools(const OrderedJson& body, const JsonField& choice) {
+  ToolUse tools;
+  tools.functions = functions_of_messages(body);
+  if (choice.null()) return tools;
+  const std::string& type = choice.at("type").string();
+  if (type == "none") {
+    tools.mode = ToolUse::Mode::none;
+  } else if (type == "any") {
+    tools.mode = ToolUse::Mode::required;
+  } else if (type == "tool") {
+    tools.mode = ToolUse::Mode::named;
+    tools.name = choice.at("name").string();
+  } else if (type != "auto") {
+    fail("tool_choice.type: expected auto, any, tool or none, found '{}'", type);
+  }
+  tools.parallel = !choice.at("disable_parallel_tool_use").boolean_or(false);
+  return tools;
+}
+
+// output_config.format in the wording of the chat endpoint. `effort` beside it is a hint that
+// neither encoding has a place for.
+void read_format(const JsonField& config, ChatRequest& chat) {
+  if (config.null() || config.at("format").null()) return;
+  const JsonField format = config.at("format");
+  const std::string& type = format.at("type").string();
+  if (type != "json_schema")
+    fail("{}: expected json_schema, found '{}'", format.at("type").path(), type);
+  apply_format({{"type", type},
+                {"json_schema", {{"name", "answer"}, {"schema", format.at("schema").object()}}}},
+               "output_config.format", chat);
+}
+
+}  // namespace
+
+MessagesRequest read_messages_request(const OrderedJson& body, const ServiceOptions& options,
+                                      bool count_only) {
+  constexpr int64_t kMost = int64_t{1} << 40;
+  const JsonField root(body, "");
+  refuse_unsupported_fields(root);
+  MessagesRequest request;
+  ChatRequest& chat = request.chat;
+  GenerationRequest& generation = chat.generation;
+  chat.stream.stream = root.at("stream").boolean_or(false);
+  read_sampling(root, options, generation);
+  for (std::string& text : read_stop_texts(root.at("stop_sequences")))
+    generation.stop.push_back(std::move(text));
+  const JsonField max_tokens = root.at("max_tokens");
+  if (!count_only) max_tokens.expect(!max_tokens.null(), "an integer");
+  generation.max_tokens = integer_or(max_tokens, 0, 1, kMost);
+  read_thinking(root.at("thinking"), request);
+  chat.conversation = conversation_of_messages(body);
+  apply_tools(read_tools(body, root.at("tool_choice")), "tool_choice", chat);
+  read_format(root.at("output_config"), chat);
+  return request;
+}
+
+}  // namespace fathom::server

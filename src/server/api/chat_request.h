@@ -1,0 +1,54 @@
+// The body of /v1/chat/completions as what is to be done; and what every chat protocol needs to
+// turn a conversation into a prompt.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "server/api/json_request.h"
+#include "server/api/sampling_request.h"
+#include "server/generation.h"
+#include "text/messages.h"
+
+namespace fathom::server {
+
+struct ChatRequest {
+  Conversation conversation;
+  bool thinking = false;
+  AnswerForm form;
+  StreamRequest stream;
+  GenerationRequest generation;  // without id, prompt and compiled form
+};
+
+// Reads a request; the model's name is not looked at. Throws Error with the place for what is
+// wrong, and for what this server knows but cannot do. Unknown fields are ignored.
+ChatRequest read_chat_request(const OrderedJson& body, const ServiceOptions& options);
+
+// The messages and the response format of a request, with `tools` (in the form of its own; null:
+// none) as what the model hears of. Developer messages are instructions, as with OpenAI: they
+// become system messages where the encoding's own developer role means something else. Throws Error
+// for a conversation that leaves nothing to answer.
+Conversation read_conversation(const OrderedJson& body, Encoding encoding, OrderedJson tools);
+
+// Of `functions` those that the entries of `list` name, in its order. Throws Error for a name that
+// none of them has.
+std::vector<OrderedJson> named_functions(const std::vector<OrderedJson>& functions,
+                                         const JsonField& list,
+                                         JsonField (*name_of)(const JsonField& entry));
+
+// Whether `root` asks for reasoning in front of the answer (default: no): chat_template_kwargs,
+// thinking, enable_thinking or reasoning_effort.
+bool read_thinking(const JsonField& root);
+
+// Throws PromptTooLong for a prompt of so many bytes of text that it cannot fit the context
+// whatever its tokens are: it is refused before the time to find them is spent.
+void check_prompt_bytes(const Service& service, size_t bytes);
+
+struct ChatPrompt {
+  std::vector<int32_t> ids;
+  bool thinking = false;  // the prompt ends in <think>: the answer begins with reasoning
+};
+// Throws Error for a conversation that the encoding cannot express.
+ChatPrompt chat_prompt(const Service& service, const Conversation& conversation, bool thinking);
+
+}  // namespace fathom::server

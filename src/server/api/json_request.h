@@ -1,0 +1,50 @@
+// The JSON body of a request: parsed within limits, read by name with errors that say the place.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "server/http/http.h"
+#include "server/router.h"
+#include "text/json_limits.h"
+#include "text/json_reader.h"
+#include "text/python_json.h"
+
+namespace fathom::server {
+
+using JsonField = JsonAt<OrderedJson>;
+
+// The object that `body` is. Throws Error naming the byte for what is not UTF-8 or not JSON, and
+// the limit (text/json_limits.h) for what is beyond one.
+OrderedJson parse_json_body(std::string_view body);
+
+// Typed reading of what may be absent (or null, which means the same). They throw Error with the
+// place, what is accepted and what was found.
+double number_or(const JsonField& at, double absent, double low, double high);
+int64_t integer_or(const JsonField& at, int64_t absent, int64_t low, int64_t high);
+std::string string_or(const JsonField& at, std::string absent);
+
+// A field that this server knows and cannot honour. Values that ask for nothing are let pass: null,
+// false, "", [] and {}, and `harmless` (JSON text).
+struct Unsupported {
+  const char* name;
+  const char* instead = "";  // what to do about it; may be empty
+  const char* harmless = "";
+};
+// Throws Error for the first of them that `root` asks for: to ignore it would change the answer.
+void refuse_unsupported(const JsonField& root, std::initializer_list<Unsupported> fields);
+
+// The place that an error message leads with ("messages[2].content: ..."); empty if it has none.
+std::string_view place_of(std::string_view message);
+
+// Answers with 400 what `handle` throws as Error, in OpenAI's shape with its place as `param`; a
+// PromptTooLong with `prompt`, the field that the prompt comes from, and OpenAI's code for it.
+void answer_errors(HttpReply& reply, std::string_view prompt, const std::function<void()>& handle);
+
+}  // namespace fathom::server

@@ -1,0 +1,102 @@
+// Routes that are about the server or the tokenizer: /tokenize, /detokenize, /health, /ping,
+// /version, /metrics.
+#include "base/version.h"
+#include "server/api/chat_request.h"
+#include "server/api/openai_format.h"
+#include "server/http/sse.h"
+#include "server/service.h"
+
+namespace fathom::server {
+namespace {
+
+constexpr std::string_view kJson = "application/json";
+
+std::vector<int32_t> ids_to_show(const Service& service, const OrderedJson& body) {
+  const JsonField root(body, "");
+  if (root.at("messages").null()) {
+    const bool special = root.at("add_special_tokens").boolean_or(true);
+    return service.tokenizer.encode(root.at("prompt").string(), special);
+  }
+  if (!root.at("prompt").null()) fail("prompt: give either prompt or messages");
+  if (!root.at("add_generation_prompt").boolean_or(true))
+    fail("add_generation_prompt: this server does not support false");
+  const Conversation conversation =
+      read_conversation(body, service.options.encoding, root.at("tools").value());
+  return chat_prompt(service, conversation, read_thinking(root)).ids;
+}
+
+void handle_tokenize(const Service& service, const HttpRequest& request, HttpReply& reply) {
+  const OrderedJson body = parse_json_body(request.body);
+  const JsonField root(body, "");
+  if (!serves_model(root, service.options))
+    return send_model_not_found(reply, root.at("model").string(), service.options);
+  const bool with_texts = root.at("return_token_strs").boolean_or(false);
+  const std::vector<int32_t> ids = ids_to_show(service, body);
+  OrderedJson json;
+  json["count"] = ids.size();
+  json["max_model_len"] = service.engine.max_context();
+  json["tokens"] = ids;
+  json["token_strs"] = nullptr;
+  if (with_texts) {
+    json["token_strs"] = OrderedJson::array();
+    for (const int32_t id : ids) json["token_strs"].push_back(token_text(service.tokenizer, id));
+  }
+  reply.send(200, kJson, dump_json(json));
+}
+
+void handle_detokenize(const Service& service, const HttpRequest& request, HttpReply& reply) {
+  const OrderedJson body = parse_json_body(request.body);
+  const JsonField root(body, "");
+  if (!serves_model(root, service.options))
+    return send_model_not_found(reply, root.at("model").string(), service.options);
+  const JsonField tokens = root.at("tokens");
+  std::vector<int32_t> ids;
+  for (size_t i = 0; i < tokens.array_size(); ++i)
+    ids.push_back(tokens.at(i).integer(0, service.options.vocab - 1));
+  OrderedJson json;
+  json["prompt"] = service.tokenizer.decode(ids);
+  reply.send(200, kJson, dump_json(json));
+}
+
+void handle_health(const Service& service, HttpReply& reply) {
+  if (service.engine.snapshot().failed)
+    return send_error(reply, ErrorShape::openai,
+                      {503, "the engine has failed: nothing is served any more"});
+  reply.send(200, "text/plain; charset=utf-8", "");
+}
+
+}  // namespace
+
+void add_utility_routes(Router& router, Service& service) {
+  router.add("POST", "/tokenize", [&service](const auto& request, const auto& reply) {
+    answer_errors(*reply, "messages", [&] { handle_tokenize(service, *request, *reply); });
+  });
+  router.add("POST", "/detokenize", [&service](const auto& request, const auto& reply) {
+    answer_errors(*reply, "tokens", [&] { handle_detokenize(service, *request, *reply); });
+  });
+  // What watches the server has no key.
+  const Router::Route open{.shape = ErrorShape::openai, .needs_key = false};
+  const HttpHandler health = [&service](const auto&, const auto& reply) {
+    handle_health(service, *reply);
+  };
+  router.add("GET", "/health", health, open);
+  router.add("GET", "/ping", health, open);
+  router.add("POST", "/ping", health, open);
+  router.add(
+      "GET", "/version",
+      [](const auto&, const auto& reply) {
+        OrderedJson json;
+        json["version"] = kVersion;
+        reply->send(200, kJson, dump_json(json));
+      },
+      open);
+  router.add(
+      "GET", "/metrics",
+      [&service](const auto&, const auto& reply) {
+        reply->send(200, "text/plain; version=0.0.4; charset=utf-8",
+                    service.metrics.render(service.engine.snapshot()));
+      },
+      open);
+}
+
+}  // namespace fathom::server

@@ -1,0 +1,192 @@
+// One connection of the HTTP server and what all of them share. For http_*.cpp alone: Asio's
+// headers compile slowly.
+#pragma once
+
+#include <atomic>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/strand.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <shared_mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "server/http/http_reader.h"
+#include "server/http/http_server.h"
+
+namespace fathom::server {
+
+class HttpConnection;
+
+// Outlives every connection and every reply: a reply may be kept by whoever writes it long after
+// the server is gone.
+struct HttpCore {
+  HttpCore(HttpServerOptions o, HttpHandler h)
+      : options(std::move(o)), handler(std::move(h)), context(options.threads) {}
+
+  using Strand = boost::asio::strand<boost::asio::io_context::executor_type>;
+  using Clock = std::chrono::steady_clock;
+
+  // Queues `task`, unless the server has ended: nobody would run it then, and what it owns would
+  // keep this object, which owns the queue, alive forever.
+  template <class Task>
+  void post(const Strand& strand, Task task) {
+    std::shared_lock lock(closed_mutex);
+    if (!closed) boost::asio::post(strand, std::move(task));
+  }
+  void close() {
+    std::unique_lock lock(closed_mutex);
+    closed = true;
+  }
+
+  void problem(const std::string& what) const {
+    if (options.on_problem) options.on_problem(what);
+  }
+
+  const HttpServerOptions options;
+  const HttpHandler handler;
+  boost::asio::io_context context;
+  std::atomic<bool> stopping{false};
+  std::atomic<size_t> pending_bytes{0};  // of bodies that are arriving or in line for a thread
+  // There from start() until the I/O threads have ended, which alone use it.
+  std::optional<boost::asio::thread_pool> large_bodies;
+
+  std::mutex mutex;  // guards `open`
+  std::condition_variable changed;
+  std::unordered_map<HttpConnection*, std::weak_ptr<HttpConnection>> open;
+
+ private:
+  std::shared_mutex closed_mutex;  // guards `closed`
+  bool closed = false;
+};
+
+// Reads requests and writes their answers, one after the other. Everything happens on its strand,
+// but for the reply_* methods, which any thread may call.
+class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
+ public:
+  using Strand = HttpCore::Strand;
+  using Socket = boost::asio::basic_stream_socket<boost::asio::ip::tcp, Strand>;
+
+  HttpConnection(std::shared_ptr<HttpCore> core, Socket socket);
+
+  // On the strand:
+  void start();
+  // The server stops: closes now, or after the answer that is under way. A request that is still
+  // arriving is told.
+  void leave_when_idle();
+  void announce_stop();  // runs what HttpReply::on_stopping was given
+  void abandon();        // the client is gone, or given up
+
+  Strand strand() { return socket_.get_executor(); }
+
+  // What a reply does, by the number of its exchange: one that is over is not written to any more.
+  using Task = std::function<void()>;
+  void reply_send(uint64_t exchange, int status, std::string_view content_type,
+                  const std::string& body, const HttpHeaders& headers);
+  void reply_begin(uint64_t exchange, int status, std::string_view content_type,
+                   const HttpHeaders& headers);
+  void reply_write(uint64_t exchange, std::string_view bytes);
+  void reply_end(uint64_t exchange);
+  void reply_dropped(uint64_t exchange);
+  void reply_post(uint64_t exchange, Task task);
+  void reply_post_after(uint64_t exchange, double seconds, Task task);
+  void reply_on_abandoned(uint64_t exchange, Task task);
+  void reply_on_stopping(uint64_t exchange, Task task);
+
+ private:
+  using Clock = HttpCore::Clock;
+  using Timer = boost::asio::basic_waitable_timer<Clock, boost::asio::wait_traits<Clock>, Strand>;
+  enum class Phase {
+    reading,    // a request, or nothing yet
+    answering,  // its answer is being made or written
+    draining,   // said farewell; what the client still sends is thrown away
+    closed,
+  };
+  // The answer under way. Guarded by mutex_.
+  struct Exchange {
+    uint64_t number = 0;
+    int version = 11;
+    bool head_only = false, keep_alive = false, chunked = false;
+    bool begun = false;     // the head is written
+    bool complete = false;  // nothing more will be
+    bool broken = false;    // complete, but the client must see that something is missing
+    bool gone = false;      // nobody reads it any more
+    bool told_to_stop = false;
+    bool handling = false;  // the handler runs on another thread; tasks wait for its end in `held`
+    std::vector<Task> abandoned, stopping, held;
+  };
+
+  // Reading
+  void wait_readable();
+  void on_readable();
+  void on_end_of_input(bool clean);
+  void process_input();
+  void count_pending(size_t body_bytes);
+  void dispatch();
+  void handle_elsewhere(std::shared_ptr<const HttpRequest> request,
+                        std::shared_ptr<HttpReply> reply, size_t body_bytes);
+  void on_handled();
+  void abandon_if_input_ended();
+  bool in_the_making();  // the answer: whether it is left to whoever holds the reply
+
+  // Writing
+  void schedule_flush(std::unique_lock<std::mutex>& lock);
+  void flush();
+  void write_more();
+  void finish_exchange();
+  void drain();
+  void close();
+
+  // Time limits
+  static Clock::time_point from_now(double seconds);
+  void expect_reading_by(Clock::time_point when);
+  void expect_writing_by(Clock::time_point when);
+  void look_for_peer();
+  void arm_timer();
+  void on_timer();
+
+  bool live(uint64_t number) const;  // with mutex_ held
+  void run(uint64_t number, const Task& task);
+  void forget_delay();
+  void append_head(int status, std::string_view content_type, const HttpHeaders& headers,
+                   const std::string* body);
+  void run_later(std::vector<Task> tasks);
+
+  const std::shared_ptr<HttpCore> core_;
+  // On the strand alone:
+  Socket socket_;
+  Timer timer_;
+  std::string peer_;
+  Phase phase_ = Phase::reading;
+  std::unique_ptr<HttpRequestReader> reader_;  // while a request arrives
+  std::string input_;                          // received, not taken by a reader yet
+  size_t counted_pending_ = 0;                 // our part of HttpCore::pending_bytes
+  bool waiting_ = false;                       // for input
+  bool input_ended_ = false;
+  bool continued_ = false;  // "100 Continue" was sent
+  bool refused_ = false;    // the request under way could not be read to its end
+  std::string sending_;     // being written, from sent_ on
+  size_t sent_ = 0;
+  bool writing_ = false;
+  Clock::time_point read_by_ = Clock::time_point::max(), write_by_ = read_by_, look_at_ = read_by_;
+  Clock::time_point timer_at_ = read_by_;
+  uint64_t timer_number_ = 0;
+  std::unique_ptr<Timer> delay_;  // of reply_post_after, from its first use on
+  uint64_t delay_number_ = 0;
+
+  std::mutex mutex_;  // guards what follows
+  Exchange exchange_;
+  std::string outbox_;  // to be written next
+  size_t unsent_ = 0;   // bytes of outbox_ and of sending_
+  bool flush_scheduled_ = false;
+};
+
+}  // namespace fathom::server

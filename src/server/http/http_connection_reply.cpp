@@ -1,0 +1,226 @@
+// What the replies of a connection do: from any thread into the exchange under way, and from there,
+// on the strand, to the socket.
+#include <boost/asio/buffer.hpp>
+
+#include "server/http/http_answer.h"
+#include "server/http/http_connection.h"
+
+namespace fathom::server {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+
+bool HttpConnection::live(uint64_t number) const {
+  return exchange_.number == number && !exchange_.complete && !exchange_.gone;
+}
+
+void HttpConnection::append_head(int status, std::string_view content_type,
+                                 const HttpHeaders& headers, const std::string* body) {
+  AnswerHead head;
+  head.status = status;
+  head.content_type = content_type;
+  head.headers = &headers;
+  if (core_->stopping) exchange_.keep_alive = false;
+  if (body != nullptr) {
+    head.length = body->size();
+  } else {
+    // A stream to an old client ends with the connection.
+    exchange_.chunked = exchange_.version >= 11;
+    if (!exchange_.chunked) exchange_.keep_alive = false;
+  }
+  head.chunked = exchange_.chunked;
+  head.keep_alive = exchange_.keep_alive;
+  head.old_client = exchange_.version < 11;
+  head.append_to(outbox_);
+  exchange_.begun = true;
+  if (status < 200 || status == 204 || status == 304) exchange_.head_only = true;
+}
+
+void HttpConnection::reply_send(uint64_t number, int status, std::string_view content_type,
+                                const std::string& body, const HttpHeaders& headers) {
+  std::vector<Task> over, stopping;  // released without the lock: a task may own the reply
+  std::unique_lock lock(mutex_);
+  if (!live(number) || exchange_.begun) return;
+  const size_t before = outbox_.size();
+  append_head(status, content_type, headers, &body);
+  if (!exchange_.head_only) outbox_ += body;
+  unsent_ += outbox_.size() - before;
+  exchange_.complete = true;
+  over.swap(exchange_.abandoned);
+  stopping.swap(exchange_.stopping);
+  schedule_flush(lock);
+}
+
+void HttpConnection::reply_begin(uint64_t number, int status, std::string_view content_type,
+                                 const HttpHeaders& headers) {
+  std::unique_lock lock(mutex_);
+  if (!live(number) || exchange_.begun) return;
+  const size_t before = outbox_.size();
+  append_head(status, content_type, headers, nullptr);
+  unsent_ += outbox_.size() - before;
+  schedule_flush(lock);
+}
+
+void HttpConnection::reply_write(uint64_t number, std::string_view bytes) {
+  std::unique_lock lock(mutex_);
+  if (!live(number) || !exchange_.begun || exchange_.head_only || bytes.empty()) return;
+  const size_t before = outbox_.size();
+  if (exchange_.chunked)
+    append_chunk(outbox_, bytes);
+  else
+    outbox_ += bytes;
+  unsent_ += outbox_.size() - before;
+  if (unsent_ <= core_->options.max_unsent_bytes) return schedule_flush(lock);
+  exchange_.gone = true;
+  lock.unlock();
+  core_->post(strand(), [self = shared_from_this()] { self->abandon(); });
+}
+
+void HttpConnection::reply_end(uint64_t number) {
+  std::vector<Task> over, stopping;
+  std::unique_lock lock(mutex_);
+  if (!live(number) || !exchange_.begun) return;
+  if (exchange_.chunked && !exchange_.head_only) {
+    outbox_ += kLastChunk;
+    unsent_ += kLastChunk.size();
+  }
+  exchange_.complete = true;
+  over.swap(exchange_.abandoned);
+  stopping.swap(exchange_.stopping);
+  schedule_flush(lock);
+}
+
+void HttpConnection::reply_dropped(uint64_t number) {
+  bool begun = false;
+  {
+    std::lock_guard lock(mutex_);
+    if (!live(number)) return;
+    begun = exchange_.begun;
+  }
+  // Nobody else can write to it: we are the last to know of it.
+  if (!begun)
+    return reply_send(number, 500, "application/json",
+                      R"({"error":{"message":"the request was not answered","type":"server_error",)"
+                      R"("param":null,"code":null}})",
+                      {});
+  std::vector<Task> over, stopping;
+  std::unique_lock lock(mutex_);
+  exchange_.broken = exchange_.complete = true;
+  over.swap(exchange_.abandoned);
+  stopping.swap(exchange_.stopping);
+  schedule_flush(lock);
+}
+
+void HttpConnection::run(uint64_t number, const Task& task) {
+  try {
+    task();
+  } catch (const std::exception& e) {
+    core_->problem(fmt::format("a task of a reply threw: {}", e.what()));
+    reply_dropped(number);
+  }
+}
+
+void HttpConnection::reply_post(uint64_t number, Task task) {
+  {
+    std::lock_guard lock(mutex_);
+    if (exchange_.handling && exchange_.number == number) {
+      exchange_.held.push_back(std::move(task));
+      return;
+    }
+  }
+  core_->post(strand(), [self = shared_from_this(), number, task = std::move(task)] {
+    self->run(number, task);
+  });
+}
+
+void HttpConnection::reply_post_after(uint64_t number, double seconds, Task task) {
+  const Clock::time_point when = from_now(seconds);
+  auto set = [self = shared_from_this(), number, when, task = std::move(task)]() {
+    {
+      std::lock_guard lock(self->mutex_);
+      if (!self->live(number)) return;
+    }
+    if (!self->delay_) self->delay_ = std::make_unique<Timer>(self->strand());
+    const uint64_t turn = ++self->delay_number_;
+    self->delay_->expires_at(when);
+    self->delay_->async_wait([self, number, turn, task](error_code) {
+      std::unique_lock lock(self->mutex_);
+      const bool due = turn == self->delay_number_ && self->live(number);
+      lock.unlock();
+      if (due) self->run(number, task);
+    });
+  };
+  reply_post(number, std::move(set));
+}
+
+void HttpConnection::reply_on_abandoned(uint64_t number, Task task) {
+  std::unique_lock lock(mutex_);
+  if (live(number)) {
+    exchange_.abandoned.push_back(std::move(task));
+  } else if (exchange_.number == number && exchange_.gone && !exchange_.complete) {
+    lock.unlock();
+    reply_post(number, std::move(task));
+  }
+}
+
+void HttpConnection::reply_on_stopping(uint64_t number, Task task) {
+  std::unique_lock lock(mutex_);
+  if (!live(number)) return;
+  if (!exchange_.told_to_stop) {
+    exchange_.stopping.push_back(std::move(task));
+    return;
+  }
+  lock.unlock();
+  reply_post(number, std::move(task));
+}
+
+// Leaves the lock. On the strand the bytes go out before this returns, if the socket takes them.
+void HttpConnection::schedule_flush(std::unique_lock<std::mutex>& lock) {
+  const bool first = !flush_scheduled_;
+  flush_scheduled_ = true;
+  lock.unlock();
+  if (!first) return;
+  if (strand().running_in_this_thread())
+    flush();
+  else
+    core_->post(strand(), [self = shared_from_this()] { self->flush(); });
+}
+
+void HttpConnection::flush() {
+  bool complete = false;
+  {
+    std::lock_guard lock(mutex_);
+    flush_scheduled_ = false;
+    if (writing_ || phase_ == Phase::closed) return;
+    sending_.swap(outbox_);
+    complete = exchange_.complete && !exchange_.handling;
+  }
+  if (!sending_.empty()) {
+    write_more();
+  } else if (complete && phase_ == Phase::answering) {
+    finish_exchange();
+  }
+}
+
+void HttpConnection::write_more() {
+  writing_ = true;
+  expect_writing_by(from_now(core_->options.write_seconds));
+  socket_.async_write_some(asio::buffer(sending_.data() + sent_, sending_.size() - sent_),
+                           [self = shared_from_this()](error_code ec, size_t n) {
+                             self->writing_ = false;
+                             if (self->phase_ == Phase::closed) return;
+                             if (ec) return self->abandon();
+                             self->sent_ += n;
+                             {
+                               std::lock_guard lock(self->mutex_);
+                               self->unsent_ -= n;
+                             }
+                             if (self->sent_ < self->sending_.size()) return self->write_more();
+                             self->sending_.clear();
+                             self->sent_ = 0;
+                             self->expect_writing_by(Clock::time_point::max());
+                             self->flush();
+                           });
+}
+
+}  // namespace fathom::server

@@ -1,0 +1,53 @@
+// Bytes to one HTTP request, within limits. No socket in sight: tests and the fuzzer feed it too.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string_view>
+
+#include "server/http/http.h"
+
+namespace fathom::server {
+
+struct ReaderLimits {
+  size_t max_header_bytes = 16 << 10;
+  size_t max_body_bytes = 32 << 20;
+};
+
+// Reads one request. Not thread-safe.
+class HttpRequestReader {
+ public:
+  explicit HttpRequestReader(const ReaderLimits& limits);
+  ~HttpRequestReader();
+
+  // Takes from the front of `bytes` and returns how many; the caller hands in the rest again with
+  // more bytes behind it. Takes nothing once the request is complete: what follows is the next one.
+  size_t feed(std::string_view bytes);
+
+  // Complete, or refused (request().failure).
+  bool done() const;
+  // Gives the request up before it is complete.
+  void refuse(int status, std::string message);
+
+  bool head_done() const;
+  // The client waits for "100 Continue" before it sends the body.
+  bool expects_continue() const;
+  size_t body_bytes() const;  // so far
+
+  // Of a complete request; false if it was refused, since nobody knows where the next one begins.
+  bool keep_alive() const;
+  int version() const;  // 10 or 11
+
+  HttpRequest& request();
+
+ private:
+  class Parser;
+  std::unique_ptr<Parser> parser_;
+};
+
+// Splits a request target ("/a%20b?c=d", "http://host/a", "*") into decoded path and query. False
+// if it is none of these, or hides control characters.
+bool parse_target(std::string_view target, std::string& path,
+                  std::map<std::string, std::string>& query);
+
+}  // namespace fathom::server

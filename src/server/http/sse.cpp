@@ -1,0 +1,15 @@
+#include "server/http/sse.h"
+
+namespace fathom::server {
+
+std::string dump_json(const OrderedJson& value) {
+  return value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+}
+
+std::string sse_event(const OrderedJson& data) { return "data: " + dump_json(data) + "\n\n"; }
+
+std::string sse_event(std::string_view name, const OrderedJson& data) {
+  return "event: " + std::string(name) + "\n" + sse_event(data);
+}
+
+}  // namespace fathom::server

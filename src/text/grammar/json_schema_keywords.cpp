@@ -1,0 +1,181 @@
+#include "text/grammar/json_schema_keywords.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+namespace fathom::schema {
+namespace {
+
+constexpr std::string_view kAnnotations[] = {
+    "title", "description", "default",    "examples", "example",   "$comment", "$schema",
+    "$id",   "$anchor",     "deprecated", "readOnly", "writeOnly", "$defs",    "definitions"};
+constexpr std::string_view kUnderstood[] = {"type",
+                                            "enum",
+                                            "const",
+                                            "anyOf",
+                                            "$ref",
+                                            "properties",
+                                            "required",
+                                            "additionalProperties",
+                                            "items",
+                                            "prefixItems",
+                                            "minItems",
+                                            "maxItems",
+                                            "pattern",
+                                            "format",
+                                            "minLength",
+                                            "maxLength",
+                                            "minimum",
+                                            "maximum",
+                                            "exclusiveMinimum",
+                                            "exclusiveMaximum",
+                                            "multipleOf"};
+
+struct Refused {
+  std::string_view keyword, reason;
+};
+constexpr Refused kRefused[] = {
+    {"oneOf", "use anyOf"},
+    {"allOf", "write the properties into one object schema"},
+    {"not", "say with type, enum or anyOf what is allowed"},
+    {"if", "use anyOf"},
+    {"then", "use anyOf"},
+    {"else", "use anyOf"},
+    {"patternProperties", "name the properties, or use additionalProperties with a schema alone"},
+    {"propertyNames", "name the properties"},
+    {"unevaluatedProperties", "use additionalProperties: false"},
+    {"dependentRequired", "use anyOf"},
+    {"dependentSchemas", "use anyOf"},
+    {"dependencies", "use anyOf"},
+    {"minProperties", "use required"},
+    {"maxProperties", "use properties and additionalProperties: false"},
+    {"nullable", "use \"type\": [..., \"null\"]"},
+    {"additionalItems", "use prefixItems and items"},
+};
+
+constexpr std::array<std::string_view, 7> kTypes = {"object",  "array",   "string", "number",
+                                                    "integer", "boolean", "null"};
+
+bool contains(std::span<const std::string_view> list, std::string_view word) {
+  return std::find(list.begin(), list.end(), word) != list.end();
+}
+
+}  // namespace
+
+void refuse(const std::string& where, std::string_view reason) {
+  throw GrammarRefusal(fmt::format("{}: {}", where, reason));
+}
+
+std::string_view type_name(const OrderedJson& value) {
+  switch (value.type()) {
+    case OrderedJson::value_t::object:
+      return "an object";
+    case OrderedJson::value_t::array:
+      return "an array";
+    case OrderedJson::value_t::string:
+      return "a string";
+    case OrderedJson::value_t::boolean:
+      return "true or false";
+    case OrderedJson::value_t::null:
+      return "null";
+    default:
+      return "a number";
+  }
+}
+
+const OrderedJson* find(const OrderedJson& schema, std::string_view key) {
+  const auto at = schema.find(key);
+  return at == schema.end() ? nullptr : &*at;
+}
+
+void check_keywords(const OrderedJson& schema, const std::string& where) {
+  for (const auto& [key, value] : schema.items()) {
+    if (contains(kAnnotations, key) || contains(kUnderstood, key) || key.starts_with("x-"))
+      continue;
+    for (const Refused& r : kRefused) {
+      if (r.keyword == key) refuse(where + "." + key, fmt::format("not supported; {}", r.reason));
+    }
+    refuse(where + "." + key, fmt::format("this keyword is not supported; accepted are {}",
+                                          fmt::join(kUnderstood, ", ")));
+  }
+}
+
+void check_alone(const OrderedJson& schema, const std::string& where, std::string_view keyword) {
+  for (const auto& [key, value] : schema.items()) {
+    if (key == keyword || !contains(kUnderstood, key)) continue;
+    const bool typed_enum = key == "type" && (keyword == "enum" || keyword == "const");
+    if (!typed_enum) refuse(where + "." + key, fmt::format("not supported beside {}", keyword));
+  }
+}
+
+std::vector<std::string> types_of(const OrderedJson& schema, const std::string& where) {
+  std::vector<std::string> types;
+  const OrderedJson* type = find(schema, "type");
+  const auto add = [&](const OrderedJson& name) {
+    if (!name.is_string() || !contains(kTypes, name.get_ref<const std::string&>())) {
+      refuse(where + ".type", fmt::format("expected one of {}, or a list of them, found {}",
+                                          fmt::join(kTypes, ", "), name.dump(-1, ' ', true)));
+    }
+    types.push_back(name.get<std::string>());
+  };
+  if (type && type->is_array()) {
+    for (const OrderedJson& name : *type) add(name);
+    if (types.empty()) refuse(where + ".type", "an empty list allows no value");
+  } else if (type) {
+    add(*type);
+  } else {
+    // Keywords that are about one type alone say what is meant.
+    for (const auto& [key, value] : schema.items()) {
+      for (const auto& [name, about] :
+           {std::pair{"object", "properties required additionalProperties"},
+            std::pair{"array", "items prefixItems minItems maxItems"},
+            std::pair{"string", "pattern format minLength maxLength"},
+            std::pair{"number", "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf"}}) {
+        const std::string padded = fmt::format(" {} ", about);
+        if (padded.find(" " + key + " ") != padded.npos) types.emplace_back(name);
+      }
+    }
+  }
+  std::vector<std::string> unique;  // in the order they are named
+  for (std::string& t : types) {
+    if (std::find(unique.begin(), unique.end(), t) == unique.end()) unique.push_back(std::move(t));
+  }
+  return unique;
+}
+
+bool has_type(const OrderedJson& value, std::string_view type) {
+  if (type == "object") return value.is_object();
+  if (type == "array") return value.is_array();
+  if (type == "string") return value.is_string();
+  if (type == "boolean") return value.is_boolean();
+  if (type == "null") return value.is_null();
+  if (type == "number") return value.is_number();
+  return value.is_number_integer() ||
+         (value.is_number_float() && std::trunc(value.get<double>()) == value.get<double>());
+}
+
+std::optional<uint32_t> count_of(const OrderedJson& schema, std::string_view key,
+                                 const std::string& where) {
+  const OrderedJson* value = find(schema, key);
+  if (!value) return std::nullopt;
+  const std::string place = fmt::format("{}.{}", where, key);
+  if (!has_type(*value, "integer") || value->get<double>() < 0 || value->get<double>() > 1e9) {
+    refuse(place, fmt::format("expected an integer from 0 to 1000000000, found {}",
+                              value->dump(-1, ' ', true)));
+  }
+  return static_cast<uint32_t>(value->get<double>());
+}
+
+const OrderedJson* number_of(const OrderedJson& schema, std::string_view key,
+                             const std::string& where) {
+  const OrderedJson* value = find(schema, key);
+  if (value && !value->is_number())
+    refuse(fmt::format("{}.{}", where, key),
+           fmt::format("expected a number, found {}", type_name(*value)));
+  return value;
+}
+
+}  // namespace fathom::schema
