@@ -28,10 +28,10 @@ void ChoiceReader::take(KeptToken token, GenerationEvent& event) {
   event.choice = choice_;
   if (token.extra && !token.extra->prompt_logprobs.empty())
     event.prompt_logprobs = std::move(token.extra->prompt_logprobs);
-  // The token that ends an answer is no text, and nobody is told its probability.
+  if (token.token >= 0 && token.extra && !token.extra->logprobs.empty())
+    held_.push_back({reader_.text_bytes(), std::move(token.extra->logprobs.front())});
+  // The token that ends an answer is no text.
   if (token.token >= 0 && token.finish != Finish::stop) {
-    if (token.extra && !token.extra->logprobs.empty())
-      held_.push_back({reader_.text_bytes(), std::move(token.extra->logprobs.front())});
     reasoning_tokens_ += reader_.in_reasoning();
     reader_.push(token.token, event.pieces, stats_.generated_tokens > min_new_tokens_);
   }
@@ -41,7 +41,7 @@ void ChoiceReader::take(KeptToken token, GenerationEvent& event) {
   if (token.finish == Finish::cancelled)
     return fail({503, "the server is shutting down: the answer is not complete"}, event);
   if (token.finish != Finish::none && !reader_.stopped()) reader_.finish(event.pieces);
-  release_logprobs(token.finish != Finish::none && !reader_.stopped(), event);
+  release_logprobs(token.finish != Finish::none || reader_.stopped(), event);
   event.stats = stats_;
   event.reasoning_tokens = reasoning_tokens_;
   if (reader_.stopped())
@@ -59,7 +59,9 @@ void ChoiceReader::fail(const Failure& failure, GenerationEvent& event) {
   event.failure = failure;
 }
 
-// Those of tokens whose text begins in front of what is not decided; past a stop text, nothing is.
+// Those of tokens whose text begins in front of what is not decided. At the end (`all`) every other
+// one: tokens of a stop text and the token that ended the answer were generated, and the usage
+// counts them. Who reads log-probabilities by place would otherwise miss some.
 void ChoiceReader::release_logprobs(bool all, GenerationEvent& event) {
   if (held_.empty()) return;
   const size_t decided = reader_.decided();

@@ -45,8 +45,11 @@ struct GenerationRequest {
 // What has happened to one choice since its last event.
 struct GenerationEvent {
   int choice = 0;
-  CompletionParser::Events pieces;      // without `chat`: of kind content
-  std::vector<TokenLogprobs> logprobs;  // of the tokens behind `pieces`, when asked for
+  CompletionParser::Events pieces;  // without `chat`: of kind content
+  // When asked for, of the tokens behind `pieces`. By the end there is one for each generated token
+  // (stats.generated_tokens): those of a stop text and the one that ended the answer are among
+  // them, though they are no text.
+  std::vector<TokenLogprobs> logprobs;
   // With the first event of a prompt's first choice, when asked for.
   std::vector<TokenLogprobs> prompt_logprobs;
   // The last event of a choice:

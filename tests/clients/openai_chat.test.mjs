@@ -225,7 +225,8 @@ test('log-probabilities', async () => {
     top_logprobs: 3,
   });
   const { content } = reply.choices[0].logprobs;
-  assert.equal(content.map((t) => t.token).join(''), h.answer);
+  assert.equal(content.map((t) => t.token).join(''), h.answer + '<｜end▁of▁sentence｜>');
+  assert.equal(content.length, reply.usage.completion_tokens);
   for (const t of content) {
     assert.ok(t.logprob <= 0);
     assert.equal(t.top_logprobs.length, 3);

@@ -29,12 +29,18 @@ test('echo and log-probabilities', async () => {
   const [choice] = reply.choices;
   assert.equal(choice.text, prompt + plain.choices[0].text);
   const { tokens, token_logprobs, top_logprobs, text_offset } = choice.logprobs;
-  assert.equal(tokens.join(''), choice.text);
+  const { prompt_tokens, completion_tokens } = reply.usage;
+  assert.equal(tokens.length, prompt_tokens + completion_tokens);
+  // The token that ends the answer has its place behind the text and is no part of it.
+  const ended = choice.finish_reason === 'stop' ? 1 : 0;
+  const written = tokens.slice(0, tokens.length - ended);
+  assert.equal(written.join(''), choice.text);
   assert.equal(token_logprobs[0], null, 'nothing is in front of the first token');
   assert.ok(token_logprobs.slice(1).every((p) => p <= 0));
   assert.equal(top_logprobs.length, tokens.length);
   assert.equal(text_offset[0], 0);
-  assert.equal(text_offset.at(-1) + tokens.at(-1).length, choice.text.length);
+  assert.equal(text_offset[written.length - 1] + written.at(-1).length, choice.text.length);
+  if (ended) assert.equal(text_offset.at(-1), choice.text.length);
 });
 
 test('a list of more prompts than may wait', async () => {

@@ -375,7 +375,8 @@ TEST_F(OpenAiTest, LogProbabilities) {
   const std::vector<int32_t> ids = tokenizer().encode("Tea ☕ now");
   const OrderedJson got = answer(kPath, body_of(R"("logprobs": true, "top_logprobs": 2)"));
   const OrderedJson& content = got["choices"][0]["logprobs"]["content"];
-  ASSERT_EQ(content.size(), ids.size());
+  ASSERT_EQ(content.size(), ids.size() + 1);  // and the end of sentence
+  EXPECT_EQ(content.back()["token"], "<｜end▁of▁sentence｜>");
   std::string bytes;
   for (size_t i = 0; i < ids.size(); ++i) {
     EXPECT_EQ(content[i]["logprob"], -0.5);
@@ -387,12 +388,13 @@ TEST_F(OpenAiTest, LogProbabilities) {
   const Joined joined =
       join(stream(kPath, body_of(R"("logprobs": true, "top_logprobs": 2, "stream": true)")));
   EXPECT_EQ(joined.logprobs, content);
-  // In front of a stop text, and no further.
+  // In front of a stop text, and those of the stop text, which were generated and are counted.
   const OrderedJson cut = answer(kPath, body_of(R"("logprobs": true, "stop": "☕")"));
-  std::string kept;
+  bytes.clear();
   for (const OrderedJson& token : cut["choices"][0]["logprobs"]["content"])
-    kept += token["token"].get<std::string>();
-  EXPECT_EQ(kept, cut["choices"][0]["message"]["content"].get<std::string>());
+    for (const OrderedJson& b : token["bytes"]) bytes += static_cast<char>(b.get<int>());
+  EXPECT_EQ(cut["choices"][0]["message"]["content"], "Tea ");
+  EXPECT_EQ(bytes, "Tea ☕");
 }
 
 TEST_F(OpenAiTest, HistoryOfToolsAndPartsOfText) {

@@ -69,7 +69,7 @@ TEST_F(OpenAiTest, EchoWithLogProbabilities) {
     const OrderedJson& choice = got["choices"][static_cast<size_t>(c)];
     EXPECT_EQ(choice["text"], "Tée ☕!");
     const OrderedJson& l = choice["logprobs"];
-    const size_t n = prompt.size() + out.size();
+    const size_t n = prompt.size() + out.size() + 1;  // and the end of sentence
     ASSERT_EQ(l["tokens"].size(), n);
     ASSERT_EQ(l["token_logprobs"].size(), n);
     ASSERT_EQ(l["top_logprobs"].size(), n);
@@ -80,8 +80,9 @@ TEST_F(OpenAiTest, EchoWithLogProbabilities) {
     EXPECT_EQ(l["top_logprobs"][1].begin().value(), -0.5);
     EXPECT_EQ(l["text_offset"][0], 0);
     EXPECT_EQ(l["text_offset"][prompt.size()], 3);  // characters, not bytes
-    EXPECT_EQ(l["text_offset"].back(), 5);
-    EXPECT_EQ(l["tokens"].back(), "!");
+    EXPECT_EQ(l["text_offset"][n - 2], 5);
+    EXPECT_EQ(l["tokens"][n - 2], "!");
+    EXPECT_EQ(l["text_offset"][n - 1], 6);
   }
   // Streamed, the same lists in pieces.
   OrderedJson lists;

@@ -1,4 +1,6 @@
 // `logprobs` as /v1/completions has them: parallel lists, with the place of each token in the text.
+// An ended answer has an entry for every token that the usage counts: prompt_tokens (with echo) and
+// completion_tokens. A token that is no text (a special one) stands where the text goes on or ends.
 #pragma once
 
 #include <cstdint>
