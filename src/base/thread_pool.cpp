@@ -1,8 +1,8 @@
 #include "base/thread_pool.h"
 
-#include <sched.h>
-
 #include <algorithm>
+
+#include "base/processors.h"
 
 namespace fathom {
 namespace {
@@ -19,17 +19,13 @@ void pause_briefly() {
 
 }  // namespace
 
-int usable_processors() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1U, std::thread::hardware_concurrency());
-}
+int usable_processors() { return find_processors().threads(); }
 
 ThreadPool::ThreadPool(int threads) {
-  if (threads <= 0) threads = usable_processors();
+  const Processors processors = find_processors();
+  if (threads <= 0) threads = processors.threads();
   // With more threads than processors a spinning one keeps a working one from its processor.
-  spins_ = threads > usable_processors() ? 0 : kSpins;
+  spins_ = threads > processors.at_once() ? 0 : kSpins;
   for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { work(t); });
 }
 

@@ -36,7 +36,7 @@ class LoopBody {
 // Thread-compatible: one loop at a time, always from the same caller thread.
 class ThreadPool {
  public:
-  // threads <= 0: every processor this process may run on.
+  // threads <= 0: as many as usable_processors().
   explicit ThreadPool(int threads = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -74,7 +74,7 @@ class ThreadPool {
   std::atomic<bool> stop_{false};
 };
 
-// Processors this process may run on (affinity mask, not the machine's count).
+// Threads that keep this process's processors busy (base/processors.h).
 int usable_processors();
 
 }  // namespace fathom

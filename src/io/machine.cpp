@@ -1,39 +1,44 @@
 #include "io/machine.h"
 
 #include <fmt/format.h>
+#include <sys/sysinfo.h>
 
 #include <algorithm>
 #include <fstream>
+#include <optional>
+#include <string_view>
+
+#include "base/control_group.h"
 
 namespace fathom {
 namespace {
 
-// The number after `key` in a file of "key value" lines; -1 when it is not there.
-int64_t number_of(const std::string& path, const std::string& key) {
-  std::ifstream file(path);
+// The value of a line "key: value kB" of /proc/meminfo, in bytes.
+std::optional<int64_t> meminfo(const std::string& root, std::string_view key) {
+  std::ifstream file(root + "/proc/meminfo");
   std::string word;
+  int64_t kib = 0;
   while (file >> word)
-    if (int64_t value; word == key && file >> value) return value;
-  return -1;
+    if (word == key && file >> kib) return kib * 1024;
+  return std::nullopt;
 }
 
-int64_t number_in(const std::string& path) {
-  std::ifstream file(path);
-  int64_t value = -1;
-  return file >> value ? value : -1;  // "max" reads as no limit
+// Of the whole machine; 0 when it does not say. Without /proc (some sandboxes and chroots) the
+// kernel is asked, which tells what is free and not what could be.
+int64_t memory_of_machine(const std::string& root) {
+  if (const auto available = meminfo(root, "MemAvailable:"))
+    return std::max<int64_t>(0, *available);
+  struct sysinfo info {};
+  if (sysinfo(&info) != 0) return 0;
+  return static_cast<int64_t>((info.freeram + info.bufferram) * info.mem_unit);
 }
 
 }  // namespace
 
-int64_t available_memory() {
-  int64_t free = std::max<int64_t>(0, number_of("/proc/meminfo", "MemAvailable:")) * 1024;
-  const std::string group = "/sys/fs/cgroup/";
-  int64_t limit = number_in(group + "memory.max");
-  int64_t used = number_in(group + "memory.current");
-  // Pages of files count as used but are given back on demand.
-  int64_t files = std::max<int64_t>(0, number_of(group + "memory.stat", "inactive_file"));
-  if (limit >= 0 && used >= 0) free = std::min(free, std::max<int64_t>(0, limit - used + files));
-  return free;
+int64_t available_memory(const std::string& root) {
+  const int64_t machine = memory_of_machine(root);
+  const std::optional<int64_t> group = control_group_memory(root);
+  return group ? std::min(machine, *group) : machine;
 }
 
 std::string bytes_text(int64_t bytes) {

@@ -6,9 +6,10 @@
 
 namespace fathom {
 
-// Bytes a program can take without pushing others out: MemAvailable, or what is left of the control
-// group's limit when that is less. 0 when the system does not say.
-int64_t available_memory();
+// Bytes a program can take without pushing others out: MemAvailable, or what the control groups
+// leave when that is less (base/control_group.h). 0 when the system does not say. Files are read
+// below `root`, which tests replace.
+int64_t available_memory(const std::string& root = "");
 
 // "5.3 GiB"; below 10 KiB in bytes.
 std::string bytes_text(int64_t bytes);
