@@ -11,6 +11,7 @@
 #include "cli/bench_serve.h"
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/output.h"
 #include "model/checkpoint.h"
 #include "model/footprint.h"
 
@@ -74,7 +75,7 @@ void print_row(const MachineLimits& limits, const BenchRow& row) {
   fmt::print("{:>7} {:>5} | ", row.context, row.batch);
   if (!row.skipped.empty()) {
     fmt::print("skipped: {}\n", row.skipped);
-    std::fflush(stdout);
+    check_output();
     return;
   }
   if (const auto& p = row.prefill)
@@ -86,7 +87,7 @@ void print_row(const MachineLimits& limits, const BenchRow& row) {
   fmt::print("{:>9.1f} {:>9.3f} {:>9.2f} {:>7.2f} {:>6.1f}% {:>8.1f} {:>7.1f}\n", d.tokens_per_s(),
              d.seconds * 1e3, d.cost.bytes.total() / 1e6, d.bytes_per_s() / 1e9,
              100 * d.bytes_per_s() / limits.read_per_s, d.flops_per_s() / 1e9, d.experts_per_layer);
-  std::fflush(stdout);  // long runs are watched through pipes
+  check_output();  // long runs are watched through pipes
 }
 
 Json head_json(const Subject& s) {
@@ -188,6 +189,7 @@ int bench(const Options& o) {
   for (const std::string& warning : checkpoint->warnings())
     fmt::print(stderr, "fathom: warning: {}\n", warning);
 
+  say_threads(o.compute.threads);
   BenchRunner runner(config, checkpoint->weights(), bench_options(o, config));
   const Subject subject{o, config, runner};
   const MachineLimits& limits = runner.setup().limits;

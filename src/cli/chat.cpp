@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "cli/command.h"
 #include "cli/model_session.h"
+#include "cli/output.h"
 #include "cli/terminal.h"
 #include "text/chat.h"
 #include "text/utf8.h"
@@ -219,8 +220,10 @@ class Chat {
     interrupts_.pressed();  // one from before the question is no answer's
     Result<RequestId> id = session_.submit(std::move(ids), answer);
     if (!id.ok()) return notice(id.failure().message + " (/clear forgets what was said)");
-    while (session_.engine().step())
+    while (session_.engine().step()) {
+      check_output();
       if (interrupts_.pressed()) session_.engine().cancel(id.value());
+    }
     last_ = answer.stats();
     if (answer.failed()) {
       screen.end();

@@ -1,13 +1,17 @@
 #include "cli/command.h"
 
+#include <cerrno>
+#include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <exception>
-#include <fstream>
-#include <iterator>
 
 #include "base/error.h"
+#include "base/file_kind.h"
 #include "base/numa.h"
 #include "base/version.h"
+#include "cli/output.h"
+#include "io/json_file.h"
 
 namespace fathom::cli {
 
@@ -17,21 +21,57 @@ void on_run(CLI::App& command, Run run) {
   });
 }
 
-std::string read_all(const std::string& path) {
-  if (path == "-") {
-    std::string text;
-    char block[1 << 16];
-    for (size_t n; (n = std::fread(block, 1, sizeof(block), stdin)) > 0;) text.append(block, n);
-    return text;
-  }
-  std::ifstream file(path, std::ios::binary);
-  if (!file) fail("cannot open {}: no such file, or not readable", path);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (file.bad()) fail("cannot read {}", path);
+namespace {
+
+std::string read_bytes(const std::string& path) {
+  if (path != "-") return read_file(path, SIZE_MAX - 1);
+  std::string text;
+  char block[1 << 16];
+  for (size_t n; (n = std::fread(block, 1, sizeof(block), stdin)) > 0;) text.append(block, n);
+  if (std::ferror(stdin)) fail("cannot read standard input: {}", std::strerror(errno));
   return text;
 }
 
+}  // namespace
+
+std::string read_all(const std::string& path) {
+  std::string bytes = read_bytes(path);
+  const std::string origin = path == "-" ? "standard input" : path;
+  const std::string_view text = without_byte_order_mark(bytes, origin);
+  const size_t mark = bytes.size() - text.size();
+  if (mark > 0) fmt::print(stderr, "note: {}: the byte order mark in front is left out\n", origin);
+  return bytes.erase(0, mark);
+}
+
+namespace {
+
+int parse_and_run(CLI::App& app, int argc, char** argv) {
+  try {
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::RuntimeError& e) {
+    return e.get_exit_code();
+  } catch (const CLI::ParseError& e) {
+    // CLI11 prints help and versions itself; everything else it finds wrong is usage.
+    return app.exit(e) == 0 ? 0 : 2;
+  } catch (const UsageError& e) {
+    fmt::print(stderr, "fathom: {}\n", e.what());
+    return 2;
+  } catch (const OutputLost&) {
+    return 1;  // end_of_output() says so
+  } catch (const std::system_error& e) {
+    if (!is_output_error(e)) fmt::print(stderr, "fathom: {}\n", e.what());
+    return 1;
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "fathom: {}\n", e.what());
+    return 1;
+  }
+}
+
+}  // namespace
+
 int main_with(int argc, char** argv) {
+  guard_standard_streams();
   CLI::App app{"fathom: run DeepSeek-V3.2 yourself, faithful to the model"};
   app.name("fathom");
   app.require_subcommand(1);
@@ -50,21 +90,7 @@ int main_with(int argc, char** argv) {
   add_encode(app);
   if (int nodes = spread_memory_over_nodes(); nodes > 1)
     fmt::print(stderr, "memory is spread over {} NUMA nodes\n", nodes);
-  try {
-    app.parse(argc, argv);
-    return 0;
-  } catch (const CLI::RuntimeError& e) {
-    return e.get_exit_code();
-  } catch (const CLI::ParseError& e) {
-    // CLI11 prints help and versions itself; everything else it finds wrong is usage.
-    return app.exit(e) == 0 ? 0 : 2;
-  } catch (const UsageError& e) {
-    fmt::print(stderr, "fathom: {}\n", e.what());
-    return 2;
-  } catch (const std::exception& e) {
-    fmt::print(stderr, "fathom: {}\n", e.what());
-    return 1;
-  }
+  return end_of_output(parse_and_run(app, argc, argv));
 }
 
 }  // namespace fathom::cli

@@ -29,7 +29,8 @@ void add_make_checkpoint(CLI::App& app);
 // Parses and runs; returns the exit code: 0 done, 1 the world is wrong, 2 usage.
 int main_with(int argc, char** argv);
 
-// Reads a whole file byte for byte; "-" is standard input. Throws Error when it cannot.
+// Reads a whole text file byte for byte, but for a byte order mark in front; "-" is standard input.
+// Throws Error when it cannot, and for UTF-16.
 std::string read_all(const std::string& path);
 
 }  // namespace fathom::cli

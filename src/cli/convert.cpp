@@ -6,12 +6,14 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/options.h"
 #include "convert/progress.h"
 
 namespace fathom::cli {
 namespace {
 
 int run_convert(const ConvertOptions& options) {
+  say_threads(options.threads);
   ConvertResult result =
       convert(options, [](const std::string& line) { fmt::print("{}\n", line); });
   switch (result.state) {
@@ -47,7 +49,9 @@ void add_convert(CLI::App& app) {
       ->check(CLI::Range(1, 4096));
   command->add_flag("--drop-mtp", options->drop_mtp, "leave the multi-token prediction layer out");
   command->add_flag("--dry-run", options->dry_run, "show what would be written, and stop");
-  command->add_option("--threads", options->threads, "copying threads (all processors)")
+  command
+      ->add_option("--threads", options->threads,
+                   "copying threads (one a physical core, within a container's quota)")
       ->check(CLI::Range(1, 1024));
   on_run(*command, [options] { return run_convert(*options); });
 }

@@ -1,10 +1,10 @@
 // fathom decode: the text that token ids stand for.
-#include <cstdio>
 #include <memory>
 
 #include "base/error.h"
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/output.h"
 #include "text/tokenizer.h"
 
 namespace fathom::cli {
@@ -20,8 +20,7 @@ int run_decode(const Options& o) {
   for (const int32_t id : ids) {
     if (id < 0) fail("{}: expected token ids from 0 on, found {}", origin, id);
   }
-  const std::string text = Tokenizer::from_folder(o.checkpoint).decode(ids);
-  std::fwrite(text.data(), 1, text.size(), stdout);
+  write_out(Tokenizer::from_folder(o.checkpoint).decode(ids));
   return 0;
 }
 

@@ -2,11 +2,12 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <memory>
 
 #include "base/error.h"
 #include "cli/command.h"
+#include "cli/options.h"
+#include "cli/output.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
 #include "text/utf8.h"
@@ -21,8 +22,8 @@ struct Options {
 
 // Byte for byte, so that a prompt can be piped on; a newline is for eyes only.
 void print_prompt(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  if (isatty(STDOUT_FILENO)) std::fputc('\n', stdout);
+  write_out(text);
+  if (isatty(STDOUT_FILENO)) write_out("\n");
 }
 
 void print_ids(const std::vector<int32_t>& ids) { fmt::print("{}\n", fmt::join(ids, " ")); }
@@ -46,13 +47,13 @@ int encode_messages(const Options& o) {
   return 0;
 }
 
-int encode_text(const Options& o) {
+int run_text(const Options& o) {
   // A command line is refused where it is not UTF-8; files may hold anything.
   if (o.has_text) require_utf8(o.text, "--text");
   const std::string text = o.has_text ? o.text : replace_invalid_utf8(read_all(o.text_file));
   const Tokenizer tokenizer = Tokenizer::from_folder(o.checkpoint);
   if (o.ids) {
-    print_ids(o.plain ? tokenizer.encode_plain(text) : tokenizer.encode(text));
+    print_ids(o.plain ? tokenizer.encode_plain(text) : encode_text(tokenizer, text));
   } else {
     print_prompt(text);
   }
@@ -85,7 +86,7 @@ void add_encode(CLI::App& app) {
   command->add_flag("--ids", o->ids, "print token ids on one line");
   command->add_flag("--plain", o->plain, "added tokens in the text are ordinary text")
       ->excludes(messages);
-  on_run(*command, [o] { return o->messages.empty() ? encode_text(*o) : encode_messages(*o); });
+  on_run(*command, [o] { return o->messages.empty() ? run_text(*o) : encode_messages(*o); });
 }
 
 }  // namespace fathom::cli

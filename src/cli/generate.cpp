@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "cli/command.h"
 #include "cli/model_session.h"
+#include "cli/output.h"
 #include "cli/terminal.h"
 #include "text/chat.h"
 #include "text/utf8.h"
@@ -24,14 +25,10 @@ struct Options {
 
 // Broken UTF-8 of a prompt that is only quoted must not break the JSON.
 void print_json(const Json& json) {
-  fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
-  std::fflush(stdout);
+  write_out(json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
-void print_text(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-}
+void print_text(const std::string& text) { write_out(text); }
 
 // Prompts of a file: blocks of lines with blank lines between them.
 std::vector<std::string> split_prompts(const std::string& text) {
@@ -132,7 +129,10 @@ int run_batch(ModelSession& session, std::deque<Job>& jobs, const Options& o,
   }
   BatchPrinter printer(jobs, o.json);
   printer.update();
-  while (session.engine().step()) printer.update();
+  while (session.engine().step()) {
+    printer.update();
+    check_output();
+  }
   print_speed(session);
   for (const Job& job : jobs)
     if (job.failed()) return 1;
@@ -223,8 +223,7 @@ class Interactive {
         o_.json ? Answer::Show() : [](const std::string& text, const auto&) { print_text(text); });
     Result<RequestId> id = session_.submit(std::move(ids), answer);
     if (!id.ok()) return complain(id.failure().message + " (/clear forgets what was said)");
-    while (session_.engine().step()) {
-    }
+    while (session_.engine().step()) check_output();
     if (!o_.json) print_text("\n");
     if (answer.failed()) return complain(answer.error());
     if (o_.json) print_json(answer.to_json());

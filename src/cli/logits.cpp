@@ -47,7 +47,7 @@ std::vector<int64_t> parse_rows(const std::string& text, int64_t context) {
 
 std::vector<int32_t> input_ids(const Options& o, const Checkpoint& checkpoint) {
   if (!o.ids_file.empty()) return parse_ids(read_all(o.ids_file), o.ids_file);
-  return Tokenizer::from_folder(checkpoint.path()).encode(o.text);
+  return encode_text(Tokenizer::from_folder(checkpoint.path()), o.text);
 }
 
 // The residual stream to start from, widened to float32.
@@ -153,6 +153,7 @@ int run(const Options& o) {
   const DeviceWeights weights(config, checkpoint->weights(), eval.device, eval.numerics,
                               eval.observed);
   Evaluator evaluator(config, weights.get(), context, eval);
+  say_threads(o.compute.threads);
   fmt::print(stderr, "{}\n", evaluator.describe());
   if (taps)
     evaluator.set_step_observer(

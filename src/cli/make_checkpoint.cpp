@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "cli/command.h"
+#include "cli/options.h"
 #include "convert/presets.h"
 #include "convert/progress.h"
 #include "convert/random_checkpoint.h"
@@ -19,6 +20,7 @@ struct Flags {
 
 int run_make_checkpoint(Flags flags) {
   RandomOptions& o = flags.options;
+  say_threads(o.threads);
   if (flags.preset.empty() == flags.config.empty())
     throw UsageError("make-checkpoint needs either --preset or --config");
   o.origin = flags.preset.empty() ? flags.config : "preset " + flags.preset;
@@ -53,7 +55,9 @@ void add_make_checkpoint(CLI::App& app) {
   command->add_option("--dtype", flags->dtype, "of the large matrices (as the config says)")
       ->check(CLI::IsMember({"fp8", "bf16", "f32"}));
   command->add_flag("--dry-run", flags->options.dry_run, "show the sizes, and stop");
-  command->add_option("--threads", flags->options.threads, "threads (all processors)")
+  command
+      ->add_option("--threads", flags->options.threads,
+                   "threads (one a physical core, within a container's quota)")
       ->check(CLI::Range(1, 1024));
   on_run(*command, [flags] { return run_make_checkpoint(*flags); });
 }

@@ -63,7 +63,7 @@ std::vector<int32_t> ModelSession::prompt_ids(const Conversation& conversation,
 
 std::vector<int32_t> ModelSession::raw_ids(const std::string& text) const {
   require_utf8(text, "the prompt");
-  return tokenizer().encode(text);
+  return encode_text(tokenizer(), text);
 }
 
 Result<RequestId> ModelSession::submit(std::vector<int32_t> ids, Answer& answer) {

@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "base/error.h"
+#include "base/processors.h"
 #include "kernels/cpu_ops.h"
 
 namespace fathom::cli {
@@ -27,7 +28,7 @@ void ComputeOptions::add_to(CLI::App& command) {
   for (const CpuKernels& row : cpu_kernels()) names.emplace_back(row.name);
   command.add_option("--kernels", kernels, "force an implementation (default: the best usable)")
       ->check(CLI::IsMember(names));
-  command.add_option("--threads", threads, "threads, 0 for all processors")
+  command.add_option("--threads", threads, kThreadsHelp)
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   command.add_flag("--batch-invariant", batch_invariant,
@@ -96,6 +97,21 @@ std::vector<int32_t> parse_ids(const std::string& text, const std::string& origi
     ids.push_back(id);
     at = next;
   }
+}
+
+void say_threads(int asked) {
+  if (asked > 0) return;
+  if (const std::string why = find_processors().describe(); !why.empty())
+    fmt::print(stderr, "note: {}\n", why);
+}
+
+std::vector<int32_t> encode_text(const Tokenizer& tokenizer, const std::string& text) {
+  std::vector<int32_t> ids = tokenizer.encode(text);
+  const std::vector<int32_t> markers = tokenizer.encode("");
+  if (!markers.empty() && !text.empty() && ids == tokenizer.encode(text, false))
+    fmt::print(stderr, "note: the text begins with {} itself: it is not put in front again\n",
+               tokenizer.decode(markers));
+  return ids;
 }
 
 void check_ids(std::span<const int32_t> ids, int vocab) {

@@ -9,6 +9,7 @@
 
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/output.h"
 #include "cli/terminal.h"
 #include "kernels/cpu_ops.h"
 #include "model/checkpoint.h"
@@ -56,7 +57,7 @@ class Table {
     }
     std::string limit = r.limit.empty() ? "" : fmt::format("limit {}", r.limit);
     fmt::print("  {:6}  {:66}  {:42}  {}\n", word(r.verdict), r.proves, r.figure, limit);
-    std::fflush(stdout);
+    check_output();
   }
 
  private:
@@ -102,6 +103,7 @@ int run(const Options& o) {
   if (std::filesystem::exists(std::filesystem::path(o.dir) / "tokenizer.json"))
     tokenizer = Tokenizer::from_folder(o.dir);
   const Config& c = checkpoint->config();
+  say_threads(o.check.threads);
 
   SelfcheckOptions options = o.check;
   Table table;
@@ -142,7 +144,7 @@ void add_selfcheck(CLI::App& app) {
   for (const CheckGroup& g : selfcheck_groups()) groups.emplace_back(g.name);
   command->add_option("--kernels", o->check.kernels, "kernels to check (default: the best usable)")
       ->check(CLI::IsMember(kernels));
-  command->add_option("--threads", o->check.threads, "threads, 0 for all processors")
+  command->add_option("--threads", o->check.threads, kThreadsHelp)
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   command->add_option("--only", o->check.only, "groups of checks to run (default: all)")

@@ -16,6 +16,7 @@
 #include "cli/command.h"
 #include "cli/file_limit.h"
 #include "cli/loaded_model.h"
+#include "cli/output.h"
 #include "cli/signals.h"
 #include "io/machine.h"
 #include "server/http/http_server.h"
@@ -23,6 +24,7 @@
 #include "server/router.h"
 #include "server/server_log.h"
 #include "server/service.h"
+#include "text/utf8.h"
 
 namespace fathom::cli {
 namespace {
@@ -196,8 +198,9 @@ int serve(const Options& o, Engine& engine, HttpServer& http, EndSignals& signal
     if (count > 1) http.stop(0);
     if (count == 1) say("stopping: a second signal stops at once\n");
   });
-  fmt::print("listening on http://{}\n", authority(o.host, http.port()));
-  std::fflush(stdout);
+  write_out(fmt::format("listening on http://{}\n", authority(o.host, http.port())));
+  // Whoever waits for that line would wait for ever: end_of_output() says what is wrong.
+  if (output_lost()) ending.announce();
 
   const std::string failure = ending.wait();
   if (!failure.empty()) say(fmt::format("fathom: the engine has failed: {}\n", failure));
@@ -210,7 +213,8 @@ int load_and_serve(Options o, EndSignals& signals, const std::shared_ptr<ServerL
   RouterOptions routing = router_options(o, log);
   raise_file_limit();
   if (o.model_names.empty())
-    o.model_names = {std::filesystem::weakly_canonical(o.checkpoint).filename().string()};
+    o.model_names = {
+        replace_invalid_utf8(std::filesystem::weakly_canonical(o.checkpoint).filename().string())};
   Metrics metrics(o.model_names.front());
   Router router(std::move(routing), metrics);
   // A port that somebody listens on is known before a large model is read. One that another fathom

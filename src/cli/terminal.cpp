@@ -12,6 +12,7 @@
 #include <ctime>
 
 #include "base/error.h"
+#include "cli/output.h"
 
 namespace fathom::cli {
 
@@ -82,7 +83,7 @@ std::optional<std::string> LineReader::next() {
     el_set(editor_->edit, EL_PREP_TERM, 1);
     const char* text = el_gets(editor_->edit, &n);
     if (editor_->abandoned) {
-      std::fputc('\n', stdout);
+      write_out("\n");
       return line;
     }
     if (!text || n <= 0) return std::nullopt;
@@ -90,15 +91,13 @@ std::optional<std::string> LineReader::next() {
     if (line.find_first_not_of(" \t\r\n") != std::string::npos)
       ::history(editor_->history, &editor_->event, H_ENTER, text);
   } else {
-    if (options_.always_prompt || stdin_is_terminal()) {
-      std::fputs(options_.prompt.c_str(), stdout);
-      std::fflush(stdout);
-    }
+    if (options_.always_prompt || stdin_is_terminal()) write_out(options_.prompt);
     int c = EOF;
     while ((c = std::fgetc(stdin)) != EOF) {
       line.push_back(static_cast<char>(c));
       if (c == '\n') break;
     }
+    if (std::ferror(stdin)) fail("cannot read standard input: {}", std::strerror(errno));
     if (line.empty()) return std::nullopt;
   }
   if (line.ends_with('\n')) line.pop_back();
@@ -135,10 +134,9 @@ bool Interrupts::pressed() {
 }
 
 void AnswerWriter::write(const std::string& text, bool dim) {
-  if (styled_ && dim != dim_) std::fputs(dim ? "\x1b[2m" : "\x1b[0m", stdout);
+  if (styled_ && dim != dim_) write_out(dim ? "\x1b[2m" : "\x1b[0m");
   dim_ = dim;
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+  write_out(text);
 }
 
 void AnswerWriter::normal() {

@@ -1,7 +1,13 @@
 #include "io/json_file.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
 #include "base/error.h"
-#include "io/mapped_file.h"
+#include "base/file_kind.h"
 
 namespace fathom {
 
@@ -9,7 +15,8 @@ using nlohmann::json;
 
 constexpr int kMaxDepth = 32;  // documents are destroyed and printed recursively
 
-json parse_json(const std::string& text, const std::string& origin, size_t max_bytes) {
+json parse_json(const std::string& bytes, const std::string& origin, size_t max_bytes) {
+  const std::string_view text = without_byte_order_mark(bytes, origin);
   if (text.size() > max_bytes)
     fail("{}: {} bytes, expected at most {}", origin, text.size(), max_bytes);
   auto limit = [&](int depth, json::parse_event_t, json&) {
@@ -19,6 +26,8 @@ json parse_json(const std::string& text, const std::string& origin, size_t max_b
   try {
     return json::parse(text, limit);
   } catch (const json::parse_error& e) {
+    if (const std::string kind = stranger_kind(text); !kind.empty())
+      fail("{}: not JSON: it is {}", origin, kind);
     fail("{}: not JSON: wrong at byte {}", origin, e.byte);
   } catch (const json::exception&) {
     fail("{}: not JSON: a number out of range", origin);
@@ -26,10 +35,26 @@ json parse_json(const std::string& text, const std::string& origin, size_t max_b
 }
 
 json read_json_file(const std::string& path, size_t max_bytes) {
-  MappedFile map(path);
-  if (map.size() > max_bytes)  // before it is copied
-    fail("{}: {} bytes, expected at most {}", path, map.size(), max_bytes);
-  return parse_json({reinterpret_cast<const char*>(map.data()), map.size()}, path, max_bytes);
+  return parse_json(read_file(path, max_bytes), path, max_bytes);
+}
+
+std::string read_file(const std::string& path, size_t max_bytes) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) fail("cannot open {}: {}", path, std::strerror(errno));
+  std::string content;
+  int error = 0;
+  for (char block[1 << 16]; content.size() <= max_bytes;) {
+    const ssize_t n = ::read(fd, block, sizeof(block));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) error = errno;
+    if (n <= 0) break;
+    content.append(block, static_cast<size_t>(n));
+  }
+  ::close(fd);
+  if (error != 0) fail("cannot read {}: {}", path, std::strerror(error));
+  if (content.size() > max_bytes)
+    fail("{}: more than the {} bytes expected at most", path, max_bytes);
+  return content;
 }
 
 }  // namespace fathom

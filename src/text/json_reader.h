@@ -2,12 +2,14 @@
 //   "models/x/tokenizer.json: model.vocab: expected an object, found a string".
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 
 #include "base/error.h"
+#include "base/file_kind.h"
 
 namespace fathom {
 
@@ -47,7 +49,15 @@ class JsonAt {
     return value_->template get<bool>();
   }
   bool boolean_or(bool absent) const { return null() ? absent : boolean(); }
+  // 2048.0 is an integer, too: tools that keep all numbers as floats write it so.
   int32_t integer(int32_t low, int32_t high) const {
+    if (value_->is_number_float()) {
+      const auto number = value_->template get<double>();
+      expect(std::trunc(number) == number, "an integer");
+      if (!(number >= low && number <= high))
+        fail("{}: expected {} to {}, found {}", path_, low, high, value_->dump());
+      return static_cast<int32_t>(number);
+    }
     expect(value_->is_number_integer(), "an integer");
     // A number past int64 would wrap to a negative one; it is out of range either way.
     const bool huge = value_->is_number_unsigned() &&
@@ -80,10 +90,13 @@ class JsonAt {
 
 // Parses a whole document; throws Error "{where}: not JSON: ..." with the byte offset.
 template <class Json>
-Json parse_json(std::string_view text, std::string_view where) {
+Json parse_json(std::string_view bytes, std::string_view where) {
+  const std::string_view text = without_byte_order_mark(bytes, where);
   try {
     return Json::parse(text);
   } catch (const nlohmann::json::parse_error& e) {
+    if (const std::string kind = stranger_kind(text); !kind.empty())
+      fail("{}: not valid JSON: it is {}", where, kind);
     // The library's message repeats an id and a line number; the reason follows the last of them.
     const std::string_view message = e.what();
     const size_t reason = message.find("syntax error");

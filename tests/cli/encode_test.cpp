@@ -54,6 +54,33 @@ class TextCommands : public testing::Test {
   std::filesystem::path folder_;
 };
 
+// Editors put a byte order mark in front of UTF-8; it is no part of the text.
+TEST_F(TextCommands, ByteOrderMarks) {
+  const Ran plain = run("encode", "--ids --text-file " + file("a.txt", "Hello <think>"));
+  const Ran marked =
+      run("encode", "--ids --text-file " + file("b.txt", "\xEF\xBB\xBFHello <think>"));
+  EXPECT_EQ(marked.out, plain.out);
+  EXPECT_THAT(marked.err, HasSubstr("b.txt: the byte order mark in front is left out"));
+  EXPECT_EQ(run("encode", "--ids --text-file -", "\xEF\xBB\xBFHello <think>").out, plain.out);
+  const Ran messages =
+      run("encode", "--messages -", "\xEF\xBB\xBF[{\"role\": \"user\", \"content\": \"Hi\"}]");
+  EXPECT_EQ(messages.out, "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜></think>");
+  EXPECT_EQ(run("decode", "--ids -",
+                "\xEF\xBB\xBF"
+                "56 3534")
+                .code,
+            0);
+  const Ran wide = run("encode", "--text-file -", std::string("\xFF\xFEH\0i\0", 6));
+  EXPECT_EQ(wide.code, 1);
+  EXPECT_THAT(wide.err, HasSubstr("standard input: the text is UTF-16, expected UTF-8"));
+}
+
+TEST_F(TextCommands, AFolderIsNoText) {
+  const Ran ran = run("encode", "--text-file " + kSmall);
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_EQ(ran.err, "fathom: cannot read " + kSmall + ": Is a directory\n");
+}
+
 TEST_F(TextCommands, EncodeText) {
   EXPECT_EQ(run("encode", "--ids --text 'Hello <think>'").out, "56 3534 237 5\n");
   EXPECT_EQ(run("encode", "--ids --plain --text 'Hello <think>'").out,

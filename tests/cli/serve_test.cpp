@@ -32,7 +32,9 @@ const std::string kLongStream =
 // The program, running; ended with the test whatever happens.
 class Served {
  public:
-  // `errors_to`: a descriptor that takes the place of the file errors() reads.
+  // `errors_to`: a descriptor that takes the place of the file errors() reads; kClosed: none at
+  // all.
+  static constexpr int kClosed = -2;
   explicit Served(std::vector<std::string> arguments, int errors_to = -1) {
     int out[2];
     if (::pipe2(out, O_CLOEXEC) != 0) return;
@@ -44,6 +46,7 @@ class Served {
       ::dup2(out[1], STDOUT_FILENO);
       const int err = errors_to >= 0 ? errors_to : ::open(errors.c_str(), O_CREAT | O_WRONLY, 0600);
       ::dup2(err, STDERR_FILENO);
+      if (errors_to == kClosed) ::close(STDERR_FILENO);
       std::vector<char*> argv;
       for (std::string& a : arguments) argv.push_back(a.data());
       argv.push_back(nullptr);
@@ -172,6 +175,23 @@ TEST(ServeTest, AReaderOfTheLogThatLeavesDoesNotEndTheServer) {
   }
   s.signal(SIGTERM);
   EXPECT_EQ(s.wait(), 0);
+}
+
+TEST(ServeTest, ALogThatCannotBeWrittenDoesNotEndTheServer) {
+  const int full = ::open("/dev/full", O_WRONLY | O_CLOEXEC);
+  ASSERT_GE(full, 0);
+  for (const int errors : {full, Served::kClosed}) {
+    Served s({"--port", "0"}, errors);
+    ASSERT_THAT(s.line(), StartsWith("listening on http://"));
+    HttpClient c(s.port());
+    for (int i = 0; i < 2; ++i) {
+      ASSERT_TRUE(c.get("/health"));
+      EXPECT_EQ(c.answer().status, 200);
+    }
+    s.signal(SIGTERM);
+    EXPECT_EQ(s.wait(), 0);
+  }
+  ::close(full);
 }
 
 TEST(ServeTest, AReaderOfTheLogThatDoesNotReadCannotKeepTheServer) {
