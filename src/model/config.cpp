@@ -5,8 +5,8 @@
 
 #include "base/error.h"
 #include "io/json_file.h"
-#include "io/mapped_file.h"
 #include "model/config_reader.h"
+#include "model/config_rope.h"
 
 namespace fathom {
 namespace {
@@ -111,38 +111,6 @@ void read_indexer(ConfigReader& r, Config& c) {
     r.wrong("index_head_dim", fmt::format("at least qk_rope_head_dim ({})", c.rope));
 }
 
-// rope_scaling with `type` or `rope_type`, or the newer rope_parameters that also hold rope_theta.
-void read_rope(ConfigReader& r, Config& c) {
-  std::string key = r.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
-  std::optional<ConfigReader> scaling = r.child(key);
-  ConfigReader& theta = scaling && scaling->has("rope_theta") ? *scaling : r;
-  c.rope_theta = theta.number("rope_theta", 1.001, 1e12, 10000);
-  if (!scaling) return;
-  ConfigReader& s = *scaling;
-  // rope_parameters without a type is plain rope; rope_scaling without one cannot be understood.
-  const char* type_key = s.has("type") && !s.has("rope_type") ? "type" : "rope_type";
-  std::string type = s.choice(type_key, {"yarn", "default"},
-                              key == "rope_parameters" && !s.has("factor") ? "default" : "");
-  if (type != "yarn") return;
-  YarnParams y;
-  y.factor = s.number("factor", 1, 1e6);
-  y.original_context =
-      static_cast<double>(s.integer("original_max_position_embeddings", 1, kMaxPositions));
-  y.beta_fast = s.number("beta_fast", 1e-3, 1e6, 32);
-  y.beta_slow = s.number("beta_slow", 1e-3, 1e6, 1);
-  if (s.sound({"beta_fast", "beta_slow"}) && y.beta_slow >= y.beta_fast)
-    s.wrong("beta_slow", fmt::format("below beta_fast ({})", y.beta_fast));
-  if (y.factor <= 1) return;
-  // cos and sin carry mscale / mscale_all_dim in other engines; here they are never scaled, which
-  // is right exactly when the two are equal.
-  y.mscale_all_dim = s.number("mscale_all_dim", 0, 100);
-  if (s.has("mscale") && s.number("mscale", 0, 100) != y.mscale_all_dim)
-    s.wrong("mscale", fmt::format("the same as mscale_all_dim ({})", y.mscale_all_dim));
-  s.number("attention_factor", 1, 1, 1);
-  s.only("truncate", true, "YaRN's correction range is rounded to whole dims");
-  c.yarn = y;
-}
-
 void read_quantisation(ConfigReader& r, Config& c) {
   std::optional<ConfigReader> quantisation = r.child("quantization_config");
   if (!quantisation) return;
@@ -154,6 +122,66 @@ void read_quantisation(ConfigReader& r, Config& c) {
   c.ue8m0 = q.choice("scale_fmt", {"ue8m0", "float32"}, "float32") == "ue8m0";
   const json* block = q.get("weight_block_size");
   if (!block || *block != json{128, 128}) q.wrong("weight_block_size", "[128, 128]");
+  q.only("dequantize", false, "weights stay as they are stored");
+  // Which tensors are not quantised is said by their own dtypes.
+  for (const char* key : {"modules_to_not_convert", "ignored_layers", "ignore"}) q.get(key);
+  if (q.all_sound()) q.no_others("quantisation", [](const std::string&) { return true; });
+}
+
+bool contains_any(const std::string& text, std::initializer_list<const char*> parts) {
+  return std::any_of(parts.begin(), parts.end(),
+                     [&](const char* part) { return text.find(part) != text.npos; });
+}
+
+// Every layer has the same attention; which have experts follows from first_k_dense_replace.
+void read_layer_types(ConfigReader& r, const Config& c) {
+  if (const json* types = r.get("layer_types"); types && says_something(*types)) {
+    const bool same = types->is_array() && types->front().is_string() &&
+                      std::all_of(types->begin(), types->end(),
+                                  [&](const json& type) { return type == types->front(); });
+    if (!same || contains_any(types->front().get<std::string>(),
+                              {"sliding", "chunk", "window", "local", "linear", "mamba", "conv"}))
+      r.wrong("layer_types", "the same attention over the whole context in every layer");
+  }
+  const json* mlps = r.get("mlp_layer_types");
+  if (!mlps || !says_something(*mlps)) return;
+  json expected = json::array();
+  for (int layer = 0; layer < c.layers; ++layer)
+    expected.push_back(c.is_moe(layer) ? "sparse" : "dense");
+  if (*mlps != expected)
+    r.wrong("mlp_layer_types", fmt::format("{} times dense, then sparse for each of {} layers",
+                                           c.dense_layers, c.layers));
+}
+
+// What else configs say about attention. It follows from the sizes above, or is another model.
+void read_attention(ConfigReader& r, const Config& c) {
+  r.only("attention_bias", false, "projections have no bias");
+  r.only("rope_interleave", true, "the attention's rope pairs neighbours");
+  r.only("indexer_rope_interleave", false, "the indexer's rope pairs halves");
+  if (!r.all_sound()) {  // what follows from another problem is noise
+    for (const char* key :
+         {"num_key_value_heads", "qk_head_dim", "head_dim", "layer_types", "mlp_layer_types"})
+      r.get(key);
+    return;
+  }
+  r.integer("num_key_value_heads", c.heads, c.heads, c.heads);
+  r.integer("qk_head_dim", c.qk_dim(), c.qk_dim(), c.qk_dim());
+  // Hugging Face has meant different heads by it.
+  if (const int64_t dim = r.integer("head_dim", 1, kMaxHeadDim, c.rope);
+      dim != c.rope && dim != c.qk_dim() && dim != c.value)
+    r.wrong("head_dim", fmt::format("{}, {} or {}", c.rope, c.value, c.qk_dim()));
+  read_layer_types(r, c);
+}
+
+// Whether a key by its name says how rope, quantisation or attention are computed.
+bool about_the_computation(const std::string& key) {
+  // How other programs compute it, and what training needs.
+  if (contains_any(key, {"dropout", "attn_impl", "output_attentions", "flash_attn"})) return false;
+  if (key == "dtype" || key == "torch_dtype") return false;  // the tensors say theirs
+  return contains_any(key, {"rope", "rotary", "yarn", "mscale", "quant", "compression_config",
+                            "dtype", "attention", "attn", "sliding", "window", "head_dim",
+                            "kv_heads", "layer_type", "block_type"}) ||
+         key.starts_with("index");
 }
 
 void read_token(ConfigReader& r, const char* key, int& id, const Config& c) {
@@ -161,9 +189,10 @@ void read_token(ConfigReader& r, const char* key, int& id, const Config& c) {
   if (!value || !r.sound({"vocab_size"})) return;
   // Several end tokens may be listed: the first is the model's own.
   const json& first = value->is_array() && !value->empty() ? value->front() : *value;
-  if (!first.is_number_unsigned() || first.get<uint64_t>() >= static_cast<uint64_t>(c.vocab))
+  const std::optional<int64_t> number = whole_number(first);
+  if (!number || *number < 0 || *number >= c.vocab)
     return r.wrong(key, fmt::format("a token id below vocab_size ({})", c.vocab));
-  id = first.get<int>();
+  id = as_int(*number);
 }
 
 Config read_hugging_face(ConfigReader& r) {
@@ -181,9 +210,7 @@ Config read_hugging_face(ConfigReader& r) {
   r.choice("topk_method", {"noaux_tc"}, "noaux_tc");
   r.integer("moe_layer_freq", 1, 1, 1);
   r.only("tie_word_embeddings", false, "lm_head is a tensor of its own");
-  r.only("attention_bias", false, "projections have no bias");
-  r.only("rope_interleave", true, "the attention's rope pairs neighbours");
-  r.only("indexer_rope_interleave", false, "the indexer's rope pairs halves");
+  read_attention(r, c);
   return c;
 }
 
@@ -221,6 +248,7 @@ Config parse_config(const std::string& text, const std::string& origin) {
   ConfigReader r(object, "", problems);
   bool release = r.has("dim") && !r.has("hidden_size");
   Config c = release ? read_release(r) : read_hugging_face(r);
+  r.no_others("rope, quantisation or attention", about_the_computation);
   if (problems.size() == 1) fail("{}: {}", origin, problems[0]);
   if (!problems.empty())
     fail("{}: {} values cannot be used:\n  {}", origin, problems.size(),
@@ -236,8 +264,7 @@ Config load_config(const std::string& dir, const std::string& file) {
     path = std::filesystem::path(dir) / "config.json";
     if (!std::filesystem::exists(path, ignored)) fail("no config.json in {}", dir);
   }
-  MappedFile map(path);
-  return parse_config({reinterpret_cast<const char*>(map.data()), map.size()}, path);
+  return parse_config(read_file(path, kMaxBytes), path);
 }
 
 }  // namespace fathom

@@ -23,7 +23,26 @@ std::string shown(const json& value) {
 
 }  // namespace
 
+bool says_something(const json& value) {
+  return !value.is_null() && value != json(false) && value != json(0) && value != json("") &&
+         !(value.is_structured() && value.empty());
+}
+
+std::optional<int64_t> whole_number(const json& value) {
+  constexpr double kExact = 9007199254740992.0;  // 2^53: above, floats skip numbers
+  if (value.is_number_float()) {
+    const double v = value.get<double>();
+    if (std::trunc(v) != v || std::abs(v) > kExact) return std::nullopt;
+    return static_cast<int64_t>(v);
+  }
+  // is_number_integer is true of unsigned values too; those beyond int64 would wrap.
+  const bool fits = value.is_number_integer() &&
+                    !(value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX);
+  return fits ? std::optional(value.get<int64_t>()) : std::nullopt;
+}
+
 const json* ConfigReader::get(const std::string& key) const {
+  asked_.insert(key);
   if (!object_.is_object()) return nullptr;
   auto it = object_.find(key);
   return it == object_.end() || it->is_null() ? nullptr : &*it;
@@ -56,6 +75,15 @@ void ConfigReader::missing(const std::string& key, const std::string& expected) 
       fmt::format("{}{} is {}: expected {}", prefix_, key, null ? "null" : "missing", expected));
 }
 
+void ConfigReader::no_others(const char* what,
+                             const std::function<bool(const std::string&)>& about) {
+  if (!object_.is_object()) return;
+  const std::set<std::string> asked = asked_;
+  for (const auto& [key, value] : object_.items())
+    if (asked.count(key) == 0 && says_something(value) && about(key))
+      wrong(key, fmt::format("no such key: it is about {}, and not understood", what));
+}
+
 int64_t ConfigReader::integer(const std::string& key, int64_t least, int64_t greatest,
                               std::optional<int64_t> fallback) {
   std::string expected = least == greatest
@@ -66,11 +94,8 @@ int64_t ConfigReader::integer(const std::string& key, int64_t least, int64_t gre
     if (!fallback) missing(key, expected);
     return fallback.value_or(least);
   }
-  // is_number_integer is true of unsigned values too; those beyond int64 would wrap.
-  bool fits = value->is_number_integer() &&
-              !(value->is_number_unsigned() && value->get<uint64_t>() > INT64_MAX);
-  int64_t v = fits ? value->get<int64_t>() : 0;
-  if (fits && least <= v && v <= greatest) return v;
+  const std::optional<int64_t> v = whole_number(*value);
+  if (v && least <= *v && *v <= greatest) return *v;
   wrong(key, expected);
   return least;
 }

@@ -2,8 +2,11 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <functional>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/error.h"
 #include "support/temp_folder.h"
@@ -132,6 +135,143 @@ TEST(Config, RopeSpellings) {
   j["rope_scaling"] = nullptr;
   j["rope_parameters"] = nullptr;
   EXPECT_FALSE(parse_config(j.dump(), "here").yarn);
+}
+
+// What transformers 5 writes: one object with rope's base in it, or one for each type of layer.
+TEST(Config, RopeNestedByLayerType) {
+  json j = tiny();
+  json yarn = j["rope_scaling"];
+  const Config want = parse_config(j.dump(), "here");
+  j.erase("rope_scaling");
+  j.erase("rope_theta");
+  yarn["rope_type"] = yarn["type"];
+  yarn["rope_theta"] = 10000.0;
+  yarn["partial_rotary_factor"] = 1.0;
+  const json nested[] = {{{"full_attention", yarn}},
+                         {{"full_attention", yarn}, {"sliding_attention", nullptr}},
+                         {{"full_attention", yarn}, {"sparse_attention", yarn}}};
+  for (const json& parameters : nested) {
+    for (const char* key : {"rope_parameters", "rope_scaling"}) {
+      json config = j;
+      config[key] = parameters;
+      const Config c = parse_config(config.dump(), "here");
+      ASSERT_TRUE(c.yarn) << parameters;
+      EXPECT_EQ(c.yarn->factor, want.yarn->factor);
+      EXPECT_EQ(c.yarn->original_context, want.yarn->original_context);
+      EXPECT_EQ(c.attention_scale(), want.attention_scale());
+      EXPECT_EQ(c.rope_theta, 10000);
+    }
+  }
+  // Types with different ropes: the one that the layers have, where the config says which.
+  json plain = {{"rope_type", "default"}, {"rope_theta", 10000.0}};
+  j["rope_parameters"] = {{"full_attention", yarn}, {"sliding_attention", plain}};
+  EXPECT_THAT(refusal(j, "{}"), HasSubstr("rope_parameters = {...}: expected the same rope for "
+                                          "every type of layer"));
+  j["layer_types"] = {"full_attention", "full_attention"};
+  EXPECT_TRUE(parse_config(j.dump(), "here").yarn);
+  j["rope_parameters"] = {{"sliding_attention", yarn}};
+  EXPECT_THAT(refusal(j, "{}"), HasSubstr("expected the parameters of a type of layer_types"));
+}
+
+TEST(Config, RopeThatIsSaidTwiceIsTheSame) {
+  json j = tiny();
+  j["rope_parameters"] = j["rope_scaling"];
+  j["rope_parameters"]["rope_theta"] = j["rope_theta"];
+  EXPECT_TRUE(parse_config(j.dump(), "here").yarn);
+  EXPECT_THAT(refusal(j, R"({"rope_parameters": {"factor": 20}})"),
+              HasSubstr("rope_parameters = {...}: expected the same rope as in rope_scaling"));
+  EXPECT_THAT(refusal(j, R"({"rope_parameters": {"rope_theta": 20000}})"),
+              HasSubstr("rope_parameters.rope_theta = 20000: expected the same as rope_theta "
+                        "outside (10000"));
+  EXPECT_THAT(refusal(tiny(), R"({"rope_scaling": {"rope_type": "default"}})"),
+              HasSubstr("rope_scaling.type = \"yarn\": expected the same as rope_type (default)"));
+  EXPECT_THAT(refusal(tiny(), R"({"rope_parameters": {"rope_theta": 10000}})"),
+              HasSubstr("expected the same rope as in rope_scaling"));
+  EXPECT_THAT(refusal(tiny(), R"({"original_max_position_embeddings": 2048})"),
+              HasSubstr("original_max_position_embeddings = 4096: expected the same as outside"));
+  json outside = tiny();
+  outside["rope_scaling"].erase("original_max_position_embeddings");
+  EXPECT_THAT(refusal(outside, "{}"), HasSubstr("original_max_position_embeddings is missing"));
+  outside["original_max_position_embeddings"] = 4096;
+  EXPECT_EQ(parse_config(outside.dump(), "here").yarn->original_context, 4096);
+}
+
+// Tools that keep all numbers as floats write whole ones with a point.
+TEST(Config, WholeFloatsAreIntegers) {
+  for (json base : {tiny(), release()}) {
+    const Config want = parse_config(base.dump(), "here");
+    std::function<void(json&)> to_floats = [&](json& value) {
+      if (value.is_number_integer()) value = value.get<double>();
+      if (value.is_structured())
+        for (json& inner : value) to_floats(inner);
+    };
+    to_floats(base);
+    const Config c = parse_config(base.dump(), "here");
+    EXPECT_EQ(c.hidden, want.hidden);
+    EXPECT_EQ(c.layers, want.layers);
+    EXPECT_EQ(c.index_topk, want.index_topk);
+    EXPECT_EQ(c.max_positions, want.max_positions);
+    EXPECT_EQ(c.eos, want.eos);
+    EXPECT_EQ(c.fp8, want.fp8);
+    EXPECT_EQ(c.attention_scale(), want.attention_scale());
+  }
+  EXPECT_THAT(refusal(tiny(), R"({"index_topk": 2048.5})"), HasSubstr("index_topk = 2048.5"));
+  EXPECT_THAT(refusal(tiny(), R"({"index_topk": 1e17})"), HasSubstr("index_topk = 1e+17"));
+}
+
+// As transformers 5 saves the architecture, keys that only it needs included.
+TEST(Config, KeysOfTransformers5) {
+  EXPECT_EQ(refusal(tiny(), R"({"dtype": "bfloat16", "torch_dtype": null, "head_dim": 64,
+      "qk_head_dim": 192, "rope_interleave": true, "attention_dropout": 0.0, "pretraining_tp": 1,
+      "layer_types": ["deepseek_sparse_attention", "deepseek_sparse_attention"],
+      "mlp_layer_types": ["dense", "sparse"], "use_cache": true, "initializer_range": 0.02,
+      "output_attentions": true, "_attn_implementation": "sdpa", "partial_rotary_factor": 1.0,
+      "sliding_window": null, "use_sliding_window": false, "attention_chunk_size": 0,
+      "quantization_config": {"modules_to_not_convert": ["lm_head"], "dequantize": false,
+        "weight_block_size": [128.0, 128.0], "kv_cache_scheme": null}})"),
+            "");
+  // DeepSeek's own inference code names how it computes attention.
+  EXPECT_EQ(refusal(release(), R"({"attn_impl": "absorb", "max_batch_size": 8})"), "");
+}
+
+// What is about rope, quantisation or attention and not understood would change every answer.
+TEST(Config, NothingAboutTheComputationIsSkipped) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"rope_scaling": {"short_factor": [1, 2]}})", "rope_scaling.short_factor = [1,2]"},
+      {R"({"rope_scaling": {"mystery": 3}})", "rope_scaling.mystery = 3: expected no such key"},
+      {R"({"rope_scaling": {"type": "default"}})", "rope_scaling.factor = 40"},
+      {R"({"rope_scaling": {"mscale": null, "mscale_all_dim": 0.7}})", "mscale_all_dim = 0.7"},
+      {R"({"rope_scaling": {"partial_rotary_factor": 0.5}})", "partial_rotary_factor = 0.5"},
+      {R"({"partial_rotary_factor": 0.25})", "partial_rotary_factor = 0.25"},
+      {R"({"rope_local_base_freq": 10000})", "rope_local_base_freq = 10000: expected no such key"},
+      {R"({"rotary_pct": 0.5})", "rotary_pct = 0.5"},
+      {R"({"sliding_window": 4096})", "sliding_window = 4096"},
+      {R"({"attn_logit_softcapping": 50.0})", "attn_logit_softcapping = 50"},
+      {R"({"attention_chunk_size": 8192})", "attention_chunk_size = 8192"},
+      {R"({"index_topk_freq": 4})", "index_topk_freq = 4: expected no such key"},
+      {R"({"indexer_types": ["full", "shared"]})", "indexer_types = "},
+      {R"({"layer_types": ["full_attention", "sliding_attention"]})", "layer_types = "},
+      {R"({"layer_types": ["linear_attention", "linear_attention"]})", "layer_types = "},
+      {R"({"mlp_layer_types": ["sparse", "sparse"]})", "mlp_layer_types = "},
+      {R"({"num_key_value_heads": 1})", "num_key_value_heads = 1: expected 4"},
+      {R"({"head_dim": 80})", "head_dim = 80"},
+      {R"({"qk_head_dim": 64})", "qk_head_dim = 64: expected 192"},
+      {R"({"quantization": {"bits": 4}})", "quantization = {...}: expected no such key"},
+      {R"({"compression_config": {"bits": 4}})", "compression_config = {...}"},
+      {R"({"kv_cache_dtype": "fp8"})", "kv_cache_dtype = \"fp8\""},
+      {R"({"expert_dtype": "fp4"})", "expert_dtype = \"fp4\""},
+      {R"({"quantization_config": {"dequantize": true}})", "dequantize = true"},
+      {R"({"quantization_config": {"kv_cache_scheme": {"num_bits": 8}}})",
+       "kv_cache_scheme = {...}"},
+      {R"({"quantization_config": {"bits": 4}})", "quantization_config.bits = 4"},
+  };
+  for (const auto& [patch, message] : cases) {
+    const std::string refused = refusal(tiny(), patch);
+    EXPECT_THAT(refused, HasSubstr(message)) << patch;
+    EXPECT_EQ(refused.find('\n'), std::string::npos) << "one problem, one line: " << refused;
+  }
+  EXPECT_THAT(refusal(release(), R"({"rope_scaling": {"type": "yarn"}})"),
+              HasSubstr("rope_scaling = {...}: expected no such key"));
 }
 
 TEST(Config, AcceptedVariants) {
@@ -278,6 +418,17 @@ TEST(Config, TextThatIsNoConfig) {
   EXPECT_THAT(message("[]"), HasSubstr("expected a JSON object"));
   EXPECT_THAT(message(std::string(100000, '[')), HasSubstr("nested deeper"));
   EXPECT_THAT(message(std::string(17 << 20, ' ')), HasSubstr("at most"));
+}
+
+// As a shell hands over what another command prints: --config <(...).
+TEST(Config, FromAPipe) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const std::string text = release().dump();
+  ASSERT_EQ(write(ends[1], text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  close(ends[1]);
+  EXPECT_EQ(load_config({}, fmt::format("/dev/fd/{}", ends[0])).layers, 61);
+  close(ends[0]);
 }
 
 TEST(Config, NoFolderNoFile) {
