@@ -5,6 +5,7 @@
 #include <limits>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <sstream>
 #include <unordered_map>
 
@@ -50,10 +51,43 @@ struct Token {
   bool exists = false, added = false, special = false;
 };
 
-// Hugging Face decodes any token by the byte alphabet where all its characters are in it, added
-// ones included, and takes the spelling as text otherwise.
+// A token of the vocabulary is spelled in the byte alphabet; one with a character that is not in it
+// is taken as text, as Hugging Face does.
 std::string bytes_of_token(const std::string& spelling) {
   return bytes_of_spelling(spelling).value_or(spelling);
+}
+
+// The vocabulary's entries that encoding a text can lead to, of those that `candidates` names: a
+// byte's, what merges make, and with ignore_merges every piece of text.
+std::set<std::string> reached_by_bpe(const TokenizerSpec& spec,
+                                     const std::set<std::string>& candidates) {
+  std::set<std::string> reached;
+  for (const std::string& spelling : candidates) {
+    const std::string bytes = bytes_of_token(spelling);
+    if (bytes.size() == 1 || (spec.ignore_merges && !first_invalid_utf8(bytes)))
+      reached.insert(spelling);
+  }
+  for (const auto& [left, right] : spec.merges)
+    if (const std::string joined = left + right; candidates.count(joined)) reached.insert(joined);
+  return reached;
+}
+
+// An added token is looked for in texts by its content, and decoding gives that content back. A
+// file may list an entry of the vocabulary as added whose spelling reads as other bytes: "č" is how
+// the byte alphabet spells a carriage return. Where encoding gives that id for those bytes, it must
+// stand for them, and the added token is none: its text is encoded like any other.
+void drop_unreadable_added_tokens(TokenizerSpec& spec) {
+  std::set<std::string> candidates;
+  for (const AddedToken& a : spec.added_tokens)
+    if (bytes_of_token(a.content) != a.content) candidates.insert(a.content);
+  if (candidates.empty()) return;
+  std::set<std::string> shared = reached_by_bpe(spec, candidates);
+  std::set<std::pair<std::string, int32_t>> entries;
+  for (const auto& [spelling, id] : spec.vocab)
+    if (shared.count(spelling)) entries.emplace(spelling, id);
+  std::erase_if(spec.added_tokens, [&](const AddedToken& a) {
+    return entries.count({a.content, a.id}) > 0;
+  });
 }
 
 std::vector<Token> make_tokens(const TokenizerSpec& spec, std::string_view where) {
@@ -69,11 +103,12 @@ std::vector<Token> make_tokens(const TokenizerSpec& spec, std::string_view where
   }
   for (const AddedToken& a : spec.added_tokens) {
     Token& t = tokens[a.id];
-    // The first ids of DeepSeek's file are listed in both places, with one text.
-    if (t.exists && (t.added || t.bytes != bytes_of_token(a.content))) {
+    // The first ids of DeepSeek's file are listed in both places, with one spelling.
+    const bool same = t.bytes == a.content || t.bytes == bytes_of_token(a.content);
+    if (t.exists && (t.added || !same)) {
       fail("{}: added_tokens: id {} of '{}' belongs to another token", where, a.id, a.content);
     }
-    t = {bytes_of_token(a.content), true, true, a.special};
+    t = {a.content, true, true, a.special};
   }
   return tokens;
 }
@@ -151,14 +186,18 @@ Tokenizer Tokenizer::from_folder(const std::filesystem::path& folder) {
 
 Tokenizer Tokenizer::from_json(std::string_view json_text, std::string_view where) {
   TokenizerSpec spec = parse_tokenizer_spec(json_text, where);
+  drop_unreadable_added_tokens(spec);
   std::vector<Token> tokens = make_tokens(spec, where);
   auto impl = std::make_unique<Impl>(std::move(spec), where);
   impl->tokens = std::move(tokens);
   for (const Token& t : impl->tokens) impl->longest = std::max(impl->longest, t.bytes.size());
   for (const AddedToken& a : impl->added) {
-    // A token of the vocabulary keeps its id there; a second one would depend on who is asked.
+    // A token of the vocabulary keeps its id there; a second one would depend on who is asked. One
+    // that is spelled alike and stands for other bytes is another token.
     const int32_t in_vocab = impl->bpe.id_of_spelling(a.content);
-    if ((in_vocab >= 0 && in_vocab != a.id) || !impl->added_ids.emplace(a.content, a.id).second) {
+    const bool twice =
+        in_vocab >= 0 && in_vocab != a.id && impl->tokens[in_vocab].bytes == a.content;
+    if (twice || !impl->added_ids.emplace(a.content, a.id).second) {
       fail("{}: added_tokens: '{}' has two ids, one is {}", where, a.content, a.id);
     }
   }
@@ -175,7 +214,6 @@ Tokenizer Tokenizer::from_json(std::string_view json_text, std::string_view wher
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) const {
   require_utf8(text, "text");
   std::vector<int32_t> ids;
-  if (add_special) ids = impl_->prefix_ids;
   auto scratch = impl_->pool.borrow();
   impl_->raw_matcher.split(text, [&](const AddedToken* token, std::string_view part) {
     if (token) {
@@ -191,7 +229,14 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) 
     });
   });
   impl_->pool.give_back(std::move(scratch));
-  if (add_special) ids.insert(ids.end(), impl_->suffix_ids.begin(), impl_->suffix_ids.end());
+  if (!add_special) return ids;
+  // A text that begins with those markers already (a rendered chat template) keeps to one of each.
+  const std::vector<int32_t>& prefix = impl_->prefix_ids;
+  const bool there =
+      ids.size() >= prefix.size() && std::equal(prefix.begin(), prefix.end(), ids.begin()) &&
+      std::all_of(prefix.begin(), prefix.end(), [&](int32_t id) { return is_added(id); });
+  if (!there) ids.insert(ids.begin(), prefix.begin(), prefix.end());
+  ids.insert(ids.end(), impl_->suffix_ids.begin(), impl_->suffix_ids.end());
   return ids;
 }
 

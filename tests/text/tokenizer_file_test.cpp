@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "text/byte_alphabet.h"
+#include "text/stream_decoder.h"
 #include "text/tokenizer.h"
 #include "text/unicode_shadow.h"
 #include "text/utf8.h"
@@ -90,6 +91,68 @@ TEST(TokenizerFile, AddedTokens) {
   EXPECT_EQ(t.encode("a [R] \n\u00a0a"), (Ids{'a', ' ', 303, 'a'}));
   EXPECT_EQ(t.decode(Ids{300, 304, 'a'}, true), "<xa");
   EXPECT_EQ(t.decode(Ids{300, 304, 'a'}), "<x><xa");
+}
+
+// An added token is text: its content is looked for in texts, and is what it decodes to.
+TEST(TokenizerFile, AddedTokensOutsideTheByteAlphabet) {
+  Json file = tiny_file();
+  file["model"]["vocab"]["<né>"] = 305;  // listed in both places, out of reach of merges
+  file["added_tokens"] = Json::parse(R"([
+    {"id": 300, "content": "<café>", "special": false},
+    {"id": 301, "content": "č", "special": false},
+    {"id": 302, "content": "Ġx", "special": true},
+    {"id": 303, "content": "naïve", "special": false, "normalized": true},
+    {"id": 304, "content": "茶 ½", "special": false},
+    {"id": 305, "content": "<né>", "special": false}])");
+  const Tokenizer t = make(file);
+  EXPECT_EQ(t.encode("<café>čĠx"), (Ids{300, 301, 302}));
+  EXPECT_EQ(t.decode(Ids{300, 301, 302}), "<café>čĠx");
+  EXPECT_EQ(t.decode(Ids{302, 301}, true), "č");
+  EXPECT_EQ(t.encode("<né>"), (Ids{305}));
+  EXPECT_EQ(t.token_bytes(300), "<café>");
+  // A carriage return is spelled "č" in the vocabulary: another token.
+  EXPECT_EQ(t.encode("\r"), (Ids{'\r'}));
+  EXPECT_EQ(t.decode(Ids{'\r'}), "\r");
+  for (const char* text :
+       {"č", "a\rč\n", "<café> naïve", "茶 ½茶", "é<né>é", "Ġ Ġx", "<caf\u00E8>"})
+    EXPECT_EQ(t.decode(t.encode(text)), text);
+  // The stream gives the same text, whole characters at a time.
+  StreamDecoder stream(t);
+  std::string text;
+  for (const int32_t id : t.encode("a<café>č naïve")) text += stream.push(id);
+  EXPECT_EQ(text + stream.flush(), "a<café>č naïve");
+}
+
+// Listed as added under the id that the vocabulary has for that spelling: what texts are encoded to
+// must decode to them, so the id stays the byte's (or the merge's).
+TEST(TokenizerFile, AddedTokensThatSpellBytes) {
+  Json file = tiny_file();
+  file["model"]["vocab"]["ĊĊ"] = 310;
+  file["model"]["merges"].push_back("Ċ Ċ");
+  file["added_tokens"] = Json::parse(R"([{"id": 13, "content": "č", "special": true},
+    {"id": 310, "content": "ĊĊ", "special": false}])");
+  const Tokenizer t = make(file);
+  for (const char* text : {"č", "\r", "\n\n", "ĊĊ", "a č\r\n\nĊĊ"})
+    EXPECT_EQ(t.decode(t.encode(text)), text);
+  EXPECT_EQ(t.encode("\n\n"), (Ids{310}));
+  EXPECT_FALSE(t.is_special(13));
+  EXPECT_EQ(t.decode(t.encode("\r"), true), "\r");
+}
+
+TEST(TokenizerFile, MarkersThatTheTextBringsAreNotPutInFrontAgain) {
+  Json file = tiny_file();
+  file["added_tokens"] = Json::parse(R"([{"id": 300, "content": "<s>", "special": true}])");
+  file["post_processor"] = Json::parse(R"({"type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [300], "tokens": ["<s>"]}}})");
+  const Tokenizer t = make(file);
+  EXPECT_EQ(t.encode("ab"), (Ids{300, 256}));
+  EXPECT_EQ(t.encode("<s>ab"), (Ids{300, 256}));
+  EXPECT_EQ(t.encode("<s><s>ab"), (Ids{300, 300, 256}));  // who writes two means two
+  EXPECT_EQ(t.encode("<s>"), (Ids{300}));
+  EXPECT_EQ(t.encode(""), (Ids{300}));
+  EXPECT_EQ(t.encode("a<s>"), (Ids{300, 'a', 300}));
+  EXPECT_EQ(t.encode("<s>ab", false), (Ids{300, 256}));
 }
 
 TEST(TokenizerFile, TemplateProcessing) {
