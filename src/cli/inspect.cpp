@@ -45,10 +45,10 @@ struct Report {
   bool fits() const { return weights <= available; }
 };
 
-void add_share(std::map<std::string, DTypeShare>& dtypes, const StoredTensor& t) {
-  DTypeShare& share = dtypes[std::string(name_of(t.dtype))];
+void add_share(std::map<std::string, DTypeShare>& dtypes, const std::string& name, uint64_t bytes) {
+  DTypeShare& share = dtypes[name];
   ++share.tensors;
-  share.bytes += static_cast<int64_t>(t.bytes);
+  share.bytes += static_cast<int64_t>(bytes);
 }
 
 Report examine(const Options& o) {
@@ -65,7 +65,9 @@ Report examine(const Options& o) {
   r.files = files.files().size();
   for (const SafetensorsFile& file : files.files()) {
     r.stored += static_cast<int64_t>(file.bytes());
-    for (const StoredTensor& t : file.tensors()) add_share(r.dtypes, t);
+    for (const StoredTensor& t : file.tensors())
+      add_share(r.dtypes, std::string(name_of(t.dtype)), t.bytes);
+    for (const ForeignTensor& t : file.foreign()) add_share(r.dtypes, t.dtype, t.bytes);
   }
   r.parameters = count_parameters(r.config);
   // The most that can be in use: pages of shards that were joined may be dropped again.
@@ -182,24 +184,40 @@ Json to_json(const Options& o, const Report& r) {
   return out;
 }
 
+// One line of a file's list, of whatever dtype.
+struct Listed {
+  const std::string& name;
+  std::string_view dtype;
+  const std::vector<int64_t>& shape;
+  uint64_t bytes;
+};
+
+std::vector<Listed> tensors_of(const SafetensorsFile& file) {
+  std::vector<Listed> all;
+  for (const StoredTensor& t : file.tensors())
+    all.push_back({t.name, name_of(t.dtype), t.shape, t.bytes});
+  for (const ForeignTensor& t : file.foreign()) all.push_back({t.name, t.dtype, t.shape, t.bytes});
+  return all;
+}
+
 int list_file(const Options& o) {
-  SafetensorsFile file = SafetensorsFile::open(o.path);
+  const SafetensorsFile file = SafetensorsFile::open(o.path);
+  const std::vector<Listed> tensors = tensors_of(file);
   if (o.json) {
     Json out = {{"path", o.path}, {"file_bytes", file.bytes()}, {"metadata", file.metadata()}};
     out["tensors"] = Json::array();
-    for (const StoredTensor& t : file.tensors())
+    for (const Listed& t : tensors)
       out["tensors"].push_back(
-          {{"name", t.name}, {"dtype", name_of(t.dtype)}, {"shape", t.shape}, {"bytes", t.bytes}});
+          {{"name", t.name}, {"dtype", t.dtype}, {"shape", t.shape}, {"bytes", t.bytes}});
     print_json(out);
     return 0;
   }
   size_t width = 4;
-  for (const StoredTensor& t : file.tensors()) width = std::max(width, printable(t.name).size());
-  for (const StoredTensor& t : file.tensors())
-    fmt::print("{:<{}}  {:<8} {:>16} {:>12}\n", printable(t.name), width, name_of(t.dtype),
+  for (const Listed& t : tensors) width = std::max(width, printable(t.name).size());
+  for (const Listed& t : tensors)
+    fmt::print("{:<{}}  {:<8} {:>16} {:>12}\n", printable(t.name), width, t.dtype,
                shape_text(t.shape), bytes_text(static_cast<int64_t>(t.bytes)));
-  fmt::print("{} tensors, {}\n", file.tensors().size(),
-             bytes_text(static_cast<int64_t>(file.bytes())));
+  fmt::print("{} tensors, {}\n", tensors.size(), bytes_text(static_cast<int64_t>(file.bytes())));
   for (const auto& [key, value] : file.metadata())
     fmt::print("metadata {} = {}\n", printable(key), printable(value));
   return 0;

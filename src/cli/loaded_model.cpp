@@ -15,15 +15,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-// What the weights will occupy once every page of them has been read.
-int64_t mapped_bytes(const std::string& folder) {
-  int64_t bytes = 0;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder))
-    if (entry.path().extension() == ".safetensors")
-      bytes += static_cast<int64_t>(entry.file_size());
-  return bytes;
-}
-
 std::string generation_config_path(const std::string& folder) {
   return folder + "/generation_config.json";
 }
@@ -51,8 +42,8 @@ std::unique_ptr<Checkpoint> load(const std::string& folder, const std::string& c
   return Checkpoint::load(folder, options);
 }
 
-EngineOptions completed(const ModelOptions& o, const Config& config, const std::string& folder,
-                        EngineOptions e) {
+EngineOptions completed(const ModelOptions& o, const Checkpoint& checkpoint, EngineOptions e) {
+  const Config& config = checkpoint.config();
   e.device = o.compute.device_value();
   e.numerics = o.compute.numerics_value();
   e.kv = o.compute.kv_value();
@@ -61,12 +52,13 @@ EngineOptions completed(const ModelOptions& o, const Config& config, const std::
   e.threads = o.compute.threads;
   e.batch_invariant = o.compute.batch_invariant;
   e.max_context = o.max_context;
-  if (!e.cache_dir.empty()) e.checkpoint = checkpoint_digest(folder, o.config);
+  if (!e.cache_dir.empty()) e.checkpoint = checkpoint_digest(checkpoint.path(), o.config);
   e.max_step_tokens = o.chunk > 0 ? o.chunk : default_chunk(e.device);
   const bool gpu = e.device == DeviceKind::cuda;
   if (gpu) e.index_budget = kGpuIndexBudget;
   if (o.index_budget_mib > 0) e.index_budget = o.index_budget_mib << 20;
-  e.weight_bytes = gpu ? PlacedWeights::bytes_on_gpu(config, e.numerics) : mapped_bytes(folder);
+  // On a CPU: what the mapped files will occupy once every page of them has been read.
+  e.weight_bytes = gpu ? PlacedWeights::bytes_on_gpu(config, e.numerics) : checkpoint.file_bytes();
   // Asked before the weights are there, and again by nobody: what they take is in weight_bytes.
   if (gpu) e.available_bytes = static_cast<int64_t>(device_memory_free());
   return e;
@@ -91,7 +83,7 @@ LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
       tokenizer_(Tokenizer::from_folder(folder)),
       encoding_(choose_encoding(options.encoding, folder)),
       stop_ids_(stop_ids_of(folder, config())),
-      engine_options_(completed(options, config(), folder, std::move(engine))) {
+      engine_options_(completed(options, *checkpoint_, std::move(engine))) {
   const EngineOptions& e = engine_options_;
   if (e.device == DeviceKind::cuda) fmt::print(stderr, "{}\n", plan_engine(config(), e).describe());
   weights_ = std::make_unique<DeviceWeights>(config(), checkpoint_->weights(), e.device, e.numerics,
@@ -99,6 +91,7 @@ LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
   engine_ = std::make_unique<Engine>(config(), weights_->get(), e);
   for (const std::string& warning : checkpoint_->warnings())
     fmt::print(stderr, "note: {}\n", warning);
+  say_threads(e.threads);
   fmt::print(stderr, "{}; {} prompts\n", engine_->describe(), encoding_name(encoding_));
 }
 

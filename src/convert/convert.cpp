@@ -20,6 +20,7 @@
 #include "convert/shard_plan.h"
 #include "convert/source.h"
 #include "convert/staging.h"
+#include "io/checkpoint_folder.h"
 #include "model/config.h"
 
 namespace fathom {
@@ -168,6 +169,7 @@ class Conversion {
     bool ours = staging.resumable() || slurp(saved(kManifest)) == manifest_;
     for (const auto& entry : fs::directory_iterator(o_.save)) {
       std::string name = entry.path().filename().string();
+      if (is_hidden(name)) continue;
       bool checkpoint = name == kConfig || name == kManifest ||
                         entry.path().extension() == ".safetensors" ||
                         name.ends_with(".safetensors.index.json");

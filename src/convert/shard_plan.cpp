@@ -61,6 +61,8 @@ class Planner {
     bool has_scale = scale != source_.tensors.end();
     used_.insert(spec.name);
     used_.insert(scale_name);
+    const bool foreign = refuse_foreign(spec.name) | refuse_foreign(scale_name);
+    if (foreign) return;
     if (weight == source_.tensors.end()) {
       if (has_scale) problems_.push_back(fmt::format("{} has no weight", scale_name));
       if (!spec.optional && !has_scale) problems_.push_back(fmt::format("missing: {}", spec.name));
@@ -85,6 +87,13 @@ class Planner {
     if (!good || !divisible_) return;
     place(spec, spec.name, t, false);
     if (fp8 && has_scale) place(spec, scale_name, scale->second, true);
+  }
+
+  bool refuse_foreign(const std::string& name) {
+    auto t = source_.foreign.find(name);
+    if (t == source_.foreign.end()) return false;
+    problems_.push_back(fmt::format("{}: dtype is {}, expected a float", name, t->second.dtype));
+    return true;
   }
 
   bool check_shape(const std::string& name, const SourceTensor& t,
@@ -128,11 +137,13 @@ class Planner {
   void sort_out_the_rest() {
     std::string mtp = fmt::format("model.layers.{}.", config_.layers);
     std::set<std::string> copies = {mtp + "embed_tokens.weight", mtp + "shared_head.head.weight"};
-    for (const auto& [name, tensor] : source_.tensors) {
-      if (used_.count(name)) continue;
+    const auto leave_out = [&](const std::string& name) {
+      if (used_.count(name)) return;
       bool known = copies.count(name) || (config_.mtp_layers == 0 && name.starts_with(mtp));
       (known ? plan_.dropped : plan_.unknown).push_back(name);
-    }
+    };
+    for (const auto& [name, tensor] : source_.tensors) leave_out(name);
+    for (const auto& [name, tensor] : source_.foreign) leave_out(name);
   }
 
   [[noreturn]] void report() {

@@ -6,50 +6,24 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
 #include <regex>
 #include <set>
 
 #include "base/error.h"
+#include "io/checkpoint_folder.h"
 #include "io/safetensors.h"
 
 namespace fathom {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr const char* kIndex = "model.safetensors.index.json";
-
-// Tensor name -> file name, as the index says.
-std::map<std::string, std::string> read_index(const fs::path& path) {
-  std::ifstream stream(path);
-  nlohmann::json index = nlohmann::json::parse(stream, nullptr, false);
-  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object())
-    fail("{}: expected a JSON object with an object weight_map", path.string());
-  std::map<std::string, std::string> map;
-  for (const auto& [name, file] : index["weight_map"].items()) {
-    if (!file.is_string()) fail("{}: weight_map: {} is not a string", path.string(), name);
-    std::string text = file.get<std::string>();
-    // A name with a folder in it could lead out of the checkpoint.
-    if (text.empty() || fs::path(text).filename() != text)
-      fail("{}: weight_map: {} names {}, expected a file of the folder", path.string(), name, text);
-    map[name] = text;
-  }
-  return map;
-}
-
-std::vector<std::string> list_safetensors(const std::string& dir) {
+// Throws Error for a folder that DeepSeek's converter or this one made.
+void refuse_converted(const std::string& dir, const std::vector<std::string>& names) {
   static const std::regex kConverted(R"(model\d+-mp\d+\.safetensors)");
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(dir)) {
-    std::string name = entry.path().filename().string();
+  for (const std::string& name : names)
     if (std::regex_match(name, kConverted))
       fail("{} is a converted folder already (it holds {}); expected a Hugging Face folder", dir,
            name);
-    if (entry.path().extension() == ".safetensors") names.push_back(name);
-  }
-  std::sort(names.begin(), names.end());
-  return names;
 }
 
 }  // namespace
@@ -66,21 +40,22 @@ SourceFile stat_source(const std::string& dir, const std::string& name) {
 }
 
 Source open_source(const std::string& dir) {
-  std::error_code ignored;
-  if (!fs::is_directory(dir, ignored)) fail("no such folder: {}", dir);
-  std::vector<std::string> names = list_safetensors(dir);
+  std::vector<std::string> names = safetensors_in(dir);
+  refuse_converted(dir, names);
   std::map<std::string, std::string> index;
-  if (fs::exists(fs::path(dir) / kIndex)) {
-    index = read_index(fs::path(dir) / kIndex);
+  std::error_code ignored;
+  if (const fs::path path = fs::path(dir) / kIndexFile; fs::exists(path, ignored)) {
+    index = read_weight_map(path);
     std::set<std::string> used;
     for (const auto& [tensor, file] : index) used.insert(file);
     for (const std::string& file : used)
       if (!std::binary_search(names.begin(), names.end(), file))
-        fail("{}: {} names {}, which is not there", dir, kIndex, file);
-    names.clear();
-    for (const std::string& file : used) names.push_back(file);
+        fail("{}: {} names {}, which is not there{}", dir, kIndexFile, file,
+             unfinished_downloads(dir));
+    names.assign(used.begin(), used.end());
   }
-  if (names.empty()) fail("{} is not a checkpoint: it holds no *.safetensors", dir);
+  if (names.empty())
+    fail("{} is not a checkpoint: it holds no *.safetensors{}", dir, unfinished_downloads(dir));
 
   Source source;
   source.dir = dir;
@@ -93,11 +68,13 @@ Source open_source(const std::string& dir) {
       if (!added)
         fail("tensor {} is in both {} and {}", t.name, source.files[at->second.file].path, t.file);
     }
+    for (const ForeignTensor& t : file.foreign()) source.foreign.emplace(t.name, t);
   }
   for (const auto& [tensor, file] : index) {
     auto at = source.tensors.find(tensor);
-    if (at == source.tensors.end() || source.files[at->second.file].name != file)
-      fail("{}: {} says {} has {}, which it has not", dir, kIndex, file, tensor);
+    const bool there = at != source.tensors.end() && source.files[at->second.file].name == file;
+    if (!there && !source.foreign.count(tensor))
+      fail("{}: {} says {} has {}, which it has not", dir, kIndexFile, file, tensor);
   }
   return source;
 }

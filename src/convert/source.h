@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "io/safetensors.h"
 #include "tensor/dtype.h"
 
 namespace fathom {
@@ -28,9 +29,11 @@ struct Source {
   std::string dir;
   std::vector<SourceFile> files;
   std::map<std::string, SourceTensor> tensors;
+  std::map<std::string, ForeignTensor> foreign;  // of dtypes that no weight has
 };
 
-// Reads the files that model.safetensors.index.json names, or all *.safetensors without one. Throws
+// Reads the files that model.safetensors.index.json names, or all *.safetensors that are not hidden
+// without one. Throws
 // Error for a folder that holds none, that DeepSeek's converter or this one made, or whose index
 // names what is not there.
 Source open_source(const std::string& dir);

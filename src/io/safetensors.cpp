@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
+#include "base/file_kind.h"
 #include "numerics/bf16.h"
 #include "numerics/f16.h"
 #include "numerics/fp8.h"
@@ -49,11 +50,8 @@ class HeaderSax final : public nlohmann::json_sax<nlohmann::json> {
       return true;
     }
     if (state_ != State::tensor || key_ != "dtype") return wrong("a string");
-    std::optional<DType> dtype = dtype_from_name(text);
-    if (!dtype)
-      fail("{}: tensor {}: dtype is {}, expected one of F32 BF16 F16 F8_E4M3 U8 I32 I64", origin_,
-           printable(entry_.name), printable(text));
-    entry_.dtype = *dtype;
+    entry_.dtype = dtype_from_name(text);
+    entry_.dtype_name = printable(text);
     return true;
   }
 
@@ -147,25 +145,48 @@ class HeaderSax final : public nlohmann::json_sax<nlohmann::json> {
   int offsets_ = 0;
 };
 
+// Bits of an element of the dtypes that the format's own implementation knows; nothing for others.
+std::optional<uint64_t> bits_of(const SafetensorsHeader::Entry& e) {
+  if (e.dtype) return 8 * size_of(*e.dtype);
+  constexpr std::pair<std::string_view, uint64_t> kForeign[] = {
+      {"BOOL", 8},        {"I8", 8},   {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8},
+      {"F8_E5M2FNUZ", 8}, {"I16", 16}, {"U16", 16},    {"U32", 32},    {"U64", 64},
+      {"F64", 64},        {"C64", 64}, {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6}};
+  for (const auto& [name, bits] : kForeign)
+    if (name == e.dtype_name) return bits;
+  return std::nullopt;
+}
+
+// Bytes of a tensor as dtype and shape say; nothing where they say nothing, or more than 2^64.
+struct ExpectedBytes {
+  bool known = false, overflow = false;
+  uint64_t bytes = 0;
+};
+ExpectedBytes expected_bytes(const SafetensorsHeader::Entry& e) {
+  const std::optional<uint64_t> bits = bits_of(e);
+  ExpectedBytes expected{bits.has_value(), false, 0};
+  // An overflow is forgiven where a 0 makes the product meaningless: such a tensor has no bytes.
+  if (!bits || std::find(e.shape.begin(), e.shape.end(), 0) != e.shape.end()) return expected;
+  const bool whole = *bits % 8 == 0;
+  uint64_t total = whole ? *bits / 8 : *bits;
+  for (int64_t d : e.shape)
+    expected.overflow |= __builtin_mul_overflow(total, static_cast<uint64_t>(d), &total);
+  expected.bytes = whole ? total : total / 8 + (total % 8 != 0);
+  return expected;
+}
+
 // Sizes that follow from dtype and shape; ranges inside the data, one after the other.
 void check_ranges(SafetensorsHeader& h, uint64_t data_bytes, const std::string& origin) {
   for (const auto& e : h.entries) {
     if (e.begin > e.end || e.end > data_bytes)
       fail("{}: tensor {}: bytes [{}, {}) lie outside the file's {} bytes of data (truncated?)",
            origin, printable(e.name), e.begin, e.end, data_bytes);
-    uint64_t expected = size_of(e.dtype);
-    bool overflow = false;
-    for (int64_t d : e.shape)
-      overflow |= __builtin_mul_overflow(expected, static_cast<uint64_t>(d), &expected);
-    // An overflow is forgiven where a 0 makes the product meaningless: such a tensor has no bytes.
-    if (std::find(e.shape.begin(), e.shape.end(), 0) != e.shape.end()) {
-      expected = 0;
-      overflow = false;
-    }
-    if (overflow || expected != e.end - e.begin)
+    const ExpectedBytes expected = expected_bytes(e);
+    if (expected.known && (expected.overflow || expected.bytes != e.end - e.begin))
       fail("{}: tensor {}: {} of shape {} takes {} bytes, the header gives it {}", origin,
-           printable(e.name), name_of(e.dtype), shape_text(e.shape),
-           overflow ? "more than 2^64" : fmt::format("{}", expected), e.end - e.begin);
+           printable(e.name), e.dtype_name, shape_text(e.shape),
+           expected.overflow ? "more than 2^64" : fmt::format("{}", expected.bytes),
+           e.end - e.begin);
   }
   std::stable_sort(h.entries.begin(), h.entries.end(), [](const auto& a, const auto& b) {
     return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
@@ -237,14 +258,37 @@ SafetensorsHeader parse_safetensors(const std::byte* file, size_t bytes,
   return h;
 }
 
+namespace {
+
+// A file that is no safetensors file at all is called what it is: the numbers of a header that it
+// does not have would say nothing.
+SafetensorsHeader parse_or_name(const MappedFile& map, const std::string& path) {
+  try {
+    return parse_safetensors(map.data(), map.size(), path);
+  } catch (const Error&) {
+    const std::string_view front(reinterpret_cast<const char*>(map.data()),
+                                 std::min<size_t>(map.size(), 4096));
+    if (const std::string kind = stranger_kind(front); !kind.empty())
+      fail("{}: not a safetensors file: it is {}", path, kind);
+    throw;
+  }
+}
+
+}  // namespace
+
 SafetensorsFile SafetensorsFile::open(const std::string& path) {
   SafetensorsFile f{MappedFile(path)};
-  SafetensorsHeader h = parse_safetensors(f.map_.data(), f.map_.size(), path);
+  SafetensorsHeader h = parse_or_name(f.map_, path);
   f.metadata_ = std::move(h.metadata);
   f.tensors_.reserve(h.entries.size());
   for (auto& e : h.entries) {
+    if (!e.dtype) {
+      f.foreign_.push_back(
+          {std::move(e.name), std::move(e.dtype_name), std::move(e.shape), e.end - e.begin, path});
+      continue;
+    }
     f.index_.emplace(e.name, f.tensors_.size());
-    f.tensors_.push_back({std::move(e.name), e.dtype, std::move(e.shape),
+    f.tensors_.push_back({std::move(e.name), *e.dtype, std::move(e.shape),
                           f.map_.data() + h.data_start + e.begin,
                           static_cast<size_t>(e.end - e.begin), path});
   }

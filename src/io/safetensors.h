@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -31,6 +32,15 @@ struct StoredTensor {
   bool aligned() const { return reinterpret_cast<uintptr_t>(data) % size_of(dtype) == 0; }
 };
 
+// A tensor of a dtype that nothing here computes with (BOOL, F64, I8, F8_E8M0, or one that this
+// program has never heard of). Files may hold such tensors; who needs one refuses it by name.
+struct ForeignTensor {
+  std::string name, dtype;  // as the file says
+  std::vector<int64_t> shape;
+  uint64_t bytes = 0;
+  std::string file;
+};
+
 // A name from a file for a message: shortened, without control characters that could play tricks
 // with a terminal.
 std::string printable(std::string_view name);
@@ -47,9 +57,10 @@ class SafetensorsFile {
   // Throws Error with file, tensor, expected and found.
   static SafetensorsFile open(const std::string& path);
 
-  const std::vector<StoredTensor>& tensors() const { return tensors_; }  // in file order
-  const StoredTensor* find(std::string_view name) const;                 // null: not there
-  const StoredTensor& at(std::string_view name) const;                   // Error: not there
+  const std::vector<StoredTensor>& tensors() const { return tensors_; }   // in file order
+  const StoredTensor* find(std::string_view name) const;                  // null: not there
+  const StoredTensor& at(std::string_view name) const;                    // Error: not there
+  const std::vector<ForeignTensor>& foreign() const { return foreign_; }  // in file order
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::string& path() const { return map_.path(); }
   size_t bytes() const { return map_.size(); }
@@ -63,7 +74,8 @@ class SafetensorsFile {
 
   MappedFile map_;
   std::vector<StoredTensor> tensors_;
-  std::unordered_map<std::string, size_t> index_;
+  std::vector<ForeignTensor> foreign_;
+  std::unordered_map<std::string, size_t> index_;  // of tensors_
   std::map<std::string, std::string> metadata_;
 };
 
@@ -72,7 +84,8 @@ class SafetensorsFile {
 struct SafetensorsHeader {
   struct Entry {
     std::string name;
-    DType dtype = DType::u8;
+    std::optional<DType> dtype;  // nothing: a foreign one
+    std::string dtype_name;      // as the file says
     std::vector<int64_t> shape;
     uint64_t begin = 0, end = 0;
   };

@@ -46,6 +46,7 @@ class Checkpoint {
   const std::string& path() const { return path_; }
   const std::vector<std::string>& warnings() const { return warnings_; }
   int64_t owned_bytes() const { return owned_bytes_; }
+  int64_t file_bytes() const { return files_.bytes(); }  // of the files that it lies in
 
  private:
   Checkpoint(std::string path, CheckpointFiles files)

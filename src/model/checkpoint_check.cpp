@@ -28,6 +28,9 @@ class Checker {
     size_t before = report_.problems.size();
     for (size_t rank = 0; rank < parts.size(); ++rank) {
       const TensorPart& p = parts[rank];
+      if (foreign(spec.name, static_cast<int>(rank), "one of F32 BF16 F16 F8_E4M3") ||
+          foreign(scale_name(spec.name), static_cast<int>(rank), "F32"))
+        continue;
       if (!p.weight && spec.optional && !p.scale) return;
       if (!p.weight)
         problem("missing: {} {}{}{}", spec.name, shape_text(spec.shape),
@@ -50,17 +53,20 @@ class Checker {
     std::string mtp = files_.stored_name(fmt::format("model.layers.{}.", c.layers));
     std::unordered_set<std::string> seen;
     bool unused_mtp = false;
-    for (const SafetensorsFile& file : files_.files())
-      for (const StoredTensor& t : file.tensors()) {
-        if (known_.count(t.name) || !seen.insert(t.name).second) continue;
-        bool in_mtp = t.name.compare(0, mtp.size(), mtp) == 0;
-        if (t.name.ends_with("rotary_emb.inv_freq")) continue;  // recomputed from the config
-        if (in_mtp && c.mtp_layers == 0)
-          unused_mtp = true;
-        else if (!(in_mtp && is_copy(t.name.substr(mtp.size()))))
-          report_.warnings.push_back(fmt::format("extra, not used: {} {} in {}", printable(t.name),
-                                                 shape_text(t.shape), t.file));
-      }
+    const auto extra = [&](const std::string& name, std::string_view dtype, const auto& t) {
+      if (known_.count(name) || !seen.insert(name).second) return;
+      bool in_mtp = name.compare(0, mtp.size(), mtp) == 0;
+      if (name.ends_with("rotary_emb.inv_freq")) return;  // recomputed from the config
+      if (in_mtp && c.mtp_layers == 0)
+        unused_mtp = true;
+      else if (!(in_mtp && is_copy(name.substr(mtp.size()))))
+        report_.warnings.push_back(fmt::format("extra, not used: {} {}{} in {}", printable(name),
+                                               dtype, shape_text(t.shape), t.file));
+    };
+    for (const SafetensorsFile& file : files_.files()) {
+      for (const StoredTensor& t : file.tensors()) extra(t.name, "", t);
+      for (const ForeignTensor& t : file.foreign()) extra(t.name, t.dtype + " ", t);
+    }
     if (unused_mtp && mtp_wanted)
       report_.warnings.push_back(
           fmt::format("layer {} (MTP) is in the files but not in the config: not used", c.layers));
@@ -70,6 +76,13 @@ class Checker {
   template <class... Args>
   void problem(fmt::format_string<Args...> format, Args&&... args) {
     report_.problems.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  // Whether a tensor that is needed has a dtype that nothing here computes with: a problem.
+  bool foreign(const std::string& name, int rank, const char* expected) {
+    const ForeignTensor* t = files_.find_foreign(name, rank);
+    if (t) problem("unknown dtype: {} is {}, expected {} ({})", name, t->dtype, expected, t->file);
+    return t != nullptr;
   }
 
   // The MTP layer repeats the embedding and the head of the main model.
@@ -140,7 +153,7 @@ bool has_mtp_tensors(const CheckpointFiles& files, const std::vector<TensorSpec>
   for (const TensorSpec& spec : list)
     if (spec.name.compare(0, prefix.size(), prefix) == 0)
       for (int r = 0; r < files.ranks(); ++r)
-        if (files.find(spec.name, r)) return true;
+        if (files.find(spec.name, r) || files.find_foreign(spec.name, r)) return true;
   return false;
 }
 

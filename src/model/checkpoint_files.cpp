@@ -6,16 +6,13 @@
 #include <set>
 
 #include "base/error.h"
-#include "io/json_file.h"
+#include "io/checkpoint_folder.h"
 #include "model/tensor_list.h"
 
 namespace fathom {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* kIndex = "model.safetensors.index.json";
-constexpr size_t kMaxIndexBytes = 256 << 20;  // the real model's has 9 MB
 
 std::string join(const std::string& dir, const std::string& name) { return fs::path(dir) / name; }
 
@@ -32,39 +29,19 @@ std::string converted_file(int rank, int ranks) {
   return fmt::format("model{}-mp{}.safetensors", rank, ranks);
 }
 
-std::vector<std::string> safetensors_in(const std::string& dir) {
-  std::error_code error;
-  if (!fs::exists(dir, error)) fail("no such folder: {}", dir);
-  if (!fs::is_directory(dir, error)) fail("not a folder: {}", dir);
-  std::vector<std::string> names;
-  for (fs::directory_iterator it(dir, error), end; !error && it != end; it.increment(error))
-    if (it->path().extension() == ".safetensors") names.push_back(it->path().filename());
-  if (error) fail("cannot read the folder {}: {}", dir, error.message());
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
-// At most 20 names: a damaged folder may lack thousands.
-std::string listed(const std::vector<std::string>& names) {
-  std::string text;
-  for (size_t i = 0; i < std::min<size_t>(names.size(), 20); ++i)
-    text += (i ? " " : "") + printable(names[i]);
-  if (names.size() > 20) text += fmt::format(" and {} more", names.size() - 20);
-  return text;
-}
-
 }  // namespace
 
 CheckpointFiles CheckpointFiles::open(const std::string& dir) {
   std::vector<std::string> names = safetensors_in(dir);
   CheckpointFiles set;
   std::error_code ignored;
-  std::string index = join(dir, kIndex);
+  std::string index = join(dir, kIndexFile);
   if (fs::exists(index, ignored)) {
     set.open_indexed(dir, index);
     return set;
   }
-  if (names.empty()) fail("not a checkpoint: no *.safetensors in {}", dir);
+  if (names.empty())
+    fail("not a checkpoint: no *.safetensors in {}{}", dir, unfinished_downloads(dir));
   std::map<int, int> conversions;  // MP -> files of it
   for (const std::string& name : names)
     if (int mp = model_parallel_of(name)) ++conversions[mp];
@@ -87,52 +64,47 @@ void CheckpointFiles::open_hugging_face(const std::string& dir,
                                         const std::vector<std::string>& names) {
   for (const std::string& name : names) files_.push_back(SafetensorsFile::open(join(dir, name)));
   auto& tensors = by_rank_.emplace_back();
-  for (const SafetensorsFile& file : files_)
+  auto& foreign = foreign_by_rank_.emplace_back();
+  for (const SafetensorsFile& file : files_) {
     for (const StoredTensor& t : file.tensors())
       if (auto [it, added] = tensors.emplace(t.name, &t); !added)
         problems_.push_back(fmt::format("twice: {} is in {} and in {}", printable(t.name),
                                         it->second->file, t.file));
+    for (const ForeignTensor& t : file.foreign()) foreign.emplace(t.name, &t);
+  }
 }
 
 void CheckpointFiles::open_indexed(const std::string& dir, const std::string& index) {
-  nlohmann::json json = read_json_file(index, kMaxIndexBytes);
-  if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object())
-    fail("{}: expected an object with an object weight_map", index);
-  const nlohmann::json& map = json["weight_map"];
+  const std::map<std::string, std::string> map = read_weight_map(index);
   std::set<std::string> names;
-  for (const auto& [tensor, file] : map.items()) {
-    if (!file.is_string())
-      fail("{}: weight_map: expected a file name for {}", index, printable(tensor));
-    const std::string& name = file.get_ref<const std::string&>();
-    // An index must not reach out of its folder.
-    if (name.empty() || name.find('/') != std::string::npos || name.find('\0') != std::string::npos)
-      fail("{}: weight_map: {} is not a file of this folder", index, printable(name));
-    names.insert(name);
-  }
-  if (names.empty()) fail("{}: weight_map is empty", index);
+  for (const auto& [tensor, file] : map) names.insert(file);
   std::vector<std::string> absent;
   std::error_code ignored;
   for (const std::string& name : names)
     if (!fs::exists(join(dir, name), ignored)) absent.push_back(name);
-  if (!absent.empty()) fail("{}: files that {} names are missing: {}", dir, kIndex, listed(absent));
+  if (!absent.empty())
+    fail("{}: files that {} names are missing: {}{}", dir, kIndexFile, listed(absent),
+         unfinished_downloads(dir));
 
   std::map<std::string, const SafetensorsFile*> by_name;
   for (const std::string& name : names) files_.push_back(SafetensorsFile::open(join(dir, name)));
   size_t i = 0;
   for (const std::string& name : names) by_name[name] = &files_[i++];
   auto& tensors = by_rank_.emplace_back();
-  for (const auto& [tensor, file] : map.items()) {
-    const std::string& name = file.get_ref<const std::string&>();
+  auto& foreign = foreign_by_rank_.emplace_back();
+  for (const SafetensorsFile& f : files_)
+    for (const ForeignTensor& t : f.foreign()) foreign.emplace(t.name, &t);
+  for (const auto& [tensor, name] : map) {
     if (const StoredTensor* t = by_name[name]->find(tensor))
       tensors[tensor] = t;
-    else
+    else if (!foreign.count(tensor))
       problems_.push_back(fmt::format("not in its file: {}, which {} puts into {}",
-                                      printable(tensor), kIndex, printable(name)));
+                                      printable(tensor), kIndexFile, printable(name)));
   }
   // A tensor the index forgot is still there.
   for (const SafetensorsFile& f : files_)
     for (const StoredTensor& t : f.tensors())
-      if (!map.contains(t.name)) tensors.emplace(t.name, &t);
+      if (!map.count(t.name)) tensors.emplace(t.name, &t);
 }
 
 void CheckpointFiles::open_converted(const std::string& dir, int ranks) {
@@ -143,12 +115,16 @@ void CheckpointFiles::open_converted(const std::string& dir, int ranks) {
     if (std::string name = converted_file(r, ranks); !fs::exists(join(dir, name), ignored))
       absent.push_back(name);
   if (!absent.empty())
-    fail("{}: shards of a conversion to {} ranks are missing: {}", dir, ranks, listed(absent));
+    fail("{}: shards of a conversion to {} ranks are missing: {}{}", dir, ranks, listed(absent),
+         unfinished_downloads(dir));
   for (int r = 0; r < ranks; ++r)
     files_.push_back(SafetensorsFile::open(join(dir, converted_file(r, ranks))));
   by_rank_.resize(ranks);
-  for (int r = 0; r < ranks; ++r)
+  foreign_by_rank_.resize(ranks);
+  for (int r = 0; r < ranks; ++r) {
     for (const StoredTensor& t : files_[r].tensors()) by_rank_[r].emplace(t.name, &t);
+    for (const ForeignTensor& t : files_[r].foreign()) foreign_by_rank_[r].emplace(t.name, &t);
+  }
 }
 
 std::string CheckpointFiles::stored_name(const std::string& name) const {
@@ -158,6 +134,17 @@ std::string CheckpointFiles::stored_name(const std::string& name) const {
 const StoredTensor* CheckpointFiles::find(const std::string& name, int rank) const {
   auto it = by_rank_[rank].find(stored_name(name));
   return it == by_rank_[rank].end() ? nullptr : it->second;
+}
+
+const ForeignTensor* CheckpointFiles::find_foreign(const std::string& name, int rank) const {
+  auto it = foreign_by_rank_[rank].find(stored_name(name));
+  return it == foreign_by_rank_[rank].end() ? nullptr : it->second;
+}
+
+int64_t CheckpointFiles::bytes() const {
+  int64_t sum = 0;
+  for (const SafetensorsFile& file : files_) sum += static_cast<int64_t>(file.bytes());
+  return sum;
 }
 
 }  // namespace fathom

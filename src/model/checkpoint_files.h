@@ -10,7 +10,8 @@
 namespace fathom {
 
 // Either a Hugging Face folder (model.safetensors.index.json names the files, or all *.safetensors
-// are taken), or a converted one (model{r}-mp{MP}.safetensors, DeepSeek's names, one file a rank).
+// that are not hidden are taken), or a converted one (model{r}-mp{MP}.safetensors, DeepSeek's
+// names, one file a rank).
 class CheckpointFiles {
  public:
   // Throws Error for what is no checkpoint and for corrupt files. What is wrong about the set, e.g.
@@ -25,7 +26,10 @@ class CheckpointFiles {
 
   // Names below are Hugging Face names; null: not there.
   const StoredTensor* find(const std::string& name, int rank = 0) const;
+  // One of a dtype that nothing here computes with.
+  const ForeignTensor* find_foreign(const std::string& name, int rank = 0) const;
   std::string stored_name(const std::string& name) const;
+  int64_t bytes() const;  // of all files together
 
  private:
   void open_hugging_face(const std::string& dir, const std::vector<std::string>& names);
@@ -35,6 +39,7 @@ class CheckpointFiles {
   bool converted_ = false;
   std::vector<SafetensorsFile> files_;
   std::vector<std::unordered_map<std::string, const StoredTensor*>> by_rank_;  // stored names
+  std::vector<std::unordered_map<std::string, const ForeignTensor*>> foreign_by_rank_;
   std::vector<std::string> problems_, warnings_;
 };
 

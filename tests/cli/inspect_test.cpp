@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "support/checkpoint_maker.h"
+#include "support/raw_safetensors.h"
 
 namespace fathom {
 namespace {
@@ -85,6 +86,27 @@ TEST(Inspect, OneFile) {
   EXPECT_THAT(ran.out, HasSubstr("[500, 256]"));
   ran = inspect(kTiny + "/model-00001-of-000002.safetensors --json");
   EXPECT_EQ(nlohmann::json::parse(ran.out)["tensors"][0]["shape"], (nlohmann::json{500, 256}));
+}
+
+TEST(Inspect, TensorsOfDTypesThatNothingComputesWith) {
+  CheckpointMaker maker(kTiny);
+  TempFolder dir;
+  maker.write(dir);
+  test::write_file(dir.file("more.safetensors"),
+                   test::raw_safetensors({{"a.mask", "BOOL", {3}, "\1\1\1"},
+                                          {"a.big", "F64", {2}, std::string(16, '\1')}}));
+  Ran ran = inspect(dir.path());
+  EXPECT_EQ(ran.code, 0) << ran.out;
+  EXPECT_THAT(ran.out, HasSubstr("extra, not used: a.mask BOOL [3]"));
+  EXPECT_THAT(ran.out, HasSubstr("F64           1 tensors     16 bytes"));
+  const nlohmann::json all = nlohmann::json::parse(inspect(dir.path() + " --json").out);
+  EXPECT_EQ(all["dtypes"]["BOOL"]["bytes"], 3);
+  EXPECT_EQ(all["warnings"].size(), 2u);
+  ran = inspect(dir.file("more.safetensors"));
+  EXPECT_THAT(ran.out, HasSubstr("a.mask  BOOL"));
+  const nlohmann::json one =
+      nlohmann::json::parse(inspect(dir.file("more.safetensors --json")).out);
+  EXPECT_EQ(one["tensors"][0]["dtype"], "BOOL");
 }
 
 TEST(Inspect, WhatIsWrongIsOneLine) {

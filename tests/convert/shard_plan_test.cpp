@@ -11,6 +11,7 @@
 #include "convert/random_checkpoint.h"
 #include "model/config.h"
 #include "support/checkpoint_maker.h"
+#include "support/raw_safetensors.h"
 #include "support/shards.h"
 
 namespace fathom {
@@ -230,6 +231,45 @@ TEST(ShardPlan, LeavesUnknownTensorsOutAndNamesThem) {
   convert(o, [&](const std::string& line) { said += line + "\n"; });
   EXPECT_THAT(said, HasSubstr("left out: model.layers.0.self_attn.rotary_emb.inv_freq"));
   EXPECT_THAT(said, HasSubstr("left out: 2 tensors of the MTP layer (copies"));
+}
+
+TEST(ShardPlan, TensorsOfForeignDTypesAreLeftOutUnlessTheyAreNeeded) {
+  CheckpointMaker maker = CheckpointMaker::tiny();
+  TempFolder source, target;
+  maker.write(source);
+  test::write_file(source.file("more.safetensors"),
+                   test::raw_safetensors(
+                       {{"a.mask", "BOOL", {3}, "\1\1\1"}, {"a.scale", "F8_E9M9", {2}, "12345"}}));
+  // Neither is part of the checkpoint.
+  test::write_file(source.file("._model.safetensors"), "a Macintosh's");
+  test::write_file(target.file("._model0-mp1.safetensors"), "a Macintosh's");
+  ConvertOptions o;
+  o.source = source.path();
+  o.save = target.path();
+  o.experts = 12;
+  std::string said;
+  convert(o, [&](const std::string& line) { said += line + "\n"; });
+  EXPECT_THAT(said, AllOf(HasSubstr("left out: a.mask (no part"), HasSubstr("left out: a.scale")));
+  EXPECT_GT(read_shard(rank_path(target.path(), 0, 1)).size(), 10u);
+  test::write_file(source.file("more.safetensors"),
+                   test::raw_safetensors({{"model.norm.weight", "F64", {1}, "12345678"}}));
+  maker.tensors.erase("model.norm.weight");
+  maker.write(source);
+  EXPECT_THAT(refusal(source.path(), 12, 1),
+              HasSubstr("model.norm.weight: dtype is F64, expected a float"));
+}
+
+TEST(ShardPlan, SourcesThatAreSomethingElse) {
+  CheckpointMaker maker = CheckpointMaker::tiny();
+  TempFolder dir;
+  maker.write(dir);
+  test::write_file(dir.file("model-2.safetensors"),
+                   "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
+  EXPECT_THAT(refusal(dir.path(), 12, 1), HasSubstr("a Git LFS pointer"));
+  std::filesystem::remove(dir.file("model-2.safetensors"));
+  std::filesystem::rename(dir.file("model.safetensors"), dir.file("model.safetensors.part"));
+  EXPECT_THAT(refusal(dir.path(), 12, 1),
+              HasSubstr("downloads that did not finish: model.safetensors.part"));
 }
 
 }  // namespace
