@@ -222,6 +222,10 @@ class Router::Observed final : public HttpReply {
     std::lock_guard lock(ledger_->mutex);
     ledger_->record.notes.emplace_back(name, value);
   }
+  void note(std::string_view name, std::string_view text) override {
+    std::lock_guard lock(ledger_->mutex);
+    ledger_->record.notes.emplace_back(name, std::string(text));
+  }
   int status() const override { return status_; }
 
  private:

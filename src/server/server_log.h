@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace fathom::server {
@@ -20,10 +21,10 @@ struct RequestRecord {
   std::string id, method, path, peer;
   int status = 0;
   double seconds = 0;
-  uint64_t bytes = 0;                                  // of the answer's body
-  std::string_view end;                                // "complete", "client gone", "broken off"
-  std::string body;                                    // of the request; empty: not to be logged
-  std::vector<std::pair<std::string, int64_t>> notes;  // HttpReply::note
+  uint64_t bytes = 0;    // of the answer's body
+  std::string_view end;  // "complete", "client gone", "broken off"
+  std::string body;      // of the request; empty: not to be logged
+  std::vector<std::pair<std::string, std::variant<int64_t, std::string>>> notes;  // HttpReply::note
 };
 
 // From any thread; lines are written by a thread of their own. When standard error takes them too

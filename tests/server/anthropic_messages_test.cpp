@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "server/api/tool_request.h"
 
 namespace fathom::server {
 namespace {
@@ -13,7 +14,7 @@ Conversation read(const char* json) { return conversation_of_messages(OrderedJso
 std::string refusal(const char* json) {
   try {
     const OrderedJson request = OrderedJson::parse(json);
-    functions_of_messages(request);
+    read_tool_use(JsonField(request, ""), Protocol::messages);
     conversation_of_messages(request);
   } catch (const Error& e) {
     return e.what();
@@ -82,13 +83,14 @@ TEST(AnthropicMessages, ResultsAloneAreNoTurn) {
 }
 
 TEST(AnthropicMessages, Functions) {
-  const auto functions = functions_of_messages(OrderedJson::parse(R"({"tools": [
+  const OrderedJson request = OrderedJson::parse(R"({"tools": [
     {"name": "w", "description": "Weather", "input_schema": {"type": "object"}},
-    {"type": "custom", "name": "t", "input_schema": {"type": "object", "properties": {}}}]})"));
-  ASSERT_EQ(functions.size(), 2u);
-  EXPECT_EQ(functions[0].dump(),
+    {"type": "custom", "name": "t", "input_schema": {"type": "object", "properties": {}}}]})");
+  const std::vector<Tool> tools = read_tool_use(JsonField(request, ""), Protocol::messages).tools;
+  ASSERT_EQ(tools.size(), 2u);
+  EXPECT_EQ(tools[0].function.dump(),
             R"({"name":"w","description":"Weather","parameters":{"type":"object"}})");
-  EXPECT_EQ(functions[1]["name"], "t");
+  EXPECT_EQ(tools[1].function["name"], "t");
 }
 
 TEST(AnthropicMessages, RefusalsNameThePlace) {

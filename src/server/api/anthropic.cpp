@@ -41,6 +41,7 @@ std::optional<MessagesRequest> read(Service& service, const OrderedJson& body, b
     return std::nullopt;
   }
   MessagesRequest request = read_messages_request(body, service.options, count_only);
+  note_left_out(reply, request.chat);
   if (const auto failure = prepare(service, request.chat)) {
     send_error(reply, ErrorShape::anthropic, *failure);
     return std::nullopt;

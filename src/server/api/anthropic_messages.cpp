@@ -143,25 +143,4 @@ Conversation conversation_of_messages(const OrderedJson& request) {
   return conversation;
 }
 
-std::vector<OrderedJson> functions_of_messages(const OrderedJson& request) {
-  std::vector<OrderedJson> functions;
-  const At tools = At(request, "").at("tools");
-  if (tools.null()) return functions;
-  for (size_t i = 0; i < tools.array_size(); ++i) {
-    const At tool = tools.at(i);
-    const At type = tool.at("type");
-    if (!type.null() && type.string() != "custom") {
-      fail("{}: expected 'custom' (a tool with input_schema that the client runs), found '{}'",
-           type.path(), type.string());
-    }
-    OrderedJson function;
-    function["name"] = tool.at("name").string();
-    if (function["name"] == "") fail("{}: expected a name, found \"\"", tool.at("name").path());
-    if (!tool.at("description").null()) function["description"] = tool.at("description").string();
-    function["parameters"] = tool.at("input_schema").object();
-    functions.push_back(std::move(function));
-  }
-  return functions;
-}
-
 }  // namespace fathom::server

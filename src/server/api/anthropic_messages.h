@@ -1,7 +1,5 @@
-// The messages, system texts and tools of /v1/messages as a conversation.
+// The messages and system texts of /v1/messages as a conversation.
 #pragma once
-
-#include <vector>
 
 #include "text/messages.h"
 
@@ -11,9 +9,5 @@ namespace fathom::server {
 // results, then what else it says. Blocks of text are joined by blank lines. Throws Error, led by
 // the place ("messages[2].content[0].type"), for what is missing, out of place or not text.
 Conversation conversation_of_messages(const OrderedJson& request);
-
-// The function objects of `tools`; empty for none. Throws Error for tools that run elsewhere (web
-// search, code execution, ...), which no one here would run.
-std::vector<OrderedJson> functions_of_messages(const OrderedJson& request);
 
 }  // namespace fathom::server

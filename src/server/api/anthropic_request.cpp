@@ -44,38 +44,6 @@ void read_thinking(const JsonField& at, MessagesRequest& request) {
   request.omit_thinking = display == "omitted";
 }
 
-ToolUse read_tools(const OrderedJson& body, const JsonField& choice) {
-  ToolUse tools;
-  tools.functions = functions_of_messages(body);
-  if (choice.null()) return tools;
-  const std::string& type = choice.at("type").string();
-  if (type == "none") {
-    tools.mode = ToolUse::Mode::none;
-  } else if (type == "any") {
-    tools.mode = ToolUse::Mode::required;
-  } else if (type == "tool") {
-    tools.mode = ToolUse::Mode::named;
-    tools.name = choice.at("name").string();
-  } else if (type != "auto") {
-    fail("tool_choice.type: expected auto, any, tool or none, found '{}'", type);
-  }
-  tools.parallel = !choice.at("disable_parallel_tool_use").boolean_or(false);
-  return tools;
-}
-
-// output_config.format in the wording of the chat endpoint. `effort` beside it is a hint that
-// neither encoding has a place for.
-void read_format(const JsonField& config, ChatRequest& chat) {
-  if (config.null() || config.at("format").null()) return;
-  const JsonField format = config.at("format");
-  const std::string& type = format.at("type").string();
-  if (type != "json_schema")
-    fail("{}: expected json_schema, found '{}'", format.at("type").path(), type);
-  apply_format({{"type", type},
-                {"json_schema", {{"name", "answer"}, {"schema", format.at("schema").object()}}}},
-               "output_config.format", chat);
-}
-
 }  // namespace
 
 MessagesRequest read_messages_request(const OrderedJson& body, const ServiceOptions& options,
@@ -95,8 +63,8 @@ MessagesRequest read_messages_request(const OrderedJson& body, const ServiceOpti
   generation.max_tokens = integer_or(max_tokens, 0, 1, kMost);
   read_thinking(root.at("thinking"), request);
   chat.conversation = conversation_of_messages(body);
-  apply_tools(read_tools(body, root.at("tool_choice")), "tool_choice", chat);
-  read_format(root.at("output_config"), chat);
+  apply_tools(read_tool_use(root, Protocol::messages), chat);
+  apply_format(root, Protocol::messages, chat);
   return request;
 }
 

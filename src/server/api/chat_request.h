@@ -7,6 +7,7 @@
 
 #include "server/api/json_request.h"
 #include "server/api/sampling_request.h"
+#include "server/api/tool_request.h"
 #include "server/generation.h"
 #include "text/messages.h"
 
@@ -17,24 +18,19 @@ struct ChatRequest {
   bool thinking = false;
   AnswerForm form;
   StreamRequest stream;
-  GenerationRequest generation;  // without id, prompt and compiled form
+  GenerationRequest generation;    // without id, prompt and compiled form
+  ToolNames names;                 // what the client calls the tools that the model knows
+  std::set<std::string> left_out;  // types of tools that the model does not hear of
 };
 
 // Reads a request; the model's name is not looked at. Throws Error with the place for what is
 // wrong, and for what this server knows but cannot do. Unknown fields are ignored.
 ChatRequest read_chat_request(const OrderedJson& body, const ServiceOptions& options);
 
-// The messages and the response format of a request, with `tools` (in the form of its own; null:
-// none) as what the model hears of. Developer messages are instructions, as with OpenAI: they
-// become system messages where the encoding's own developer role means something else. Throws Error
-// for a conversation that leaves nothing to answer.
-Conversation read_conversation(const OrderedJson& body, Encoding encoding, OrderedJson tools);
-
-// Of `functions` those that the entries of `list` name, in its order. Throws Error for a name that
-// none of them has.
-std::vector<OrderedJson> named_functions(const std::vector<OrderedJson>& functions,
-                                         const JsonField& list,
-                                         JsonField (*name_of)(const JsonField& entry));
+// The messages of a request. Developer messages are instructions, as with OpenAI: they become
+// system messages where the encoding's own developer role means something else. Throws Error for a
+// conversation that leaves nothing to answer.
+Conversation read_conversation(const JsonField& root, Encoding encoding);
 
 // Whether `root` asks for reasoning in front of the answer (default: no): chat_template_kwargs,
 // thinking, enable_thinking or reasoning_effort.

@@ -199,6 +199,7 @@ void handle_chat_completions(Service& service, const HttpRequest& http,
     if (!serves_model(root, service.options))
       return send_model_not_found(*reply, root.at("model").string(), service.options);
     ChatRequest request = read_chat_request(body, service.options);
+    note_left_out(*reply, request);
     GenerationRequest& g = request.generation;
     g.arrival = arrival;
     g.id = new_id("chatcmpl-");

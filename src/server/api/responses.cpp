@@ -55,6 +55,7 @@ std::optional<ResponsesRequest> read(Service& service, ResponseStore& stored,
     return std::nullopt;
   }
   ResponsesRequest request = read_responses_request(body, service.options, stored, new_id("resp_"));
+  note_left_out(reply, request.chat);
   if (const auto failure = prepare(service, request.chat)) {
     const bool tools = request.chat.form.kind == AnswerForm::Kind::tool_calls;
     send_error(reply, ErrorShape::openai, *failure, tools ? "tools" : "text.format");

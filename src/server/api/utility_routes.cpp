@@ -1,7 +1,7 @@
 // Routes that are about the server or the tokenizer: /tokenize, /detokenize, /health, /ping,
 // /version, /metrics.
 #include "base/version.h"
-#include "server/api/chat_request.h"
+#include "server/api/chat_turn.h"
 #include "server/api/openai_format.h"
 #include "server/http/sse.h"
 #include "server/service.h"
@@ -20,9 +20,11 @@ std::vector<int32_t> ids_to_show(const Service& service, const OrderedJson& body
   if (!root.at("prompt").null()) fail("prompt: give either prompt or messages");
   if (!root.at("add_generation_prompt").boolean_or(true))
     fail("add_generation_prompt: this server does not support false");
-  const Conversation conversation =
-      read_conversation(body, service.options.encoding, root.at("tools").value());
-  return chat_prompt(service, conversation, read_thinking(root)).ids;
+  ChatRequest chat;
+  chat.conversation = read_conversation(root, service.options.encoding);
+  apply_tools(read_tool_use(root, Protocol::chat), chat);
+  apply_format(root, Protocol::chat, chat);
+  return chat_prompt(service, chat.conversation, read_thinking(root)).ids;
 }
 
 void handle_tokenize(const Service& service, const HttpRequest& request, HttpReply& reply) {

@@ -72,6 +72,8 @@ class HttpReply {
 
   // A figure for the log line of this request, such as its tokens.
   virtual void note(std::string_view /*name*/, int64_t /*value*/) {}
+  // A word for it, such as what of the request was not taken into account.
+  virtual void note(std::string_view /*name*/, std::string_view /*text*/) {}
 
   // What was given for the log and metrics; 0 before an answer begins.
   virtual int status() const = 0;
