@@ -38,10 +38,10 @@ std::optional<Failure> check_length(const GenerationRequest& r, int64_t context)
   if (prompt == 0) return Failure{400, "the prompt is empty"};
   if (prompt >= context) throw PromptTooLong(prompt, context);
   if (r.max_tokens > context - prompt)
-    return Failure{400,
-                   fmt::format("max_tokens is {} and the prompt has {} tokens, but the context "
-                               "of this model is {} tokens: at most {} are left",
-                               r.max_tokens, prompt, context, context - prompt)};
+    throw AnswerTooLong(fmt::format(
+        "This model's maximum context length is {} tokens, but max_tokens is {} and the prompt has "
+        "{} tokens: at most {} are left",
+        context, r.max_tokens, prompt, context - prompt));
   return std::nullopt;
 }
 

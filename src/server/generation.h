@@ -59,15 +59,28 @@ struct GenerationEvent {
   int64_t reasoning_tokens = 0;      // of the generated ones, so far
 };
 
-// A prompt that does not fit the context with room for an answer. The message begins with what
-// clients of OpenAI's API look for to know that they must shorten the conversation.
-class PromptTooLong : public Error {
+// A request that does not fit the context. The message begins with what clients of OpenAI's API
+// look for to know that they must shorten the conversation.
+class ContextExceeded : public Error {
+ public:
+  using Error::Error;
+};
+
+// The answer that it allows for does not fit behind the prompt.
+class AnswerTooLong : public ContextExceeded {
+ public:
+  using ContextExceeded::ContextExceeded;
+};
+
+// The prompt alone leaves no room for an answer.
+class PromptTooLong : public ContextExceeded {
  public:
   // `detail` follows the number of tokens.
   PromptTooLong(int64_t prompt, int64_t most, std::string_view detail = {})
-      : Error(fmt::format("This model's maximum context length is {} tokens, but the prompt has {} "
-                          "tokens{}, and the answer needs room, too",
-                          most, prompt, detail)),
+      : ContextExceeded(
+            fmt::format("This model's maximum context length is {} tokens, but the prompt has {} "
+                        "tokens{}, and the answer needs room, too",
+                        most, prompt, detail)),
         tokens(prompt),
         context(most) {}
   const int64_t tokens, context;
@@ -78,7 +91,7 @@ class PromptTooLong : public Error {
 // client's side is slower than the engine. The engine gets a bounded number of choices at a time,
 // and the rest as these end; when its queue is full they wait. When the client goes away the
 // choices are cancelled and `listen` is not called any more. A Failure (400, 429) means that
-// nothing was started, and so does PromptTooLong, which is thrown: its words are the protocol's.
+// nothing was started, and so does ContextExceeded, which is thrown: its words are the protocol's.
 //
 // When one choice fails (the engine gave up, the server stops, the time limit), all that have not
 // ended end with that failure: there is no answer without it.

@@ -54,6 +54,9 @@ class Router {
     add(method, path, std::move(handler), Route{});
   }
 
+  // What protocols have at `path` and below it and this server has not; `why` is part of the 404.
+  void add_absent(const std::string& path, const std::string& why);
+
   // A handler that throws gets its request answered with 500; the message goes to the log alone.
   // Every answer carries x-request-id: the client's own if it sent a sane one.
   void handle(std::shared_ptr<const HttpRequest> request, std::shared_ptr<HttpReply> reply) const;
@@ -69,6 +72,7 @@ class Router {
   class Observed;  // the reply as handlers get it
   // The routes of a path, and the path as it was added; nullptr if there are none.
   const Methods* find(const std::string& path, std::string* pattern) const;
+  std::string why_absent(const std::string& path) const;
   ErrorShape shape_of(const std::string& path, const Methods* methods) const;
   // What keeps the request from its handler.
   std::optional<Failure> refusal(const HttpRequest& request, const Route& route) const;
@@ -80,6 +84,7 @@ class Router {
   RouterOptions options_;
   Metrics& metrics_;
   std::map<std::string, Methods> routes_;  // by path, then method
+  std::map<std::string, std::string> absent_;
 };
 
 }  // namespace fathom::server

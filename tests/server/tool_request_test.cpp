@@ -46,7 +46,7 @@ TEST(ToolRequest, OneToolInEveryProtocol) {
            "parameters": {"type": "object"}}]})",
        "tools[0].parameters", true},
       {Protocol::messages,
-       R"({"tools": [{"name": "f", "description": "D", "strict": true, "defer_loading": true,
+       R"({"tools": [{"name": "f", "description": "D", "strict": true, "defer_loading": false,
            "cache_control": {"type": "ephemeral"}, "input_schema": {"type": "object"}}]})",
        "tools[0].input_schema", true}};
   for (const auto& c : cases) {
@@ -166,6 +166,36 @@ TEST(ToolRequest, ToolsThatAgentsListUnaskedAreLeftOut) {
       "name": "tool_search_tool_regex"}]})")
                 .left_out.size(),
             1u);
+}
+
+TEST(ToolRequest, ToolsThatMessagesBringUpAndWithdraw) {
+  const std::string tools = R"({"tools": [{"name": "a", "input_schema": {}},
+      {"name": "late", "input_schema": {}, "defer_loading": true},
+      {"name": "later", "input_schema": {}, "defer_loading": true}], "messages": )";
+  const auto names = [&](const std::string& messages) {
+    return shown(read(Protocol::messages, tools + messages + "}"));
+  };
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(names("null"), Names{"a"});
+  EXPECT_EQ(names(R"([{"role": "user", "content": "x"}, 5])"), Names{"a"});
+  EXPECT_EQ(names(R"([{"role": "user", "content": [{"type": "tool_result", "content": [
+                {"type": "tool_reference", "tool_name": "later"}]}]}])"),
+            (Names{"a", "later"}));
+  EXPECT_EQ(names(R"([{"role": "system", "content": [
+                {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "late"}},
+                {"type": "tool_addition", "tool": {"type": "tool_definition", "definition":
+                    {"name": "new", "input_schema": {}, "defer_loading": true}}},
+                {"type": "tool_removal", "tool": {"type": "tool_reference", "name": "a"}}]}])"),
+            (Names{"late", "new"}));
+  EXPECT_EQ(names(R"([{"role": "system", "content": [
+                {"type": "tool_removal", "tool": {"type": "tool_reference", "name": "a"}},
+                {"type": "tool_addition", "tool": {"type": "tool_reference", "name": "a"}}]}])"),
+            Names{"a"});
+  // The search is a server's, which is not here.
+  EXPECT_EQ(shown(read(Protocol::messages, R"({"tools": [
+      {"type": "tool_search_tool_bm25_20251119", "name": "tool_search_tool_bm25"},
+      {"name": "late", "input_schema": {}, "defer_loading": true}]})")),
+            Names{"late"});
 }
 
 TEST(ToolRequest, WhatIsTheReasonOfARequestIsNotLeftOut) {

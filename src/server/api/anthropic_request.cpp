@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "server/api/anthropic_messages.h"
+#include "server/api/turns.h"
 
 namespace fathom::server {
 namespace {
@@ -28,7 +29,8 @@ void refuse_unsupported_fields(const JsonField& root) {
 void read_thinking(const JsonField& at, MessagesRequest& request) {
   if (at.null()) return;
   const std::string& type = at.at("type").string();
-  if (type == "disabled") return;
+  // Between tools the encodings open no reasoning that a request could ask for.
+  if (type == "disabled" || type == "between_tools") return;
   if (type != "enabled" && type != "adaptive")
     fail("thinking.type: expected enabled, adaptive or disabled, found '{}'", type);
   // What the encodings know is on or off: the budget is checked for being one.
@@ -63,6 +65,8 @@ MessagesRequest read_messages_request(const OrderedJson& body, const ServiceOpti
   generation.max_tokens = integer_or(max_tokens, 0, 1, kMost);
   read_thinking(root.at("thinking"), request);
   chat.conversation = conversation_of_messages(body);
+  place_instructions(chat.conversation, options.encoding, false);
+  chat.continues = settle_last_turn(chat.conversation, "messages");
   apply_tools(read_tool_use(root, Protocol::messages), chat);
   apply_format(root, Protocol::messages, chat);
   return request;

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "server/api/chat_turn.h"
+#include "server/api/content_parts.h"
+#include "server/api/turns.h"
 #include "text/chat_markers.h"
 
 namespace fathom::server {
@@ -26,7 +28,6 @@ void refuse_unsupported_chat(const JsonField& root) {
                             {"structured_outputs", "use response_format"},
                             {"chat_template", "the checkpoint's encoding is used"},
                             {"documents"},
-                            {"continue_final_message"},
                             {"echo"},
                             {"prompt_logprobs", "use echo with logprobs of /v1/completions"},
                             {"truncate_prompt_tokens"},
@@ -34,7 +35,7 @@ void refuse_unsupported_chat(const JsonField& root) {
                             {"return_tokens_as_token_ids"},
                             {"length_penalty", "", "1"}});
   // Asked for by their absence of a default that is true.
-  for (const char* name : {"add_generation_prompt", "skip_special_tokens", "include_reasoning"})
+  for (const char* name : {"skip_special_tokens", "include_reasoning"})
     if (!root.at(name).boolean_or(true)) fail("{}: this server does not support false", name);
 }
 
@@ -90,14 +91,14 @@ ChatRequest read_chat_request(const OrderedJson& body, const ServiceOptions& opt
   read_max_tokens(root, request.generation);
   read_logprobs(root, request.generation);
   request.thinking = read_thinking(root);
-  request.conversation = read_conversation(root, options.encoding);
+  read_conversation(root, options.encoding, request);
   apply_tools(read_tool_use(root, Protocol::chat), request);
   apply_format(root, Protocol::chat, request);
   return request;
 }
 
-Conversation read_conversation(const JsonField& root, Encoding encoding) {
-  OrderedJson messages = root.at("messages").value();
+void read_conversation(const JsonField& root, Encoding encoding, ChatRequest& request) {
+  OrderedJson messages = with_text_parts(root.at("messages"));
   if (messages.is_array()) {
     bool user_follows = encoding == Encoding::v31;  // which has no developer role
     for (size_t i = messages.size(); i-- > 0;) {
@@ -107,15 +108,16 @@ Conversation read_conversation(const JsonField& root, Encoding encoding) {
       user_follows = user_follows || role == "user";
     }
   }
-  OrderedJson own = {{"messages", std::move(messages)}};
-  Conversation conversation = conversation_of(own, "");
-  const Role last = conversation.back().role;
-  if (last == Role::assistant || last == Role::system)
+  request.conversation = conversation_of({{"messages", std::move(messages)}}, "");
+  place_instructions(request.conversation, encoding, true);
+  request.continues = settle_last_turn(request.conversation, "messages");
+  const JsonField flag = root.at("continue_final_message");
+  if (flag.boolean_or(request.continues) != request.continues)
+    fail("{}: the last message is {}the assistant's", flag.path(), request.continues ? "" : "not ");
+  if (!root.at("add_generation_prompt").boolean_or(true) && !request.continues)
     fail(
-        "messages[{}].role: the last message is of role '{}', which leaves nothing to answer: "
-        "expected user or tool",
-        root.at("messages").array_size() - 1, role_name(last));
-  return conversation;
+        "add_generation_prompt: this server does not support false but to continue a last message "
+        "of the assistant's");
 }
 
 void check_prompt_bytes(const Service& service, size_t bytes) {
@@ -126,9 +128,13 @@ void check_prompt_bytes(const Service& service, size_t bytes) {
                       fmt::format(" at the least ({} bytes of text)", bytes));
 }
 
-ChatPrompt chat_prompt(const Service& service, const Conversation& conversation, bool thinking) {
-  const std::vector<Segment> segments =
-      render(conversation, {service.options.encoding, thinking, false});
+ChatPrompt chat_prompt(const Service& service, const ChatRequest& request) {
+  // An answer that has begun is not reasoned about any more.
+  const bool thinking = request.thinking && !request.continues;
+  std::vector<Segment> segments =
+      render(request.conversation, {service.options.encoding, thinking, false});
+  if (request.continues && segments.back().is_control && segments.back().text == marker::kEos)
+    segments.pop_back();
   size_t bytes = 0;
   for (const Segment& segment : segments) bytes += segment.text.size();
   check_prompt_bytes(service, bytes);

@@ -15,22 +15,23 @@ namespace fathom::server {
 
 struct ChatRequest {
   Conversation conversation;
+  bool continues = false;  // the answer begins with the conversation's last message
   bool thinking = false;
   AnswerForm form;
   StreamRequest stream;
   GenerationRequest generation;    // without id, prompt and compiled form
   ToolNames names;                 // what the client calls the tools that the model knows
-  std::set<std::string> left_out;  // types of tools that the model does not hear of
+  std::set<std::string> left_out;  // types of tools and items that the model does not hear of
 };
 
 // Reads a request; the model's name is not looked at. Throws Error with the place for what is
 // wrong, and for what this server knows but cannot do. Unknown fields are ignored.
 ChatRequest read_chat_request(const OrderedJson& body, const ServiceOptions& options);
 
-// The messages of a request. Developer messages are instructions, as with OpenAI: they become
-// system messages where the encoding's own developer role means something else. Throws Error for a
-// conversation that leaves nothing to answer.
-Conversation read_conversation(const JsonField& root, Encoding encoding);
+// Reads the messages of a request, and whether the last one is to be continued. Developer messages
+// are instructions, as with OpenAI: they become system messages where the encoding's own developer
+// role means something else. Throws Error for a conversation that leaves nothing to answer.
+void read_conversation(const JsonField& root, Encoding encoding, ChatRequest& request);
 
 // Whether `root` asks for reasoning in front of the answer (default: no): chat_template_kwargs,
 // thinking, enable_thinking or reasoning_effort.
@@ -45,6 +46,6 @@ struct ChatPrompt {
   bool thinking = false;  // the prompt ends in <think>: the answer begins with reasoning
 };
 // Throws Error for a conversation that the encoding cannot express.
-ChatPrompt chat_prompt(const Service& service, const Conversation& conversation, bool thinking);
+ChatPrompt chat_prompt(const Service& service, const ChatRequest& request);
 
 }  // namespace fathom::server

@@ -15,12 +15,6 @@ Message& first_system(Conversation& conversation) {
   return *conversation.insert(conversation.begin(), std::move(empty));
 }
 
-bool may_call(const ChatRequest& chat) {
-  return chat.form.kind == AnswerForm::Kind::free &&
-         std::any_of(chat.conversation.begin(), chat.conversation.end(),
-                     [](const Message& m) { return !m.tools.is_null(); });
-}
-
 // Anthropic's field has had two names.
 JsonField format_of(const JsonField& root, Protocol protocol) {
   if (protocol == Protocol::chat) return root.at("response_format");
@@ -42,9 +36,14 @@ OrderedJson in_chat_words(const JsonField& format, Protocol protocol) {
 
 }  // namespace
 
+bool has_tools(const Conversation& conversation) {
+  return std::any_of(conversation.begin(), conversation.end(),
+                     [](const Message& m) { return !m.tools.is_null(); });
+}
+
 void apply_tools(const ToolUse& use, ChatRequest& chat) {
   chat.names = use.names;
-  chat.left_out = use.left_out;
+  chat.left_out.insert(use.left_out.begin(), use.left_out.end());
   AnswerForm& form = chat.form;
   // A tool that is asked for by its name is called once.
   form.parallel_calls = use.parallel && use.mode != ToolUse::Mode::named;
@@ -85,7 +84,7 @@ OrderedJson apply_format(const JsonField& root, Protocol protocol, ChatRequest& 
   if (!system.response_format.is_null()) fail("response_format is given twice");
   system.response_format = format;
   if (chat.form.kind == AnswerForm::Kind::tool_calls) return format;
-  if (may_call(chat)) {
+  if (has_tools(chat.conversation)) {
     fail(
         "{}: with tools that may be called, '{}' cannot be kept to: leave out one of them, or let "
         "the tool choice be that none or one must be called",
@@ -101,7 +100,13 @@ std::optional<Failure> prepare(Service& service, ChatRequest& chat) {
   if (chat.form.kind != AnswerForm::Kind::free && generation.ignore_eos) {
     fail("ignore_eos: not for an answer of a given form, which has an end");
   }
-  const ChatPrompt prompt = chat_prompt(service, chat.conversation, chat.thinking);
+  if (chat.form.kind != AnswerForm::Kind::free && chat.continues) {
+    fail(
+        "{}: an answer that the client has begun cannot be held to a form: leave out the last "
+        "message, or the format and the call that must be",
+        place_of_message(chat.conversation, chat.conversation.size() - 1));
+  }
+  const ChatPrompt prompt = chat_prompt(service, chat);
   generation.prompt = prompt.ids;
   generation.thinking = prompt.thinking;
   if (chat.form.kind == AnswerForm::Kind::free) return std::nullopt;
@@ -114,7 +119,7 @@ std::optional<Failure> prepare(Service& service, ChatRequest& chat) {
 
 void note_left_out(HttpReply& reply, const ChatRequest& chat) {
   if (!chat.left_out.empty())
-    reply.note("tools_left_out", fmt::format("{}", fmt::join(chat.left_out, ", ")));
+    reply.note("left_out", fmt::format("{}", fmt::join(chat.left_out, ", ")));
 }
 
 }  // namespace fathom::server

@@ -13,6 +13,9 @@ namespace fathom::server {
 // there is none) and what must be called into the form.
 void apply_tools(const ToolUse& use, ChatRequest& chat);
 
+// Whether the model hears of any tool.
+bool has_tools(const Conversation& conversation);
+
 // Reads the format that the answer must have, wherever the protocol writes it (response_format,
 // text.format, output_config.format), and puts it into the form and, for encodings that have a
 // place for it, into the first system message. After apply_tools. Returns the format in the words
@@ -24,7 +27,7 @@ OrderedJson apply_format(const JsonField& root, Protocol protocol, ChatRequest& 
 // that leaves nothing to answer or that the encoding cannot express.
 std::optional<Failure> prepare(Service& service, ChatRequest& chat);
 
-// Writes into the request's log line which tools its model does not hear of.
+// Writes into the request's log line which tools and items its model does not hear of.
 void note_left_out(HttpReply& reply, const ChatRequest& chat);
 
 }  // namespace fathom::server

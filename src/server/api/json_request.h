@@ -30,6 +30,9 @@ double number_or(const JsonField& at, double absent, double low, double high);
 int64_t integer_or(const JsonField& at, int64_t absent, int64_t low, int64_t high);
 std::string string_or(const JsonField& at, std::string absent);
 
+// The text that `value` has as its member `key`; empty where it is no object or has none.
+std::string text_member(const OrderedJson& value, const char* key);
+
 // A field that this server knows and cannot honour. Values that ask for nothing are let pass: null,
 // false, "", [] and {}, and `harmless` (JSON text).
 struct Unsupported {
@@ -43,8 +46,9 @@ void refuse_unsupported(const JsonField& root, std::initializer_list<Unsupported
 // The place that an error message leads with ("messages[2].content: ..."); empty if it has none.
 std::string_view place_of(std::string_view message);
 
-// Answers with 400 what `handle` throws as Error, in OpenAI's shape with its place as `param`; a
-// PromptTooLong with `prompt`, the field that the prompt comes from, and OpenAI's code for it.
+// Answers with 400 what `handle` throws as Error, in OpenAI's shape with its place as `param`; what
+// exceeds the context with OpenAI's code for it and the field it comes from, which is `prompt` for
+// a prompt.
 void answer_errors(HttpReply& reply, std::string_view prompt, const std::function<void()>& handle);
 
 }  // namespace fathom::server

@@ -4,6 +4,8 @@
 #include <ctime>
 #include <utility>
 
+#include "server/api/turns.h"
+
 namespace fathom::server {
 namespace {
 
@@ -28,14 +30,12 @@ void refuse_unsupported_fields(const JsonField& root) {
   }
 }
 
-void read_tools(const JsonField& root, ResponsesRequest& request) {
-  const ToolUse use = read_tool_use(root, Protocol::responses);
+void echo_tools(const JsonField& root, const ToolUse& use, ResponsesRequest& request) {
   OrderedJson& echo = request.response;
   echo["tools"] = use.offered;
   echo["parallel_tool_calls"] = use.parallel;
   const JsonField choice = root.at("tool_choice");
   echo["tool_choice"] = choice.null() ? OrderedJson("auto") : choice.value();
-  apply_tools(use, request.chat);
 }
 
 bool read_thinking(const JsonField& root, OrderedJson& echo) {
@@ -72,14 +72,12 @@ void read_input(const JsonField& root, ResponseStore& stored, ResponsesRequest& 
     for (Message& m : request.history) m.place = previous.path();  // not of this request's input
   }
   const size_t before = request.history.size();
-  append_items(
+  request.chat.left_out.merge(append_items(
       root.at("input").value(), "input",
-      [&](const std::string& id) { return stored.find_item(id); }, request.history);
+      [&](const std::string& id) { return stored.find_item(id); }, request.chat.names,
+      request.history));
   if (request.history.size() == before) fail("input: expected at least one item, found none");
   check_tool_results(request.history);
-  const Role last = request.history.back().role;
-  if (last == Role::assistant || last == Role::system)
-    fail("input: the last item is of role '{}', which leaves nothing to answer", role_name(last));
   const JsonField instructions = root.at("instructions");
   if (!instructions.null() && !instructions.string().empty()) {
     Message system;
@@ -90,6 +88,25 @@ void read_input(const JsonField& root, ResponseStore& stored, ResponsesRequest& 
   }
   request.chat.conversation.insert(request.chat.conversation.end(), request.history.begin(),
                                    request.history.end());
+}
+
+// `input` as input_items gives it back: a list whose items have ids, made from that of the response
+// where they have none.
+OrderedJson items_of(const OrderedJson& input, std::string_view response_id) {
+  OrderedJson items = input;
+  if (input.is_string()) {
+    const OrderedJson part = {{"type", "input_text"}, {"text", input}};
+    const OrderedJson message = {{"role", "user"}, {"content", OrderedJson::array({part})}};
+    items = OrderedJson::array({message});
+  }
+  response_id.remove_prefix(std::min(response_id.size(), response_id.find('_') + 1));
+  size_t number = 0;
+  for (OrderedJson& item : items) {
+    if (!item.contains("type")) item["type"] = "message";
+    if (!item.contains("id")) item["id"] = fmt::format("msg_{}_{}", response_id, number);
+    ++number;
+  }
+  return items;
 }
 
 // 0.6f as 0.6, not as 0.6000000238418579.
@@ -125,16 +142,22 @@ ResponsesRequest read_responses_request(const OrderedJson& body, const ServiceOp
   request.chat.stream = read_stream(root);
   read_sampling(root, options, generation);
   generation.max_tokens = integer_or(root.at("max_output_tokens"), 0, 1, kMost);
+  const ToolUse tools = read_tool_use(root, Protocol::responses);
+  request.chat.names = tools.names;
   read_input(root, stored, request);
+  place_instructions(request.chat.conversation, options.encoding, false);
+  request.chat.continues = settle_last_turn(request.chat.conversation, "input");
   OrderedJson& r = request.response;
   r = empty_response(root, options, id);
   generation.id = id;
   request.chat.thinking = read_thinking(root, r);
-  read_tools(root, request);
+  apply_tools(tools, request.chat);
+  echo_tools(root, tools, request);
   const OrderedJson format = apply_format(root, Protocol::responses, request.chat);
   r["text"] = {
       {"format", format["type"] == "json_schema" ? root.at("text").at("format").value() : format}};
   request.store = root.at("store").boolean_or(true) && options.max_stored_responses > 0;
+  if (request.store) request.input = items_of(root.at("input").value(), id);
   r["store"] = request.store;
   r["temperature"] = as_written(generation.sampling.temperature);
   r["top_p"] = as_written(generation.sampling.top_p);

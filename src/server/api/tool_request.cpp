@@ -65,8 +65,10 @@ class ToolReader {
   void read(const JsonField& list) {
     if (list.null()) return;
     for (size_t i = 0; i < list.array_size(); ++i)
-      if (read_entry(list.at(i), "")) use_.offered.push_back(list.at(i).value());
+      if (read_one(list.at(i))) use_.offered.push_back(list.at(i).value());
   }
+  // False: left out.
+  bool read_one(const JsonField& tool) { return read_entry(tool, ""); }
 
  private:
   // False: left out.
@@ -111,6 +113,7 @@ class ToolReader {
     Tool read;
     read.place = schema.path();
     read.strict = function.at("strict").boolean_or(dialect_.strict);
+    read.deferred = protocol_ == Protocol::messages && tool.at("defer_loading").boolean_or(false);
     if (nested) {
       read.function = function.value();
       use_.names.add({name});
@@ -132,6 +135,61 @@ class ToolReader {
   const Protocol protocol_;
   const Dialect dialect_;
   ToolUse& use_;
+};
+
+bool is_of_type(const OrderedJson& value, std::string_view type) {
+  return text_member(value, "type") == type;
+}
+
+// Which tools the messages bring up (true) and withdraw (false), by name; the last word counts.
+// Tools that they define are read. {"type": "tool_addition", "tool": {"type": "tool_reference",
+// "name"} or {"type": "tool_definition", "definition"}} and tool_removal stand in messages,
+// {"type": "tool_reference", "tool_name"} in the results of a client's own search for tools.
+class ToolChanges {
+ public:
+  ToolChanges(ToolReader& reader, ToolUse& use) : reader_(reader), use_(use) {}
+
+  void read(const JsonField& messages) {
+    for (size_t i = 0; messages.value().is_array() && i < messages.array_size(); ++i)
+      if (messages.at(i).value().is_object()) read_blocks(messages.at(i).at("content"));
+  }
+
+  // Removes from the tools what the model does not hear of. Where the search for tools is a
+  // server's, which is not here, it hears of all.
+  void apply() {
+    const bool all = !use_.left_out.empty();
+    std::erase_if(use_.tools, [&](const Tool& tool) {
+      const auto changed = offered_.find(tool.function["name"].get_ref<const std::string&>());
+      return changed == offered_.end() ? tool.deferred && !all : !changed->second;
+    });
+  }
+
+ private:
+  void read_blocks(const JsonField& content) {
+    for (size_t i = 0; content.value().is_array() && i < content.array_size(); ++i) {
+      const JsonField block = content.at(i);
+      if (is_of_type(block.value(), "tool_result")) read_blocks(block.at("content"));
+      if (is_of_type(block.value(), "tool_reference"))
+        offered_[block.at("tool_name").string()] = true;
+      if (is_of_type(block.value(), "tool_addition")) add(block.at("tool"));
+      if (is_of_type(block.value(), "tool_removal"))
+        offered_[string_or(block.at("tool").at("name"), "")] = false;
+    }
+  }
+
+  void add(const JsonField& tool) {
+    if (is_of_type(tool.value(), "tool_definition")) {
+      const JsonField definition = tool.at("definition");
+      reader_.read_one(definition);
+      offered_[string_or(definition.at("name"), "")] = true;
+    } else {
+      offered_[string_or(tool.at("name"), "")] = true;
+    }
+  }
+
+  ToolReader& reader_;
+  ToolUse& use_;
+  std::map<std::string, bool> offered_;
 };
 
 // The tool that an entry of a choice names: {"type": "function", "name": ..., "namespace": ...},
@@ -157,7 +215,8 @@ void set_mode(const std::string& name, ToolUse& use) {
 void keep_allowed(const JsonField& allowed, Protocol protocol, ToolUse& use) {
   std::vector<Tool> kept;
   std::map<std::string, const Tool*> by_name;
-  for (const Tool& tool : use.tools) by_name.emplace(tool.function["name"], &tool);
+  for (const Tool& tool : use.tools)
+    by_name.emplace(tool.function["name"].get<std::string>(), &tool);
   const JsonField list = allowed.at("tools");
   for (size_t i = 0; i < list.array_size(); ++i) {
     const JsonField type = list.at(i).at("type");
@@ -232,7 +291,19 @@ ToolName ToolNames::of(const std::string& shown) const {
 
 ToolUse read_tool_use(const JsonField& root, Protocol protocol) {
   ToolUse use;
-  ToolReader(protocol, use).read(root.at("tools"));
+  ToolReader reader(protocol, use);
+  reader.read(root.at("tools"));
+  if (protocol == Protocol::responses) {
+    // An agent adds tools to a conversation by items of its input.
+    const JsonField input = root.at("input");
+    for (size_t i = 0; input.value().is_array() && i < input.array_size(); ++i)
+      if (is_of_type(input.at(i).value(), "additional_tools")) reader.read(input.at(i).at("tools"));
+  }
+  if (protocol == Protocol::messages) {
+    ToolChanges changes(reader, use);
+    changes.read(root.at("messages"));
+    changes.apply();
+  }
   const JsonField choice = root.at("tool_choice");
   if (protocol != Protocol::messages)
     use.parallel = root.at("parallel_tool_calls").boolean_or(true);

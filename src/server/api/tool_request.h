@@ -39,9 +39,10 @@ class ToolNames {
 };
 
 struct Tool {
-  OrderedJson function;  // name, description, parameters: what the model is shown
-  std::string place;     // of its schema in the request: "tools[0].function.parameters"
-  bool strict = false;   // its schema must be followed exactly, or the request be refused
+  OrderedJson function;   // name, description, parameters: what the model is shown
+  std::string place;      // of its schema in the request: "tools[0].function.parameters"
+  bool strict = false;    // its schema must be followed exactly, or the request be refused
+  bool deferred = false;  // the model hears of it when the conversation has brought it up
 };
 
 struct ToolUse {
@@ -57,9 +58,10 @@ struct ToolUse {
   OrderedJson offered = OrderedJson::array();  // the entries of `tools` that were not left out
 };
 
-// Reads `tools`, `tool_choice` and what says whether calls may be parallel. Throws Error with the
-// place for what is wrong, for tools that cannot be left out because they are why the request is
-// made, and for a choice that names a tool which is not there.
+// Reads `tools`, `tool_choice` and what says whether calls may be parallel; tools that an agent
+// adds and withdraws in its messages or items, too. Throws Error with the place for what is wrong,
+// for tools that cannot be left out because they are why the request is made, and for a choice that
+// names a tool which is not there.
 ToolUse read_tool_use(const JsonField& root, Protocol protocol);
 
 }  // namespace fathom::server

@@ -49,6 +49,10 @@ class HttpReply {
   virtual void begin(int status, std::string_view content_type, HttpHeaders headers = {}) = 0;
   virtual void write(std::string bytes) = 0;
   virtual void end() = 0;
+  // What a stream says when it has said nothing for some seconds, so that nobody on the way takes
+  // it for dead. After begin().
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): whoever overrides it keeps the bytes.
+  virtual void keep_alive(std::string /*bytes*/) {}
 
   // Runs `task` on this connection's own sequence of tasks, on a server thread: tasks of one reply
   // never run at the same time, and in the order they were posted. None runs while the handler

@@ -58,6 +58,17 @@ bool names_other_version(std::string_view bytes) {
 
 }  // namespace
 
+namespace {
+
+// "//v1/models/" as "/v1/models": what clients make of a base address that ends in a slash.
+void tidy_slashes(std::string& path) {
+  const auto both = [](char a, char b) { return a == '/' && b == '/'; };
+  path.erase(std::unique(path.begin(), path.end(), both), path.end());
+  if (path.size() > 1 && path.back() == '/') path.pop_back();
+}
+
+}  // namespace
+
 bool parse_target(std::string_view target, std::string& path,
                   std::map<std::string, std::string>& query) {
   if (target == "*") {
@@ -81,6 +92,7 @@ bool parse_target(std::string_view target, std::string& path,
   target = target.substr(0, target.find('#'));
   const size_t mark = std::min(target.find('?'), target.size());
   if (mark > 0 && !percent_decode(target.substr(0, mark), false, path)) return false;
+  tidy_slashes(path);
   for (size_t at = mark + 1; at < target.size();) {
     const size_t end = std::min(target.find('&', at), target.size());
     const std::string_view pair = target.substr(at, end - at);

@@ -45,8 +45,9 @@ class HttpRequestReader {
   std::unique_ptr<Parser> parser_;
 };
 
-// Splits a request target ("/a%20b?c=d", "http://host/a", "*") into decoded path and query. False
-// if it is none of these, or hides control characters.
+// Splits a request target ("/a%20b?c=d", "http://host/a", "*") into decoded path and query; the
+// path has no slash at its end and never two in a row. False if it is none of these, or hides
+// control characters.
 bool parse_target(std::string_view target, std::string& path,
                   std::map<std::string, std::string>& query);
 

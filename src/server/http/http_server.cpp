@@ -96,6 +96,7 @@ class HttpServer::Impl {
     if (!threads_.empty()) {
       tell_all([](HttpConnection& c) { c.leave_when_idle(); });
       wait_until_closed();
+      core_->cutting = true;
       tell_all([](HttpConnection& c) { c.announce_stop(); });
       wait_until_closed_for(kCutTime);
       tell_all([](HttpConnection& c) { c.abandon(); });

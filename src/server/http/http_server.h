@@ -24,6 +24,7 @@ struct HttpServerOptions {
   int large_body_threads = 2;            // these, and in line until one is free
   double header_seconds = 20;  // for a request's head, and for each MiB of its body: 408 beyond
   double idle_seconds = 75;    // between requests of one connection
+  double quiet_seconds = 8;    // until a silent stream says that it lives
   double write_seconds = 30;   // a client that takes nothing for so long is given up
   size_t max_unsent_bytes = 4 << 20;  // and one that lags further behind a stream than this
   // Told of what is wrong with no single request (no more file descriptors), from any thread.
