@@ -28,7 +28,7 @@ void ChoiceReader::take(KeptToken token, GenerationEvent& event) {
   event.choice = choice_;
   if (token.extra && !token.extra->prompt_logprobs.empty())
     event.prompt_logprobs = std::move(token.extra->prompt_logprobs);
-  // The token that ends an answer is no text, and nobody is told its probability.
+  // The token that ends an answer has no text, and the client is not told its probability.
   if (token.token >= 0 && token.finish != Finish::stop) {
     if (token.extra && !token.extra->logprobs.empty())
       held_.push_back({reader_.text_bytes(), std::move(token.extra->logprobs.front())});
@@ -37,7 +37,8 @@ void ChoiceReader::take(KeptToken token, GenerationEvent& event) {
   }
   if (token.finish == Finish::error)
     return fail({500, token.extra ? token.extra->error : std::string("the engine failed")}, event);
-  // Nobody here has asked for it: choices that were cancelled are not listened to any more.
+  // This server stops listening to a choice before it cancels it, so this cancellation is not ours:
+  // the engine is shutting down.
   if (token.finish == Finish::cancelled)
     return fail({503, "the server is shutting down: the answer is not complete"}, event);
   if (token.finish != Finish::none && !reader_.stopped()) reader_.finish(event.pieces);
@@ -59,7 +60,8 @@ void ChoiceReader::fail(const Failure& failure, GenerationEvent& event) {
   event.failure = failure;
 }
 
-// Those of tokens whose text begins in front of what is not decided; past a stop text, nothing is.
+// Releases the log-probabilities of tokens whose text begins before the undecided part. Nothing
+// behind a stop text is ever released.
 void ChoiceReader::release_logprobs(bool all, GenerationEvent& event) {
   if (held_.empty()) return;
   const size_t decided = reader_.decided();

@@ -16,7 +16,7 @@ enum class LogLevel { debug, info, warning, error, off };
 // Throws Error for a name other than those above.
 LogLevel log_level_of_name(std::string_view name);
 
-// What is said of a request when it is over.
+// The log line of a request, written when it is over.
 struct RequestRecord {
   std::string id, method, path, peer;
   int status = 0;
@@ -39,8 +39,8 @@ class ServerLog {
   void request(const RequestRecord& record);  // level info
   void write(LogLevel level, std::string_view message);
 
-  // Writes what is left; nobody may log any more. False when standard error did not take it in
-  // time: a thread is then left behind that waits for it and holds its lock.
+  // Writes the lines that wait; nothing may be logged afterwards. Returns false if standard error
+  // did not accept them in time: a detached thread then still waits for it and holds its lock.
   bool finish(double seconds);
 
  private:

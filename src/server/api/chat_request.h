@@ -1,5 +1,5 @@
-// The body of /v1/chat/completions as what is to be done; and what every chat protocol needs to
-// turn a conversation into a prompt.
+// Reads the body of /v1/chat/completions; and turns a conversation of any chat protocol into a
+// prompt.
 #pragma once
 
 #include <string>
@@ -37,8 +37,8 @@ void read_conversation(const JsonField& root, Encoding encoding, ChatRequest& re
 // thinking, enable_thinking or reasoning_effort.
 bool read_thinking(const JsonField& root);
 
-// Throws PromptTooLong for a prompt of so many bytes of text that it cannot fit the context
-// whatever its tokens are: it is refused before the time to find them is spent.
+// Throws PromptTooLong for text of so many bytes that it exceeds the context even if every token
+// were the longest of the vocabulary. Called before tokenizing, which takes time for such texts.
 void check_prompt_bytes(const Service& service, size_t bytes);
 
 struct ChatPrompt {

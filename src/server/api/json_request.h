@@ -1,4 +1,4 @@
-// The JSON body of a request: parsed within limits, read by name with errors that say the place.
+// Parses the JSON body of a request within limits and reads its fields; errors name the field.
 #pragma once
 
 #include <cstddef>
@@ -33,14 +33,15 @@ std::string string_or(const JsonField& at, std::string absent);
 // The text that `value` has as its member `key`; empty where it is no object or has none.
 std::string text_member(const OrderedJson& value, const char* key);
 
-// A field that this server knows and cannot honour. Values that ask for nothing are let pass: null,
-// false, "", [] and {}, and `harmless` (JSON text).
+// A field whose meaning this server knows and does not implement. A request may still carry it with
+// a value that asks for nothing: null, false, "", [], {}, or `harmless` (JSON text).
 struct Unsupported {
   const char* name;
   const char* instead = "";  // what to do about it; may be empty
   const char* harmless = "";
 };
-// Throws Error for the first of them that `root` asks for: to ignore it would change the answer.
+// Throws Error for the first of these fields that `root` asks for. Ignoring it would silently give
+// another answer than the one that was asked for.
 void refuse_unsupported(const JsonField& root, std::initializer_list<Unsupported> fields);
 
 // The place that an error message leads with ("messages[2].content: ..."); empty if it has none.

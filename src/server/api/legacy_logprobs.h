@@ -1,4 +1,5 @@
-// `logprobs` as /v1/completions has them: parallel lists, with the place of each token in the text.
+// `logprobs` in the form of /v1/completions: parallel lists of tokens, their log-probabilities,
+// alternatives, and offsets in the text.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// The body of /v1/responses as what is to be done.
+// Reads the body of /v1/responses.
 #pragma once
 
 #include <string>

@@ -1,5 +1,5 @@
-// HTTP as the API handlers see it: a request that is there as a whole, and a reply that may be
-// given at once or as a stream. Sockets, timers and limits are http_server.h's.
+// HTTP as the API handlers see it: a request that has arrived completely, and a reply that is sent
+// at once or as a stream. Sockets, timers and limits are in http_server.h.
 #pragma once
 
 #include <cstdint>

@@ -64,11 +64,11 @@ class Inflater {
     const size_t bytes = block.size() - stream_.avail_out;
     if (status == Z_STREAM_END) {
       done = stream_.avail_in == 0;
-      // Another member, or what nobody knows.
+      // More input: another gzip member, or bytes that do not belong to the body.
       if (!done && (!members || inflateReset(&stream_) != Z_OK)) return std::nullopt;
       return bytes;
     }
-    // Without progress the data ends too early.
+    // No output and no input left: the data has been cut off.
     if (status != Z_OK || (bytes == 0 && stream_.avail_in == 0)) return std::nullopt;
     return bytes;
   }

@@ -1,7 +1,8 @@
-// Idle connections hold no buffers: input is waited for, not read ahead of time, and so is the end
-// of a client that waits for its answer. TCP does not say whether a client that closed its side
-// still reads: it is sent a few bytes that mean nothing, to which a client that has left replies
-// with a reset.
+// An idle connection holds no buffer: it waits until its socket is readable, then reads.
+//
+// When a client has closed its sending side, TCP does not say whether it still reads. The
+// connection then writes a few bytes that mean nothing to the client (probe_peer): the machine of a
+// client that has closed the whole connection replies to them with a reset.
 #include "server/http/http_connection.h"
 
 #include <netinet/tcp.h>
@@ -36,7 +37,8 @@ bool peer_shows(int socket, short events) {
 }
 
 void set_option(int socket, int level, int name, int value) {
-  // Failing, the connection works all the same: a few milliseconds later, or gone unnoticed longer.
+  // A connection without the option still works: answers are a few milliseconds slower, or a dead
+  // client is noticed later.
   (void)::setsockopt(socket, level, name, &value, sizeof(value));
 }
 
@@ -49,7 +51,7 @@ void handle(const HttpCore& core, std::shared_ptr<HttpRequest> request,
     }
     core.handler(std::move(request), std::move(reply));
   } catch (const std::exception& e) {
-    // The reply goes with the handler's frame, which answers 500.
+    // Unwinding destroys the handler's reference to the reply, whose destructor answers 500.
     core.problem(fmt::format("a handler threw: {}", e.what()));
   }
 }
@@ -212,8 +214,8 @@ void HttpConnection::process_input() {
   if (input_.empty() && input_.capacity() > kReadBlock) std::string().swap(input_);
 }
 
-// Keeps our part of the memory that all arriving bodies take. A body that goes on arriving gets
-// more time.
+// Updates this connection's share of HttpCore::pending_bytes, and extends the deadline of a body
+// that goes on arriving.
 void HttpConnection::count_pending(size_t body_bytes) {
   if (body_bytes == counted_pending_) return;
   if (body_bytes / kBodyPerDeadline > counted_pending_ / kBodyPerDeadline)
@@ -254,7 +256,8 @@ void HttpConnection::dispatch() {
   if (input_state_ == Input::ended) probe_peer();
 }
 
-// The body stays counted until the handler is done with it: the line is as bounded as what arrives.
+// The body stays counted in pending_bytes until the handler is done with it, so that bodies in line
+// for a thread are bounded as arriving ones are.
 void HttpConnection::handle_elsewhere(std::shared_ptr<HttpRequest> request,
                                       std::shared_ptr<HttpReply> reply, size_t body_bytes) {
   std::shared_ptr<void> counted(
@@ -298,9 +301,9 @@ bool HttpConnection::in_the_making() {
   return exchange_.open();
 }
 
-// ---- Behind an answer
+// ---- After an answer
 
-// The answer is written as a whole: on to the next request, or the end.
+// Called when all bytes of the answer are written: goes on to the next request, or closes.
 void HttpConnection::finish_exchange() {
   bool keep = false, broken = false, refused = false;
   {
@@ -323,8 +326,8 @@ void HttpConnection::finish_exchange() {
   wait_readable();
 }
 
-// Closing with unread input makes the kernel throw away what the client has not received yet, the
-// answer for instance that tells it why.
+// Ends the sending side and reads until the client closes. Closing the socket with unread input
+// would make the kernel reset the connection, and the client could lose the answer.
 void HttpConnection::drain() {
   phase_ = Phase::draining;
   std::string().swap(input_);
@@ -369,7 +372,7 @@ void HttpConnection::close() {
   core_->changed.notify_all();
 }
 
-// The task may own the reply, which owns this.
+// Frees the delayed task: it may own the reply, which owns this connection.
 void HttpConnection::forget_delay() {
   ++delay_number_;
   delay_.reset();
@@ -403,8 +406,8 @@ void HttpConnection::announce_stop() {
   run_later(std::move(tasks));
 }
 
-// ---- Time limits. One timer for both; it is not touched when a limit moves away from now, which
-// every write does, but looks again when it fires.
+// ---- Time limits. All of them share one timer. When a limit moves into the future, as every write
+// moves one, the timer is left as it is: when it fires it is set to the next limit.
 
 HttpConnection::Clock::time_point HttpConnection::from_now(double seconds) {
   return Clock::now() + std::chrono::duration_cast<Clock::duration>(
@@ -428,7 +431,7 @@ void HttpConnection::look_for_peer(Look what, Clock::duration in) {
   arm_timer();
 }
 
-// Input may wait for the answer in front of it, and with it the news that the client has left.
+// While pipelined input waits unread, its end is not seen by reading: the socket is polled.
 void HttpConnection::look_at_peer() {
   look_at_ = Clock::now() + kLookTime;
   if (!in_the_making()) return;

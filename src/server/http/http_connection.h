@@ -110,7 +110,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   enum class Phase {
     reading,    // a request, or nothing yet
     answering,  // its answer is being made or written
-    draining,   // said farewell; what the client still sends is thrown away
+    draining,   // the answer is the last one; what the client still sends is thrown away
     closed,
   };
   enum class Input {

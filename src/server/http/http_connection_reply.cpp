@@ -1,5 +1,5 @@
-// What the replies of a connection do: from any thread into the exchange under way, and from there,
-// on the strand, to the socket.
+// The part of HttpConnection that replies call. From any thread they append to the outbox of the
+// exchange under way; on the strand the outbox is written to the socket.
 #include <boost/asio/buffer.hpp>
 #include <utility>
 
@@ -121,7 +121,7 @@ void HttpConnection::reply_dropped(uint64_t number) {
     if (!live(number)) return;
     begun = exchange_.state() == Exchange::State::streaming;
   }
-  // Nobody else can write to it: we are the last to know of it.
+  // The last reference to the reply is gone, so nobody else can write to the exchange any more.
   if (!begun)
     return reply_send(number, 500, "application/json",
                       R"({"error":{"message":"the request was not answered","type":"server_error",)"
@@ -197,7 +197,8 @@ void HttpConnection::reply_on_stopping(uint64_t number, Task task) {
   reply_post(number, std::move(task));
 }
 
-// Leaves the lock. On the strand the bytes go out before this returns, if the socket takes them.
+// Releases the lock and has the outbox written: at once if this is the strand, else by a task on
+// it.
 void HttpConnection::schedule_flush(std::unique_lock<std::mutex>& lock) {
   const bool first = !flush_scheduled_;
   flush_scheduled_ = true;

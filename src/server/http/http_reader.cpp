@@ -1,5 +1,6 @@
-// Boost.Beast's parser decides what HTTP is; what it lets pass and a server behind a proxy must not
-// (two lengths, unknown transfer encodings, a trailer that overrides a header) is refused here.
+// Boost.Beast parses. This file refuses what Beast accepts and a server behind a proxy must not
+// accept, since the two could disagree about where a request ends: two lengths, unknown transfer
+// encodings, trailers that override headers.
 #include "server/http/http_reader.h"
 
 #include <algorithm>
@@ -27,8 +28,8 @@ int hex_digit(char c) {
   return -1;
 }
 
-// False for broken escapes and for control characters, which no path of ours has and logs and
-// headers must not get.
+// False for broken escapes and for control characters: no path here has any, and they must not get
+// into logs and headers.
 bool percent_decode(std::string_view text, bool plus_is_blank, std::string& out) {
   out.clear();
   for (size_t i = 0; i < text.size(); ++i) {
@@ -185,7 +186,7 @@ class HttpRequestReader::Parser final : public http::basic_parser<true> {
       ec = http::error::header_limit;
       return;
     }
-    if (is_header_done()) return;  // a trailer says nothing that anybody here asks for
+    if (is_header_done()) return;  // trailers are not used
     auto [it, fresh] = request_.headers.try_emplace(lower({name.data(), name.size()}), value);
     if (field == http::field::transfer_encoding) {
       if (!fresh || version_ < 11)

@@ -1,4 +1,5 @@
-// Bytes to one HTTP request, within limits. No socket in sight: tests and the fuzzer feed it too.
+// Parses the bytes of one HTTP request, within limits. It knows no socket, so that tests and the
+// fuzzer can feed it.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,7 @@
-// The HTTP/1.1 server: sockets, limits and time limits. One thread of its own a processor it is
-// given, every connection a sequence of tasks on them. Handlers of large bodies have other threads:
-// megabytes of JSON and text would keep every connection of an I/O thread waiting.
+// The HTTP/1.1 server: sockets, limits and time limits. Connections are served by
+// HttpServerOptions::threads I/O threads; the tasks of one connection run one after another.
+// Handlers of large bodies run on threads of their own, because an I/O thread that parses megabytes
+// of JSON would keep all of its connections waiting.
 #pragma once
 
 #include <cstddef>
