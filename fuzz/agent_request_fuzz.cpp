@@ -14,14 +14,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       const ResponsesRequest request = read_responses_request(body, options, stored, "resp_0");
       FATHOM_CHECK(!request.history.empty(), "an input without an item");
       FATHOM_CHECK(request.response["output"].empty(), "output before an answer");
-      render(request.chat.conversation, {options.encoding, request.chat.thinking, false});
+      render(request.chat.conversation,
+             {options.encoding, request.chat.thinking && !request.chat.continues, false});
     } catch (const Error&) {
     }
     try {
       const MessagesRequest request = read_messages_request(body, options, false);
       FATHOM_CHECK(request.chat.generation.max_tokens >= 1, "max_tokens {}",
                    request.chat.generation.max_tokens);
-      render(request.chat.conversation, {options.encoding, request.chat.thinking, false});
+      render(request.chat.conversation,
+             {options.encoding, request.chat.thinking && !request.chat.continues, false});
     } catch (const Error&) {
     }
   });

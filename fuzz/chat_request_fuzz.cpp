@@ -14,7 +14,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       FATHOM_CHECK(!request.conversation.empty(), "a conversation without a message");
       FATHOM_CHECK(request.generation.n >= 1 && request.generation.n <= kMaxChoices, "n {}",
                    request.generation.n);
-      render(request.conversation, {options.encoding, request.thinking, false});
+      render(request.conversation,
+             {options.encoding, request.thinking && !request.continues, false});
     } catch (const Error&) {
     }
     try {

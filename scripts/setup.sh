@@ -18,6 +18,8 @@ build_packages=(
   "libboost1.81-dev:HTTP (Beast and Asio)"
   "prometheus-cpp-dev:metrics"
   "libspdlog-dev:logs"
+  "zlib1g-dev:request bodies in gzip and deflate"
+  "libzstd-dev:request bodies in zstd"
 )
 test_packages=(
   "libgtest-dev:unit tests"
@@ -25,6 +27,7 @@ test_packages=(
   "nodejs:the server's real clients (openai, @anthropic-ai/sdk)"
   "npm:installs them"
   "chromium:tests of the chat page"
+  "nginx-light:the server behind a proxy"
   "curl:the examples of docs/server.md"
 )
 dev_packages=(

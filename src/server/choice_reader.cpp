@@ -37,7 +37,8 @@ void ChoiceReader::take(KeptToken token, GenerationEvent& event) {
   }
   if (token.finish == Finish::error)
     return fail({500, token.extra ? token.extra->error : std::string("the engine failed")}, event);
-  // Nobody here has asked for it: choices that were cancelled are not listened to any more.
+  // This server stops listening to a choice before it cancels it, so this cancellation is not ours:
+  // the engine is shutting down.
   if (token.finish == Finish::cancelled)
     return fail({503, "the server is shutting down: the answer is not complete"}, event);
   if (token.finish != Finish::none && !reader_.stopped()) reader_.finish(event.pieces);

@@ -1,5 +1,6 @@
-// One choice of a generation: tokens as the engine gives them go in, the pieces, log-probabilities
-// and the end that the API speaks of come out. No thread and no clock in sight.
+// Turns the tokens that the engine generates for one choice into the events that the protocols
+// write: pieces of text, reasoning and calls, log-probabilities, and the finish reason. Plain
+// computation: it uses no thread and no clock.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +15,12 @@
 
 namespace fathom::server {
 
-// A TokenEvent that has been kept: it owns what it says.
+// A copy of a TokenEvent that owns its data: the engine's own is valid during the callback alone.
 struct KeptToken {
   int32_t token = -1;
   Finish finish = Finish::none;
   RequestStats stats;
-  // What few events have.
+  // Members that few events have; apart, to keep the common token small.
   struct Extra {
     std::string error;
     std::vector<TokenLogprobs> logprobs;  // one or none
@@ -37,13 +38,13 @@ class ChoiceReader {
   ChoiceReader(const Service& service, const GenerationRequest& request, std::string id,
                int choice);
 
-  // Adds what the token says to `event`. Not after the end.
+  // Adds what the token makes known to `event`. Must not be called once ended().
   void take(KeptToken token, GenerationEvent& event);
   // The choice ends with a failure.
   void fail(const Failure& failure, GenerationEvent& event);
 
   bool ended() const { return ended_; }
-  // A stop text has ended the choice, of which the engine knows nothing.
+  // Whether a stop text has ended the choice. The engine does not know of it and must be told.
   bool stopped() const { return reader_.stopped(); }
   const RequestStats& stats() const { return stats_; }
 

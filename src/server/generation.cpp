@@ -18,10 +18,11 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Listener = std::function<void(const GenerationEvent&)>;
 
-// Choices of one request that the engine has at a time. The others wait here: a long list of
-// prompts must neither find the engine's queue full of itself nor keep everybody else out of it.
+// The most choices of one request that the engine has at a time; the others wait here. A long list
+// of prompts must not fill the engine's queue: its own later prompts would be refused, and so would
+// everybody else's requests.
 constexpr size_t kMostUnderWay = 128;
-// How soon a request that found the queue full asks again.
+// After this time a request that found the engine's queue full submits again.
 constexpr double kRetrySeconds = 0.05;
 
 double seconds_between(Clock::time_point from, Clock::time_point to) {
@@ -38,10 +39,10 @@ std::optional<Failure> check_length(const GenerationRequest& r, int64_t context)
   if (prompt == 0) return Failure{400, "the prompt is empty"};
   if (prompt >= context) throw PromptTooLong(prompt, context);
   if (r.max_tokens > context - prompt)
-    return Failure{400,
-                   fmt::format("max_tokens is {} and the prompt has {} tokens, but the context "
-                               "of this model is {} tokens: at most {} are left",
-                               r.max_tokens, prompt, context, context - prompt)};
+    throw AnswerTooLong(fmt::format(
+        "This model's maximum context length is {} tokens, but max_tokens is {} and the prompt has "
+        "{} tokens: at most {} are left",
+        context, r.max_tokens, prompt, context - prompt));
   return std::nullopt;
 }
 
@@ -119,7 +120,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     out.prompt_logprobs = r.prompt_logprobs && sibling == 0;
     out.priority = r.priority;
     if (r.form) out.constraint = make_answer_constraint(service_.constraints, r.form);
-    // One sequence of a request can be looked at under its id: the first choice.
+    // The selection is kept of one sequence a request, the first choice's, under the request's id.
     const bool keep = service_.options.keep_selection && choice == 0 && !r.id.empty();
     if (keep) service_.selections.begin(r.id, r.prompt);
     out.keep_selection = keep;
@@ -175,7 +176,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
     if (wake) wake->post([self = shared_from_this()] { self->drain(); });
   }
 
-  // What can end the request from outside. Weak: the reply must not keep alive what holds it.
+  // Registers for what can end the request from outside. The pointers are weak because this object
+  // owns the reply: owning each other, neither would ever be freed.
   void watch() {
     const auto weak = weak_from_this();
     reply_->on_abandoned([weak] {
@@ -188,7 +190,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
     set_timer();
   }
 
-  // A reply has one timer: it rings for the time limit, and before that for another try to submit.
+  // The reply has one timer. It is set to the next try to submit, if one is due, else to the time
+  // limit.
   void set_timer() {
     const double limit = service_.options.request_seconds;
     const double left = limit - seconds_between(requests_.front().arrival, Clock::now());
@@ -224,14 +227,14 @@ class Generation : public std::enable_shared_from_this<Generation> {
     work_.clear();
     const size_t open_before = open_;
     for (size_t c = 0; c < choices_.size() && !silent_; ++c) deliver(c);
-    // While the queue is full it is the timer that asks, or an end that has made room: not every
-    // token.
+    // While the engine's queue is full, submit again when the timer fires or when a choice has
+    // ended and made room, not with every token.
     if (!silent_ && (!waits_for_room_ || open_ < open_before)) go_on();
   }
 
   void take(Queued& queued) {
     Choice& choice = choices_[queued.choice];
-    if (choice.reader.ended()) return;  // tokens that came before the engine heard of it
+    if (choice.reader.ended()) return;  // generated before the engine was told to stop
     if (queued.token.token >= 0) observe_token(queued.choice, queued.when);
     choice.reader.take(std::move(queued.token), choice.event);
     choice.has_event = true;
@@ -263,7 +266,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     if (!choice.has_event) return;
     choice.has_event = false;
     const GenerationEvent event = std::exchange(choice.event, {});
-    // Tokens may have said nothing so far: half a character, the beginning of a tag.
+    // The tokens so far may have no text yet: half a character, the beginning of a marker.
     const bool quiet = event.pieces.empty() && event.logprobs.empty() &&
                        event.prompt_logprobs.empty() && !event.ended;
     if (event.ended && open_ == 1) note_tokens();
@@ -323,8 +326,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
     reply_->note("completion_tokens", generated);
   }
 
-  // Nothing is listened to from here on. The engine may keep this beyond the server's end; the
-  // reply must not last so long.
+  // Stops listening. The engine may hold this object until after the server has ended, so the reply
+  // is let go of here.
   void finish() {
     silent_ = true;
     std::shared_ptr<HttpReply> reply;

@@ -1,5 +1,5 @@
-// One API request on its way through the engine, the same for every protocol: prompts in, parsed
-// pieces of each choice out.
+// Runs one API request on the engine, whatever its protocol: token ids of the prompts go in, parsed
+// pieces of each choice come out.
 #pragma once
 
 #include <chrono>
@@ -38,7 +38,7 @@ struct GenerationRequest {
   bool prompt_logprobs = false;
   int priority = 0;
   std::shared_ptr<const CompiledForm> form;  // none: free
-  // When the request came in: what its first token and its end are timed from.
+  // When the request came in: the start of the time to the first token and of the time limit.
   std::chrono::steady_clock::time_point arrival = std::chrono::steady_clock::now();
 };
 
@@ -62,15 +62,28 @@ struct GenerationEvent {
   int64_t reasoning_tokens = 0;      // of the generated ones, so far
 };
 
-// A prompt that does not fit the context with room for an answer. The message begins with what
-// clients of OpenAI's API look for to know that they must shorten the conversation.
-class PromptTooLong : public Error {
+// A request that does not fit the context. The message begins with what clients of OpenAI's API
+// look for to know that they must shorten the conversation.
+class ContextExceeded : public Error {
+ public:
+  using Error::Error;
+};
+
+// max_tokens is more than the prompt leaves of the context.
+class AnswerTooLong : public ContextExceeded {
+ public:
+  using ContextExceeded::ContextExceeded;
+};
+
+// The prompt alone leaves no room for an answer.
+class PromptTooLong : public ContextExceeded {
  public:
   // `detail` follows the number of tokens.
   PromptTooLong(int64_t prompt, int64_t most, std::string_view detail = {})
-      : Error(fmt::format("This model's maximum context length is {} tokens, but the prompt has {} "
-                          "tokens{}, and the answer needs room, too",
-                          most, prompt, detail)),
+      : ContextExceeded(
+            fmt::format("This model's maximum context length is {} tokens, but the prompt has {} "
+                        "tokens{}, and the answer needs room, too",
+                        most, prompt, detail)),
         tokens(prompt),
         context(most) {}
   const int64_t tokens, context;
@@ -81,10 +94,10 @@ class PromptTooLong : public Error {
 // client's side is slower than the engine. The engine gets a bounded number of choices at a time,
 // and the rest as these end; when its queue is full they wait. When the client goes away the
 // choices are cancelled and `listen` is not called any more. A Failure (400, 429) means that
-// nothing was started, and so does PromptTooLong, which is thrown: its words are the protocol's.
+// nothing was started. So does ContextExceeded, which is thrown so that each protocol can word it.
 //
-// When one choice fails (the engine gave up, the server stops, the time limit), all that have not
-// ended end with that failure: there is no answer without it.
+// When one choice fails (the engine failed, the server stops, the time limit is over), the choices
+// that have not ended end with the same failure, since an answer lacks one of its choices then.
 //
 // Text is held back while it may turn out to be the beginning of a stop text; `pieces` of a kind
 // add up to the same text however the events are cut. Calls in `message` have the ids of

@@ -1,5 +1,5 @@
-// What /metrics shows, in Prometheus' text form, under the names that dashboards for vLLM know
-// where they fit.
+// The metrics of /metrics in Prometheus' text form. Those that vLLM has, too, have its names, so
+// that dashboards for vLLM show them.
 #pragma once
 
 #include <memory>

@@ -7,6 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "server/http/http_body.h"
+
 namespace fathom::server {
 namespace {
 
@@ -67,14 +69,19 @@ bool equal_but_case(std::string_view a, std::string_view b) {
                     [&](char x, char y) { return lower(x) == lower(y); });
 }
 
-std::string_view key_of(const HttpRequest& request) {
+// The keys that a request carries: of OpenAI's header, and of Anthropic's. Some clients fill one
+// with what their user gave and the other with a word of their own.
+std::vector<std::string_view> keys_of(const HttpRequest& request) {
   constexpr std::string_view kBearer = "bearer ";
+  std::vector<std::string_view> keys;
   std::string_view value = request.header("authorization");
   if (value.size() > kBearer.size() && equal_but_case(value.substr(0, kBearer.size()), kBearer)) {
     value.remove_prefix(kBearer.size());
-    return value.substr(std::min(value.find_first_not_of(' '), value.size()));
+    keys.push_back(value.substr(std::min(value.find_first_not_of(' '), value.size())));
   }
-  return request.header("x-api-key");
+  keys.push_back(request.header("x-api-key"));
+  std::erase(keys, std::string_view());
+  return keys;
 }
 
 // "localhost:8000", "127.0.0.1", "[::1]:80": names and addresses that no site elsewhere can have.
@@ -137,6 +144,7 @@ void send_error(HttpReply& reply, ErrorShape shape, const Failure& failure, std:
   HttpHeaders headers;
   if (failure.status == 429 || failure.status == 503) headers.emplace_back("Retry-After", "1");
   if (failure.status == 401) headers.emplace_back("WWW-Authenticate", "Bearer");
+  if (failure.status == 415) headers.emplace_back("Accept-Encoding", kBodyCodings);
   reply.send(failure.status, "application/json", error_body(shape, failure, param, code),
              std::move(headers));
 }
@@ -212,6 +220,7 @@ class Router::Observed final : public HttpReply {
     inner_->end();
     ledger_->close(status_, "complete");
   }
+  void keep_alive(std::string bytes) override { inner_->keep_alive(std::move(bytes)); }
   void post(std::function<void()> task) override { inner_->post(std::move(task)); }
   void post_after(double seconds, std::function<void()> task) override {
     inner_->post_after(seconds, std::move(task));
@@ -221,6 +230,10 @@ class Router::Observed final : public HttpReply {
   void note(std::string_view name, int64_t value) override {
     std::lock_guard lock(ledger_->mutex);
     ledger_->record.notes.emplace_back(name, value);
+  }
+  void note(std::string_view name, std::string_view text) override {
+    std::lock_guard lock(ledger_->mutex);
+    ledger_->record.notes.emplace_back(name, std::string(text));
   }
   int status() const override { return status_; }
 
@@ -274,6 +287,18 @@ const Router::Methods* Router::find(const std::string& path, std::string* patter
   return nullptr;
 }
 
+void Router::add_absent(const std::string& path, const std::string& why) { absent_[path] = why; }
+
+std::string Router::why_absent(const std::string& path) const {
+  const auto under = [&](const auto& entry) {
+    const std::string& known = entry.first;
+    return path == known || path.starts_with(known + "/");
+  };
+  const auto found = std::find_if(absent_.begin(), absent_.end(), under);
+  if (found == absent_.end()) return fmt::format("there is no {}", path);
+  return fmt::format("there is no {}: {}", path, found->second);
+}
+
 ErrorShape Router::shape_of(const std::string& path, const Methods* methods) const {
   if (methods != nullptr) return methods->begin()->second.route.shape;
   return path.starts_with("/v1/messages") ? ErrorShape::anthropic : ErrorShape::openai;
@@ -291,11 +316,12 @@ std::optional<Failure> Router::refusal(const HttpRequest& request, const Route& 
   if (changes && !origin.empty() && !same_origin(origin, host) && cors_headers(request).empty())
     return Failure{403, fmt::format("pages of {} may not use this server (--cors-origin)", origin)};
   if (!route.needs_key || options_.api_keys.empty()) return std::nullopt;
-  const std::string_view given = key_of(request);
+  const std::vector<std::string_view> given = keys_of(request);
   if (given.empty())
     return Failure{401, "an API key is needed: Authorization: Bearer KEY, or x-api-key: KEY"};
   bool known = false;
-  for (const std::string& key : options_.api_keys) known |= same_key(given, key);
+  for (const std::string& key : options_.api_keys)
+    for (const std::string_view one : given) known |= same_key(one, key);
   if (!known) return Failure{401, "this API key is not known"};
   return std::nullopt;
 }
@@ -369,8 +395,7 @@ void Router::handle(std::shared_ptr<const HttpRequest> request,
   const std::string& method = request->method;
   if (method == "OPTIONS" && (methods != nullptr || request->path == "*"))
     return answer_options(*request, methods != nullptr ? *methods : Methods{}, *observed);
-  if (methods == nullptr)
-    return send_error(*observed, shape, {404, fmt::format("there is no {}", request->path)});
+  if (methods == nullptr) return send_error(*observed, shape, {404, why_absent(request->path)});
   auto entry = methods->find(method);
   if (entry == methods->end() && method == "HEAD") entry = methods->find("GET");
   if (entry == methods->end()) {

@@ -1,5 +1,5 @@
-// From a request to the handler it is for: routes, keys, CORS, the log line and the count of every
-// request. What is wrong before a handler sees it is answered here.
+// Finds the handler of a request. Checks keys and CORS first and answers what is wrong with it, and
+// writes a log line and counts a metric for every request.
 #pragma once
 
 #include <map>
@@ -31,8 +31,8 @@ void send_error(HttpReply& reply, ErrorShape shape, const Failure& failure,
 struct RouterOptions {
   std::vector<std::string> api_keys;         // empty: none needed
   std::vector<std::string> allowed_origins;  // for browsers of other origins; "*": any
-  // Only requests that name this machine as their host are served: for a server that anybody on it
-  // may use without a key, a page of another site must not reach it under a name of its own.
+  // Serve only requests whose Host is a name of this machine. A server without keys needs this:
+  // otherwise a web page elsewhere could reach it through a host name that resolves to 127.0.0.1.
   bool local_hosts_only = false;
   std::shared_ptr<ServerLog> log;  // none: nothing is logged
   bool log_prompts = false;        // request bodies too
@@ -47,12 +47,16 @@ class Router {
     ErrorShape shape = ErrorShape::openai;
     bool needs_key = true;  // false: the page, /health
   };
-  // A path that ends in "/*" stands for all that have something in place of the star; exact paths
-  // come first, then the longest. HEAD is answered by GET's handler.
+  // A path that ends in "/*" matches every path with something in place of the star. An exact match
+  // wins, then the longest pattern. GET's handler also answers HEAD.
   void add(const std::string& method, const std::string& path, HttpHandler handler, Route route);
   void add(const std::string& method, const std::string& path, HttpHandler handler) {
     add(method, path, std::move(handler), Route{});
   }
+
+  // Registers an endpoint that the protocols have and this server does not: requests to `path` and
+  // to what is below it get a 404 with `why` in its message.
+  void add_absent(const std::string& path, const std::string& why);
 
   // A handler that throws gets its request answered with 500; the message goes to the log alone.
   // Every answer carries x-request-id: the client's own if it sent a sane one.
@@ -69,8 +73,9 @@ class Router {
   class Observed;  // the reply as handlers get it
   // The routes of a path, and the path as it was added; nullptr if there are none.
   const Methods* find(const std::string& path, std::string* pattern) const;
+  std::string why_absent(const std::string& path) const;
   ErrorShape shape_of(const std::string& path, const Methods* methods) const;
-  // What keeps the request from its handler.
+  // Why the request must not reach its handler, if anything: wrong host, foreign origin, no key.
   std::optional<Failure> refusal(const HttpRequest& request, const Route& route) const;
   HttpHeaders cors_headers(const HttpRequest& request) const;
   void answer_options(const HttpRequest& request, const Methods& methods, HttpReply& reply) const;
@@ -80,6 +85,7 @@ class Router {
   RouterOptions options_;
   Metrics& metrics_;
   std::map<std::string, Methods> routes_;  // by path, then method
+  std::map<std::string, std::string> absent_;
 };
 
 }  // namespace fathom::server

@@ -95,7 +95,8 @@ void ServerLog::request(const RequestRecord& r) {
       {"event", "request"}, {"id", r.id},         {"method", r.method},
       {"path", r.path},     {"status", r.status}, {"seconds", std::round(r.seconds * 1e6) / 1e6},
       {"bytes", r.bytes},   {"peer", r.peer},     {"end", r.end}};
-  for (const auto& [name, value] : r.notes) line[name] = value;
+  for (const auto& [name, value] : r.notes)
+    std::visit([&line, &key = name](const auto& said) { line[key] = said; }, value);
   if (!r.body.empty()) line["body"] = r.body.substr(0, kMaxBody);
   impl_->logger->log(spdlog::level::info, spdlog::string_view_t(members(line)));
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace fathom::server {
@@ -15,15 +16,15 @@ enum class LogLevel { debug, info, warning, error, off };
 // Throws Error for a name other than those above.
 LogLevel log_level_of_name(std::string_view name);
 
-// What is said of a request when it is over.
+// The log line of a request, written when it is over.
 struct RequestRecord {
   std::string id, method, path, peer;
   int status = 0;
   double seconds = 0;
-  uint64_t bytes = 0;                                  // of the answer's body
-  std::string_view end;                                // "complete", "client gone", "broken off"
-  std::string body;                                    // of the request; empty: not to be logged
-  std::vector<std::pair<std::string, int64_t>> notes;  // HttpReply::note
+  uint64_t bytes = 0;    // of the answer's body
+  std::string_view end;  // "complete", "client gone", "broken off"
+  std::string body;      // of the request; empty: not to be logged
+  std::vector<std::pair<std::string, std::variant<int64_t, std::string>>> notes;  // HttpReply::note
 };
 
 // From any thread; lines are written by a thread of their own. When standard error takes them too
@@ -38,8 +39,8 @@ class ServerLog {
   void request(const RequestRecord& record);  // level info
   void write(LogLevel level, std::string_view message);
 
-  // Writes what is left; nobody may log any more. False when standard error did not take it in
-  // time: a thread is then left behind that waits for it and holds its lock.
+  // Writes the lines that wait; nothing may be logged afterwards. Returns false if standard error
+  // did not accept them in time: a detached thread then still waits for it and holds its lock.
   bool finish(double seconds);
 
  private:

@@ -196,7 +196,6 @@ test('errors are of the right class', async () => {
     { max_tokens: 0 },
     { messages: [] },
     { messages: [{ role: 'user', content: [{ type: 'image', source: {} }] }] },
-    { messages: [...h.needle, { role: 'assistant', content: 'The' }] },
     { tools: [{ type: 'web_search_20250305', name: 'web_search' }] },
     { tool_choice: { type: 'tool', name: 'other' }, tools: [weather_tool] },
     { thinking: { type: 'enabled' } },

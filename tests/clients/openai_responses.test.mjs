@@ -271,7 +271,6 @@ test('what cannot be done is refused, and named', async () => {
     ['input', { input: [{ role: 'user', content: [{ type: 'input_image' }] }] }],
     ['input', { input: [{ type: 'item_reference', id: 'msg_x' }] }],
     ['tools', { tools: [{ type: 'code_interpreter', container: { type: 'auto' } }] }],
-    ['tools', { tools: [{ type: 'custom', name: 'x' }] }],
     ['tool_choice', { tools: [weather_tool], tool_choice: { type: 'function', name: 'other' } }],
     ['background', { background: true }],
     ['conversation', { conversation: 'conv_1' }],

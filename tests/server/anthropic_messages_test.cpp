@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "server/api/tool_request.h"
 
 namespace fathom::server {
 namespace {
@@ -13,7 +14,7 @@ Conversation read(const char* json) { return conversation_of_messages(OrderedJso
 std::string refusal(const char* json) {
   try {
     const OrderedJson request = OrderedJson::parse(json);
-    functions_of_messages(request);
+    read_tool_use(JsonField(request, ""), Protocol::messages);
     conversation_of_messages(request);
   } catch (const Error& e) {
     return e.what();
@@ -82,13 +83,52 @@ TEST(AnthropicMessages, ResultsAloneAreNoTurn) {
 }
 
 TEST(AnthropicMessages, Functions) {
-  const auto functions = functions_of_messages(OrderedJson::parse(R"({"tools": [
+  const OrderedJson request = OrderedJson::parse(R"({"tools": [
     {"name": "w", "description": "Weather", "input_schema": {"type": "object"}},
-    {"type": "custom", "name": "t", "input_schema": {"type": "object", "properties": {}}}]})"));
-  ASSERT_EQ(functions.size(), 2u);
-  EXPECT_EQ(functions[0].dump(),
+    {"type": "custom", "name": "t", "input_schema": {"type": "object", "properties": {}}}]})");
+  const std::vector<Tool> tools = read_tool_use(JsonField(request, ""), Protocol::messages).tools;
+  ASSERT_EQ(tools.size(), 2u);
+  EXPECT_EQ(tools[0].function.dump(),
             R"({"name":"w","description":"Weather","parameters":{"type":"object"}})");
-  EXPECT_EQ(functions[1]["name"], "t");
+  EXPECT_EQ(tools[1].function["name"], "t");
+}
+
+TEST(AnthropicMessages, WhatIsNoTextHasAWordInItsPlace) {
+  const Conversation c = read(R"({"messages": [
+    {"role": "user", "content": [{"type": "image", "source": {"type": "base64"}},
+                                 {"type": "text", "text": "What is it?"}]},
+    {"role": "assistant", "content": [
+      {"type": "text", "text": "Let me look."},
+      {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
+      {"type": "web_search_tool_result", "tool_use_id": "s", "content": []},
+      {"type": "tool_use", "id": "a", "name": "read", "input": {}}]},
+    {"role": "user", "content": [
+      {"type": "tool_result", "tool_use_id": "a", "content": [
+        {"type": "image", "source": {}}, {"type": "text", "text": "a.png"},
+        {"type": "tool_reference", "tool_name": "t"}]},
+      {"type": "image", "source": {}}]},
+    {"role": "system", "content": [{"type": "text", "text": "S"},
+                                   {"type": "tool_removal", "tool": {}}]}]})");
+  ASSERT_EQ(c.size(), 5u);
+  const std::string image = "[image: this model reads text alone]";
+  EXPECT_EQ(c[0].content, image + "\n\nWhat is it?");
+  EXPECT_EQ(c[1].content, "Let me look.");
+  EXPECT_EQ(c[1].tool_calls.size(), 1u);
+  EXPECT_EQ(c[2].content, image + "\n\na.png\n\n[tool: t]");
+  EXPECT_EQ(c[3].content, image) << "an image beside a result belongs to it";
+  EXPECT_EQ(c[4].content, "S");
+}
+
+TEST(AnthropicMessages, DocumentsThatAreTextAreRead) {
+  const Conversation c = read(R"({"messages": [{"role": "user", "content": [
+    {"type": "document", "title": "T", "source": {"type": "text", "media_type": "text/plain",
+                                                  "data": "D"}},
+    {"type": "document", "source": {"type": "content", "content": [
+      {"type": "text", "text": "E"}, {"type": "image", "source": {}}]}},
+    {"type": "search_result", "source": "u", "title": "R", "content": [
+      {"type": "text", "text": "F"}]},
+    {"type": "text", "text": "?"}]}]})");
+  EXPECT_EQ(c[0].content, "T\nD\n\nE[image: this model reads text alone]\n\nR\nF\n\n?");
 }
 
 TEST(AnthropicMessages, RefusalsNameThePlace) {
@@ -96,12 +136,17 @@ TEST(AnthropicMessages, RefusalsNameThePlace) {
   EXPECT_EQ(refusal(R"({"messages": []})"), "messages: expected at least one, found none");
   EXPECT_EQ(refusal(R"({"messages": [{"role": "user", "content": [{"type": "image"}]}]})"),
             "messages[0].content[0].type: expected text or tool_result, found 'image'");
+  EXPECT_EQ(refusal(R"({"messages": [
+                {"role": "user", "content": [{"type": "text", "text": "x"},
+                    {"type": "document", "source": {"type": "base64", "data": "JVBERi0="}}]},
+                {"role": "system", "content": "y"}]})"),
+            "messages[0].content[1].type: expected text or tool_result, found 'document'");
+  EXPECT_EQ(refusal(R"({"messages": [{"role": "user", "content": "x"}, {"role": "assistant",
+                "content": [{"type": "txt", "text": "y"}]}]})"),
+            "messages[1].content[0].type: expected text, thinking, redacted_thinking or tool_use, "
+            "found 'txt'");
   EXPECT_EQ(refusal(R"({"messages": [{"role": "king", "content": "x"}]})"),
             "messages[0].role: expected user, assistant or system, found 'king'");
-  EXPECT_EQ(refusal(R"({"messages": [{"role": "user", "content": "x"},
-                                     {"role": "assistant", "content": "The"}]})"),
-            "messages: the last one must be the user's: answers begun by the client are not "
-            "continued");
   EXPECT_EQ(refusal(R"({"messages": [{"role": "user", "content": [
                 {"type": "text", "text": "x"}, {"type": "tool_result", "tool_use_id": "a"}]}]})"),
             "messages[0].content[1]: tool results come before the text of a message");

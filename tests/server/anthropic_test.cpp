@@ -134,6 +134,66 @@ TEST_F(MessagesTest, CountsWhatItWouldUse) {
   post(R"({"messages": [{"role": "user", "content": "Hi"}]})", 200, "/v1/messages/count_tokens");
 }
 
+TEST_F(MessagesTest, InstructionsMayBeLastOrInTheMiddle) {
+  served.say("x");
+  const std::string last = R"({"max_tokens": 5, "messages": [
+      {"role": "user", "content": [{"type": "text", "text": "Hello!"}]},
+      {"role": "system", "content": "Agents: none."}]})";
+  post(last);
+  const std::string prompt = served.last_prompt();
+  EXPECT_EQ(prompt,
+            "<｜begin▁of▁sentence｜><｜User｜>Hello!\n\nAgents: none.<｜Assistant｜></think>");
+  EXPECT_EQ(post(last, 200, "/v1/messages/count_tokens")["input_tokens"], served.last().ids.size());
+  // What came before stays as it was, so that it is still in the cache.
+  post(R"({"max_tokens": 5, "system": "S", "messages": [{"role": "user", "content": "A"},
+      {"role": "system", "content": "B"}, {"role": "assistant", "content": "C"},
+      {"role": "system", "content": "D"}, {"role": "user", "content": "E"}]})");
+  EXPECT_EQ(served.last_prompt(),
+            "<｜begin▁of▁sentence｜>S<｜User｜>A\n\nB<｜Assistant｜></think>C<｜end▁of▁sentence｜>"
+            "<｜User｜>D\n\nE<｜Assistant｜></think>");
+  post(R"({"max_tokens": 5, "messages": [{"role": "system", "content": "Alone"}]})");
+  EXPECT_EQ(served.last_prompt(), "<｜begin▁of▁sentence｜><｜User｜>Alone<｜Assistant｜></think>");
+}
+
+TEST_F(MessagesTest, AnAnswerBegunIsContinued) {
+  served.say("B");
+  const OrderedJson m = post(R"({"max_tokens": 5, "thinking": {"type": "adaptive"}, "messages": [
+      {"role": "user", "content": "A or B?"}, {"role": "assistant", "content": "It is "}]})");
+  EXPECT_EQ(served.last_prompt(),
+            "<｜begin▁of▁sentence｜><｜User｜>A or B?<｜Assistant｜></think>It is ");
+  EXPECT_EQ(m["content"][0]["text"], "B");
+  // One that says nothing yet is as good as none.
+  post(R"({"max_tokens": 5, "messages": [{"role": "user", "content": "A"},
+      {"role": "assistant", "content": ""}]})");
+  EXPECT_TRUE(served.last_prompt().ends_with("<｜Assistant｜></think>"));
+}
+
+TEST_F(MessagesTest, ThreadsAreRefusedInTheWordsThatClientsFallBackOn) {
+  for (const char* path : {"/v1/messages", "/v1/messages/count_tokens"}) {
+    const OrderedJson answer = post(body(R"("thread": {"type": "create"})"), 400, path);
+    EXPECT_EQ(answer["error"]["type"], "invalid_request_error");
+    EXPECT_EQ(answer["error"]["details"].dump(),
+              R"({"error_code":"thread_unsupported_request","unsupported":["thread"]})");
+  }
+  post(body(R"("thread": null)"));
+}
+
+TEST_F(MessagesTest, FieldsWithoutEffectPass) {
+  served.say("x");
+  post(body(R"("service_tier": "auto", "metadata": {"user_id": "u"}, "betas": ["x"],
+      "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+      "output_config": {"effort": "high"}, "diagnostics": {}, "speed": "standard",
+      "thinking": {"type": "between_tools"}, "cache_control": {"type": "ephemeral"},
+      "tools": [{"name": "t", "input_schema": {"type": "object"}, "eager_input_streaming": true,
+                 "defer_loading": false, "input_examples": [{}], "allowed_callers": ["direct"]}])"));
+}
+
+TEST_F(MessagesTest, AFormatUnderItsOldName) {
+  served.say("{}");
+  post(body(R"("output_format": {"type": "json_schema", "schema": {"type": "object"}})"));
+  EXPECT_NE(served.last().constraint, nullptr);
+}
+
 TEST_F(MessagesTest, Failures) {
   served.say("One");
   served.fail_with("the device gave up");

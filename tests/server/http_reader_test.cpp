@@ -122,6 +122,9 @@ TEST(HttpReader, TargetsArePathsWithoutControlCharacters) {
               {"/a/../b", "/a/../b"},
               {"/%e4%bd%a0", "\xe4\xbd\xa0"},
               {"http://host/a?b=c", "/a"},
+              {"//v1//models/", "/v1/models"},
+              {"/v1/models///", "/v1/models"},
+              {"///", "/"},
               {"HTTP://host:1", "/"},
               {"https://host?b=c", "/"},
               {"/a#b", "/a"}};

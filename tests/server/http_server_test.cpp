@@ -406,6 +406,90 @@ TEST_F(HttpServerTest, AClientThatEndedItsSideGetsTheAnswersThatAreReady) {
   EXPECT_EQ(c.read_to_end(), "");
 }
 
+// What a client that has closed its side is sent to find out whether it still reads.
+constexpr const char* kProbe = "HTTP/1.1 102 Processing\r\n\r\n";
+
+TEST_F(HttpServerTest, AClientThatEndedItsSideGetsTheAnswerThatTakesTime) {
+  start();
+  HttpClient c = client();
+  ASSERT_TRUE(c.get("/shelf"));
+  c.end_input();
+  const Reply reply = shelf.take();
+  EXPECT_EQ(c.read_until("\r\n\r\n"), kProbe);
+  // Longer than the server waits for the reset of a client that has left.
+  std::this_thread::sleep_for(std::chrono::milliseconds(1300));
+  reply->send(200, "text/plain", "late");
+  EXPECT_EQ(c.answer().body, "late");
+  EXPECT_EQ(c.read_to_end(), "");
+}
+
+TEST_F(HttpServerTest, AClientThatEndedItsSideGetsAStreamToItsEnd) {
+  start();
+  HttpClient c = client();
+  ASSERT_TRUE(c.get("/shelf"));
+  const Reply reply = shelf.take();
+  reply->begin(200, "text/event-stream");
+  reply->keep_alive(":\n\n");
+  reply->write("one");
+  c.end_input();
+  std::this_thread::sleep_for(std::chrono::milliseconds(1300));
+  reply->write("two");
+  reply->end();
+  EXPECT_EQ(c.answer().body, "one:\n\ntwo");
+}
+
+TEST_F(HttpServerTest, AClientOfHttp10IsSentNoInterimAnswer) {
+  start();
+  HttpClient c = client();
+  ASSERT_TRUE(c.say("GET /shelf HTTP/1.0\r\n\r\n"));
+  c.end_input();
+  const Reply reply = shelf.take();
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  reply->send(200, "text/plain", "late");
+  EXPECT_EQ(c.answer().body, "late");
+}
+
+TEST_F(HttpServerTest, AQuietStreamSaysThatItLives) {
+  options.quiet_seconds = 0.2;
+  start();
+  HttpClient c = client();
+  ASSERT_TRUE(c.get("/shelf"));
+  const Reply reply = shelf.take();
+  reply->begin(200, "text/event-stream");
+  reply->keep_alive(": q\n\n");
+  const auto begin = std::chrono::steady_clock::now();
+  c.read_until(": q\n\n");
+  c.read_until(": q\n\n");
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+  EXPECT_GT(took.count(), 0.3);
+  // One that speaks says nothing else.
+  for (int i = 0; i < 30; ++i) {
+    reply->write("x");
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  reply->end();
+  const std::string rest = c.read_until("0\r\n\r\n");
+  EXPECT_EQ(std::count(rest.begin(), rest.end(), 'x'), 30);
+  EXPECT_EQ(rest.find(": q"), std::string::npos);
+}
+
+TEST_F(HttpServerTest, CompressedBodiesAreDecoded) {
+  options.max_body_bytes = 1 << 20;
+  start();
+  HttpClient c = client();
+  const std::string hello = {'\x1f', '\x8b', '\x08', 0,      0,      0,      0,      0, 0,
+                             '\x03', '\xcb', '\x48', '\xcd', '\xc9', '\xc9', '\x07', 0, '\x86',
+                             '\xa6', '\x10', '\x36', '\x05', 0,      0,      0};
+  ASSERT_TRUE(c.post("/echo", hello, "Content-Encoding: gzip\r\n"));
+  EXPECT_EQ(c.answer().body, "POST hello");
+  ASSERT_TRUE(c.post("/echo", "hello", "Content-Encoding: br\r\n"));
+  EXPECT_EQ(c.answer().status, 415);
+  ASSERT_TRUE(c.post("/echo", "hello", "Content-Encoding: gzip\r\n"));
+  EXPECT_EQ(c.answer().status, 400);
+  ASSERT_TRUE(c.post("/echo", "hello", "Content-Encoding: identity\r\n"));
+  EXPECT_EQ(c.answer().body, "POST hello");
+}
+
 TEST_F(HttpServerTest, RefusalsReachClientsThatAreStillSending) {
   options.max_body_bytes = 1 << 20;
   start();

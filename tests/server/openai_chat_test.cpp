@@ -46,7 +46,8 @@ Joined join(const std::vector<OrderedJson>& chunks, int choice = 0) {
       EXPECT_TRUE(joined.finish_reason.empty()) << "a chunk behind the last: " << chunk;
       const OrderedJson& delta = c["delta"];
       if (delta.contains("role")) joined.message["role"] = delta["role"];
-      if (delta.contains("content")) content += delta["content"].get<std::string>();
+      if (delta.contains("content") && !delta["content"].is_null())
+        content += delta["content"].get<std::string>();
       if (delta.contains("reasoning_content"))
         reasoning += delta["reasoning_content"].get<std::string>();
       if (delta.contains("tool_calls")) {

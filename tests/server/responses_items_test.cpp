@@ -12,7 +12,7 @@ const ItemLookup kNothing = [](const std::string&) { return std::nullopt; };
 
 Conversation read(const char* json, const ItemLookup& lookup = kNothing) {
   Conversation conversation;
-  append_items(OrderedJson::parse(json), "input", lookup, conversation);
+  append_items(OrderedJson::parse(json), "input", lookup, {}, conversation);
   return conversation;
 }
 
@@ -127,6 +127,65 @@ TEST(ResponsesItems, WhatIsNotSaidIsEmpty) {
   EXPECT_EQ(place_of_message(c, 1), "input[3]");
 }
 
+TEST(ResponsesItems, WhatOtherServersDidIsToldOrSkipped) {
+  const OrderedJson items = OrderedJson::parse(R"([
+    {"role": "user", "content": "Patch it."},
+    {"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "gAAA"},
+    {"type": "web_search_call", "id": "ws", "status": "completed", "action": {"type": "search"}},
+    {"type": "compaction", "encrypted_content": "gAAA"},
+    {"type": "custom_tool_call", "call_id": "a", "name": "apply_patch", "input": "*** Begin"},
+    {"type": "local_shell_call", "call_id": "b", "action": {"type": "exec", "command": ["ls"]}},
+    {"type": "custom_tool_call", "call_id": "c", "name": "cut off", "input": ""},
+    {"type": "custom_tool_call_output", "call_id": "a", "output": "Done"},
+    {"type": "local_shell_call_output", "call_id": "b", "output": {"stdout": "x"}},
+    {"type": "custom_tool_call_output", "call_id": "nobody's", "output": "y"},
+    {"type": "agent_message", "author": "helper", "recipient": "me", "content": [
+      {"type": "input_text", "text": "Ready."}]},
+    {"type": "invented_tomorrow", "payload": 7}])");
+  Conversation c;
+  const std::set<std::string> skipped = append_items(items, "input", kNothing, {}, c);
+  ASSERT_EQ(c.size(), 5u);
+  EXPECT_EQ(c[1].content + c[1].reasoning_content, "");
+  ASSERT_EQ(c[1].tool_calls.size(), 2u);
+  EXPECT_EQ(c[1].tool_calls[0].name, "apply_patch");
+  EXPECT_EQ(c[1].tool_calls[0].arguments, R"({"input": "*** Begin"})");
+  EXPECT_EQ(c[1].tool_calls[1].name, "local_shell");
+  EXPECT_EQ(c[1].tool_calls[1].arguments, R"({"action": {"type": "exec", "command": ["ls"]}})");
+  EXPECT_EQ(c[2].content, "Done");
+  EXPECT_EQ(c[3].content, R"({"stdout": "x"})");
+  EXPECT_EQ(c[4].content, "helper: Ready.");
+  EXPECT_EQ(skipped,
+            (std::set<std::string>{"compaction", "custom_tool_call", "custom_tool_call_output",
+                                   "invented_tomorrow", "web_search_call"}));
+  check_tool_results(c);
+}
+
+TEST(ResponsesItems, CallsOfNamespacesAreShownFlat) {
+  ToolNames names;
+  names.add({"a__b"});
+  names.add({"b", "a"});
+  Conversation c;
+  append_items(OrderedJson::parse(R"([
+    {"type": "function_call", "call_id": "1", "name": "b", "namespace": "a", "arguments": "{}"},
+    {"type": "function_call", "call_id": "2", "name": "x", "namespace": "gone", "arguments": "{}"},
+    {"type": "function_call", "call_id": "3", "name": "b", "namespace": null, "arguments": "{}"}])"),
+               "input", kNothing, names, c);
+  EXPECT_EQ(c[0].tool_calls.at(0).name, "a__b_2");
+  EXPECT_EQ(c[0].tool_calls.at(1).name, "gone__x");
+  EXPECT_EQ(c[0].tool_calls.at(2).name, "b");
+}
+
+TEST(ResponsesItems, ImagesOfTheHistoryHaveAWordInTheirPlace) {
+  const Conversation c = read(R"([
+    {"role": "user", "content": [{"type": "input_text", "text": "See "}, {"type": "input_image"}]},
+    {"type": "function_call", "call_id": "a", "name": "view", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "a", "output": [
+      {"type": "input_image", "image_url": "data:"}, {"type": "input_file"}]}])");
+  EXPECT_EQ(c[0].content, "See [image: this model reads text alone]");
+  EXPECT_EQ(c[2].content,
+            "[image: this model reads text alone][file: this model reads text alone]");
+}
+
 TEST(ResponsesItems, RefusalsNameThePlace) {
   const std::string deep = "{\\\"a\\\":" + std::string(200'000, '[') + std::string(200'000, ']');
   EXPECT_EQ(refusal((R"([{"type": "function_call", "call_id": "a", "name": "f", "arguments": ")" +
@@ -139,9 +198,9 @@ TEST(ResponsesItems, RefusalsNameThePlace) {
   EXPECT_EQ(refusal(R"([{"role": "user", "content": [{"type": "input_image"}]}])"),
             "input[0].content[0].type: this model takes text alone: expected input_text or "
             "output_text, found 'input_image'");
-  EXPECT_EQ(refusal(R"([{"role": "user", "content": "x"}, {"type": "web_search_call"}])"),
-            "input[1].type: expected message, reasoning, function_call, function_call_output or "
-            "item_reference, found 'web_search_call'");
+  EXPECT_EQ(refusal(R"([{"role": "user", "content": "x", "type": "mesage"}])"),
+            "input[0].type: expected message, reasoning, function_call, function_call_output or "
+            "item_reference, found 'mesage'");
   EXPECT_EQ(refusal(R"([{"type": "function_call", "name": "f", "arguments": "{}"}])"),
             "input[0].call_id: expected a string, found nothing");
   EXPECT_EQ(refusal(R"([{"role": "user"}])"),

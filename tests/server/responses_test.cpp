@@ -183,13 +183,134 @@ TEST_F(ResponsesTest, ChoiceOfTools) {
   EXPECT_NE(allowed.find("### b"), std::string::npos);
 }
 
+constexpr const char* kWeather =
+    R"("tools": [{"type": "namespace", "name": "mcp__weather", "description": "Weather tools",
+        "tools": [{"type": "function", "name": "get", "strict": false, "parameters": {"type":
+        "object"}}]}, {"type": "custom", "name": "apply_patch"}, {"type": "tool_search"}])";
+
+TEST_F(ResponsesTest, NamespacesGoRound) {
+  served.say(
+      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>mcp__weather__get<｜tool▁sep｜>{}"
+      "<｜tool▁call▁end｜><｜tool▁calls▁end｜>");
+  const std::string tools = kWeather;
+  const OrderedJson r = post(R"({"input": "Hi", )" + tools + "}");
+  const OrderedJson& call = r["output"][0];
+  EXPECT_EQ(call["name"], "get");
+  EXPECT_EQ(call["namespace"], "mcp__weather");
+  EXPECT_EQ(r["tools"].size(), 1u);
+  EXPECT_NE(served.last_prompt().find("### mcp__weather__get\nDescription: Weather tools"),
+            std::string::npos);
+  const auto reply =
+      served.post("/v1/responses", R"({"stream": true, "input": "Hi", )" + tools + "}");
+  for (const OrderedJson& event : sse_events(reply->body())) {
+    if (event["type"] != "response.output_item.added") continue;
+    EXPECT_EQ(event["item"]["name"], "get");
+    EXPECT_EQ(event["item"]["namespace"], "mcp__weather");
+  }
+  // By the id and by the items themselves the model reads the same.
+  const OrderedJson output = {
+      {"type", "function_call_output"}, {"output", "rain"}, {"call_id", call["call_id"]}};
+  served.say("Rain.");
+  post(R"({"input": [)" + output.dump() + R"(], "previous_response_id": )" + r["id"].dump() + ", " +
+       tools + "}");
+  const std::string by_id = served.last_prompt();
+  post(R"({"input": [{"role": "user", "content": "Hi"}, )" + call.dump() + ", " + output.dump() +
+       "], " + tools + "}");
+  EXPECT_EQ(served.last_prompt(), by_id);
+  EXPECT_NE(by_id.find("mcp__weather__get<｜tool▁sep｜>{}"), std::string::npos);
+  post(R"({"input": "Hi", "tool_choice": {"type": "function", "name": "get", "namespace":
+       "mcp__weather"}, )" +
+       tools + "}");
+  EXPECT_NE(served.last().constraint, nullptr);
+}
+
+TEST_F(ResponsesTest, ToolsMayComeWithTheInput) {
+  served.say("x");
+  post(R"({"input": [{"role": "user", "content": "Hi"}, {"type": "additional_tools", "role":
+       "developer", "tools": [{"type": "function", "name": "late"}]}]})");
+  EXPECT_NE(served.last_prompt().find("### late"), std::string::npos);
+}
+
+TEST_F(ResponsesTest, InstructionsInTheMiddleStayInTheirPlace) {
+  served.say("x");
+  post(R"({"input": [{"role": "developer", "content": "D"}, {"role": "user", "content": "A"},
+       {"role": "assistant", "content": "B"}, {"role": "user", "content": "C"},
+       {"role": "developer", "content": "E"}]})");
+  EXPECT_EQ(served.last_prompt(),
+            "<｜begin▁of▁sentence｜>D<｜User｜>A<｜Assistant｜></think>B<｜end▁of▁sentence｜>"
+            "<｜User｜>C\n\nE<｜Assistant｜></think>");
+}
+
+TEST_F(ResponsesTest, TheLastMessageMayBeAnybodys) {
+  served.say("x");
+  post(R"({"input": [{"role": "developer", "content": "Say x"}]})");
+  EXPECT_EQ(served.last_prompt(), "<｜begin▁of▁sentence｜><｜User｜>Say x<｜Assistant｜></think>");
+  post(R"({"input": [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]})");
+  EXPECT_EQ(served.last_prompt(), "<｜begin▁of▁sentence｜><｜User｜>A<｜Assistant｜></think>B");
+}
+
+TEST_F(ResponsesTest, InputItemsAreKept) {
+  served.say("x");
+  const OrderedJson r = post(R"({"input": [{"role": "user", "content": "A"}, {"role": "assistant",
+      "id": "msg_b", "content": "B"}, {"role": "user", "content": "C"}]})");
+  const std::string path = "/v1/responses/" + r["id"].get<std::string>() + "/input_items";
+  const auto list = [&](std::map<std::string, std::string> query) {
+    auto request = std::make_shared<HttpRequest>();
+    request->method = "GET";
+    request->path = path;
+    request->query = std::move(query);
+    auto reply = std::make_shared<FakeReply>();
+    served.router.handle(request, reply);
+    EXPECT_EQ(reply->status(), 200) << reply->body();
+    return OrderedJson::parse(reply->body());
+  };
+  const OrderedJson all = list({});
+  EXPECT_EQ(all["object"], "list");
+  ASSERT_EQ(all["data"].size(), 3u);
+  EXPECT_EQ(all["data"][0]["content"], "C");
+  EXPECT_EQ(all["data"][2]["type"], "message");
+  EXPECT_EQ(all["first_id"], all["data"][0]["id"]);
+  EXPECT_EQ(all["has_more"], false);
+  const OrderedJson first = list({{"order", "asc"}, {"limit", "2"}});
+  EXPECT_EQ(first["data"][1]["id"], "msg_b");
+  EXPECT_EQ(first["has_more"], true);
+  EXPECT_EQ(list({{"order", "asc"}, {"after", "msg_b"}})["data"].size(), 1u);
+  EXPECT_EQ(served.ask("GET", "/v1/responses/resp_0/input_items", "")->status(), 404);
+}
+
+TEST_F(ResponsesTest, WhatIsAbsentSaysSo) {
+  const auto compact = served.post("/v1/responses/compact", R"({"input": "x"})");
+  EXPECT_EQ(compact->status(), 404);
+  EXPECT_NE(compact->body().find("does not compact conversations"), std::string::npos);
+  EXPECT_EQ(served.post("/v1/responses/resp_0/cancel", "{}")->status(), 404);
+}
+
+TEST_F(ResponsesTest, TooLongIsToldInTheStream) {
+  const std::string text(1 << 20, 'a');
+  for (const std::string& request :
+       {R"({"stream": true, "input": ")" + text + "\"}",
+        std::string(R"({"stream": true, "input": "x", "max_output_tokens": 100000})")}) {
+    const auto reply = served.post("/v1/responses", request);
+    EXPECT_EQ(reply->status(), 200);
+    const auto events = sse_events(reply->body());
+    ASSERT_FALSE(events.empty());
+    EXPECT_EQ(events.front()["type"], "response.created");
+    EXPECT_EQ(events.back()["type"], "response.failed");
+    EXPECT_EQ(events.back()["response"]["error"]["code"], "context_length_exceeded");
+  }
+  const auto whole = served.post("/v1/responses", R"({"input": ")" + text + "\"}");
+  EXPECT_EQ(whole->status(), 400);
+  EXPECT_EQ(OrderedJson::parse(whole->body())["error"]["code"], "context_length_exceeded");
+}
+
 TEST_F(ResponsesTest, RefusalsNameThePlace) {
   EXPECT_EQ(refusal(R"({"model": "gpt", "input": "x"})", 404),
             "model | the model 'gpt' is not served here: expected 'small' or 'alias'");
   EXPECT_EQ(refusal("{}"), "input | input: expected a string or a list of items, found nothing");
   EXPECT_EQ(refusal(R"({"input": []})"), "input | input: expected at least one item, found none");
-  EXPECT_EQ(refusal(R"({"input": [{"role": "assistant", "content": "x"}]})"),
-            "input | input: the last item is of role 'assistant', which leaves nothing to answer");
+  EXPECT_EQ(refusal(R"({"input": [{"role": "user", "content": "x"}, {"type": "function_call",
+                                   "call_id": "c", "name": "f", "arguments": "{}"}]})"),
+            "input[1] | input[1]: its tool calls have no results, which leaves nothing to answer");
   EXPECT_EQ(refusal(R"({"input": [{"type": "function_call_output", "call_id": "c",
                                    "output": "x"}]})"),
             "input[0] | input[0]: a tool result without a call: no "

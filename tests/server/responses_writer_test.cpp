@@ -20,7 +20,7 @@ struct Told {
 };
 
 Told tell(const std::vector<GenerationEvent>& events, bool stream = true) {
-  ResponseWriter writer({{"id", "resp_0"}, {"output", nullptr}}, stream, counting_ids());
+  ResponseWriter writer({{"id", "resp_0"}, {"output", nullptr}}, {}, stream, counting_ids());
   std::string bytes = writer.begin();
   for (const GenerationEvent& e : events) bytes += writer.feed(e);
   EXPECT_EQ(bytes.empty(), !stream);

@@ -54,6 +54,45 @@ class RouterTest : public ::testing::Test {
   std::optional<Router> router;
 };
 
+TEST_F(RouterTest, ARightKeyBesideAWrongOneIsEnough) {
+  build([](RouterOptions& o) { o.api_keys = {"right"}; });
+  const auto status = [&](const char* bearer, const char* key) {
+    return ask("GET", "/v1/models", {{"authorization", bearer}, {"x-api-key", key}})->status();
+  };
+  EXPECT_EQ(status("Bearer wrong", "right"), 200);
+  EXPECT_EQ(status("Bearer right", "wrong"), 200);
+  EXPECT_EQ(status("", "right"), 200);
+  EXPECT_EQ(status("Basic x", "right"), 200);
+  EXPECT_EQ(status("Bearer wrong", "wrong"), 401);
+  EXPECT_EQ(status("Bearer ", ""), 401);
+}
+
+TEST_F(RouterTest, WhatIsAbsentSaysWhat) {
+  build();
+  router->add_absent("/v1/embeddings", "there are none");
+  router->add_absent("/v1/messages/batches", "no batches");
+  const auto said = [&](const std::string& path) {
+    const auto reply = ask("POST", path);
+    EXPECT_EQ(reply->status(), 404);
+    const Json body = Json::parse(reply->body());
+    EXPECT_EQ(body.contains("type"), path.starts_with("/v1/messages")) << "the protocol's shape";
+    return body["error"]["message"].get<std::string>();
+  };
+  EXPECT_EQ(said("/v1/embeddings"), "there is no /v1/embeddings: there are none");
+  EXPECT_EQ(said("/v1/embeddings/x"), "there is no /v1/embeddings/x: there are none");
+  EXPECT_EQ(said("/v1/embeddingsx"), "there is no /v1/embeddingsx");
+  EXPECT_EQ(said("/v1/messages/batches"), "there is no /v1/messages/batches: no batches");
+}
+
+TEST_F(RouterTest, UnknownCodingsNameTheKnownOnes) {
+  build();
+  auto request = std::make_shared<HttpRequest>();
+  request->method = "POST";
+  request->path = "/v1/chat/completions";
+  request->failure = Failure{415, "Content-Encoding: x"};
+  EXPECT_EQ(header(*ask(request), "Accept-Encoding"), "gzip, deflate, zstd");
+}
+
 TEST_F(RouterTest, FindsRoutes) {
   build();
   EXPECT_EQ(ask("GET", "/v1/models")->status(), 200);

@@ -29,6 +29,15 @@ void listen(Session& session, const GenerationEvent& event) {
   }
 }
 
+// In the words at which Anthropic's SDK goes on with the whole conversation in each request.
+void send_unsupported_thread(HttpReply& reply) {
+  const Failure failure{400, "thread: this server keeps no conversations: send all messages"};
+  OrderedJson body = OrderedJson::parse(error_body(ErrorShape::anthropic, failure));
+  body["error"]["details"] = {{"error_code", "thread_unsupported_request"},
+                              {"unsupported", {"thread"}}};
+  reply.send(failure.status, "application/json", dump_json(body));
+}
+
 // The request, ready to run; nothing where it has been answered with what is wrong.
 std::optional<MessagesRequest> read(Service& service, const OrderedJson& body, bool count_only,
                                     HttpReply& reply) {
@@ -40,7 +49,12 @@ std::optional<MessagesRequest> read(Service& service, const OrderedJson& body, b
                                  fmt::join(service.options.model_names, "' or '"))});
     return std::nullopt;
   }
+  if (!root.at("thread").null()) {
+    send_unsupported_thread(reply);
+    return std::nullopt;
+  }
   MessagesRequest request = read_messages_request(body, service.options, count_only);
+  note_left_out(reply, request.chat);
   if (const auto failure = prepare(service, request.chat)) {
     send_error(reply, ErrorShape::anthropic, *failure);
     return std::nullopt;
@@ -74,7 +88,7 @@ void create(Service& service, const HttpRequest& http, const std::shared_ptr<Htt
                        [session](const GenerationEvent& event) { listen(*session, event); });
   if (failure) return send_error(*reply, ErrorShape::anthropic, *failure);
   if (!stream) return;
-  reply->begin(200, kEventStream, {{"Cache-Control", "no-cache"}});
+  begin_events(*reply, sse_event("ping", OrderedJson{{"type", "ping"}}));
   reply->write(session->writer.begin());
 }
 

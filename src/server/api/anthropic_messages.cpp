@@ -1,7 +1,12 @@
 #include "server/api/anthropic_messages.h"
 
+#include <algorithm>
+#include <initializer_list>
+#include <optional>
 #include <utility>
 
+#include "server/api/content_parts.h"
+#include "server/api/json_request.h"
 #include "text/json_reader.h"
 
 namespace fathom::server {
@@ -14,7 +19,11 @@ void add_block(std::string& text, std::string_view block) {
   text += block;
 }
 
-// A string or blocks of type text alone: system texts and tool results.
+bool is_one_of(std::string_view type, std::initializer_list<std::string_view> types) {
+  return std::find(types.begin(), types.end(), type) != types.end();
+}
+
+// A string or blocks: system texts and tool results. What is no text has a word in its place.
 std::string read_text(const At& at) {
   if (at.null()) return {};
   if (at.value().is_string()) return at.string();
@@ -23,20 +32,38 @@ std::string read_text(const At& at) {
   for (size_t i = 0; i < at.array_size(); ++i) {
     const At block = at.at(i);
     const std::string& type = block.at("type").string();
-    if (type != "text") {
-      fail("{}: this model takes text alone: expected 'text', found '{}'", block.at("type").path(),
-           type);
-    }
-    add_block(text, block.at("text").string());
+    // Which tools there are is said by the request's list of them.
+    if (is_one_of(type, {"tool_addition", "tool_removal"})) continue;
+    add_block(text, text_of_part(block).value_or(placeholder_of(type)));
   }
   return text;
 }
+
+std::string string_or_none(const At& at) { return at.null() ? std::string() : at.string(); }
 
 [[noreturn]] void refuse_block(const At& block, std::string_view accepted) {
   fail("{}: expected {}, found '{}'", block.at("type").path(), accepted, block.at("type").string());
 }
 
-void read_user(const At& message, Conversation& conversation) {
+void read_result(const At& block, Conversation& conversation) {
+  Message result;
+  result.role = Role::tool;
+  result.place = block.path();
+  result.tool_call_id = block.at("tool_use_id").string();
+  // The templates have no place for failure but the text.
+  if (block.at("is_error").boolean_or(false)) result.content = "Error: ";
+  result.content += read_text(block.at("content"));
+  conversation.push_back(std::move(result));
+}
+
+bool holds_results(const At& content) {
+  return std::any_of(content.value().begin(), content.value().end(), [](const OrderedJson& block) {
+    return text_member(block, "type") == "tool_result";
+  });
+}
+
+// `asks`: it is what the request is about. Images beside tool results belong to these.
+void read_user(const At& message, bool asks, Conversation& conversation) {
   const At content = message.at("content");
   Message said;
   said.role = Role::user;
@@ -47,30 +74,30 @@ void read_user(const At& message, Conversation& conversation) {
     return;
   }
   content.expect(content.value().is_array(), "a string or a list of blocks");
+  const bool results = holds_results(content);
   bool spoke = false;
-  bool results = false;
   for (size_t i = 0; i < content.array_size(); ++i) {
     const At block = content.at(i);
     const std::string& type = block.at("type").string();
-    if (type == "text") {
-      add_block(said.content, block.at("text").string());
-      spoke = true;
-    } else if (type == "tool_result") {
+    if (type == "tool_result") {
       if (spoke) fail("{}: tool results come before the text of a message", block.path());
-      Message result;
-      result.role = Role::tool;
-      result.place = block.path();
-      result.tool_call_id = block.at("tool_use_id").string();
-      // The templates have no place for failure but the text.
-      if (block.at("is_error").boolean_or(false)) result.content = "Error: ";
-      result.content += read_text(block.at("content"));
-      conversation.push_back(std::move(result));
-      results = true;
-    } else {
-      refuse_block(block, "text or tool_result");
+      read_result(block, conversation);
+      continue;
     }
+    const std::optional<std::string> text = text_of_part(block);
+    const bool known = is_one_of(type, {"image", "document", "container_upload"});
+    if (!text && (!known || (asks && !results))) refuse_block(block, "text or tool_result");
+    add_block(said.content, text.value_or(placeholder_of(type)));
+    spoke = true;
   }
   if (spoke || !results) conversation.push_back(std::move(said));
+}
+
+// Blocks that other servers write about what they did themselves; text says what came of it.
+bool is_foreign(std::string_view type) {
+  return type.ends_with("_tool_result") ||
+         is_one_of(type, {"redacted_thinking", "server_tool_use", "mcp_tool_use",
+                          "mcp_tool_listing", "container_upload", "fallback"});
 }
 
 void read_assistant(const At& message, Conversation& conversation) {
@@ -87,10 +114,12 @@ void read_assistant(const At& message, Conversation& conversation) {
       const std::string& type = block.at("type").string();
       if (type == "text") {
         add_block(said.content, block.at("text").string());
+      } else if (type == "compaction") {
+        add_block(said.content, string_or_none(block.at("content")));
       } else if (type == "thinking") {
         said.reasoning_content += block.at("thinking").string();
-      } else if (type == "redacted_thinking") {
-        continue;  // another model's: there is nothing to read
+      } else if (is_foreign(type)) {
+        continue;
       } else if (type == "tool_use") {
         ToolCall call;
         call.id = block.at("id").string();
@@ -118,11 +147,12 @@ Conversation conversation_of_messages(const OrderedJson& request) {
   if (!system.content.empty()) conversation.push_back(std::move(system));
   const At messages = root.at("messages");
   if (messages.array_size() == 0) fail("messages: expected at least one, found none");
+  const std::optional<size_t> asking = asking_message(messages.value());
   for (size_t i = 0; i < messages.array_size(); ++i) {
     const At message = messages.at(i);
     const std::string& role = message.at("role").string();
     if (role == "user") {
-      read_user(message, conversation);
+      read_user(message, asking == i, conversation);
     } else if (role == "assistant") {
       read_assistant(message, conversation);
     } else if (role == "system") {
@@ -135,33 +165,7 @@ Conversation conversation_of_messages(const OrderedJson& request) {
       fail("{}: expected user, assistant or system, found '{}'", message.at("role").path(), role);
     }
   }
-  const Role last = conversation.back().role;
-  if (last != Role::user && last != Role::tool) {
-    fail(
-        "messages: the last one must be the user's: answers begun by the client are not continued");
-  }
   return conversation;
-}
-
-std::vector<OrderedJson> functions_of_messages(const OrderedJson& request) {
-  std::vector<OrderedJson> functions;
-  const At tools = At(request, "").at("tools");
-  if (tools.null()) return functions;
-  for (size_t i = 0; i < tools.array_size(); ++i) {
-    const At tool = tools.at(i);
-    const At type = tool.at("type");
-    if (!type.null() && type.string() != "custom") {
-      fail("{}: expected 'custom' (a tool with input_schema that the client runs), found '{}'",
-           type.path(), type.string());
-    }
-    OrderedJson function;
-    function["name"] = tool.at("name").string();
-    if (function["name"] == "") fail("{}: expected a name, found \"\"", tool.at("name").path());
-    if (!tool.at("description").null()) function["description"] = tool.at("description").string();
-    function["parameters"] = tool.at("input_schema").object();
-    functions.push_back(std::move(function));
-  }
-  return functions;
 }
 
 }  // namespace fathom::server

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "server/api/anthropic_messages.h"
+#include "server/api/turns.h"
 
 namespace fathom::server {
 namespace {
@@ -28,7 +29,8 @@ void refuse_unsupported_fields(const JsonField& root) {
 void read_thinking(const JsonField& at, MessagesRequest& request) {
   if (at.null()) return;
   const std::string& type = at.at("type").string();
-  if (type == "disabled") return;
+  // Between tools the encodings open no reasoning that a request could ask for.
+  if (type == "disabled" || type == "between_tools") return;
   if (type != "enabled" && type != "adaptive")
     fail("thinking.type: expected enabled, adaptive or disabled, found '{}'", type);
   // What the encodings know is on or off: the budget is checked for being one.
@@ -42,38 +44,6 @@ void read_thinking(const JsonField& at, MessagesRequest& request) {
   if (display != "summarized" && display != "omitted")
     fail("thinking.display: expected summarized or omitted, found '{}'", display);
   request.omit_thinking = display == "omitted";
-}
-
-ToolUse read_tools(const OrderedJson& body, const JsonField& choice) {
-  ToolUse tools;
-  tools.functions = functions_of_messages(body);
-  if (choice.null()) return tools;
-  const std::string& type = choice.at("type").string();
-  if (type == "none") {
-    tools.mode = ToolUse::Mode::none;
-  } else if (type == "any") {
-    tools.mode = ToolUse::Mode::required;
-  } else if (type == "tool") {
-    tools.mode = ToolUse::Mode::named;
-    tools.name = choice.at("name").string();
-  } else if (type != "auto") {
-    fail("tool_choice.type: expected auto, any, tool or none, found '{}'", type);
-  }
-  tools.parallel = !choice.at("disable_parallel_tool_use").boolean_or(false);
-  return tools;
-}
-
-// output_config.format in the wording of the chat endpoint. `effort` beside it is a hint that
-// neither encoding has a place for.
-void read_format(const JsonField& config, ChatRequest& chat) {
-  if (config.null() || config.at("format").null()) return;
-  const JsonField format = config.at("format");
-  const std::string& type = format.at("type").string();
-  if (type != "json_schema")
-    fail("{}: expected json_schema, found '{}'", format.at("type").path(), type);
-  apply_format({{"type", type},
-                {"json_schema", {{"name", "answer"}, {"schema", format.at("schema").object()}}}},
-               "output_config.format", chat);
 }
 
 }  // namespace
@@ -95,8 +65,10 @@ MessagesRequest read_messages_request(const OrderedJson& body, const ServiceOpti
   generation.max_tokens = integer_or(max_tokens, 0, 1, kMost);
   read_thinking(root.at("thinking"), request);
   chat.conversation = conversation_of_messages(body);
-  apply_tools(read_tools(body, root.at("tool_choice")), "tool_choice", chat);
-  read_format(root.at("output_config"), chat);
+  place_instructions(chat.conversation, options.encoding, false);
+  chat.continues = settle_last_turn(chat.conversation, "messages");
+  apply_tools(read_tool_use(root, Protocol::messages), chat);
+  apply_format(root, Protocol::messages, chat);
   return request;
 }
 

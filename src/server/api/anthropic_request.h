@@ -1,4 +1,4 @@
-// The body of /v1/messages as what is to be done.
+// Reads the body of /v1/messages.
 #pragma once
 
 #include "server/api/chat_turn.h"

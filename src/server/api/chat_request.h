@@ -1,5 +1,5 @@
-// The body of /v1/chat/completions as what is to be done; and what every chat protocol needs to
-// turn a conversation into a prompt.
+// Reads the body of /v1/chat/completions; and turns a conversation of any chat protocol into a
+// prompt.
 #pragma once
 
 #include <string>
@@ -7,6 +7,7 @@
 
 #include "server/api/json_request.h"
 #include "server/api/sampling_request.h"
+#include "server/api/tool_request.h"
 #include "server/generation.h"
 #include "text/messages.h"
 
@@ -14,34 +15,30 @@ namespace fathom::server {
 
 struct ChatRequest {
   Conversation conversation;
+  bool continues = false;  // the answer begins with the conversation's last message
   bool thinking = false;
   AnswerForm form;
   StreamRequest stream;
-  GenerationRequest generation;  // without id, prompt and compiled form
+  GenerationRequest generation;    // without id, prompt and compiled form
+  ToolNames names;                 // what the client calls the tools that the model knows
+  std::set<std::string> left_out;  // types of tools and items that the model does not hear of
 };
 
 // Reads a request; the model's name is not looked at. Throws Error with the place for what is
 // wrong, and for what this server knows but cannot do. Unknown fields are ignored.
 ChatRequest read_chat_request(const OrderedJson& body, const ServiceOptions& options);
 
-// The messages and the response format of a request, with `tools` (in the form of its own; null:
-// none) as what the model hears of. Developer messages are instructions, as with OpenAI: they
-// become system messages where the encoding's own developer role means something else. Throws Error
-// for a conversation that leaves nothing to answer.
-Conversation read_conversation(const OrderedJson& body, Encoding encoding, OrderedJson tools);
-
-// Of `functions` those that the entries of `list` name, in its order. Throws Error for a name that
-// none of them has.
-std::vector<OrderedJson> named_functions(const std::vector<OrderedJson>& functions,
-                                         const JsonField& list,
-                                         JsonField (*name_of)(const JsonField& entry));
+// Reads the messages of a request, and whether the last one is to be continued. Developer messages
+// are instructions, as with OpenAI: they become system messages where the encoding's own developer
+// role means something else. Throws Error for a conversation that leaves nothing to answer.
+void read_conversation(const JsonField& root, Encoding encoding, ChatRequest& request);
 
 // Whether `root` asks for reasoning in front of the answer (default: no): chat_template_kwargs,
 // thinking, enable_thinking or reasoning_effort.
 bool read_thinking(const JsonField& root);
 
-// Throws PromptTooLong for a prompt of so many bytes of text that it cannot fit the context
-// whatever its tokens are: it is refused before the time to find them is spent.
+// Throws PromptTooLong for text of so many bytes that it exceeds the context even if every token
+// were the longest of the vocabulary. Called before tokenizing, which takes time for such texts.
 void check_prompt_bytes(const Service& service, size_t bytes);
 
 struct ChatPrompt {
@@ -49,6 +46,6 @@ struct ChatPrompt {
   bool thinking = false;  // the prompt ends in <think>: the answer begins with reasoning
 };
 // Throws Error for a conversation that the encoding cannot express.
-ChatPrompt chat_prompt(const Service& service, const Conversation& conversation, bool thinking);
+ChatPrompt chat_prompt(const Service& service, const ChatRequest& request);
 
 }  // namespace fathom::server

@@ -15,52 +15,84 @@ Message& first_system(Conversation& conversation) {
   return *conversation.insert(conversation.begin(), std::move(empty));
 }
 
-bool may_call(const ChatRequest& chat) {
-  return chat.form.kind == AnswerForm::Kind::free &&
-         std::any_of(chat.conversation.begin(), chat.conversation.end(),
-                     [](const Message& m) { return !m.tools.is_null(); });
+// Anthropic's field has had two names.
+JsonField format_of(const JsonField& root, Protocol protocol) {
+  if (protocol == Protocol::chat) return root.at("response_format");
+  const JsonField old_name = root.at("output_format");
+  if (protocol == Protocol::messages && !old_name.null()) return old_name;
+  const JsonField around = root.at(protocol == Protocol::responses ? "text" : "output_config");
+  return around.null() ? around : around.at("format");
+}
+
+// A format with a schema as the chat endpoint writes it.
+OrderedJson in_chat_words(const JsonField& format, Protocol protocol) {
+  OrderedJson inner;
+  const bool named = protocol == Protocol::responses;
+  inner["name"] = named ? format.at("name").string() : std::string("answer");
+  for (const char* key : {"description", "schema", "strict"})
+    if (!format.at(key).null()) inner[key] = format.at(key).value();
+  return {{"type", "json_schema"}, {"json_schema", std::move(inner)}};
 }
 
 }  // namespace
 
-void apply_tools(const ToolUse& tools, std::string_view where, ChatRequest& chat) {
-  chat.generation.single_call = !tools.parallel;
-  chat.form.parallel_calls = tools.parallel;
-  if (tools.mode == ToolUse::Mode::required && tools.functions.empty()) {
-    fail("{}: a tool must be called, but there are none", where);
-  }
-  if (tools.mode == ToolUse::Mode::named) {
-    const auto named = std::find_if(tools.functions.begin(), tools.functions.end(),
-                                    [&](const OrderedJson& f) { return f["name"] == tools.name; });
-    if (named == tools.functions.end()) fail("{}: '{}' is none of the tools", where, tools.name);
-    chat.form.tools = {*named};
-    chat.form.parallel_calls = false;  // this tool, once
-  } else if (tools.mode == ToolUse::Mode::required) {
-    chat.form.tools = tools.functions;
-  }
-  if (!chat.form.tools.empty()) chat.form.kind = AnswerForm::Kind::tool_calls;
-  if (tools.mode == ToolUse::Mode::none || tools.functions.empty()) return;
-  first_system(chat.conversation).tools = OrderedJson(tools.functions);
+bool has_tools(const Conversation& conversation) {
+  return std::any_of(conversation.begin(), conversation.end(),
+                     [](const Message& m) { return !m.tools.is_null(); });
 }
 
-void apply_format(const OrderedJson& format, std::string_view where, ChatRequest& chat) {
-  const JsonField at(format, std::string(where));
+void apply_tools(const ToolUse& use, ChatRequest& chat) {
+  chat.names = use.names;
+  chat.left_out.insert(use.left_out.begin(), use.left_out.end());
+  AnswerForm& form = chat.form;
+  // A tool that is asked for by its name is called once.
+  form.parallel_calls = use.parallel && use.mode != ToolUse::Mode::named;
+  chat.generation.single_call = !form.parallel_calls;
+  OrderedJson functions = OrderedJson::array();
+  for (const Tool& tool : use.tools) {
+    const bool may_be_it = use.mode == ToolUse::Mode::named && tool.function["name"] == use.named;
+    if (use.mode == ToolUse::Mode::required || (may_be_it && form.tools.empty()))
+      form.tools.push_back(tool.function);
+    functions.push_back(tool.function);
+  }
+  if (!form.tools.empty()) form.kind = AnswerForm::Kind::tool_calls;
+  if (use.mode == ToolUse::Mode::none || functions.empty()) return;
+  Message& system = first_system(chat.conversation);
+  if (!system.tools.is_null()) fail("tools are given twice");
+  system.tools = std::move(functions);
+}
+
+OrderedJson apply_format(const JsonField& root, Protocol protocol, ChatRequest& chat) {
+  const JsonField at = format_of(root, protocol);
+  OrderedJson plain = {{"type", "text"}};
+  if (at.null()) return plain;
   const std::string& type = at.at("type").string();
-  if (type == "text") return;
-  if (type != "json_object" && type != "json_schema") {
-    fail("{}.type: expected text, json_object or json_schema, found '{}'", where, type);
+  if (type == "text" && protocol != Protocol::messages) return plain;
+  if (protocol == Protocol::messages && type != "json_schema")
+    fail("{}: expected json_schema, found '{}'", at.at("type").path(), type);
+  if (type != "json_object" && type != "json_schema")
+    fail("{}: expected text, json_object or json_schema, found '{}'", at.at("type").path(), type);
+  const bool by_schema = type == "json_schema";
+  OrderedJson format =
+      by_schema && protocol != Protocol::chat ? in_chat_words(at, protocol) : at.value();
+  if (by_schema) {
+    const JsonField schema =
+        protocol == Protocol::chat ? at.at("json_schema").at("schema") : at.at("schema");
+    schema.object();
   }
-  first_system(chat.conversation).response_format = format;
-  if (chat.form.kind == AnswerForm::Kind::tool_calls) return;
-  if (may_call(chat)) {
+  Message& system = first_system(chat.conversation);
+  if (!system.response_format.is_null()) fail("response_format is given twice");
+  system.response_format = format;
+  if (chat.form.kind == AnswerForm::Kind::tool_calls) return format;
+  if (has_tools(chat.conversation)) {
     fail(
-        "{}: beside tools that may be called, '{}' cannot be kept to: leave out one of them, or "
-        "let the tool choice be that none or one must be called",
-        where, type);
+        "{}: with tools that may be called, '{}' cannot be kept to: leave out one of them, or let "
+        "the tool choice be that none or one must be called",
+        at.path(), type);
   }
-  const bool schema = type == "json_schema";
-  chat.form.kind = schema ? AnswerForm::Kind::json_schema : AnswerForm::Kind::json_object;
-  if (schema) chat.form.schema = at.at("json_schema").at("schema").object();
+  chat.form.kind = by_schema ? AnswerForm::Kind::json_schema : AnswerForm::Kind::json_object;
+  if (by_schema) chat.form.schema = format["json_schema"]["schema"];
+  return format;
 }
 
 std::optional<Failure> prepare(Service& service, ChatRequest& chat) {
@@ -68,7 +100,13 @@ std::optional<Failure> prepare(Service& service, ChatRequest& chat) {
   if (chat.form.kind != AnswerForm::Kind::free && generation.ignore_eos) {
     fail("ignore_eos: not for an answer of a given form, which has an end");
   }
-  const ChatPrompt prompt = chat_prompt(service, chat.conversation, chat.thinking);
+  if (chat.form.kind != AnswerForm::Kind::free && chat.continues) {
+    fail(
+        "{}: an answer that the client has begun cannot be held to a form: leave out the last "
+        "message, or the format and the call that must be",
+        place_of_message(chat.conversation, chat.conversation.size() - 1));
+  }
+  const ChatPrompt prompt = chat_prompt(service, chat);
   generation.prompt = prompt.ids;
   generation.thinking = prompt.thinking;
   if (chat.form.kind == AnswerForm::Kind::free) return std::nullopt;
@@ -77,6 +115,11 @@ std::optional<Failure> prepare(Service& service, ChatRequest& chat) {
   if (!compiled.ok()) return compiled.failure();
   generation.form = std::move(compiled).value();
   return std::nullopt;
+}
+
+void note_left_out(HttpReply& reply, const ChatRequest& chat) {
+  if (!chat.left_out.empty())
+    reply.note("left_out", fmt::format("{}", fmt::join(chat.left_out, ", ")));
 }
 
 }  // namespace fathom::server

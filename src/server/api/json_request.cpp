@@ -56,6 +56,12 @@ std::string string_or(const JsonField& at, std::string absent) {
   return at.string();
 }
 
+std::string text_member(const OrderedJson& value, const char* key) {
+  if (!value.is_object()) return {};
+  const auto it = value.find(key);
+  return it != value.end() && it->is_string() ? it->get<std::string>() : std::string();
+}
+
 void refuse_unsupported(const JsonField& root, std::initializer_list<Unsupported> fields) {
   for (const Unsupported& field : fields) {
     const JsonField at = root.at(field.name);

@@ -1,4 +1,4 @@
-// The JSON body of a request: parsed within limits, read by name with errors that say the place.
+// Parses the JSON body of a request within limits and reads its fields; errors name the field.
 #pragma once
 
 #include <cstddef>
@@ -30,21 +30,26 @@ double number_or(const JsonField& at, double absent, double low, double high);
 int64_t integer_or(const JsonField& at, int64_t absent, int64_t low, int64_t high);
 std::string string_or(const JsonField& at, std::string absent);
 
-// A field that this server knows and cannot honour. Values that ask for nothing are let pass: null,
-// false, "", [] and {}, and `harmless` (JSON text).
+// The text that `value` has as its member `key`; empty where it is no object or has none.
+std::string text_member(const OrderedJson& value, const char* key);
+
+// A field whose meaning this server knows and does not implement. A request may still carry it with
+// a value that asks for nothing: null, false, "", [], {}, or `harmless` (JSON text).
 struct Unsupported {
   const char* name;
   const char* instead = "";  // what to do about it; may be empty
   const char* harmless = "";
 };
-// Throws Error for the first of them that `root` asks for: to ignore it would change the answer.
+// Throws Error for the first of these fields that `root` asks for. Ignoring it would silently give
+// another answer than the one that was asked for.
 void refuse_unsupported(const JsonField& root, std::initializer_list<Unsupported> fields);
 
 // The place that an error message leads with ("messages[2].content: ..."); empty if it has none.
 std::string_view place_of(std::string_view message);
 
-// Answers with 400 what `handle` throws as Error, in OpenAI's shape with its place as `param`; a
-// PromptTooLong with `prompt`, the field that the prompt comes from, and OpenAI's code for it.
+// Answers with 400 what `handle` throws as Error, in OpenAI's shape with its place as `param`; what
+// exceeds the context with OpenAI's code for it and the field it comes from, which is `prompt` for
+// a prompt.
 void answer_errors(HttpReply& reply, std::string_view prompt, const std::function<void()>& handle);
 
 }  // namespace fathom::server

@@ -29,6 +29,7 @@ class ChatAnswer {
         created_(unix_now()),
         stream_(request.stream),
         with_logprobs_(request.generation.logprobs >= 0),
+        may_call_(has_tools(request.conversation)),
         usage_(static_cast<size_t>(request.generation.n), request.generation.n),
         chunks_(service.options, id_, "chat.completion.chunk", created_, stream_.include_usage),
         choices_(static_cast<size_t>(request.generation.n)),
@@ -37,11 +38,13 @@ class ChatAnswer {
   // The request has been accepted.
   void begin() {
     if (!stream_.stream) return;
-    reply_->begin(200, kEventStream, {{"Cache-Control", "no-cache"}});
+    begin_events(*reply_);
+    // An answer that may turn out to be calls alone has no content to begin with.
+    const std::string_view head =
+        may_call_ ? R"("delta":{"role":"assistant","content":null},"logprobs":null)"
+                  : R"("delta":{"role":"assistant","content":""},"logprobs":null)";
     for (size_t c = 0; c < choices_.size(); ++c)
-      reply_->write(chunks_.choice(
-          static_cast<int>(c),
-          "\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null", ""));
+      reply_->write(chunks_.choice(static_cast<int>(c), head, ""));
   }
 
   void hear(const GenerationEvent& event) {
@@ -181,6 +184,7 @@ class ChatAnswer {
   const int64_t created_;
   const StreamRequest stream_;
   const bool with_logprobs_;
+  const bool may_call_;
   UsageCount usage_;
   const ChunkWriter chunks_;
   std::vector<Choice> choices_;
@@ -199,6 +203,7 @@ void handle_chat_completions(Service& service, const HttpRequest& http,
     if (!serves_model(root, service.options))
       return send_model_not_found(*reply, root.at("model").string(), service.options);
     ChatRequest request = read_chat_request(body, service.options);
+    note_left_out(*reply, request);
     GenerationRequest& g = request.generation;
     g.arrival = arrival;
     g.id = new_id("chatcmpl-");

@@ -36,7 +36,7 @@ class CompletionAnswer {
   }
 
   void begin() {
-    if (request_.stream.stream) reply_->begin(200, kEventStream, {{"Cache-Control", "no-cache"}});
+    if (request_.stream.stream) begin_events(*reply_);
   }
 
   void hear(const GenerationEvent& event) {

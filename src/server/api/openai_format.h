@@ -23,8 +23,8 @@ struct Usage {
 };
 OrderedJson usage_json(const Usage& usage);
 
-// Adds up the usage of a request from the events of its choices: of a prompt's tokens, which its
-// choices share, the first choice tells.
+// Adds up the usage of a request from the events of its choices. The choices of a prompt share its
+// tokens, which are counted once, with the first choice.
 class UsageCount {
  public:
   UsageCount(size_t choices, int per_prompt)
@@ -47,8 +47,8 @@ std::string token_text(const Tokenizer& tokenizer, int32_t id);
 OrderedJson chat_logprobs_json(const Tokenizer& tokenizer,
                                const std::vector<TokenLogprobs>& logprobs);
 
-// One chunk after another of a stream, put together from text: the parts that never change are
-// written once.
+// Writes the chunks of a stream as text. The members that are the same in all of them are
+// serialized once.
 class ChunkWriter {
  public:
   // `object` is the chunk's type. `usage_null`: chunks without usage say so.

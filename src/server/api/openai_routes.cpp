@@ -1,4 +1,6 @@
 // The routes of OpenAI's API: chat and text completions, and the list of models.
+#include <ctime>
+
 #include "server/api/openai_chat.h"
 #include "server/api/openai_completions.h"
 #include "server/api/sampling_request.h"
@@ -8,6 +10,15 @@
 namespace fathom::server {
 namespace {
 
+std::string rfc3339(int64_t unix_time) {
+  const auto when = static_cast<std::time_t>(unix_time);
+  std::tm utc{};
+  gmtime_r(&when, &utc);
+  char text[32];
+  return {text, std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc)};
+}
+
+// OpenAI's members and vLLM's, then Anthropic's, then what routers ask for.
 OrderedJson model_json(const Service& service, const std::string& name) {
   OrderedJson json;
   json["id"] = name;
@@ -17,6 +28,12 @@ OrderedJson model_json(const Service& service, const std::string& name) {
   json["root"] = service.options.model_names.front();
   json["parent"] = nullptr;
   json["max_model_len"] = service.engine.max_context();
+  json["type"] = "model";
+  json["display_name"] = name;
+  json["created_at"] = rfc3339(service.options.created);
+  json["max_input_tokens"] = service.engine.max_context();
+  json["max_tokens"] = service.engine.max_context();
+  json["context_length"] = service.engine.max_context();
   return json;
 }
 
@@ -35,6 +52,10 @@ void add_openai_routes(Router& router, Service& service) {
     json["data"] = OrderedJson::array();
     for (const std::string& name : service.options.model_names)
       json["data"].push_back(model_json(service, name));
+    // Anthropic's list comes in pages; this one is whole.
+    json["first_id"] = service.options.model_names.front();
+    json["last_id"] = service.options.model_names.back();
+    json["has_more"] = false;
     reply->send(200, "application/json", dump_json(json));
   });
   router.add("GET", "/v1/models/*", [&service](const auto& request, const auto& reply) {

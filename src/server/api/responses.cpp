@@ -1,4 +1,6 @@
 // /v1/responses: OpenAI's Responses API.
+#include <algorithm>
+#include <charconv>
 #include <utility>
 
 #include "server/api/responses_request.h"
@@ -22,11 +24,12 @@ struct Session {
 void remember(Session& session) {
   StoredResponse stored;
   stored.response = session.writer.response();
+  stored.input = std::move(session.request.input);
   stored.conversation = std::move(session.request.history);
   // Read back as a client would send it, so that both ways to go on say the same to the model.
   append_items(
       stored.response["output"], "output", [](const std::string&) { return std::nullopt; },
-      stored.conversation);
+      session.request.chat.names, stored.conversation);
   const std::string id = stored.response["id"];
   session.stored->put(id, std::move(stored));
 }
@@ -45,7 +48,29 @@ void listen(Session& session, const GenerationEvent& event) {
   }
 }
 
-// The request, ready to run; nothing where it has been answered with what is wrong.
+// Renders the prompt of a request that has been read and checks it against the context. False
+// where it has been answered with what is wrong.
+bool make_ready(Service& service, ResponsesRequest& request, HttpReply& reply) {
+  note_left_out(reply, request.chat);
+  if (const auto failure = prepare(service, request.chat)) {
+    const bool tools = request.chat.form.kind == AnswerForm::Kind::tool_calls;
+    send_error(reply, ErrorShape::openai, *failure, tools ? "tools" : "text.format");
+    return false;
+  }
+  // Before the engine's own check, which does not know what the limit is called here.
+  const GenerationRequest& generation = request.chat.generation;
+  const auto prompt = static_cast<int64_t>(generation.prompt.size());
+  const int64_t context = service.engine.max_context(), left = context - prompt;
+  if (left <= 0) throw PromptTooLong(prompt, context);
+  if (generation.max_tokens > left) {
+    throw AnswerTooLong(
+        fmt::format("max_output_tokens: the prompt has {} tokens and leaves room for {}, found {}",
+                    prompt, left, generation.max_tokens));
+  }
+  return true;
+}
+
+// The request as its body says it; nothing where it has been answered with what is wrong.
 std::optional<ResponsesRequest> read(Service& service, ResponseStore& stored,
                                      const HttpRequest& http, HttpReply& reply) {
   const OrderedJson body = parse_json_body(http.body);
@@ -54,30 +79,32 @@ std::optional<ResponsesRequest> read(Service& service, ResponseStore& stored,
     send_model_not_found(reply, root.at("model").string(), service.options);
     return std::nullopt;
   }
-  ResponsesRequest request = read_responses_request(body, service.options, stored, new_id("resp_"));
-  if (const auto failure = prepare(service, request.chat)) {
-    const bool tools = request.chat.form.kind == AnswerForm::Kind::tool_calls;
-    send_error(reply, ErrorShape::openai, *failure, tools ? "tools" : "text.format");
-    return std::nullopt;
-  }
-  // Before the engine's own check, which does not know what the limit is called here.
-  const GenerationRequest& generation = request.chat.generation;
-  const auto prompt = static_cast<int64_t>(generation.prompt.size());
-  const int64_t left = service.engine.max_context() - prompt;
-  if (left > 0 && generation.max_tokens > left) {
-    fail("max_output_tokens: the prompt has {} tokens and leaves room for {}, found {}", prompt,
-         left, generation.max_tokens);
-  }
-  return request;
+  return read_responses_request(body, service.options, stored, new_id("resp_"));
+}
+
+// Agents that stream look for this condition in the stream, as OpenAI tells it.
+void stream_too_long(const ResponsesRequest& request, const std::string& message,
+                     HttpReply& reply) {
+  ResponseWriter writer(request.response, {}, true, new_id);
+  begin_events(reply);
+  reply.write(writer.begin());
+  reply.write(writer.refuse("context_length_exceeded", message));
+  reply.end();
 }
 
 void create(Service& service, const std::shared_ptr<ResponseStore>& stored, const HttpRequest& http,
             const std::shared_ptr<HttpReply>& reply) {
   std::optional<ResponsesRequest> request = read(service, *stored, http, *reply);
   if (!request) return;
-  GenerationRequest generation = std::move(request->chat.generation);
   const bool stream = request->chat.stream.stream;
-  ResponseWriter writer(request->response, stream, new_id);
+  try {
+    if (!make_ready(service, *request, *reply)) return;
+  } catch (const ContextExceeded& e) {
+    if (!stream) throw;
+    return stream_too_long(*request, e.what(), *reply);
+  }
+  GenerationRequest generation = std::move(request->chat.generation);
+  ResponseWriter writer(request->response, request->chat.names, stream, new_id);
   auto session =
       std::make_shared<Session>(Session{std::move(*request), std::move(writer), reply, stored});
   const auto failure =
@@ -85,13 +112,13 @@ void create(Service& service, const std::shared_ptr<ResponseStore>& stored, cons
                        [session](const GenerationEvent& event) { listen(*session, event); });
   if (failure) return send_error(*reply, ErrorShape::openai, *failure);
   if (!stream) return;
-  reply->begin(200, kEventStream, {{"Cache-Control", "no-cache"}});
+  begin_events(*reply);
   reply->write(session->writer.begin());
 }
 
 void count(Service& service, ResponseStore& stored, const HttpRequest& http, HttpReply& reply) {
-  const std::optional<ResponsesRequest> request = read(service, stored, http, reply);
-  if (!request) return;
+  std::optional<ResponsesRequest> request = read(service, stored, http, reply);
+  if (!request || !make_ready(service, *request, reply)) return;
   reply.send(200, "application/json",
              dump_json({{"object", "response.input_tokens"},
                         {"input_tokens", request->chat.generation.prompt.size()}}));
@@ -104,15 +131,46 @@ void send_unknown(HttpReply& reply, const std::string& id) {
              {404, fmt::format("no stored response has the id '{}'", id)}, "response_id");
 }
 
+// A page of a list as OpenAI cuts it: `limit` items behind the one with the id `after`, the newest
+// first unless `order` is asc.
+OrderedJson page_of(const OrderedJson& items, const HttpRequest& http) {
+  constexpr size_t kPage = 20, kMostOfPage = 100;
+  std::vector<const OrderedJson*> sorted;
+  for (const OrderedJson& item : items) sorted.push_back(&item);
+  if (http.query_value("order") != "asc") std::reverse(sorted.begin(), sorted.end());
+  const std::string_view after = http.query_value("after");
+  const auto found = std::find_if(sorted.begin(), sorted.end(),
+                                  [&](const OrderedJson* item) { return (*item)["id"] == after; });
+  if (!after.empty() && found != sorted.end()) sorted.erase(sorted.begin(), found + 1);
+  size_t limit = kPage;
+  const std::string_view asked = http.query_value("limit");
+  const auto [end, error] = std::from_chars(asked.data(), asked.data() + asked.size(), limit);
+  const bool number = error == std::errc() && end == asked.data() + asked.size();
+  if (!asked.empty() && (!number || limit < 1 || limit > kMostOfPage))
+    fail("limit: expected 1 to {}, found '{}'", kMostOfPage, asked);
+  const bool more = sorted.size() > limit;
+  if (more) sorted.resize(limit);
+  OrderedJson page = {{"object", "list"}, {"data", OrderedJson::array()}};
+  for (const OrderedJson* item : sorted) page["data"].push_back(*item);
+  page["first_id"] = sorted.empty() ? OrderedJson() : (*sorted.front())["id"];
+  page["last_id"] = sorted.empty() ? OrderedJson() : (*sorted.back())["id"];
+  page["has_more"] = more;
+  return page;
+}
+
 void retrieve(ResponseStore& stored, const HttpRequest& http, HttpReply& reply) {
-  const std::string id = id_of(http);
+  constexpr std::string_view kItems = "/input_items";
+  std::string id = id_of(http);
+  const bool items = id.ends_with(kItems);
+  if (items) id.resize(id.size() - kItems.size());
   if (http.query_value("stream") == "true") {
     return send_error(reply, ErrorShape::openai,
                       {400, "stream: stored responses are given as a whole"}, "stream");
   }
   const auto found = stored.find(id);
   if (!found) return send_unknown(reply, id);
-  reply.send(200, "application/json", dump_json(found->response));
+  reply.send(200, "application/json",
+             dump_json(items ? page_of(found->input, http) : found->response));
 }
 
 void erase(ResponseStore& stored, const HttpRequest& http, HttpReply& reply) {
@@ -137,7 +195,16 @@ void add_responses_routes(Router& router, Service& service) {
                answer_errors(*reply, "input", [&] { count(service, *stored, *http, *reply); });
              });
   router.add("GET", path + "/*", [stored](const Request& http, const Reply& reply) {
-    retrieve(*stored, *http, *reply);
+    answer_errors(*reply, "input", [&] { retrieve(*stored, *http, *reply); });
+  });
+  // What is absent below a path that is there.
+  router.add("POST", path + "/*", [](const Request& http, const Reply& reply) {
+    const bool compact = id_of(*http) == "compact";
+    send_error(*reply, ErrorShape::openai,
+               {404, fmt::format("there is no {}: {}", http->path,
+                                 compact ? "this server does not compact conversations: a client "
+                                           "that needs shorter ones shortens them"
+                                         : "responses do not run in the background here")});
   });
   router.add("DELETE", path + "/*",
              [stored](const Request& http, const Reply& reply) { erase(*stored, *http, *reply); });

@@ -1,7 +1,9 @@
 #include "server/api/responses_items.h"
 
+#include <set>
 #include <utility>
 
+#include "server/api/content_parts.h"
 #include "text/json_reader.h"
 
 namespace fathom::server {
@@ -9,48 +11,73 @@ namespace {
 
 using At = JsonAt<OrderedJson>;
 
-// Text in whichever of the forms clients use: a string, or parts of it.
-std::string read_text(const At& at) {
+// Text in whichever of the forms clients use: a string, or parts of it. A part that is no text has
+// a word in its place, or is refused where it is what the request is about.
+std::string read_text(const At& at, bool asks = false) {
   if (at.value().is_string()) return at.string();
   at.expect(at.value().is_array(), "a string or a list of text parts");
   std::string text;
   for (size_t i = 0; i < at.array_size(); ++i) {
     const At part = at.at(i);
-    const std::string& type = part.at("type").string();
-    if (type == "refusal") {
-      text += part.at("refusal").string();
-    } else if (type == "input_text" || type == "output_text" || type == "reasoning_text" ||
-               type == "summary_text" || type == "text") {
-      text += part.at("text").string();
-    } else {
+    const std::optional<std::string> said = text_of_part(part);
+    if (!said && asks)
       fail("{}: this model takes text alone: expected input_text or output_text, found '{}'",
-           part.at("type").path(), type);
-    }
+           part.at("type").path(), part.at("type").string());
+    text += said.value_or(placeholder_of(part.at("type").string()));
   }
   return text;
 }
 
+// Calls of tools that are no functions, made by other servers: custom_tool_call, local_shell_call,
+// ... The ids of those whose output is in the list, too: they are told as calls and results.
+std::set<std::string> foreign_calls(const OrderedJson& items) {
+  std::set<std::string> called, answered;
+  for (const OrderedJson& item : items) {
+    const std::string type = text_member(item, "type");
+    if (type == "function_call" || type == "function_call_output") continue;
+    if (type.ends_with("_call")) called.insert(text_member(item, "call_id"));
+    if (type.ends_with("_output") && called.contains(text_member(item, "call_id")))
+      answered.insert(text_member(item, "call_id"));
+  }
+  answered.erase("");
+  return answered;
+}
+
 class ItemReader {
  public:
-  ItemReader(const ItemLookup& lookup, Conversation& conversation)
-      : lookup_(lookup), conversation_(conversation) {}
+  ItemReader(const OrderedJson& items, const ItemLookup& lookup, const ToolNames& names,
+             Conversation& conversation)
+      : lookup_(lookup),
+        names_(names),
+        conversation_(conversation),
+        foreign_(foreign_calls(items)) {}
 
-  void read(const At& item) {
+  // `asks`: it is what the request is about.
+  void read(const At& item, bool asks = false) {
     const std::string type =
         item.at("type").null() && !item.at("role").null() ? "message" : item.at("type").string();
-    if (type == "message") return read_message(item);
+    if (type == "message") return read_message(item, asks);
     if (type == "reasoning") return read_reasoning(item);
     if (type == "function_call") return read_call(item);
     if (type == "function_call_output") return read_output(item);
     if (type == "item_reference") return read_reference(item);
-    fail(
-        "{}: expected message, reasoning, function_call, function_call_output or item_reference, "
-        "found '{}'",
-        item.at("type").path(), type);
+    if (type == "agent_message") return read_agent_message(item);
+    if (foreign_.contains(text_member(item.value(), "call_id"))) {
+      return type.ends_with("_output") ? read_output(item) : read_foreign_call(item, type);
+    }
+    if (!item.at("role").null() && type != "additional_tools") {
+      fail(
+          "{}: expected message, reasoning, function_call, function_call_output or "
+          "item_reference, found '{}'",
+          item.at("type").path(), type);
+    }
+    skipped_.insert(type);
   }
 
+  std::set<std::string> take_skipped() { return std::move(skipped_); }
+
  private:
-  void read_message(const At& item) {
+  void read_message(const At& item, bool asks) {
     const std::string& role = item.at("role").string();
     const At content = item.at("content");
     if (role == "assistant") {
@@ -72,7 +99,18 @@ class ItemReader {
            role);
     }
     m.place = item.path();
-    m.content = read_text(content);
+    m.content = read_text(content, asks);
+    conversation_.push_back(std::move(m));
+  }
+
+  // What another agent of the same client said to this one.
+  void read_agent_message(const At& item) {
+    turn_open_ = false;
+    Message m;
+    m.role = Role::user;
+    m.place = item.path();
+    const std::string author = text_member(item.value(), "author");
+    m.content = (author.empty() ? "" : author + ": ") + read_text(item.at("content"));
     conversation_.push_back(std::move(m));
   }
 
@@ -91,8 +129,23 @@ class ItemReader {
     ToolCall call;
     call.id = item.at("call_id").string();
     call.name = item.at("name").string();
+    if (const At space = item.at("namespace"); !space.null())
+      call.name = names_.shown({call.name, space.string()});
     call.arguments = read_arguments(item.at("arguments"));
     if (call.name.empty()) fail("{}: expected a name, found \"\"", item.at("name").path());
+    said(item, false).tool_calls.push_back(std::move(call));
+  }
+
+  // {"type": "custom_tool_call", "name", "input"}, {"type": "local_shell_call", "action"}, ...
+  void read_foreign_call(const At& item, const std::string& type) {
+    ToolCall call;
+    call.id = item.at("call_id").string();
+    call.name = text_member(item.value(), "name");
+    if (call.name.empty()) call.name = type.substr(0, type.size() - std::string("_call").size());
+    OrderedJson arguments = OrderedJson::object();
+    for (const char* key : {"input", "action", "arguments", "operation"})
+      if (!item.at(key).null()) arguments[key] = item.at(key).value();
+    call.arguments = python_dumps(arguments);
     said(item, false).tool_calls.push_back(std::move(call));
   }
 
@@ -102,7 +155,9 @@ class ItemReader {
     m.role = Role::tool;
     m.place = item.path();
     m.tool_call_id = item.at("call_id").string();
-    m.content = read_text(item.at("output"));
+    const At output = item.at("output");
+    const bool other = output.value().is_object() || output.null();
+    m.content = other ? python_dumps(output.value()) : read_text(output);
     conversation_.push_back(std::move(m));
   }
 
@@ -126,14 +181,18 @@ class ItemReader {
   }
 
   const ItemLookup& lookup_;
+  const ToolNames& names_;
   Conversation& conversation_;
+  const std::set<std::string> foreign_;
+  std::set<std::string> skipped_;
   bool turn_open_ = false;
 };
 
 }  // namespace
 
-void append_items(const OrderedJson& input, std::string_view where, const ItemLookup& lookup,
-                  Conversation& conversation) {
+std::set<std::string> append_items(const OrderedJson& input, std::string_view where,
+                                   const ItemLookup& lookup, const ToolNames& names,
+                                   Conversation& conversation) {
   const At at(input, std::string(where));
   if (input.is_string()) {
     Message m;
@@ -141,11 +200,13 @@ void append_items(const OrderedJson& input, std::string_view where, const ItemLo
     m.place = where;
     m.content = at.string();
     conversation.push_back(std::move(m));
-    return;
+    return {};
   }
   at.expect(input.is_array(), "a string or a list of items");
-  ItemReader reader(lookup, conversation);
-  for (size_t i = 0; i < at.array_size(); ++i) reader.read(at.at(i));
+  const std::optional<size_t> asking = asking_message(input);
+  ItemReader reader(input, lookup, names, conversation);
+  for (size_t i = 0; i < at.array_size(); ++i) reader.read(at.at(i), asking == i);
+  return reader.take_skipped();
 }
 
 }  // namespace fathom::server

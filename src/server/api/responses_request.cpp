@@ -4,6 +4,8 @@
 #include <ctime>
 #include <utility>
 
+#include "server/api/turns.h"
+
 namespace fathom::server {
 namespace {
 
@@ -28,83 +30,12 @@ void refuse_unsupported_fields(const JsonField& root) {
   }
 }
 
-// Whether the tool is offered to the model. Hosted tools that a model may use and need not are left
-// out, and missing in the response's list; agents name them on their own account.
-bool is_offered(const JsonField& type) {
-  const std::string& name = type.string();
-  if (name == "function") return true;
-  for (const char* hosted : {"web_search", "web_search_preview", "image_generation"})
-    if (name.starts_with(hosted)) return false;
-  fail(
-      "{}: expected 'function' (or 'web_search' and 'image_generation', which are left out), found "
-      "'{}'",
-      type.path(), name);
-}
-
-OrderedJson read_function(const JsonField& tool) {
-  OrderedJson function;
-  function["name"] = tool.at("name").string();
-  if (function["name"] == "") fail("{}: expected a name, found \"\"", tool.at("name").path());
-  if (!tool.at("description").null()) function["description"] = tool.at("description").string();
-  if (!tool.at("parameters").null()) function["parameters"] = tool.at("parameters").object();
-  return function;
-}
-
-void set_mode(const JsonField& mode, ToolUse& tools) {
-  const std::string& name = mode.string();
-  if (name == "none")
-    tools.mode = ToolUse::Mode::none;
-  else if (name == "required")
-    tools.mode = ToolUse::Mode::required;
-  else if (name != "auto")
-    fail("{}: expected none, auto or required, found '{}'", mode.path(), name);
-}
-
-// {"type": "allowed_tools", "mode": ..., "tools": [{"type": "function", "name": ...}]}
-void keep_allowed(const JsonField& choice, ToolUse& tools) {
-  set_mode(choice.at("mode"), tools);
-  tools.functions = named_functions(tools.functions, choice.at("tools"),
-                                    [](const JsonField& tool) { return tool.at("name"); });
-}
-
-ToolUse read_tools(const JsonField& root, OrderedJson& echo) {
-  ToolUse tools;
-  echo["tools"] = OrderedJson::array();
-  const JsonField list = root.at("tools");
-  for (size_t i = 0; !list.null() && i < list.array_size(); ++i) {
-    if (!is_offered(list.at(i).at("type"))) continue;
-    tools.functions.push_back(read_function(list.at(i)));
-    echo["tools"].push_back(list.at(i).value());
-  }
-  tools.parallel = root.at("parallel_tool_calls").boolean_or(true);
-  echo["parallel_tool_calls"] = tools.parallel;
+void echo_tools(const JsonField& root, const ToolUse& use, ResponsesRequest& request) {
+  OrderedJson& echo = request.response;
+  echo["tools"] = use.offered;
+  echo["parallel_tool_calls"] = use.parallel;
   const JsonField choice = root.at("tool_choice");
   echo["tool_choice"] = choice.null() ? OrderedJson("auto") : choice.value();
-  if (choice.null()) return tools;
-  if (choice.value().is_string()) {
-    set_mode(choice, tools);
-  } else if (const std::string& type = choice.at("type").string(); type == "allowed_tools") {
-    keep_allowed(choice, tools);
-  } else if (type == "function") {
-    tools.mode = ToolUse::Mode::named;
-    tools.name = choice.at("name").string();
-  } else {
-    fail("{}: expected function or allowed_tools, found '{}'", choice.at("type").path(), type);
-  }
-  return tools;
-}
-
-// text.format in the wording of the chat endpoint.
-OrderedJson read_format(const JsonField& text) {
-  OrderedJson plain = {{"type", "text"}};
-  if (text.null() || text.at("format").null()) return plain;
-  const JsonField format = text.at("format");
-  if (format.at("type").string() != "json_schema") return format.value();
-  OrderedJson schema = {{"name", format.at("name").string()}};
-  for (const char* key : {"description", "schema", "strict"})
-    if (!format.at(key).null()) schema[key] = format.at(key).value();
-  format.at("schema").object();
-  return {{"type", "json_schema"}, {"json_schema", std::move(schema)}};
 }
 
 bool read_thinking(const JsonField& root, OrderedJson& echo) {
@@ -141,14 +72,12 @@ void read_input(const JsonField& root, ResponseStore& stored, ResponsesRequest& 
     for (Message& m : request.history) m.place = previous.path();  // not of this request's input
   }
   const size_t before = request.history.size();
-  append_items(
+  request.chat.left_out.merge(append_items(
       root.at("input").value(), "input",
-      [&](const std::string& id) { return stored.find_item(id); }, request.history);
+      [&](const std::string& id) { return stored.find_item(id); }, request.chat.names,
+      request.history));
   if (request.history.size() == before) fail("input: expected at least one item, found none");
   check_tool_results(request.history);
-  const Role last = request.history.back().role;
-  if (last == Role::assistant || last == Role::system)
-    fail("input: the last item is of role '{}', which leaves nothing to answer", role_name(last));
   const JsonField instructions = root.at("instructions");
   if (!instructions.null() && !instructions.string().empty()) {
     Message system;
@@ -159,6 +88,25 @@ void read_input(const JsonField& root, ResponseStore& stored, ResponsesRequest& 
   }
   request.chat.conversation.insert(request.chat.conversation.end(), request.history.begin(),
                                    request.history.end());
+}
+
+// `input` as input_items gives it back: a list whose items have ids, made from that of the response
+// where they have none.
+OrderedJson items_of(const OrderedJson& input, std::string_view response_id) {
+  OrderedJson items = input;
+  if (input.is_string()) {
+    const OrderedJson part = {{"type", "input_text"}, {"text", input}};
+    const OrderedJson message = {{"role", "user"}, {"content", OrderedJson::array({part})}};
+    items = OrderedJson::array({message});
+  }
+  response_id.remove_prefix(std::min(response_id.size(), response_id.find('_') + 1));
+  size_t number = 0;
+  for (OrderedJson& item : items) {
+    if (!item.contains("type")) item["type"] = "message";
+    if (!item.contains("id")) item["id"] = fmt::format("msg_{}_{}", response_id, number);
+    ++number;
+  }
+  return items;
 }
 
 // 0.6f as 0.6, not as 0.6000000238418579.
@@ -194,17 +142,22 @@ ResponsesRequest read_responses_request(const OrderedJson& body, const ServiceOp
   request.chat.stream = read_stream(root);
   read_sampling(root, options, generation);
   generation.max_tokens = integer_or(root.at("max_output_tokens"), 0, 1, kMost);
+  const ToolUse tools = read_tool_use(root, Protocol::responses);
+  request.chat.names = tools.names;
   read_input(root, stored, request);
+  place_instructions(request.chat.conversation, options.encoding, false);
+  request.chat.continues = settle_last_turn(request.chat.conversation, "input");
   OrderedJson& r = request.response;
   r = empty_response(root, options, id);
   generation.id = id;
   request.chat.thinking = read_thinking(root, r);
-  apply_tools(read_tools(root, r), "tool_choice", request.chat);
-  const OrderedJson format = read_format(root.at("text"));
-  apply_format(format, "text.format", request.chat);
+  apply_tools(tools, request.chat);
+  echo_tools(root, tools, request);
+  const OrderedJson format = apply_format(root, Protocol::responses, request.chat);
   r["text"] = {
       {"format", format["type"] == "json_schema" ? root.at("text").at("format").value() : format}};
   request.store = root.at("store").boolean_or(true) && options.max_stored_responses > 0;
+  if (request.store) request.input = items_of(root.at("input").value(), id);
   r["store"] = request.store;
   r["temperature"] = as_written(generation.sampling.temperature);
   r["top_p"] = as_written(generation.sampling.top_p);

@@ -1,4 +1,4 @@
-// The body of /v1/responses as what is to be done.
+// Reads the body of /v1/responses.
 #pragma once
 
 #include <string>
@@ -13,6 +13,7 @@ struct ResponsesRequest {
   ChatRequest chat;
   // What is remembered with `store`: the conversation without instructions and tools.
   Conversation history;
+  OrderedJson input;     // a list of items with ids
   OrderedJson response;  // the response object so far: id, model and what is echoed
   bool store = true;
 };

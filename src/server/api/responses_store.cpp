@@ -9,7 +9,7 @@ namespace fathom::server {
 namespace {
 
 size_t size_of(const StoredResponse& stored) {
-  size_t bytes = dump_json(stored.response).size();
+  size_t bytes = dump_json(stored.response).size() + dump_json(stored.input).size();
   for (const Message& m : stored.conversation) {
     bytes += sizeof(Message) + m.content.size() + m.reasoning_content.size();
     for (const ToolCall& c : m.tool_calls) {

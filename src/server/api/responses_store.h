@@ -15,6 +15,7 @@ namespace fathom::server {
 
 struct StoredResponse {
   OrderedJson response;       // as it was given out
+  OrderedJson input;          // its request's input as a list of items with ids
   Conversation conversation;  // all that led to it and itself, without instructions and tools
 };
 

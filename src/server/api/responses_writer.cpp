@@ -26,8 +26,11 @@ OrderedJson response_usage(const RequestStats& stats, int64_t reasoning_tokens) 
           {"total_tokens", stats.prompt_tokens + stats.generated_tokens}};
 }
 
-ResponseWriter::ResponseWriter(OrderedJson response, bool stream, IdMaker new_id)
-    : response_(std::move(response)), stream_(stream), new_id_(std::move(new_id)) {
+ResponseWriter::ResponseWriter(OrderedJson response, ToolNames names, bool stream, IdMaker new_id)
+    : response_(std::move(response)),
+      names_(std::move(names)),
+      stream_(stream),
+      new_id_(std::move(new_id)) {
   response_["output"] = OrderedJson::array();
   response_["status"] = "in_progress";
 }
@@ -41,6 +44,13 @@ std::string ResponseWriter::begin() {
 std::string ResponseWriter::feed(const GenerationEvent& event) {
   for (const CompletionEvent& p : event.pieces) piece(p);
   if (event.ended) finish(event);
+  return std::exchange(out_, {});
+}
+
+std::string ResponseWriter::refuse(std::string_view code, const std::string& message) {
+  response_["status"] = "failed";
+  response_["error"] = {{"code", code}, {"message", message}};
+  emit("response.failed", {{"response", response_}});
   return std::exchange(out_, {});
 }
 
@@ -107,7 +117,9 @@ void ResponseWriter::open_call(const CompletionEvent& call) {
   item["type"] = "function_call";
   item["status"] = "in_progress";
   item["call_id"] = tool_call_id(response_["id"].get_ref<const std::string&>(), 0, call.call);
-  item["name"] = call.text;
+  const ToolName tool = names_.of(call.text);
+  item["name"] = tool.name;
+  if (!tool.name_space.empty()) item["namespace"] = tool.name_space;
   item["arguments"] = "";
   response_["output"].push_back(item);
   emit("response.output_item.added",

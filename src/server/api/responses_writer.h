@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "server/api/tool_request.h"
 #include "server/generation.h"
 #include "text/python_json.h"
 
@@ -21,10 +22,13 @@ class ResponseWriter {
  public:
   // `response` is the response object as the request makes it: id, model, what is echoed, no output
   // yet. Without `stream` the returned texts are empty.
-  ResponseWriter(OrderedJson response, bool stream, IdMaker new_id);
+  // A call is told by the name that `names` has for it.
+  ResponseWriter(OrderedJson response, ToolNames names, bool stream, IdMaker new_id);
 
   std::string begin();
   std::string feed(const GenerationEvent& event);
+  // Instead of feed: the response fails before anything is generated.
+  std::string refuse(std::string_view code, const std::string& message);
 
   // The response object as it is now; final after the last event.
   const OrderedJson& response() const { return response_; }
@@ -49,6 +53,7 @@ class ResponseWriter {
   OrderedJson& item() { return response_["output"].back(); }
 
   OrderedJson response_;
+  ToolNames names_;
   bool stream_;
   IdMaker new_id_;
   Open open_ = Open::none;

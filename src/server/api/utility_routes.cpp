@@ -1,7 +1,7 @@
 // Routes that are about the server or the tokenizer: /tokenize, /detokenize, /health, /ping,
 // /version, /metrics.
 #include "base/version.h"
-#include "server/api/chat_request.h"
+#include "server/api/chat_turn.h"
 #include "server/api/openai_format.h"
 #include "server/http/sse.h"
 #include "server/service.h"
@@ -18,11 +18,12 @@ std::vector<int32_t> ids_to_show(const Service& service, const OrderedJson& body
     return service.tokenizer.encode(root.at("prompt").string(), special);
   }
   if (!root.at("prompt").null()) fail("prompt: give either prompt or messages");
-  if (!root.at("add_generation_prompt").boolean_or(true))
-    fail("add_generation_prompt: this server does not support false");
-  const Conversation conversation =
-      read_conversation(body, service.options.encoding, root.at("tools").value());
-  return chat_prompt(service, conversation, read_thinking(root)).ids;
+  ChatRequest chat;
+  read_conversation(root, service.options.encoding, chat);
+  apply_tools(read_tool_use(root, Protocol::chat), chat);
+  apply_format(root, Protocol::chat, chat);
+  chat.thinking = read_thinking(root);
+  return chat_prompt(service, chat).ids;
 }
 
 void handle_tokenize(const Service& service, const HttpRequest& request, HttpReply& reply) {
@@ -65,9 +66,39 @@ void handle_health(const Service& service, HttpReply& reply) {
   reply.send(200, "text/plain; charset=utf-8", "");
 }
 
+// What clients of the three protocols ask for and this server has not.
+void add_absent_routes(Router& router) {
+  const std::string generates = "this server's model generates text";
+  const std::pair<const char*, std::string> absent[] = {
+      {"/v1/embeddings", generates + " and makes no embeddings"},
+      {"/v1/rerank", generates + " and ranks nothing"},
+      {"/v1/score", generates + " and ranks nothing"},
+      {"/v1/moderations", generates + " and moderates nothing"},
+      {"/v1/images", generates + " and makes no images"},
+      {"/v1/videos", generates + " and makes no videos"},
+      {"/v1/audio", generates + " and neither hears nor speaks"},
+      {"/v1/realtime", generates + ": stream /v1/responses or /v1/chat/completions"},
+      {"/v1/files", "this server keeps no files"},
+      {"/v1/uploads", "this server keeps no files"},
+      {"/v1/batches", "this server has no batches: send the requests side by side"},
+      {"/v1/messages/batches", "this server has no batches: send the requests side by side"},
+      {"/v1/vector_stores", "this server keeps no files"},
+      {"/v1/containers", "no code is run here"},
+      {"/v1/assistants", "use /v1/responses"},
+      {"/v1/threads", "use /v1/responses"},
+      {"/v1/conversations", "use previous_response_id of /v1/responses"},
+      {"/v1/fine_tuning", "nothing is trained here"},
+      {"/v1/complete", "use /v1/messages"},
+      {"/v1/engines", "use /v1/models"},
+      {"/api", "of Ollama's protocol there is nothing here: use /v1/chat/completions"},
+  };
+  for (const auto& [path, why] : absent) router.add_absent(path, why);
+}
+
 }  // namespace
 
 void add_utility_routes(Router& router, Service& service) {
+  add_absent_routes(router);
   router.add("POST", "/tokenize", [&service](const auto& request, const auto& reply) {
     answer_errors(*reply, "messages", [&] { handle_tokenize(service, *request, *reply); });
   });

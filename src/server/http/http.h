@@ -1,5 +1,5 @@
-// HTTP as the API handlers see it: a request that is there as a whole, and a reply that may be
-// given at once or as a stream. Sockets, timers and limits are http_server.h's.
+// HTTP as the API handlers see it: a request that has arrived completely, and a reply that is sent
+// at once or as a stream. Sockets, timers and limits are in http_server.h.
 #pragma once
 
 #include <cstdint>
@@ -49,6 +49,10 @@ class HttpReply {
   virtual void begin(int status, std::string_view content_type, HttpHeaders headers = {}) = 0;
   virtual void write(std::string bytes) = 0;
   virtual void end() = 0;
+  // What a stream says when it has said nothing for some seconds, so that nobody on the way takes
+  // it for dead. After begin().
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): whoever overrides it keeps the bytes.
+  virtual void keep_alive(std::string /*bytes*/) {}
 
   // Runs `task` on this connection's own sequence of tasks, on a server thread: tasks of one reply
   // never run at the same time, and in the order they were posted. None runs while the handler
@@ -72,6 +76,8 @@ class HttpReply {
 
   // A figure for the log line of this request, such as its tokens.
   virtual void note(std::string_view /*name*/, int64_t /*value*/) {}
+  // A word for it, such as what of the request was not taken into account.
+  virtual void note(std::string_view /*name*/, std::string_view /*text*/) {}
 
   // What was given for the log and metrics; 0 before an answer begins.
   virtual int status() const = 0;

@@ -1,6 +1,8 @@
-// Idle connections hold no buffers: input is waited for, not read ahead of time, and so is the end
-// of a client that waits for its answer. A client that ends its side of the connection before the
-// answer is complete counts as gone, as with other servers of this protocol.
+// An idle connection holds no buffer: it waits until its socket is readable, then reads.
+//
+// When a client has closed its sending side, TCP does not say whether it still reads. The
+// connection then writes a few bytes that mean nothing to the client (probe_peer): the machine of a
+// client that has closed the whole connection replies to them with a reset.
 #include "server/http/http_connection.h"
 
 #include <netinet/tcp.h>
@@ -11,6 +13,7 @@
 #include <boost/asio/buffer.hpp>
 
 #include "server/http/http_answer.h"
+#include "server/http/http_body.h"
 
 namespace fathom::server {
 namespace {
@@ -24,24 +27,31 @@ constexpr size_t kMaxPipelined = 16 << 10;  // read ahead of requests behind the
 constexpr size_t kBodyPerDeadline = 1 << 20;
 constexpr std::chrono::seconds kDrainTime{2};
 constexpr std::chrono::seconds kLookTime{1};  // between looks for a peer that is not read from
+constexpr std::chrono::milliseconds kResetTime{100};  // for the reply to a probe
 
-// Whether the peer has ended its side or the connection, however much of what it sent is unread.
-bool peer_left(int socket) {
-  pollfd p{socket, POLLRDHUP, 0};
+// Whether the peer has closed its side (POLLRDHUP), however much of what it sent is unread, or,
+// with `events` 0, the connection as a whole.
+bool peer_shows(int socket, short events) {
+  pollfd p{socket, events, 0};
   return ::poll(&p, 1, 0) > 0;
 }
 
 void set_option(int socket, int level, int name, int value) {
-  // Failing, the connection works all the same: a few milliseconds later, or gone unnoticed longer.
+  // A connection without the option still works: answers are a few milliseconds slower, or a dead
+  // client is noticed later.
   (void)::setsockopt(socket, level, name, &value, sizeof(value));
 }
 
-void handle(const HttpCore& core, std::shared_ptr<const HttpRequest> request,
+void handle(const HttpCore& core, std::shared_ptr<HttpRequest> request,
             std::shared_ptr<HttpReply> reply) {
   try {
+    if (!request->failure) {
+      request->failure = decode_body(request->header("content-encoding"),
+                                     core.options.max_body_bytes, request->body);
+    }
     core.handler(std::move(request), std::move(reply));
   } catch (const std::exception& e) {
-    // The reply goes with the handler's frame, which answers 500.
+    // Unwinding destroys the handler's reference to the reply, whose destructor answers 500.
     core.problem(fmt::format("a handler threw: {}", e.what()));
   }
 }
@@ -64,6 +74,9 @@ class Reply final : public HttpReply {
   }
   void write(std::string bytes) override { connection_->reply_write(exchange_, bytes); }
   void end() override { connection_->reply_end(exchange_); }
+  void keep_alive(std::string bytes) override {
+    connection_->reply_keep_alive(exchange_, std::move(bytes));
+  }
   void post(std::function<void()> task) override {
     connection_->reply_post(exchange_, std::move(task));
   }
@@ -118,11 +131,12 @@ void HttpConnection::start() {
 // ---- Reading
 
 void HttpConnection::wait_readable() {
-  if (waiting_ || input_ended_ || phase_ == Phase::closed) return;
-  if (phase_ == Phase::answering && input_.size() >= kMaxPipelined) return look_for_peer();
-  waiting_ = true;
+  if (input_state_ != Input::idle || phase_ == Phase::closed) return;
+  if (phase_ == Phase::answering && input_.size() >= kMaxPipelined)
+    return look_for_peer(Look::for_end, kLookTime);
+  input_state_ = Input::awaited;
   socket_.async_wait(Socket::wait_read, [self = shared_from_this()](error_code ec) {
-    self->waiting_ = false;
+    self->input_state_ = Input::idle;
     if (!ec && self->phase_ != Phase::closed) self->on_readable();
   });
 }
@@ -144,10 +158,28 @@ void HttpConnection::on_readable() {
 }
 
 void HttpConnection::on_end_of_input(bool clean) {
-  input_ended_ = true;
+  input_state_ = Input::ended;
   if (phase_ != Phase::answering) return close();
-  // A client that only ended its own side may still read what is said.
-  if (!clean || in_the_making()) abandon();
+  if (!clean) return abandon();
+  probe_peer();
+}
+
+void HttpConnection::probe_peer() {
+  {
+    std::unique_lock lock(mutex_);
+    // A handler elsewhere may still answer at once.
+    if (!exchange_.open() || exchange_.handler == Exchange::Handler::elsewhere) return;
+    if (exchange_.state() == Exchange::State::waiting && exchange_.version >= 11) {
+      constexpr std::string_view kInterim = "HTTP/1.1 102 Processing\r\n\r\n";
+      outbox_ += kInterim;
+      unsent_ += kInterim.size();
+      schedule_flush(lock);
+    } else if (exchange_.state() == Exchange::State::streaming && !exchange_.quiet.empty()) {
+      append_stream(exchange_.quiet);
+      schedule_flush(lock);
+    }
+  }
+  if (phase_ != Phase::closed) look_for_peer(Look::for_reset, kResetTime);
 }
 
 void HttpConnection::process_input() {
@@ -182,8 +214,8 @@ void HttpConnection::process_input() {
   if (input_.empty() && input_.capacity() > kReadBlock) std::string().swap(input_);
 }
 
-// Keeps our part of the memory that all arriving bodies take. A body that goes on arriving gets
-// more time.
+// Updates this connection's share of HttpCore::pending_bytes, and extends the deadline of a body
+// that goes on arriving.
 void HttpConnection::count_pending(size_t body_bytes) {
   if (body_bytes == counted_pending_) return;
   if (body_bytes / kBodyPerDeadline > counted_pending_ / kBodyPerDeadline)
@@ -200,18 +232,19 @@ void HttpConnection::dispatch() {
   expect_reading_by(Clock::time_point::max());
   auto request = std::make_shared<HttpRequest>(std::move(reader_->request()));
   request->peer = peer_;
-  refused_ = request->failure.has_value();
-  const bool large = !refused_ && request->body.size() > core_->options.large_body_bytes;
+  const bool refused = request->failure.has_value();
+  // What a compressed body grows to is not known yet.
+  const bool large = !refused && (request->body.size() > core_->options.large_body_bytes ||
+                                  !request->header("content-encoding").empty());
   uint64_t number = 0;
   {
     std::lock_guard lock(mutex_);
     number = exchange_.number + 1;
-    exchange_ = Exchange{};
-    exchange_.number = number;
-    exchange_.version = reader_->version();
+    exchange_ = Exchange(number, reader_->version());
     exchange_.keep_alive = reader_->keep_alive();
-    exchange_.head_only = request->method == "HEAD";
-    exchange_.handling = large;
+    exchange_.refused = refused;
+    if (request->method == "HEAD") exchange_.body = Exchange::Body::none;
+    if (large) exchange_.handler = Exchange::Handler::elsewhere;
   }
   reader_.reset();
   auto reply = std::make_shared<Reply>(shared_from_this(), number);
@@ -220,18 +253,19 @@ void HttpConnection::dispatch() {
                             std::exchange(counted_pending_, 0));
   count_pending(0);
   handle(*core_, std::move(request), std::move(reply));
-  abandon_if_input_ended();
+  if (input_state_ == Input::ended) probe_peer();
 }
 
-// The body stays counted until the handler is done with it: the line is as bounded as what arrives.
-void HttpConnection::handle_elsewhere(std::shared_ptr<const HttpRequest> request,
+// The body stays counted in pending_bytes until the handler is done with it, so that bodies in line
+// for a thread are bounded as arriving ones are.
+void HttpConnection::handle_elsewhere(std::shared_ptr<HttpRequest> request,
                                       std::shared_ptr<HttpReply> reply, size_t body_bytes) {
   std::shared_ptr<void> counted(
       nullptr, [core = core_, body_bytes](void*) { core->pending_bytes -= body_bytes; });
   auto work = [self = shared_from_this(), request = std::move(request), reply = std::move(reply),
                counted = std::move(counted)]() mutable {
     std::unique_lock lock(self->mutex_);
-    const bool wanted = !self->exchange_.gone;
+    const bool wanted = self->exchange_.state() != Exchange::State::abandoned;
     lock.unlock();
     if (wanted) handle(*self->core_, std::move(request), std::move(reply));
     request.reset();
@@ -253,57 +287,53 @@ void HttpConnection::on_handled() {
   uint64_t number = 0;
   {
     std::lock_guard lock(mutex_);
-    exchange_.handling = false;
+    exchange_.handler = Exchange::Handler::here;
     held.swap(exchange_.held);
     number = exchange_.number;
   }
   for (Task& task : held) run(number, std::exchange(task, nullptr));
-  abandon_if_input_ended();
+  if (input_state_ == Input::ended) probe_peer();
   flush();  // the answer may be written already: its end has waited for us
 }
 
-// Answers that a handler gives at once reach a client that only ended its own side.
-void HttpConnection::abandon_if_input_ended() {
-  if (input_ended_ && phase_ != Phase::closed && in_the_making()) abandon();
-}
-
-// Everything is said when the answer is complete, or may be when a handler elsewhere returns.
 bool HttpConnection::in_the_making() {
   std::lock_guard lock(mutex_);
-  return !exchange_.complete && !exchange_.handling;
+  return exchange_.open();
 }
 
-// ---- Behind an answer
+// ---- After an answer
 
-// The answer is written as a whole: on to the next request, or the end.
+// Called when all bytes of the answer are written: goes on to the next request, or closes.
 void HttpConnection::finish_exchange() {
-  bool keep = false, broken = false;
+  bool keep = false, broken = false, refused = false;
   {
     std::lock_guard lock(mutex_);
-    keep = exchange_.keep_alive && !exchange_.broken && !core_->stopping;
-    broken = exchange_.broken;
+    broken = exchange_.state() == Exchange::State::broken;
+    keep = exchange_.keep_alive && !broken && !core_->stopping;
+    refused = exchange_.refused;
     if (outbox_.capacity() > 256) std::string().swap(outbox_);
   }
   std::string().swap(sending_);
-  look_at_ = Clock::time_point::max();
+  look_ = Look::none;
+  look_at_ = speak_at_ = Clock::time_point::max();
   forget_delay();
-  if (broken || (!keep && !refused_ && input_.empty())) return close();
+  if (broken || (!keep && !refused && input_.empty())) return close();
   if (!keep) return drain();
   phase_ = Phase::reading;
   expect_reading_by(from_now(core_->options.idle_seconds));
   process_input();
-  if (phase_ == Phase::reading && input_ended_) return close();
+  if (phase_ == Phase::reading && input_state_ == Input::ended) return close();
   wait_readable();
 }
 
-// Closing with unread input makes the kernel throw away what the client has not received yet, the
-// answer for instance that tells it why.
+// Ends the sending side and reads until the client closes. Closing the socket with unread input
+// would make the kernel reset the connection, and the client could lose the answer.
 void HttpConnection::drain() {
   phase_ = Phase::draining;
   std::string().swap(input_);
   error_code ec;
   socket_.shutdown(Socket::shutdown_send, ec);
-  if (ec || input_ended_) return close();
+  if (ec || input_state_ == Input::ended) return close();
   expect_reading_by(Clock::now() + kDrainTime);
   wait_readable();
 }
@@ -312,9 +342,9 @@ void HttpConnection::abandon() {
   std::vector<Task> tasks, forgotten;
   {
     std::lock_guard lock(mutex_);
-    exchange_.gone = true;
-    if (!exchange_.complete) tasks.swap(exchange_.abandoned);
-    forgotten.swap(exchange_.stopping);
+    tasks.swap(exchange_.on_abandoned);
+    forgotten.swap(exchange_.on_stopping);
+    if (exchange_.open()) exchange_.to(Exchange::State::abandoned);
   }
   close();
   run_later(std::move(tasks));
@@ -334,7 +364,7 @@ void HttpConnection::close() {
   std::string().swap(input_);
   {
     std::lock_guard lock(mutex_);
-    exchange_.gone = true;
+    if (exchange_.open()) exchange_.to(Exchange::State::abandoned);
     std::string().swap(outbox_);
   }
   std::lock_guard lock(core_->mutex);
@@ -342,7 +372,7 @@ void HttpConnection::close() {
   core_->changed.notify_all();
 }
 
-// The task may own the reply, which owns this.
+// Frees the delayed task: it may own the reply, which owns this connection.
 void HttpConnection::forget_delay() {
   ++delay_number_;
   delay_.reset();
@@ -370,15 +400,14 @@ void HttpConnection::announce_stop() {
   std::vector<Task> tasks;
   {
     std::lock_guard lock(mutex_);
-    exchange_.told_to_stop = true;
-    if (exchange_.complete || exchange_.gone) return;
-    tasks.swap(exchange_.stopping);
+    if (!exchange_.open()) return;
+    tasks.swap(exchange_.on_stopping);
   }
   run_later(std::move(tasks));
 }
 
-// ---- Time limits. One timer for both; it is not touched when a limit moves away from now, which
-// every write does, but looks again when it fires.
+// ---- Time limits. All of them share one timer. When a limit moves into the future, as every write
+// moves one, the timer is left as it is: when it fires it is set to the next limit.
 
 HttpConnection::Clock::time_point HttpConnection::from_now(double seconds) {
   return Clock::now() + std::chrono::duration_cast<Clock::duration>(
@@ -395,14 +424,36 @@ void HttpConnection::expect_writing_by(Clock::time_point when) {
   arm_timer();
 }
 
-// Input waits for the answer in front of it, and with it the news that the client has left.
-void HttpConnection::look_for_peer() {
-  if (look_at_ == Clock::time_point::max()) look_at_ = Clock::now() + kLookTime;
+void HttpConnection::look_for_peer(Look what, Clock::duration in) {
+  if (look_ == what) return;
+  look_ = what;
+  look_at_ = Clock::now() + in;
   arm_timer();
 }
 
+// While pipelined input waits unread, its end is not seen by reading: the socket is polled.
+void HttpConnection::look_at_peer() {
+  look_at_ = Clock::now() + kLookTime;
+  if (!in_the_making()) return;
+  const int fd = socket_.native_handle();
+  if (peer_shows(fd, 0)) return abandon();
+  if (look_ == Look::for_end && peer_shows(fd, POLLRDHUP)) probe_peer();
+}
+
+void HttpConnection::speak_if_quiet() {
+  speak_at_ = Clock::time_point::max();
+  std::unique_lock lock(mutex_);
+  if (exchange_.state() != Exchange::State::streaming || exchange_.quiet.empty()) return;
+  const auto silence = from_now(core_->options.quiet_seconds) - Clock::now();
+  speak_at_ = exchange_.last_said + silence;
+  if (Clock::now() < speak_at_) return;
+  append_stream(exchange_.quiet);
+  speak_at_ = exchange_.last_said + silence;
+  schedule_flush(lock);
+}
+
 void HttpConnection::arm_timer() {
-  const Clock::time_point next = std::min({read_by_, write_by_, look_at_});
+  const Clock::time_point next = std::min({read_by_, write_by_, look_at_, speak_at_});
   if (next >= timer_at_ || phase_ == Phase::closed) return;
   timer_at_ = next;
   const uint64_t number = ++timer_number_;
@@ -417,10 +468,9 @@ void HttpConnection::on_timer() {
   timer_at_ = Clock::time_point::max();
   const Clock::time_point now = Clock::now();
   if (now >= write_by_) return abandon();
-  if (now >= look_at_) {
-    look_at_ = now + kLookTime;
-    if (in_the_making() && peer_left(socket_.native_handle())) return abandon();
-  }
+  if (now >= look_at_) look_at_peer();
+  if (phase_ == Phase::closed) return;
+  if (now >= speak_at_) speak_if_quiet();
   if (now >= read_by_) {
     if (phase_ != Phase::reading || !reader_) return close();
     reader_->refuse(408, fmt::format("the request did not arrive within {} seconds",

@@ -19,6 +19,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "server/http/http_exchange.h"
 #include "server/http/http_reader.h"
 #include "server/http/http_server.h"
 
@@ -55,6 +56,7 @@ struct HttpCore {
   const HttpHandler handler;
   boost::asio::io_context context;
   std::atomic<bool> stopping{false};
+  std::atomic<bool> cutting{false};      // the time for answers under way is over
   std::atomic<size_t> pending_bytes{0};  // of bodies that are arriving or in line for a thread
   // There from start() until the I/O threads have ended, which alone use it.
   std::optional<boost::asio::thread_pool> large_bodies;
@@ -88,13 +90,14 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   Strand strand() { return socket_.get_executor(); }
 
   // What a reply does, by the number of its exchange: one that is over is not written to any more.
-  using Task = std::function<void()>;
+  using Task = Exchange::Task;
   void reply_send(uint64_t exchange, int status, std::string_view content_type,
                   const std::string& body, const HttpHeaders& headers);
   void reply_begin(uint64_t exchange, int status, std::string_view content_type,
                    const HttpHeaders& headers);
   void reply_write(uint64_t exchange, std::string_view bytes);
   void reply_end(uint64_t exchange);
+  void reply_keep_alive(uint64_t exchange, std::string bytes);
   void reply_dropped(uint64_t exchange);
   void reply_post(uint64_t exchange, Task task);
   void reply_post_after(uint64_t exchange, double seconds, Task task);
@@ -107,21 +110,19 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   enum class Phase {
     reading,    // a request, or nothing yet
     answering,  // its answer is being made or written
-    draining,   // said farewell; what the client still sends is thrown away
+    draining,   // the answer is the last one; what the client still sends is thrown away
     closed,
   };
-  // The answer under way. Guarded by mutex_.
-  struct Exchange {
-    uint64_t number = 0;
-    int version = 11;
-    bool head_only = false, keep_alive = false, chunked = false;
-    bool begun = false;     // the head is written
-    bool complete = false;  // nothing more will be
-    bool broken = false;    // complete, but the client must see that something is missing
-    bool gone = false;      // nobody reads it any more
-    bool told_to_stop = false;
-    bool handling = false;  // the handler runs on another thread; tasks wait for its end in `held`
-    std::vector<Task> abandoned, stopping, held;
+  enum class Input {
+    idle,     // is not waited for
+    awaited,  // tells when there is some
+    ended,    // the client has closed its side
+  };
+  // What a look at the socket is for, while it is not read from and an answer is under way.
+  enum class Look {
+    none,
+    for_end,    // whether the client has closed its side
+    for_reset,  // it has; whether it has left altogether
   };
 
   // Reading
@@ -131,10 +132,11 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void process_input();
   void count_pending(size_t body_bytes);
   void dispatch();
-  void handle_elsewhere(std::shared_ptr<const HttpRequest> request,
-                        std::shared_ptr<HttpReply> reply, size_t body_bytes);
+  void handle_elsewhere(std::shared_ptr<HttpRequest> request, std::shared_ptr<HttpReply> reply,
+                        size_t body_bytes);
   void on_handled();
-  void abandon_if_input_ended();
+  // Finds out whether a client that has closed its side still reads.
+  void probe_peer();
   bool in_the_making();  // the answer: whether it is left to whoever holds the reply
 
   // Writing
@@ -149,11 +151,16 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   static Clock::time_point from_now(double seconds);
   void expect_reading_by(Clock::time_point when);
   void expect_writing_by(Clock::time_point when);
-  void look_for_peer();
+  void look_for_peer(Look what, Clock::duration in);
+  void look_at_peer();
+  void speak_if_quiet();
   void arm_timer();
   void on_timer();
 
   bool live(uint64_t number) const;  // with mutex_ held
+  // With mutex_ held: ends the exchange, and returns the tasks that waited for another end.
+  std::vector<Task> end_exchange(Exchange::State how);
+  void append_stream(std::string_view bytes);  // with mutex_ held
   void run(uint64_t number, const Task& task);
   void forget_delay();
   void append_head(int status, std::string_view content_type, const HttpHeaders& headers,
@@ -169,14 +176,14 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::unique_ptr<HttpRequestReader> reader_;  // while a request arrives
   std::string input_;                          // received, not taken by a reader yet
   size_t counted_pending_ = 0;                 // our part of HttpCore::pending_bytes
-  bool waiting_ = false;                       // for input
-  bool input_ended_ = false;
+  Input input_state_ = Input::idle;
   bool continued_ = false;  // "100 Continue" was sent
-  bool refused_ = false;    // the request under way could not be read to its end
   std::string sending_;     // being written, from sent_ on
   size_t sent_ = 0;
   bool writing_ = false;
-  Clock::time_point read_by_ = Clock::time_point::max(), write_by_ = read_by_, look_at_ = read_by_;
+  Look look_ = Look::none;
+  Clock::time_point read_by_ = Clock::time_point::max(), write_by_ = read_by_, look_at_ = read_by_,
+                    speak_at_ = read_by_;
   Clock::time_point timer_at_ = read_by_;
   uint64_t timer_number_ = 0;
   std::unique_ptr<Timer> delay_;  // of reply_post_after, from its first use on

@@ -1,6 +1,7 @@
-// What the replies of a connection do: from any thread into the exchange under way, and from there,
-// on the strand, to the socket.
+// The part of HttpConnection that replies call. From any thread they append to the outbox of the
+// exchange under way; on the strand the outbox is written to the socket.
 #include <boost/asio/buffer.hpp>
+#include <utility>
 
 #include "server/http/http_answer.h"
 #include "server/http/http_connection.h"
@@ -11,7 +12,24 @@ namespace asio = boost::asio;
 using boost::system::error_code;
 
 bool HttpConnection::live(uint64_t number) const {
-  return exchange_.number == number && !exchange_.complete && !exchange_.gone;
+  return exchange_.number == number && exchange_.open();
+}
+
+std::vector<HttpConnection::Task> HttpConnection::end_exchange(Exchange::State how) {
+  exchange_.to(how);
+  std::vector<Task> over = std::exchange(exchange_.on_abandoned, {});
+  for (Task& task : std::exchange(exchange_.on_stopping, {})) over.push_back(std::move(task));
+  return over;
+}
+
+void HttpConnection::append_stream(std::string_view bytes) {
+  exchange_.last_said = Clock::now();
+  const size_t before = outbox_.size();
+  if (exchange_.body == Exchange::Body::chunked)
+    append_chunk(outbox_, bytes);
+  else if (exchange_.body == Exchange::Body::until_close)
+    outbox_ += bytes;
+  unsent_ += outbox_.size() - before;
 }
 
 void HttpConnection::append_head(int status, std::string_view content_type,
@@ -25,69 +43,75 @@ void HttpConnection::append_head(int status, std::string_view content_type,
     head.length = body->size();
   } else {
     // A stream to an old client ends with the connection.
-    exchange_.chunked = exchange_.version >= 11;
-    if (!exchange_.chunked) exchange_.keep_alive = false;
+    head.chunked = exchange_.version >= 11;
+    if (!head.chunked) exchange_.keep_alive = false;
+    if (exchange_.body != Exchange::Body::none)
+      exchange_.body = head.chunked ? Exchange::Body::chunked : Exchange::Body::until_close;
   }
-  head.chunked = exchange_.chunked;
   head.keep_alive = exchange_.keep_alive;
   head.old_client = exchange_.version < 11;
   head.append_to(outbox_);
-  exchange_.begun = true;
-  if (status < 200 || status == 204 || status == 304) exchange_.head_only = true;
+  if (status < 200 || status == 204 || status == 304) exchange_.body = Exchange::Body::none;
 }
 
 void HttpConnection::reply_send(uint64_t number, int status, std::string_view content_type,
                                 const std::string& body, const HttpHeaders& headers) {
-  std::vector<Task> over, stopping;  // released without the lock: a task may own the reply
+  std::vector<Task> over;  // released without the lock: a task may own the reply
   std::unique_lock lock(mutex_);
-  if (!live(number) || exchange_.begun) return;
+  if (!live(number) || exchange_.state() != Exchange::State::waiting) return;
   const size_t before = outbox_.size();
   append_head(status, content_type, headers, &body);
-  if (!exchange_.head_only) outbox_ += body;
+  if (exchange_.body != Exchange::Body::none) outbox_ += body;
   unsent_ += outbox_.size() - before;
-  exchange_.complete = true;
-  over.swap(exchange_.abandoned);
-  stopping.swap(exchange_.stopping);
+  over = end_exchange(Exchange::State::complete);
   schedule_flush(lock);
 }
 
 void HttpConnection::reply_begin(uint64_t number, int status, std::string_view content_type,
                                  const HttpHeaders& headers) {
   std::unique_lock lock(mutex_);
-  if (!live(number) || exchange_.begun) return;
+  if (!live(number) || exchange_.state() != Exchange::State::waiting) return;
   const size_t before = outbox_.size();
   append_head(status, content_type, headers, nullptr);
   unsent_ += outbox_.size() - before;
+  exchange_.to(Exchange::State::streaming);
+  exchange_.last_said = Clock::now();
   schedule_flush(lock);
 }
 
 void HttpConnection::reply_write(uint64_t number, std::string_view bytes) {
   std::unique_lock lock(mutex_);
-  if (!live(number) || !exchange_.begun || exchange_.head_only || bytes.empty()) return;
-  const size_t before = outbox_.size();
-  if (exchange_.chunked)
-    append_chunk(outbox_, bytes);
-  else
-    outbox_ += bytes;
-  unsent_ += outbox_.size() - before;
+  if (!live(number) || exchange_.state() != Exchange::State::streaming || bytes.empty()) return;
+  append_stream(bytes);
   if (unsent_ <= core_->options.max_unsent_bytes) return schedule_flush(lock);
-  exchange_.gone = true;
+  exchange_.to(Exchange::State::abandoned);
   lock.unlock();
   core_->post(strand(), [self = shared_from_this()] { self->abandon(); });
 }
 
 void HttpConnection::reply_end(uint64_t number) {
-  std::vector<Task> over, stopping;
+  std::vector<Task> over;
   std::unique_lock lock(mutex_);
-  if (!live(number) || !exchange_.begun) return;
-  if (exchange_.chunked && !exchange_.head_only) {
+  if (!live(number) || exchange_.state() != Exchange::State::streaming) return;
+  if (exchange_.body == Exchange::Body::chunked) {
     outbox_ += kLastChunk;
     unsent_ += kLastChunk.size();
   }
-  exchange_.complete = true;
-  over.swap(exchange_.abandoned);
-  stopping.swap(exchange_.stopping);
+  over = end_exchange(Exchange::State::complete);
   schedule_flush(lock);
+}
+
+void HttpConnection::reply_keep_alive(uint64_t number, std::string bytes) {
+  {
+    std::lock_guard lock(mutex_);
+    if (!live(number)) return;
+    exchange_.quiet = std::move(bytes);
+  }
+  core_->post(strand(), [self = shared_from_this()] {
+    if (self->phase_ == Phase::closed) return;
+    self->speak_if_quiet();
+    self->arm_timer();
+  });
 }
 
 void HttpConnection::reply_dropped(uint64_t number) {
@@ -95,19 +119,18 @@ void HttpConnection::reply_dropped(uint64_t number) {
   {
     std::lock_guard lock(mutex_);
     if (!live(number)) return;
-    begun = exchange_.begun;
+    begun = exchange_.state() == Exchange::State::streaming;
   }
-  // Nobody else can write to it: we are the last to know of it.
+  // The last reference to the reply is gone, so nobody else can write to the exchange any more.
   if (!begun)
     return reply_send(number, 500, "application/json",
                       R"({"error":{"message":"the request was not answered","type":"server_error",)"
                       R"("param":null,"code":null}})",
                       {});
-  std::vector<Task> over, stopping;
+  std::vector<Task> over;
   std::unique_lock lock(mutex_);
-  exchange_.broken = exchange_.complete = true;
-  over.swap(exchange_.abandoned);
-  stopping.swap(exchange_.stopping);
+  if (!live(number)) return;
+  over = end_exchange(Exchange::State::broken);
   schedule_flush(lock);
 }
 
@@ -123,7 +146,7 @@ void HttpConnection::run(uint64_t number, const Task& task) {
 void HttpConnection::reply_post(uint64_t number, Task task) {
   {
     std::lock_guard lock(mutex_);
-    if (exchange_.handling && exchange_.number == number) {
+    if (exchange_.handler == Exchange::Handler::elsewhere && exchange_.number == number) {
       exchange_.held.push_back(std::move(task));
       return;
     }
@@ -156,8 +179,8 @@ void HttpConnection::reply_post_after(uint64_t number, double seconds, Task task
 void HttpConnection::reply_on_abandoned(uint64_t number, Task task) {
   std::unique_lock lock(mutex_);
   if (live(number)) {
-    exchange_.abandoned.push_back(std::move(task));
-  } else if (exchange_.number == number && exchange_.gone && !exchange_.complete) {
+    exchange_.on_abandoned.push_back(std::move(task));
+  } else if (exchange_.number == number && exchange_.state() == Exchange::State::abandoned) {
     lock.unlock();
     reply_post(number, std::move(task));
   }
@@ -166,15 +189,16 @@ void HttpConnection::reply_on_abandoned(uint64_t number, Task task) {
 void HttpConnection::reply_on_stopping(uint64_t number, Task task) {
   std::unique_lock lock(mutex_);
   if (!live(number)) return;
-  if (!exchange_.told_to_stop) {
-    exchange_.stopping.push_back(std::move(task));
+  if (!core_->cutting) {
+    exchange_.on_stopping.push_back(std::move(task));
     return;
   }
   lock.unlock();
   reply_post(number, std::move(task));
 }
 
-// Leaves the lock. On the strand the bytes go out before this returns, if the socket takes them.
+// Releases the lock and has the outbox written: at once if this is the strand, else by a task on
+// it.
 void HttpConnection::schedule_flush(std::unique_lock<std::mutex>& lock) {
   const bool first = !flush_scheduled_;
   flush_scheduled_ = true;
@@ -193,7 +217,7 @@ void HttpConnection::flush() {
     flush_scheduled_ = false;
     if (writing_ || phase_ == Phase::closed) return;
     sending_.swap(outbox_);
-    complete = exchange_.complete && !exchange_.handling;
+    complete = exchange_.ended() && exchange_.handler == Exchange::Handler::here;
   }
   if (!sending_.empty()) {
     write_more();

@@ -1,5 +1,6 @@
-// Boost.Beast's parser decides what HTTP is; what it lets pass and a server behind a proxy must not
-// (two lengths, unknown transfer encodings, a trailer that overrides a header) is refused here.
+// Boost.Beast parses. This file refuses what Beast accepts and a server behind a proxy must not
+// accept, since the two could disagree about where a request ends: two lengths, unknown transfer
+// encodings, trailers that override headers.
 #include "server/http/http_reader.h"
 
 #include <algorithm>
@@ -27,8 +28,8 @@ int hex_digit(char c) {
   return -1;
 }
 
-// False for broken escapes and for control characters, which no path of ours has and logs and
-// headers must not get.
+// False for broken escapes and for control characters: no path here has any, and they must not get
+// into logs and headers.
 bool percent_decode(std::string_view text, bool plus_is_blank, std::string& out) {
   out.clear();
   for (size_t i = 0; i < text.size(); ++i) {
@@ -58,6 +59,17 @@ bool names_other_version(std::string_view bytes) {
 
 }  // namespace
 
+namespace {
+
+// "//v1/models/" as "/v1/models": what clients make of a base address that ends in a slash.
+void tidy_slashes(std::string& path) {
+  const auto both = [](char a, char b) { return a == '/' && b == '/'; };
+  path.erase(std::unique(path.begin(), path.end(), both), path.end());
+  if (path.size() > 1 && path.back() == '/') path.pop_back();
+}
+
+}  // namespace
+
 bool parse_target(std::string_view target, std::string& path,
                   std::map<std::string, std::string>& query) {
   if (target == "*") {
@@ -81,6 +93,7 @@ bool parse_target(std::string_view target, std::string& path,
   target = target.substr(0, target.find('#'));
   const size_t mark = std::min(target.find('?'), target.size());
   if (mark > 0 && !percent_decode(target.substr(0, mark), false, path)) return false;
+  tidy_slashes(path);
   for (size_t at = mark + 1; at < target.size();) {
     const size_t end = std::min(target.find('&', at), target.size());
     const std::string_view pair = target.substr(at, end - at);
@@ -173,7 +186,7 @@ class HttpRequestReader::Parser final : public http::basic_parser<true> {
       ec = http::error::header_limit;
       return;
     }
-    if (is_header_done()) return;  // a trailer says nothing that anybody here asks for
+    if (is_header_done()) return;  // trailers are not used
     auto [it, fresh] = request_.headers.try_emplace(lower({name.data(), name.size()}), value);
     if (field == http::field::transfer_encoding) {
       if (!fresh || version_ < 11)

@@ -1,4 +1,5 @@
-// Bytes to one HTTP request, within limits. No socket in sight: tests and the fuzzer feed it too.
+// Parses the bytes of one HTTP request, within limits. It knows no socket, so that tests and the
+// fuzzer can feed it.
 #pragma once
 
 #include <cstddef>
@@ -45,8 +46,9 @@ class HttpRequestReader {
   std::unique_ptr<Parser> parser_;
 };
 
-// Splits a request target ("/a%20b?c=d", "http://host/a", "*") into decoded path and query. False
-// if it is none of these, or hides control characters.
+// Splits a request target ("/a%20b?c=d", "http://host/a", "*") into decoded path and query; the
+// path has no slash at its end and never two in a row. False if it is none of these, or hides
+// control characters.
 bool parse_target(std::string_view target, std::string& path,
                   std::map<std::string, std::string>& query);
 

@@ -96,6 +96,7 @@ class HttpServer::Impl {
     if (!threads_.empty()) {
       tell_all([](HttpConnection& c) { c.leave_when_idle(); });
       wait_until_closed();
+      core_->cutting = true;
       tell_all([](HttpConnection& c) { c.announce_stop(); });
       wait_until_closed_for(kCutTime);
       tell_all([](HttpConnection& c) { c.abandon(); });
@@ -146,8 +147,8 @@ class HttpServer::Impl {
       return accept();
     }
     if (ec == asio::error::connection_aborted || ec == asio::error::interrupted) return accept();
-    // No file descriptors or no memory: the connection stays in the queue, and asking at once again
-    // would only spin. Said once, until it works again.
+    // No file descriptors or no memory: the connection stays in the kernel's queue, and accepting
+    // again at once would spin. The problem is reported once until an accept succeeds.
     if (!out_of_sockets_) core_->problem(fmt::format("cannot accept: {}", ec.message()));
     out_of_sockets_ = true;
     pause_.expires_after(kAcceptPause);
@@ -211,7 +212,7 @@ class HttpServer::Impl {
     if (core_->large_bodies) {
       core_->large_bodies->stop();
       core_->large_bodies->join();
-      core_->large_bodies.reset();  // with what no thread came to: nobody waits for it any more
+      core_->large_bodies.reset();  // frees the requests that no thread has taken
     }
     // From here on nothing is queued; what is queued owns connections, which own the queue.
     core_->close();

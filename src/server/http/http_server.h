@@ -1,6 +1,7 @@
-// The HTTP/1.1 server: sockets, limits and time limits. One thread of its own a processor it is
-// given, every connection a sequence of tasks on them. Handlers of large bodies have other threads:
-// megabytes of JSON and text would keep every connection of an I/O thread waiting.
+// The HTTP/1.1 server: sockets, limits and time limits. Connections are served by
+// HttpServerOptions::threads I/O threads; the tasks of one connection run one after another.
+// Handlers of large bodies run on threads of their own, because an I/O thread that parses megabytes
+// of JSON would keep all of its connections waiting.
 #pragma once
 
 #include <cstddef>
@@ -24,6 +25,7 @@ struct HttpServerOptions {
   int large_body_threads = 2;            // these, and in line until one is free
   double header_seconds = 20;  // for a request's head, and for each MiB of its body: 408 beyond
   double idle_seconds = 75;    // between requests of one connection
+  double quiet_seconds = 8;    // until a silent stream says that it lives
   double write_seconds = 30;   // a client that takes nothing for so long is given up
   size_t max_unsent_bytes = 4 << 20;  // and one that lags further behind a stream than this
   // Told of what is wrong with no single request (no more file descriptors), from any thread.
