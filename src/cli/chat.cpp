@@ -67,6 +67,8 @@ class AnswerScreen {
         case CompletionEvent::Kind::tool_arguments:
           writer_.write(e.text);
           break;
+        case CompletionEvent::Kind::tool_end:
+          break;
       }
     }
   }

@@ -40,7 +40,10 @@ void ChoiceReader::take(KeptToken token, GenerationEvent& event) {
   // Nobody here has asked for it: choices that were cancelled are not listened to any more.
   if (token.finish == Finish::cancelled)
     return fail({503, "the server is shutting down: the answer is not complete"}, event);
-  if (token.finish != Finish::none && !reader_.stopped()) reader_.finish(event.pieces);
+  if (token.finish != Finish::none && !reader_.stopped()) {
+    const bool cut = token.finish == Finish::length;
+    reader_.finish(event.pieces, cut);
+  }
   release_logprobs(token.finish != Finish::none && !reader_.stopped(), event);
   event.stats = stats_;
   event.reasoning_tokens = reasoning_tokens_;

@@ -46,6 +46,8 @@ class ChoiceReader {
   // A stop text has ended the choice, of which the engine knows nothing.
   bool stopped() const { return reader_.stopped(); }
   const RequestStats& stats() const { return stats_; }
+  // Tool calls that the answer has tried and that could not be read.
+  int unreadable_calls() const { return reader_.unreadable_calls(); }
 
  private:
   struct HeldLogprobs {
