@@ -25,7 +25,7 @@ void Answer::take(const TokenEvent& event) {
   stats_ = *event.stats;
   if (!ended()) return;
   pieces.clear();
-  reader_.finish(pieces);
+  reader_.finish(pieces, finish_ != Finish::stop);
   show(visible_.flush(), pieces);
 }
 

@@ -68,6 +68,8 @@ class AnswerScreen {
         case CompletionEvent::Kind::tool_arguments:
           writer_.write(e.text);
           break;
+        case CompletionEvent::Kind::tool_end:
+          break;
       }
     }
   }

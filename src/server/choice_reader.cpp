@@ -41,7 +41,10 @@ void ChoiceReader::take(KeptToken token, GenerationEvent& event) {
   // the engine is shutting down.
   if (token.finish == Finish::cancelled)
     return fail({503, "the server is shutting down: the answer is not complete"}, event);
-  if (token.finish != Finish::none && !reader_.stopped()) reader_.finish(event.pieces);
+  if (token.finish != Finish::none && !reader_.stopped()) {
+    const bool cut = token.finish == Finish::length;
+    reader_.finish(event.pieces, cut);
+  }
   release_logprobs(token.finish != Finish::none || reader_.stopped(), event);
   event.stats = stats_;
   event.reasoning_tokens = reasoning_tokens_;

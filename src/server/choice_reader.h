@@ -47,6 +47,8 @@ class ChoiceReader {
   // Whether a stop text has ended the choice. The engine does not know of it and must be told.
   bool stopped() const { return reader_.stopped(); }
   const RequestStats& stats() const { return stats_; }
+  // Tool calls that the answer has tried and that could not be read.
+  int unreadable_calls() const { return reader_.unreadable_calls(); }
 
  private:
   struct HeldLogprobs {

@@ -259,6 +259,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void observe_end(const Choice& choice, std::string_view reason) {
     service_.metrics.observe_end(reason, choice.reader.stats(),
                                  seconds_between(requests_.front().arrival, Clock::now()));
+    service_.metrics.count_unreadable_calls(choice.reader.unreadable_calls());
   }
 
   void deliver(size_t index) {

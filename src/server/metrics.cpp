@@ -77,6 +77,9 @@ struct Metrics::Impl {
       counter("vllm:prefix_cache_queries_total", "Tokens of prompts looked up in the cache.");
   Counter& prefix_hits =
       counter("vllm:prefix_cache_hits_total", "Tokens of prompts found in the cache.");
+  Counter& unreadable_calls =
+      counter("fathom:unreadable_tool_calls_total",
+              "Tool calls in answers that could not be read and became text, or ended half-way.");
   Counter& prompt_tokens = counter("vllm:prompt_tokens_total", "Tokens of prompts computed.");
   Counter& generated_tokens = counter("vllm:generation_tokens_total", "Tokens generated.");
   Counter& preemptions =
@@ -166,6 +169,8 @@ void Metrics::observe_end(std::string_view finish_reason, const RequestStats& st
   impl_->request_prompt.Observe(static_cast<double>(stats.prompt_tokens));
   impl_->request_generated.Observe(static_cast<double>(stats.generated_tokens));
 }
+
+void Metrics::count_unreadable_calls(int calls) { impl_->unreadable_calls.Increment(calls); }
 
 void Metrics::count_http(std::string_view path, int status) {
   impl_->http.Add({{"path", std::string(path)}, {"status", std::to_string(status)}}).Increment();

@@ -23,6 +23,8 @@ class Metrics {
   void observe_token_gap(double seconds);    // between two tokens of one answer
   // An answer is complete (or was given up): "stop", "length", "tool_calls", "cancelled", "error".
   void observe_end(std::string_view finish_reason, const RequestStats& stats, double seconds);
+  // Tool calls that an answer has tried and that could not be read; 0 or more.
+  void count_unreadable_calls(int calls);
   void count_http(std::string_view path, int status);
 
   // The page, with the engine's own figures as of `engine`.

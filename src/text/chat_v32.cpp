@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "text/chat_markers.h"
 #include "text/dsml_tools.h"
+#include "text/json_progress.h"
 
 namespace fathom {
 namespace {
@@ -131,7 +132,9 @@ class RendererV32 {
   }
 
   void add_parameters(size_t index, const ToolCall& call) {
-    const OrderedJson arguments = OrderedJson::parse(call.arguments, nullptr, false);
+    // A call of an answer that was cut has the beginning of its arguments.
+    const OrderedJson arguments = OrderedJson::parse(
+        closed_json_object(call.arguments).value_or(call.arguments), nullptr, false);
     if (!arguments.is_object()) {
       fail("{}: arguments of the call of '{}': expected a JSON object, found '{}'", place(index),
            call.name, shortened(call.arguments));

@@ -17,7 +17,8 @@ std::string_view role_name(Role role);
 struct ToolCall {
   std::string id;
   std::string name;
-  // The text of a JSON object within text/json_limits.h, as the model or the client wrote it.
+  // The text of a JSON object within text/json_limits.h, as the model or the client wrote it. Of an
+  // answer's call that was cut or became unreadable, the beginning of one; it may be empty.
   std::string arguments;
 
   bool operator==(const ToolCall&) const = default;

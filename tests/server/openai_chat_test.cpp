@@ -52,8 +52,15 @@ Joined join(const std::vector<OrderedJson>& chunks, int choice = 0) {
         reasoning += delta["reasoning_content"].get<std::string>();
       if (delta.contains("tool_calls")) {
         for (OrderedJson call : delta["tool_calls"]) {
-          EXPECT_EQ(call["index"], calls.size());
+          const auto index = call["index"].get<size_t>();
           call.erase("index");
+          if (index + 1 == calls.size()) {  // more of the arguments
+            EXPECT_FALSE(call.contains("id") || call["function"].contains("name"));
+            calls.back()["function"]["arguments"].get_ref<std::string&>() +=
+                call["function"]["arguments"].get<std::string>();
+            continue;
+          }
+          EXPECT_EQ(index, calls.size());
           calls.push_back(call);
         }
       }

@@ -19,6 +19,7 @@ using Kind = CompletionEvent::Kind;
 struct Heard {
   std::string reasoning, content;
   std::vector<ToolCall> calls;
+  size_t ended = 0;  // of the calls
 
   void add(const CompletionParser::Events& events) {
     for (const CompletionEvent& e : events) {
@@ -29,16 +30,33 @@ struct Heard {
         EXPECT_EQ(e.call, calls.size());
         calls.push_back({"call_" + std::to_string(e.call), e.text, ""});
       }
-      if (e.kind == Kind::tool_arguments) calls.at(e.call).arguments += e.text;
+      if (e.kind == Kind::tool_arguments) {
+        EXPECT_EQ(e.call + 1, calls.size());
+        EXPECT_EQ(ended, e.call) << "arguments behind the end of their call";
+        calls.at(e.call).arguments += e.text;
+      }
+      if (e.kind == Kind::tool_end) {
+        EXPECT_EQ(e.call, ended);
+        ++ended;
+      }
     }
   }
 };
 
-Message read(Encoding encoding, bool thinking, const std::vector<std::string>& chunks) {
+Message read(Encoding encoding, bool thinking, const std::vector<std::string>& chunks,
+             bool cut = false, int* unreadable = nullptr) {
   CompletionParser parser(encoding, thinking);
   Heard heard;
-  for (const std::string& chunk : chunks) heard.add(parser.feed(chunk));
-  heard.add(parser.finish());
+  for (const std::string& chunk : chunks) {
+    heard.add(parser.feed(chunk));
+    if (chunk.size() == 1) {
+      EXPECT_LE(parser.undecided(), 2 * kMaxDsmlTag);
+    }
+  }
+  heard.add(parser.finish(cut));
+  EXPECT_EQ(parser.undecided(), 0u);
+  EXPECT_EQ(heard.ended, heard.calls.size());
+  if (unreadable) *unreadable = parser.unreadable_calls();
   const Message& m = parser.message();
   EXPECT_EQ(heard.reasoning, m.reasoning_content);
   EXPECT_EQ(heard.content, m.content);
@@ -118,66 +136,248 @@ TEST(CompletionParser, TextAroundCalls) {
   EXPECT_EQ(twice.tool_calls.size(), 4u);
 }
 
+// Tool text that is no call from its beginning is content, without the markers.
 TEST(CompletionParser, MalformedToolTextIsContent) {
-  const std::vector<std::string> v31 = {
-      "<｜tool▁calls▁begin｜>",
-      "<｜tool▁calls▁begin｜><｜tool▁calls▁end｜>",
-      "<｜tool▁calls▁begin｜>words",
-      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": ",
-      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
-      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜><｜tool▁sep｜>{}<｜tool▁call▁end｜><"
-      "｜tool▁calls▁end｜>",
-      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{a}<｜tool▁call▁end｜><"
-      "｜tool▁calls▁end｜>",
-      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>[]<｜tool▁call▁end｜><"
-      "｜tool▁calls▁end｜>",
-      "<｜tool▁calls▁begin｜><｜tool▁calls▁begin｜><｜tool▁call▁end｜>",
+  const std::vector<std::pair<std::string, std::string>> v31 = {
+      {"<｜tool▁calls▁begin｜>", ""},
+      {"<｜tool▁calls▁begin｜><｜tool▁calls▁end｜>", ""},
+      {"<｜tool▁calls▁begin｜>words", "words"},
+      {"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+       "f{}"},
+      {"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜><｜tool▁sep｜>{}<｜tool▁call▁end｜><"
+       "｜tool▁calls▁end｜>",
+       "{}"},
+      {"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{a}<｜tool▁call▁end｜><"
+       "｜tool▁calls▁end｜>",
+       "f{a}"},
+      {"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>[]<｜tool▁call▁end｜><"
+       "｜tool▁calls▁end｜>",
+       "f[]"},
+      {"<｜tool▁calls▁begin｜><｜tool▁calls▁begin｜><｜tool▁call▁end｜>", ""},
   };
-  for (const std::string& bad : v31) {
+  for (const auto& [bad, text] : v31) {
     const Message m = read_all_ways(Encoding::v31, false, "x " + bad);
-    EXPECT_EQ(m.content, "x " + bad);
+    EXPECT_EQ(m.content, "x " + text) << bad;
     EXPECT_TRUE(m.tool_calls.empty());
+    int unreadable = 0;
+    read(Encoding::v31, false, {bad}, false, &unreadable);
+    EXPECT_GE(unreadable, 1) << bad;
   }
-  for (const char* from : {"</｜DSML｜invoke>", "string=\"false\"", "<｜DSML｜parameter name=\"s\"",
-                           "\">\n<｜DSML｜para", "[1", "find"}) {
-    std::string bad = kCallV32.substr(0, kCallV32.find("\n<｜DSML｜invoke name=\"now")) +
-                      "\n</｜DSML｜function_calls>";
-    bad.replace(bad.find(from), std::string(from).size(), "");
-    if (std::string(from) == "find") {
-      EXPECT_EQ(bad.find("name=\"\""), bad.find("name"));
-    }
+  const std::string one = kCallV32.substr(0, kCallV32.find("\n<｜DSML｜invoke name=\"now")) +
+                          "\n</｜DSML｜function_calls>";
+  const std::vector<std::pair<std::string, std::string>> v32 = {
+      {"<｜DSML｜parameter name=\"s\"", "x\n\n\nfind\n string=\"true\">two\nlines"},
+      {"\">\n<｜DSML｜para", "x\n\n\nfindmeter name=\"s\" string=\"true\">two\nlines"},
+      {"find", "x\n\n\n\">\ntwo\nlines"}};
+  for (const auto& [from, begin] : v32) {
+    std::string bad = one;
+    bad.replace(bad.find(from), from.size(), "");
+    int unreadable = 0;
     const Message m = read_all_ways(Encoding::v32, false, "x" + bad);
-    EXPECT_EQ(m.content, "x" + bad) << from;
+    read(Encoding::v32, false, {bad}, false, &unreadable);
+    EXPECT_TRUE(m.content.starts_with(begin)) << from << "\n" << m.content;
+    EXPECT_EQ(m.content.find("DSML"), m.content.npos) << m.content;
+    EXPECT_NE(m.content.find("[1, {\"a\": null}]"), m.content.npos) << m.content;
     EXPECT_TRUE(m.tool_calls.empty());
+    EXPECT_EQ(unreadable, 1);
   }
   // A call that is whole stays one, whatever comes behind it.
   const std::string good = kCallV31.substr(0, kCallV31.find("<｜tool▁call▁begin｜>now"));
-  for (const std::string tail : {"", "words", "<｜tool▁call▁begin｜>f<｜tool▁call▁end｜>", "<b"}) {
+  const std::vector<std::pair<std::string, std::string>> tails = {
+      {"", ""},
+      {"words", "words"},
+      {"<｜tool▁call▁begin｜>f<｜tool▁call▁end｜>", "f"},
+      {"<b", "<b"}};
+  for (const auto& [tail, text] : tails) {
     const Message m = read_all_ways(Encoding::v31, false, good + tail);
-    EXPECT_EQ(m.content, tail);
+    EXPECT_EQ(m.content, text);
     ASSERT_EQ(m.tool_calls.size(), 1u);
     EXPECT_EQ(m.tool_calls[0].name, "find");
   }
 }
 
-// An answer cut at any byte of a block has none of the block's text in its content once there is a
-// call in it: half a tag and half a call are dropped.
-TEST(CompletionParser, NothingOfABlockCutOffBehindACallIsContent) {
+// Of a call that the client knows already the arguments end where they stop being readable.
+TEST(CompletionParser, ACallThatBecomesUnreadableEndsThere) {
+  const auto v31 = [](const std::string& arguments) {
+    return "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>" + arguments +
+           "<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+  };
+  const auto v32 = [](const std::string& parameters) {
+    return "\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"f\">\n" + parameters +
+           "\n</｜DSML｜invoke>\n</｜DSML｜function_calls>";
+  };
+  const std::string text = "<｜DSML｜parameter name=\"a\" string=\"true\">";
+  const std::string other = "<｜DSML｜parameter name=\"b\" string=\"false\">";
+  const std::string end = "</｜DSML｜parameter>";
+  struct Case {
+    Encoding encoding;
+    std::string written, arguments, content;
+  };
+  const std::vector<Case> cases = {
+      {Encoding::v31, v31("{\"a\": x}"), "{\"a\": ", "x}"},
+      {Encoding::v31, v31("{\"a\": 1}}"), "{\"a\": 1}", "}"},
+      {Encoding::v31, v31("{\"a\": 1"), "{\"a\": 1", ""},
+      {Encoding::v31, v31("{\"a\": 01}"), "{\"a\": 0", "1}"},
+      {Encoding::v31, v31("{\"a\": \"\\ud800\"}"), "{\"a\": \"\\ud800", "\"}"},
+      // A parameter opened inside of one that is not closed.
+      {Encoding::v32, v32(text + "one " + text + "two" + end), "{\"a\": \"one ", "two"},
+      {Encoding::v32, v32(text + "one " + other + "2" + end), "{\"a\": \"one ", "2"},
+      {Encoding::v32, v32(other + "[1, " + text + "x" + end), "{\"b\": [1,", "x"},
+      {Encoding::v32, v32(text + "one"), "{\"a\": \"one\\n", ""},
+      {Encoding::v32, v32(other + "one" + end), "{\"b\": ", "one"},
+      {Encoding::v32, v32(other + "1, \"c\": 2" + end), "{\"b\": 1", ", \"c\": 2"},
+      {Encoding::v32, v32(other + end), "{\"b\": ", ""},
+      {Encoding::v32, v32(text + "1" + end + " and " + other + "2" + end), "{\"a\": \"1\"",
+       "and 2"},
+  };
+  for (const Case& c : cases) {
+    const Message m = read_all_ways(c.encoding, false, "x" + c.written);
+    ASSERT_EQ(m.tool_calls.size(), 1u) << c.written;
+    EXPECT_EQ(m.tool_calls[0], (ToolCall{"call_0", "f", c.arguments})) << c.written;
+    EXPECT_TRUE(m.content.starts_with("x" + c.content)) << m.content;
+    EXPECT_EQ(m.content.find("DSML"), m.content.npos) << m.content;
+    EXPECT_EQ(m.content.find("｜"), m.content.npos) << m.content;
+    int unreadable = 0;
+    read(c.encoding, false, {c.written}, false, &unreadable);
+    EXPECT_EQ(unreadable, 1) << c.written;
+  }
+}
+
+// An answer cut at any byte has no markup in its content, and the call that it was cut in as far as
+// that has come.
+TEST(CompletionParser, ACutCallIsThePartThatHasCome) {
   for (const Encoding e : {Encoding::v31, Encoding::v32}) {
     const bool v31 = e == Encoding::v31;
     const std::string text = "I look." + (v31 ? kCallV31 : kCallV32);
-    const std::string end = v31 ? "<｜tool▁call▁end｜>" : "</｜DSML｜invoke>";
-    for (size_t size = text.find(end) + end.size(); size <= text.size(); ++size) {
-      const Message m = read(e, false, {text.substr(0, size)});
-      EXPECT_EQ(m.content, "I look.") << text.substr(0, size);
-      EXPECT_EQ(m.tool_calls.size(), size > text.rfind(end) + end.size() - 1 ? 2u : 1u);
+    const Message whole = read(e, false, {text});
+    for (const bool thinking : {false, true}) {
+      size_t calls = 0, arguments = 0;
+      for (size_t size = 7; size <= text.size(); ++size) {
+        int unreadable = 0;
+        const Message m = read(e, thinking, {text.substr(0, size)}, true, &unreadable);
+        EXPECT_EQ(unreadable, 0) << text.substr(0, size);
+        // A line break alone may be text; with "<" behind two, it is none.
+        // So may "<" alone, where markers are no tokens.
+        const std::string said = thinking ? m.reasoning_content : m.content;
+        EXPECT_TRUE(std::string(v31 ? "I look.<" : "I look.\n\n").starts_with(said)) << said;
+        // More of the text, more of the calls.
+        ASSERT_GE(m.tool_calls.size(), calls);
+        arguments = m.tool_calls.size() > calls ? 0 : arguments;
+        calls = m.tool_calls.size();
+        if (calls == 0) continue;
+        const ToolCall& last = m.tool_calls.back();
+        EXPECT_EQ(last.name, whole.tool_calls[calls - 1].name);
+        EXPECT_TRUE(whole.tool_calls[calls - 1].arguments.starts_with(last.arguments));
+        EXPECT_GE(last.arguments.size(), arguments);
+        arguments = last.arguments.size();
+      }
+      EXPECT_EQ(calls, 2u);
     }
   }
 }
 
-// What nothing behind the parser could read is no call: it would be written level by level, and its
-// keys looked for one among all.
-TEST(CompletionParser, ArgumentsBeyondTheLimitsAreContent) {
+// The name is out as soon as arguments begin, and each piece of them with the text it stands for.
+TEST(CompletionParser, CallsComeOutAsTheyAreWritten) {
+  CompletionParser parser(Encoding::v32, false);
+  const auto heard = [&](const std::string& chunk) {
+    std::string text;
+    for (const auto& e : parser.feed(chunk))
+      text += e.kind == Kind::tool_name ? "[" + e.text + "]" : e.text;
+    return text;
+  };
+  EXPECT_EQ(heard("\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"fi"), "");
+  EXPECT_EQ(heard("nd\">\n"), "");
+  EXPECT_EQ(heard("<｜DSML｜"), "[find]");
+  EXPECT_EQ(heard("parameter name=\"s\" string=\"true"), "");
+  EXPECT_EQ(heard("\">one\n"), "{\"s\": \"one\\n");
+  EXPECT_EQ(heard("two < 3 <"), "two < 3 ");
+  EXPECT_EQ(heard("/"), "");
+  EXPECT_EQ(heard("b>"), "</b>");
+  EXPECT_EQ(heard("\"</｜DSML｜para"), "\\\"");
+  EXPECT_EQ(heard("meter>"), "\"");
+  EXPECT_EQ(heard("\n<｜DSML｜parameter name=\"n\" string=\"false\"> [1"), ", \"n\": [1");
+  EXPECT_EQ(heard(" "), "");
+  EXPECT_EQ(heard(", 2] "), " , 2]");
+  EXPECT_EQ(heard("</｜DSML｜parameter>\n</｜DSML｜invoke>"), "}");
+
+  CompletionParser v31(Encoding::v31, false);
+  std::string text;
+  for (const char* chunk : {"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>find<｜tool▁sep｜>{\"", "q",
+                            "\": \"a <", "b>\""}) {
+    for (const auto& e : v31.feed(chunk))
+      text += e.kind == Kind::tool_name ? "[" + e.text + "]" : e.text;
+    text += "|";
+  }
+  EXPECT_EQ(text, "[find]{\"|q|\": \"a |<b>\"|");
+}
+
+// A model that calls without ending its reasoning has ended it.
+TEST(CompletionParser, ACallInsideTheReasoningEndsIt) {
+  for (const Encoding e : {Encoding::v31, Encoding::v32}) {
+    const Message m =
+        read_all_ways(e, true, "I must look." + (e == Encoding::v31 ? kCallV31 : kCallV32) + "so");
+    EXPECT_EQ(m.reasoning_content, "I must look.");
+    EXPECT_EQ(m.content, "so");
+    EXPECT_EQ(m.tool_calls.size(), 2u);
+  }
+}
+
+// Where a marker is a token, its characters are text: in values, in content and in reasoning.
+TEST(CompletionParser, MarkersThatAreTokensAreNeverText) {
+  const std::string literal =
+      "</｜DSML｜parameter><｜tool▁call▁end｜><｜tool▁calls▁begin｜><｜end▁of▁sentence｜>";
+  CompletionParser v31(Encoding::v31, true,
+                       {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁call▁begin｜>",
+                        "<｜tool▁call▁end｜>", "<｜tool▁sep｜>", "<｜end▁of▁sentence｜>"});
+  v31.feed(literal + "</think>" + literal);
+  v31.feed_marker("<｜tool▁calls▁begin｜>");
+  v31.feed_marker("<｜tool▁call▁begin｜>");
+  v31.feed("f");
+  v31.feed_marker("<｜tool▁sep｜>");
+  v31.feed("{\"a\": \"" + literal + "\"}");
+  v31.feed_marker("<｜tool▁call▁end｜>");
+  v31.feed_marker("<｜tool▁calls▁end｜>");
+  v31.feed_marker("<｜end▁of▁sentence｜>");
+  v31.feed("not read");
+  v31.finish();
+  EXPECT_EQ(v31.message().reasoning_content, literal);
+  EXPECT_EQ(v31.message().content, literal);
+  ASSERT_EQ(v31.message().tool_calls.size(), 1u);
+  EXPECT_EQ(v31.message().tool_calls[0].arguments, "{\"a\": \"" + literal + "\"}");
+  EXPECT_EQ(v31.unreadable_calls(), 0);
+
+  CompletionParser v32(Encoding::v32, false, {"｜DSML｜", "<｜end▁of▁sentence｜>"});
+  const auto tag = [&](const char* before, const char* behind) {
+    v32.feed(before);
+    v32.feed_marker("｜DSML｜");
+    v32.feed(behind);
+  };
+  v32.feed(literal);
+  tag("\n\n<", "function_calls>\n");
+  tag("<", "invoke name=\"f\">\n");
+  tag("<", "parameter name=\"a\" string=\"true\">");
+  v32.feed(literal);
+  tag("</", "parameter>\n");
+  tag("</", "invoke>\n");
+  tag("</", "function_calls>");
+  v32.finish();
+  EXPECT_EQ(v32.message().content, literal);
+  ASSERT_EQ(v32.message().tool_calls.size(), 1u);
+  EXPECT_EQ(v32.message().tool_calls[0].arguments, "{\"a\": \"" + literal + "\"}");
+}
+
+// A marker where it means nothing is left out.
+TEST(CompletionParser, StrayMarkersAreLeftOut) {
+  EXPECT_EQ(read_all_ways(Encoding::v31, false, "a<｜tool▁sep｜>b<｜tool▁call▁end｜>").content,
+            "ab");
+  EXPECT_EQ(read_all_ways(Encoding::v31, true, "a<｜tool▁sep｜>b").reasoning_content, "ab");
+  EXPECT_EQ(read_all_ways(Encoding::v32, false, "a</｜DSML｜invoke>b<｜DSML｜c").content, "abc");
+  EXPECT_EQ(read_all_ways(Encoding::v32, false, "a <｜DSML｜function_ca").content, "a ");
+}
+
+// Arguments never go beyond what anything behind the parser can read: they would be written level
+// by level, and their keys looked for one among all.
+TEST(CompletionParser, ArgumentsEndAtTheLimits) {
   const auto nested = [](int depth) {
     return std::string(static_cast<size_t>(depth), '[') +
            std::string(static_cast<size_t>(depth), ']');
@@ -200,9 +400,15 @@ TEST(CompletionParser, ArgumentsBeyondTheLimitsAreContent) {
     parameters += parameter(fmt::format("k{}", i), "0");
   }
   const auto calls = [](Encoding e, const std::string& text) {
-    const Message m = read(e, false, {text});
-    EXPECT_EQ(m.content, m.tool_calls.empty() ? text : "");
-    return m.tool_calls.size();
+    int unreadable = 0;
+    const Message m = read(e, false, {text}, false, &unreadable);
+    EXPECT_EQ(m.tool_calls.size(), 1u);
+    const std::string arguments = m.tool_calls.at(0).arguments;
+    EXPECT_EQ(beyond_json_limits(arguments), "");
+    EXPECT_EQ(OrderedJson::accept(arguments), unreadable == 0);
+    EXPECT_EQ(m.content.empty(), unreadable == 0);
+    EXPECT_EQ(m.content.find("｜"), m.content.npos);
+    return unreadable == 0 ? 1u : 0u;
   };
   EXPECT_EQ(calls(Encoding::v31, call_v31("{\"a\": " + nested(kMaxJsonDepth - 1) + "}")), 1u);
   EXPECT_EQ(calls(Encoding::v31, call_v31("{\"a\": " + nested(kMaxJsonDepth) + "}")), 0u);
@@ -224,7 +430,9 @@ TEST(CompletionParser, RepeatedKeysAndLongNumbers) {
       "</｜DSML｜invoke>\n</｜DSML｜function_calls>";
   const Message m = read(Encoding::v32, false, {text});
   ASSERT_EQ(m.tool_calls.size(), 1u);
-  EXPECT_EQ(m.tool_calls[0].arguments, R"({"a": "2", "b": 123456789012345678901234567890})");
+  EXPECT_EQ(m.tool_calls[0].arguments,
+            R"({"a": 1, "b": 123456789012345678901234567890, "a": "2"})");
+  EXPECT_EQ(OrderedJson::parse(m.tool_calls[0].arguments)["a"], "2");
 }
 
 TEST(CompletionParser, InvalidBytesBecomeReplacementCharacters) {
@@ -254,14 +462,25 @@ TEST(CompletionParser, TextComesOutAsItArrives) {
 TEST(CompletionParser, LinearOnHostileText) {
   for (const std::string unit :
        {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>", "<", "\n",
-        "<｜DSML｜function_calls><｜DSML｜invoke name=\""}) {
+        "<｜DSML｜function_calls><｜DSML｜invoke name=\"", "<｜DSML｜function_calls>\n\n ",
+        "<｜DSML｜x ", "</", "[1, \"a"}) {
     std::string text;
     while (text.size() < 300'000) text += unit;
     for (const Encoding e : {Encoding::v31, Encoding::v32}) {
-      EXPECT_EQ(read(e, false, {text}).content, text);
+      const std::string whole = read(e, false, {text}).content;
+      if (e == Encoding::v32) {
+        EXPECT_EQ(whole.find("DSML"), whole.npos);
+      }
       std::vector<std::string> chunks;
       for (size_t i = 0; i < text.size(); i += 30) chunks.push_back(text.substr(i, 30));
-      EXPECT_EQ(read(e, false, chunks).content, text);
+      EXPECT_EQ(read(e, false, chunks).content, whole);
+      // The same inside of a value.
+      chunks.insert(chunks.begin(),
+                    e == Encoding::v31
+                        ? "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": \""
+                        : "<｜DSML｜function_calls><｜DSML｜invoke name=\"f\"><｜DSML｜parameter "
+                          "name=\"a\" string=\"true\">");
+      EXPECT_EQ(read(e, false, chunks).tool_calls.size(), 1u);
     }
   }
 }

@@ -4,6 +4,7 @@
 
 #include "server/http/sse.h"
 #include "server/router.h"
+#include "text/json_progress.h"
 
 namespace fathom::server {
 namespace {
@@ -22,6 +23,16 @@ std::string_view stop_reason_of(const GenerationEvent& event) {
   if (event.finish_reason == "length") return "max_tokens";
   if (event.finish_reason == "tool_calls") return "tool_use";
   return "end_turn";
+}
+
+// The input of a call from its arguments. Of a call that was cut off it is what has come. One that
+// became unreadable must not look like a whole call: its text is wrapped as Anthropic's documents
+// say it of JSON that is none.
+OrderedJson input_of(const std::string& arguments, bool cut) {
+  OrderedJson input = OrderedJson::parse(
+      cut ? closed_json_object(arguments).value_or(arguments) : arguments, nullptr, false);
+  if (input.is_object()) return input;
+  return {{"INVALID_JSON", arguments}};
 }
 
 }  // namespace
@@ -79,11 +90,13 @@ void MessageWriter::piece(const CompletionEvent& piece) {
       FATHOM_CHECK(open_ == Open::call, "arguments of call {} without its name", piece.call);
       delta("input_json_delta", "partial_json", piece.text);
       break;
+    case CompletionEvent::Kind::tool_end:
+      break;
   }
 }
 
 void MessageWriter::open(Open kind, OrderedJson block) {
-  close();
+  close(false);
   open_ = kind;
   block_ = std::move(block);
   emit("content_block_start", {{"index", index()}, {"content_block", block_}});
@@ -95,7 +108,7 @@ void MessageWriter::delta(const char* type, const char* key, const std::string& 
   emit("content_block_delta", {{"index", index()}, {"delta", {{"type", type}, {key, text}}}});
 }
 
-void MessageWriter::close() {
+void MessageWriter::close(bool cut) {
   if (open_ == Open::none) return;
   if (open_ == Open::thinking) {
     // Clients keep a signature with the thinking and want one to be there; nothing here is signed,
@@ -108,7 +121,7 @@ void MessageWriter::close() {
   } else if (open_ == Open::text) {
     block_["text"] = text_;
   } else {
-    block_["input"] = OrderedJson::parse(text_);
+    block_["input"] = input_of(text_, cut);
   }
   emit("content_block_stop", {{"index", index()}});
   message_["content"].push_back(std::exchange(block_, nullptr));
@@ -117,7 +130,7 @@ void MessageWriter::close() {
 }
 
 void MessageWriter::finish(const GenerationEvent& event) {
-  close();
+  close(event.finish_reason == "length");
   if (event.failure) {
     if (head_.stream) out_ += message_error_event(*event.failure);
     return;

@@ -38,7 +38,8 @@ class MessageWriter {
   void piece(const CompletionEvent& piece);
   void open(Open kind, OrderedJson block);
   void delta(const char* type, const char* key, const std::string& text);
-  void close();
+  // `cut`: a limit has ended the answer inside of the open block.
+  void close(bool cut);
   void finish(const GenerationEvent& event);
   void emit(std::string_view type, OrderedJson data);
   size_t index() const { return message_["content"].size(); }

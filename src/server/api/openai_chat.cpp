@@ -123,7 +123,15 @@ class ChatAnswer {
           break;
         }
         case CompletionEvent::Kind::tool_arguments:
-          calls.back()["function"]["arguments"] = piece.text;
+          if (calls.empty() || calls.back()["index"] != piece.call) {
+            OrderedJson call;
+            call["index"] = piece.call;
+            call["function"]["arguments"] = "";
+            calls.push_back(std::move(call));
+          }
+          calls.back()["function"]["arguments"].get_ref<std::string&>() += piece.text;
+          break;
+        case CompletionEvent::Kind::tool_end:
           break;
       }
     }

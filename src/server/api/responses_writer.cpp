@@ -75,6 +75,8 @@ void ResponseWriter::piece(const CompletionEvent& piece) {
       FATHOM_CHECK(open_ == Open::call, "arguments of call {} without its name", piece.call);
       arguments_delta(piece.text);
       break;
+    case CompletionEvent::Kind::tool_end:
+      break;
   }
 }
 

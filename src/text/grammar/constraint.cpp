@@ -55,8 +55,9 @@ std::string key_of(const AnswerForm& form) {
   const auto text = [](const OrderedJson& json) {
     return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
   };
-  std::string key = fmt::format("{} {} {} {}", static_cast<int>(form.kind), form.parallel_calls,
-                                form.thinking, form.tools.size());
+  std::string key =
+      fmt::format("{} {} {} {} {} {}", static_cast<int>(form.kind), form.parallel_calls,
+                  form.thinking, form.strict, form.strict_tools, form.tools.size());
   key += '\n' + text(form.schema);
   for (const OrderedJson& tool : form.tools) key += '\n' + text(tool);
   return key;
@@ -95,20 +96,17 @@ class CompiledForm {
 
  private:
   static int32_t body(const AnswerForm& form, const JsonGrammar& json, AnswerGrammar& answer) {
-    switch (form.kind) {
-      case AnswerForm::Kind::json_schema: {
-        SchemaGrammar schema(json, form.schema, "schema");
-        const int32_t root = schema.root(Grammar::kEnd);
-        schema.finish();
-        return root;
-      }
-      case AnswerForm::Kind::tool_calls:
-        return answer.tool_calls(form.tools, form.parallel_calls, Grammar::kEnd);
-      case AnswerForm::Kind::json_object:
-      case AnswerForm::Kind::free:
-        break;
+    if (form.kind == AnswerForm::Kind::tool_calls) return answer.tool_calls(form, Grammar::kEnd);
+    int32_t text = -1;
+    if (form.kind == AnswerForm::Kind::json_schema) {
+      SchemaGrammar schema(json, form.schema, form.schema_place, form.strict);
+      text = schema.root(Grammar::kEnd);
+      schema.finish();
+    } else {
+      text = json.object(Grammar::kEnd);
     }
-    return json.object(Grammar::kEnd);
+    if (form.tools.empty()) return text;
+    return json.grammar().split({text, answer.tool_calls(form, Grammar::kEnd)});
   }
 
   std::shared_ptr<const Vocabulary> vocabulary_;

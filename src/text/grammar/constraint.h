@@ -26,8 +26,16 @@ struct AnswerForm {
   };
   Kind kind = Kind::free;
   OrderedJson schema;
-  // Function objects (name, parameters) that may be called.
+  // Function objects (name, parameters, strict). Of kind tool_calls they are what must be called;
+  // of json_object and json_schema, what may be called in place of that answer.
   std::vector<OrderedJson> tools;
+  // What a schema asks for and a grammar cannot enforce is refused (true) or left out (false).
+  // `strict_tools` is for functions that do not say it themselves.
+  bool strict = true, strict_tools = true;
+  // What refusals call the schema, and the parameters of each function: their places in the
+  // client's request. Those of functions that have none here are "tools[i].parameters".
+  std::string schema_place = "schema";
+  std::vector<std::string> tool_places;
   bool parallel_calls = true;  // false: exactly one call
   // The answer may start with reasoning that is not restricted, up to </think>.
   bool thinking = false;

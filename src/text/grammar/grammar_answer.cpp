@@ -73,32 +73,42 @@ int32_t AnswerGrammar::reasoning(int32_t next) {
   return states[0];
 }
 
-int32_t AnswerGrammar::tool_calls(const std::vector<OrderedJson>& tools, bool parallel,
-                                  int32_t next) {
-  if (tools.empty()) refuse("tools", "a tool call is required, but there is no tool");
+int32_t AnswerGrammar::tool_calls(const AnswerForm& form, int32_t next) {
+  if (form.tools.empty()) refuse("tools", "a tool call is required, but there is no tool");
   const bool v31 = encoding_ == Encoding::v31;
   const int32_t end =
       v31 ? marker(marker::kCallsEnd, next) : dsml_tag("</", "function_calls>", next);
   const int32_t after_call = g_.reserve();
   std::vector<int32_t> calls;
-  for (size_t i = 0; i < tools.size(); ++i) {
-    const std::string where = fmt::format("tools[{}]", i);
-    calls.push_back(v31 ? call_v31(tools[i], where, after_call)
-                        : call_v32(tools[i], where, after_call));
-  }
+  for (size_t i = 0; i < form.tools.size(); ++i) calls.push_back(call(form, i, after_call));
   const int32_t any_call = v31 ? marker(marker::kCallBegin, g_.split(calls))
                                : dsml_tag("<", "invoke name=\"", g_.split(calls));
-  g_.fill(after_call, parallel ? std::vector<int32_t>{any_call, end} : std::vector<int32_t>{end});
+  g_.fill(after_call,
+          form.parallel_calls ? std::vector<int32_t>{any_call, end} : std::vector<int32_t>{end});
   return v31 ? marker(marker::kCallsBegin, any_call)
              : g_.literal("\n\n", dsml_tag("<", "function_calls>\n", any_call));
 }
 
-int32_t AnswerGrammar::call_v31(const OrderedJson& tool, const std::string& where, int32_t next) {
+int32_t AnswerGrammar::call(const AnswerForm& form, size_t index, int32_t next) {
+  const OrderedJson& tool = form.tools[index];
+  const std::string where = fmt::format("tools[{}]", index);
   const std::string& name = name_of(tool, where);
-  SchemaGrammar schema(json_, parameters_of(tool), where + ".parameters");
-  const int32_t arguments = schema.object(schema.root_members(), marker(marker::kCallEnd, next));
+  const OrderedJson* strict = schema::find(tool, "strict");
+  const bool is_strict = strict && strict->is_boolean() ? strict->get<bool>() : form.strict_tools;
+  SchemaGrammar schema(
+      json_, parameters_of(tool),
+      index < form.tool_places.size() ? form.tool_places[index] : where + ".parameters", is_strict);
+  const bool v31 = encoding_ == Encoding::v31;
+  // v3.2: parameters stand one a line; where there are none their place is an empty line.
+  const int32_t end =
+      v31 ? marker(marker::kCallEnd, next) : g_.byte('\n', dsml_tag("</", "invoke>\n", next));
+  std::vector<int32_t> ways;
+  for (const SchemaGrammar::Members& members : schema.root_objects())
+    ways.push_back(v31 ? schema.object(members, end) : parameters_v32(schema, members, end));
   schema.finish();
-  return g_.literal(name, marker(marker::kToolSep, arguments));
+  const int32_t arguments = g_.split(ways);
+  return g_.literal(name,
+                    v31 ? marker(marker::kToolSep, arguments) : g_.literal("\">\n", arguments));
 }
 
 // The DSML marker between a tag's first and last part.
@@ -112,54 +122,57 @@ int32_t AnswerGrammar::parameter(std::string_view name, int32_t text, int32_t ot
   return dsml_tag("<", fmt::format("parameter name=\"{}\" string=\"", name), kind);
 }
 
-int32_t AnswerGrammar::call_v32(const OrderedJson& tool, const std::string& where, int32_t next) {
+int32_t AnswerGrammar::parameters_v32(SchemaGrammar& schema, const SchemaGrammar::Members& members,
+                                      int32_t end) {
   using Want = SchemaGrammar::Want;
-  const std::string& name = name_of(tool, where);
-  SchemaGrammar schema(json_, parameters_of(tool), where + ".parameters");
-  const SchemaGrammar::Members members = schema.root_members();
-  // Parameters stand one a line; where there are none their place is an empty line.
-  const int32_t end = g_.byte('\n', dsml_tag("</", "invoke>\n", next));
-  const auto member = [&](const OrderedJson& of, const std::string& place, std::string_view key,
-                          int32_t after) {
+  if (members.open) return any_parameters_v32(schema, members, end);
+  const auto member = [&](const SchemaGrammar::Member& m, int32_t after) {
     const int32_t close = dsml_tag("</", "parameter>", after);
-    return parameter(key, schema.value(of, place, Want::raw_string, close),
-                     schema.value(of, place, Want::not_string, close));
+    return parameter(m.name, schema.value(*m.schema, m.where, Want::raw_string, close),
+                     schema.value(*m.schema, m.where, Want::not_string, close));
   };
-  int32_t parameters = end;
-  if (members.open) {
-    const OrderedJson any = true;
-    const OrderedJson& values = members.values ? *members.values : any;
-    const int32_t more = g_.reserve();
-    const int32_t close = dsml_tag("</", "parameter>", more);
-    const int32_t kind = g_.literal(
-        "\" string=\"", g_.split({g_.literal("true\">", schema.value(values, members.values_where,
-                                                                     Want::raw_string, close)),
-                                  g_.literal("false\">", schema.value(values, members.values_where,
-                                                                      Want::not_string, close))}));
+  int32_t from_here = -1;
+  bool may_end = true;
+  for (auto m = members.list.rbegin(); m != members.list.rend(); ++m) {
+    check_name(m->name, m->where);
+    std::vector<int32_t> after;
+    if (may_end) after.push_back(end);
+    if (from_here >= 0) after.push_back(g_.byte('\n', from_here));
+    const int32_t this_one = member(*m, g_.split(after));
+    from_here = m->required || from_here < 0 ? this_one : g_.split({this_one, from_here});
+    may_end = may_end && !m->required;
+  }
+  std::vector<int32_t> first;
+  if (from_here >= 0) first.push_back(from_here);
+  if (may_end && !(members.not_empty && from_here >= 0)) first.push_back(end);
+  return g_.split(first);
+}
+
+// Parameters of any names.
+int32_t AnswerGrammar::any_parameters_v32(SchemaGrammar& schema,
+                                          const SchemaGrammar::Members& members, int32_t end) {
+  using Want = SchemaGrammar::Want;
+  static const OrderedJson any = true;
+  const OrderedJson& values = members.values ? *members.values : any;
+  const int32_t more = g_.reserve();
+  const int32_t close = dsml_tag("</", "parameter>", more);
+  const auto value = [&](Want want) {
+    return schema.value(values, members.values_where, want, close);
+  };
+  const int32_t kind =
+      g_.literal("\" string=\"", g_.split({g_.literal("true\">", value(Want::raw_string)),
+                                           g_.literal("false\">", value(Want::not_string))}));
+  int32_t name = -1;
+  if (members.names) {
+    name = schema.value(*members.names, members.names_where, Want::raw_string, kind);
+  } else {
     const int32_t key = g_.add_rule("name");
     g_.set_start(key, json_.character(kNameCharacters, Spelling::raw, Grammar::kEnd));
-    const int32_t first = dsml_tag("<", "parameter name=\"", g_.repeat(key, 1, 64, kind));
-    g_.fill(more, {end, g_.byte('\n', first)});
-    parameters = g_.split({first, end});
-  } else {
-    int32_t from_here = -1;
-    bool may_end = true;
-    for (auto m = members.list.rbegin(); m != members.list.rend(); ++m) {
-      check_name(m->name, m->where);
-      std::vector<int32_t> after;
-      if (may_end) after.push_back(end);
-      if (from_here >= 0) after.push_back(g_.byte('\n', from_here));
-      const int32_t this_one = member(*m->schema, m->where, m->name, g_.split(after));
-      from_here = m->required || from_here < 0 ? this_one : g_.split({this_one, from_here});
-      may_end = may_end && !m->required;
-    }
-    std::vector<int32_t> first;
-    if (from_here >= 0) first.push_back(from_here);
-    if (may_end) first.push_back(end);
-    parameters = g_.split(first);
+    name = g_.repeat(key, 1, 64, kind);
   }
-  schema.finish();
-  return g_.literal(name, g_.literal("\">\n", parameters));
+  const int32_t first = dsml_tag("<", "parameter name=\"", name);
+  g_.fill(more, {end, g_.byte('\n', first)});
+  return members.min > 0 ? first : g_.split({first, end});
 }
 
 }  // namespace fathom

@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "text/chat.h"
+#include "text/grammar/constraint.h"
 #include "text/grammar/grammar_json.h"
+#include "text/grammar/json_schema.h"
 #include "text/tokenizer.h"
 
 namespace fathom {
@@ -19,16 +21,18 @@ class AnswerGrammar {
   // Any text, up to and with </think>, whether that comes as the token or as text.
   int32_t reasoning(int32_t next);
 
-  // A block with one call or, if `parallel`, any number of them. `tools` are function objects and
-  // must outlive the call. Throws GrammarRefusal led by "tools[i]" and the place in it.
-  int32_t tool_calls(const std::vector<OrderedJson>& tools, bool parallel, int32_t next);
+  // A block with one call or, if the form says parallel_calls, any number of them. Throws
+  // GrammarRefusal led by the form's place of the tool's parameters, or by "tools[i]".
+  int32_t tool_calls(const AnswerForm& form, int32_t next);
 
  private:
   // The added token of that text, or the text where the tokenizer has no such token.
   int32_t marker(std::string_view text, int32_t next);
   int32_t dsml_tag(std::string_view begin, std::string_view end, int32_t next);
-  int32_t call_v31(const OrderedJson& tool, const std::string& where, int32_t next);
-  int32_t call_v32(const OrderedJson& tool, const std::string& where, int32_t next);
+  int32_t call(const AnswerForm& form, size_t tool, int32_t next);
+  int32_t parameters_v32(SchemaGrammar& schema, const SchemaGrammar::Members& members, int32_t end);
+  int32_t any_parameters_v32(SchemaGrammar& schema, const SchemaGrammar::Members& members,
+                             int32_t end);
   int32_t parameter(std::string_view name, int32_t text, int32_t other);
 
   const JsonGrammar& json_;

@@ -13,7 +13,7 @@
 namespace fathom {
 namespace {
 
-constexpr int kUnlimited = -1;
+constexpr int kUnlimited = Expression::kUnlimited;
 constexpr int kMaxRepeat = 1000;
 constexpr int kMaxNesting = 50;
 
@@ -25,12 +25,10 @@ const CodeSet kWhite = {{'\t', '\r'},     {' ', ' '},       {0xA0, 0xA0},     {0
 const CodeSet kLineEnds = {{'\n', '\n'}, {'\r', '\r'}, {0x2028, 0x2029}};
 const CodeSet kAnything = {{0, kMaxCode}};
 
-struct Expression {
-  enum class Kind { characters, sequence, choice, repeat };
-  Kind kind = Kind::sequence;
-  CodeSet characters;
-  std::vector<Expression> parts;  // repeat: one
-  int min = 1, max = 1;           // repeat; kUnlimited
+// One of a pattern's alternatives, as what a whole text is.
+struct Alternative {
+  Expression whole;
+  std::vector<LookAhead> ahead;
 };
 
 class Parser {
@@ -41,23 +39,25 @@ class Parser {
 
   // The whole pattern: alternatives with their own anchors. Where one is missing, anything may
   // stand on that side.
-  Expression parse() {
-    Expression any;
-    any.kind = Expression::Kind::choice;
+  std::vector<Alternative> parse() {
+    std::vector<Alternative> all;
     do {
+      Alternative one;
       const bool from_start = take('^');
-      Expression sequence = parse_sequence(0);
+      while (from_start && (peek_text("(?=") || peek_text("(?!")))
+        one.ahead.push_back(parse_look_ahead());
+      one.whole = parse_sequence(0);
       const bool to_end = take('$');
-      if (!from_start) sequence.parts.insert(sequence.parts.begin(), anything());
-      if (!to_end) sequence.parts.push_back(anything());
-      any.parts.push_back(std::move(sequence));
+      if (!from_start) one.whole.parts.insert(one.whole.parts.begin(), anything());
+      if (!to_end) one.whole.parts.push_back(anything());
+      all.push_back(std::move(one));
     } while (take('|'));
     if (at_ < text_.size()) {
       refuse(text_[at_] == ')' ? "there is no group to close here"
                                : "^ and $ are understood at the ends of the pattern only",
              at_);
     }
-    return any;
+    return all;
   }
 
  private:
@@ -80,6 +80,7 @@ class Parser {
     at_ += s.size();
     return true;
   }
+  bool peek_text(std::string_view s) const { return text_.substr(at_).starts_with(s); }
   [[noreturn]] void refuse(std::string_view reason, size_t at) const {
     throw GrammarRefusal(fmt::format("{}: '{}', at byte {}: {}", where_, text_, at, reason));
   }
@@ -87,6 +88,19 @@ class Parser {
     const Utf8Step step = utf8_step(text_, at_);
     at_ += step.length;
     return step.code;
+  }
+
+  LookAhead parse_look_ahead() {
+    const size_t begin = at_;
+    LookAhead look;
+    look.negative = take("(?!");
+    if (!look.negative) take("(?=");
+    do {
+      Expression sequence = parse_sequence(1);
+      look.ways.push_back({std::move(sequence), take('$')});
+    } while (take('|'));
+    if (!take(')')) refuse("the group that begins here does not end", begin);
+    return look;
   }
 
   Expression parse_choice(int nesting) {
@@ -201,8 +215,14 @@ class Parser {
       const size_t dash = at_++;
       const CodeSet high = class_part();
       const auto single = [](const CodeSet& s) { return s.size() == 1 && s[0].low == s[0].high; };
-      if (!single(low) || !single(high) || low[0].low > high[0].low)
-        refuse("this range has no beginning or end", dash);
+      // With a class such as \w on a side the dash is a character.
+      if (!single(low) || !single(high)) {
+        set.insert(set.end(), low.begin(), low.end());
+        set.insert(set.end(), high.begin(), high.end());
+        set.push_back({'-', '-'});
+        continue;
+      }
+      if (low[0].low > high[0].low) refuse("this range has no beginning or end", dash);
       set.push_back({low[0].low, high[0].low});
     }
     return negated ? complement(set) : normalized(set);
@@ -327,8 +347,14 @@ int32_t build(const JsonGrammar& json, const Expression& e, Spelling spelling, i
 }  // namespace
 
 int32_t matching(const JsonGrammar& json, std::string_view pattern, Spelling spelling,
-                 std::string_view where, int32_t next) {
-  return build(json, Parser(pattern, where).parse(), spelling, next);
+                 std::string_view where, int32_t next, const Lengths& lengths) {
+  std::vector<int32_t> ways;
+  for (const Alternative& one : Parser(pattern, where).parse()) {
+    const bool plain = one.ahead.empty() && !lengths.restrict();
+    ways.push_back(plain ? build(json, one.whole, spelling, next)
+                         : automaton(json, one.whole, one.ahead, lengths, spelling, where, next));
+  }
+  return json.grammar().split(ways);
 }
 
 namespace {

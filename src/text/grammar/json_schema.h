@@ -1,5 +1,5 @@
-// JSON schemas as grammars: the subset that OpenAI's strict mode accepts, and a little more.
-// docs/server.md, "Structured output", says what that is.
+// JSON schemas as grammars: what of them can be told from left to right. docs/server.md,
+// "Structured output", says what that is.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,15 @@
 #include <vector>
 
 #include "text/grammar/grammar_json.h"
+#include "text/grammar/grammar_number.h"
+#include "text/grammar/json_schema_core.h"
 #include "text/python_json.h"
 
 namespace fathom {
 
 // One schema document on its way into a grammar. Every function throws GrammarRefusal, led by the
-// place in the document, for what is wrong or not supported.
+// place in the document, for what is wrong; in strict mode also for what is not supported, which
+// is left out otherwise: the grammar then allows more than the schema.
 class SchemaGrammar {
  public:
   static constexpr size_t kMaxProperties = 5000;  // in all
@@ -29,6 +32,8 @@ class SchemaGrammar {
   static constexpr size_t kMaxLongEnumText = 15'000;  // ... this many bytes of text
   static constexpr size_t kMaxReferences = 1000;      // schemas that a $ref leads to
   static constexpr size_t kMaxText = 120'000;         // bytes of all names and enum values
+  static constexpr size_t kMaxDistinct = 8;           // values that uniqueItems is enforced for
+  static constexpr size_t kMaxRootObjects = 64;       // ways to write the arguments of a tool
 
   // Which of the values a schema allows, and how they are spelled.
   enum class Want {
@@ -49,19 +54,29 @@ class SchemaGrammar {
     bool open = false;
     const OrderedJson* values = nullptr;
     std::string values_where;
+    // Of an open object: what its names are. A schema of strings, or a pattern; empty: any text.
+    const OrderedJson* names = nullptr;
+    std::string names_pattern, names_where;
+    uint32_t min = 0, max = Grammar::kUnbounded;  // members of an open object
+    bool not_empty = false;                       // of a list in which nothing is required
   };
 
   // `root` is the document that references refer to and must outlive this; `where` stands for it
   // in messages.
-  SchemaGrammar(const JsonGrammar& json, const OrderedJson& root, std::string where)
-      : json_(json), g_(json.grammar()), root_(root), root_where_(std::move(where)) {}
+  SchemaGrammar(const JsonGrammar& json, const OrderedJson& root, std::string where, bool strict)
+      : json_(json),
+        g_(json.grammar()),
+        root_(root),
+        root_where_(where),
+        core_(root, std::move(where), strict) {}
 
   // A value that follows the document. A schema that has no such values leads nowhere.
-  int32_t root(int32_t next) { return value(root_, root_where_, Want::json, next); }
+  int32_t root(int32_t next);
   int32_t value(const OrderedJson& schema, const std::string& where, Want want, int32_t next);
 
-  // The members of the object that the document describes. Refused if it describes anything else.
-  Members root_members();
+  // The members of the object that the document describes: one of these. Refused if it describes
+  // no object.
+  std::vector<Members> root_objects();
   int32_t object(const Members& members, int32_t next);
 
   // Makes the rules of everything that was referred to. Call once, at the end.
@@ -80,8 +95,7 @@ class SchemaGrammar {
   int32_t value_inside(const OrderedJson& schema, const std::string& where, Want want,
                        int32_t next);
   int32_t reference(const OrderedJson& schema, const std::string& where, Want want, int32_t next);
-  std::pair<const OrderedJson*, std::string> target_of(const OrderedJson& schema,
-                                                       const std::string& where) const;
+  int32_t merged(const OrderedJson& schema, const std::string& where, Want want, int32_t next);
   int32_t enumeration(const OrderedJson& schema, const std::string& where, Want want, int32_t next);
   void check_enum_size(const OrderedJson& values, const std::string& where);
   int32_t any_of(const OrderedJson& schema, const std::string& where, Want want, int32_t next);
@@ -90,7 +104,17 @@ class SchemaGrammar {
   int32_t string(const OrderedJson& schema, const std::string& where, Spelling spelling,
                  int32_t next);
   int32_t number(const OrderedJson& schema, const std::string& where, bool whole, int32_t next);
+  void add_bounds(const OrderedJson& schema, const std::string& where, NumberForm& form) const;
+  void add_multiple(const OrderedJson& schema, const std::string& where, NumberForm& form) const;
   int32_t array(const OrderedJson& schema, const std::string& where, int32_t next);
+  int32_t distinct_items(const OrderedJson& values, uint32_t min, uint32_t max, int32_t next);
+  int32_t open_object(const Members& members, int32_t next);
+  int32_t member_name(const Members& members, int32_t next);
+  void name_members(const OrderedJson& schema, const std::string& where, Members& members);
+  void require_members(const OrderedJson& schema, const std::string& where, Members& members);
+  void count_members(const OrderedJson& schema, const std::string& where, Members& members);
+  void add_root_objects(const OrderedJson& schema, const std::string& where, int depth,
+                        std::vector<Members>& objects);
   Members members_of(const OrderedJson& schema, const std::string& where);
   void add_text(size_t bytes, const std::string& where);
 
@@ -98,7 +122,11 @@ class SchemaGrammar {
   Grammar& g_;
   const OrderedJson& root_;
   std::string root_where_;
+  SchemaCore core_;
   std::map<std::pair<const OrderedJson*, Want>, int32_t> rules_;  // of references
+  // Of schemas that are put together from several, by their text: they have no other name by which
+  // one that contains itself could be told.
+  std::map<std::pair<std::string, Want>, int32_t> merged_rules_;
   std::deque<Pending> pending_;
   std::set<const OrderedJson*> counted_;  // schemas that may be read twice count once
   size_t properties_ = 0, enum_values_ = 0, text_ = 0;

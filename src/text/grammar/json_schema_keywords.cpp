@@ -9,21 +9,51 @@
 namespace fathom::schema {
 namespace {
 
-constexpr std::string_view kAnnotations[] = {
-    "title", "description", "default",    "examples", "example",   "$comment", "$schema",
-    "$id",   "$anchor",     "deprecated", "readOnly", "writeOnly", "$defs",    "definitions"};
+constexpr std::string_view kAnnotations[] = {"title",
+                                             "description",
+                                             "default",
+                                             "examples",
+                                             "example",
+                                             "$comment",
+                                             "$schema",
+                                             "$id",
+                                             "$anchor",
+                                             "$dynamicAnchor",
+                                             "$vocabulary",
+                                             "id",
+                                             "deprecated",
+                                             "readOnly",
+                                             "writeOnly",
+                                             "$defs",
+                                             "definitions",
+                                             "discriminator",
+                                             "xml",
+                                             "externalDocs",
+                                             "errorMessage",
+                                             "enumNames",
+                                             "contentEncoding",
+                                             "contentSchema",
+                                             "contentMediaType",
+                                             "markdownDescription"};
 constexpr std::string_view kUnderstood[] = {"type",
                                             "enum",
                                             "const",
                                             "anyOf",
+                                            "oneOf",
+                                            "allOf",
                                             "$ref",
                                             "properties",
                                             "required",
                                             "additionalProperties",
+                                            "patternProperties",
+                                            "propertyNames",
+                                            "minProperties",
+                                            "maxProperties",
                                             "items",
                                             "prefixItems",
                                             "minItems",
                                             "maxItems",
+                                            "uniqueItems",
                                             "pattern",
                                             "format",
                                             "minLength",
@@ -33,27 +63,24 @@ constexpr std::string_view kUnderstood[] = {"type",
                                             "exclusiveMinimum",
                                             "exclusiveMaximum",
                                             "multipleOf"};
+// Understood only when put in other words.
+constexpr std::string_view kRewritten[] = {
+    "const",          "allOf", "not", "nullable", "unevaluatedProperties", "unevaluatedItems",
+    "additionalItems"};
 
 struct Refused {
   std::string_view keyword, reason;
 };
 constexpr Refused kRefused[] = {
-    {"oneOf", "use anyOf"},
-    {"allOf", "write the properties into one object schema"},
-    {"not", "say with type, enum or anyOf what is allowed"},
     {"if", "use anyOf"},
     {"then", "use anyOf"},
     {"else", "use anyOf"},
-    {"patternProperties", "name the properties, or use additionalProperties with a schema alone"},
-    {"propertyNames", "name the properties"},
-    {"unevaluatedProperties", "use additionalProperties: false"},
     {"dependentRequired", "use anyOf"},
     {"dependentSchemas", "use anyOf"},
     {"dependencies", "use anyOf"},
-    {"minProperties", "use required"},
-    {"maxProperties", "use properties and additionalProperties: false"},
-    {"nullable", "use \"type\": [..., \"null\"]"},
-    {"additionalItems", "use prefixItems and items"},
+    {"contains", "say with items what all items are"},
+    {"minContains", "use minItems"},
+    {"maxContains", "use maxItems"},
 };
 
 constexpr std::array<std::string_view, 7> kTypes = {"object",  "array",   "string", "number",
@@ -91,23 +118,28 @@ const OrderedJson* find(const OrderedJson& schema, std::string_view key) {
   return at == schema.end() ? nullptr : &*at;
 }
 
+bool is_annotation(std::string_view key) {
+  return contains(kAnnotations, key) || key.starts_with("x-");
+}
+
+bool is_understood(std::string_view key) {
+  return contains(kUnderstood, key) || contains(kRewritten, key);
+}
+
+bool needs_rewriting(std::string_view key, const OrderedJson& value) {
+  if (contains(kRewritten, key) || !contains(kUnderstood, key)) return true;
+  if (key == "items") return value.is_array();
+  return (key == "exclusiveMinimum" || key == "exclusiveMaximum") && value.is_boolean();
+}
+
 void check_keywords(const OrderedJson& schema, const std::string& where) {
   for (const auto& [key, value] : schema.items()) {
-    if (contains(kAnnotations, key) || contains(kUnderstood, key) || key.starts_with("x-"))
-      continue;
+    if (is_annotation(key) || is_understood(key)) continue;
     for (const Refused& r : kRefused) {
       if (r.keyword == key) refuse(where + "." + key, fmt::format("not supported; {}", r.reason));
     }
     refuse(where + "." + key, fmt::format("this keyword is not supported; accepted are {}",
                                           fmt::join(kUnderstood, ", ")));
-  }
-}
-
-void check_alone(const OrderedJson& schema, const std::string& where, std::string_view keyword) {
-  for (const auto& [key, value] : schema.items()) {
-    if (key == keyword || !contains(kUnderstood, key)) continue;
-    const bool typed_enum = key == "type" && (keyword == "enum" || keyword == "const");
-    if (!typed_enum) refuse(where + "." + key, fmt::format("not supported beside {}", keyword));
   }
 }
 
@@ -130,8 +162,10 @@ std::vector<std::string> types_of(const OrderedJson& schema, const std::string& 
     // Keywords that are about one type alone say what is meant.
     for (const auto& [key, value] : schema.items()) {
       for (const auto& [name, about] :
-           {std::pair{"object", "properties required additionalProperties"},
-            std::pair{"array", "items prefixItems minItems maxItems"},
+           {std::pair{"object",
+                      "properties required additionalProperties patternProperties "
+                      "propertyNames minProperties maxProperties"},
+            std::pair{"array", "items prefixItems minItems maxItems uniqueItems"},
             std::pair{"string", "pattern format minLength maxLength"},
             std::pair{"number", "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf"}}) {
         const std::string padded = fmt::format(" {} ", about);

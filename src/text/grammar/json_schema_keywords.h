@@ -18,8 +18,12 @@ std::string_view type_name(const OrderedJson& value);  // with its article: "an 
 // Refuses keywords that are not understood. `where` leads to the schema.
 void check_keywords(const OrderedJson& schema, const std::string& where);
 
-// Refuses keywords beside `keyword` that would restrict the value further.
-void check_alone(const OrderedJson& schema, const std::string& where, std::string_view keyword);
+// A keyword that restricts no value: title, description, default, $defs, x-... and the like.
+bool is_annotation(std::string_view key);
+// A keyword of the types and of enum that the grammar of schemas knows.
+bool is_understood(std::string_view key);
+// A keyword that has to be put in other words first (json_schema_core.h).
+bool needs_rewriting(std::string_view key, const OrderedJson& value);
 
 // The types a schema names, or that its keywords are about; empty: any.
 std::vector<std::string> types_of(const OrderedJson& schema, const std::string& where);
