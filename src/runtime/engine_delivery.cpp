@@ -107,7 +107,7 @@ void Engine::Impl::deliver(const Row& row, size_t at) {
 // Positions below `computed` have their rows. Under one form of attention those of generated tokens
 // are as good as a prompt's.
 void Engine::Impl::keep_prefix(Sequence& s, int64_t computed, bool sound) {
-  const int64_t most = forms_.batch_invariant ? computed : std::min(computed, s.prompt);
+  const int64_t most = forms_.one_form ? computed : std::min(computed, s.prompt);
   prefixes_.keep(s.prefix, std::span(s.ids).first(static_cast<size_t>(most)), s.pages, sound);
 }
 

@@ -101,7 +101,7 @@ Plan Engine::Impl::make_plan() {
     const auto worse = std::count_if(running_.begin(), running_.end(), [&](const Owned& r) {
       return r->request.priority > s.request.priority;
     });
-    if (running_.size() + i >= static_cast<size_t>(options_.max_seqs + worse)) break;
+    if (running_.size() + i >= static_cast<size_t>(options_.compute.sequences + worse)) break;
     awaits_disk_ = prefixes_.awaits_disk(s.prefix, reusable(s));
     if (awaits_disk_) break;  // and nobody overtakes it
     PrefixTree::Found found = prefixes_.find(s.prefix, reusable(s));
@@ -114,11 +114,11 @@ Plan Engine::Impl::make_plan() {
     room -= pages_for(state.known) - state.pages;
   }
   Limits limits;
-  limits.step_tokens = options_.max_step_tokens;
-  limits.max_running = options_.max_seqs;
+  limits.step_tokens = options_.compute.step_tokens;
+  limits.max_running = options_.compute.sequences;
   limits.free_pages = pages_.free_pages();
-  limits.prompt_rows =
-      step_logit_rows(options_.max_seqs, options_.max_step_tokens) - options_.max_seqs;
+  limits.prompt_rows = step_logit_rows(options_.compute.sequences, options_.compute.step_tokens) -
+                       options_.compute.sequences;
   return plan_step(running, waiting, limits);
 }
 
@@ -139,7 +139,7 @@ SeqState Engine::Impl::state_of(const Sequence& s) const {
 // logits are wanted.
 std::span<const int32_t> Engine::Impl::reusable(const Sequence& s) const {
   if (s.wants_prompt_rows()) return {};
-  const int64_t most = forms_.batch_invariant ? s.known() : s.prompt;
+  const int64_t most = forms_.one_form ? s.known() : s.prompt;
   return std::span(s.ids).first(static_cast<size_t>(std::min(most, s.known() - 1)));
 }
 

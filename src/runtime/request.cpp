@@ -10,10 +10,10 @@ namespace {
 std::optional<Failure> check_prompt(const Request& r, const RequestLimits& limits) {
   const int64_t n = static_cast<int64_t>(r.ids.size());
   if (n == 0) return Failure{400, "the prompt is empty"};
-  if (n >= limits.max_context)
+  if (n >= limits.context)
     return Failure{400, fmt::format("the prompt has {} tokens: with a context of {} it may have "
                                     "at most {}",
-                                    n, limits.max_context, limits.max_context - 1)};
+                                    n, limits.context, limits.context - 1)};
   if (pages_for(n + 1) > limits.pages)
     return Failure{400, fmt::format("the prompt has {} tokens: the cache holds {}, answer included",
                                     n, limits.pages * kPageRows)};

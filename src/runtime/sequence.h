@@ -38,9 +38,9 @@ struct Sequence {
   int64_t known() const { return static_cast<int64_t>(ids.size()); }
   int64_t generated() const { return known() - prompt; }
   // The token being drawn will be its last, whatever it is.
-  bool last_pending(int64_t max_context) const {
+  bool last_pending(int64_t context) const {
     return pending > 0 &&
-           (generated() + pending >= request.max_new_tokens || known() + pending >= max_context);
+           (generated() + pending >= request.max_new_tokens || known() + pending >= context);
   }
   // Every token of the prompt needs a logit row: its log-probability is to be told.
   bool wants_prompt_rows() const { return request.prompt_logprobs && generated() == 0; }

@@ -24,10 +24,10 @@ const Checkpoint& small() {
 
 EngineOptions options(int chunk = 512) {
   EngineOptions o;
-  o.threads = 1;
-  o.max_context = 1024;
-  o.max_step_tokens = chunk;
-  o.max_seqs = 4;
+  o.compute.threads = 1;
+  o.compute.context = 1024;
+  o.compute.step_tokens = chunk;
+  o.compute.sequences = 4;
   o.keep_selection = true;
   return o;
 }
@@ -103,7 +103,7 @@ TEST(EngineAnswers, LogprobsChangeNoTokenAndNameTheDrawnOne) {
 TEST(EngineAnswers, PromptLogprobsAreThoseOfTheSameTextGenerated) {
   for (int chunk : {5, 512}) {
     EngineOptions o = options(chunk);
-    o.batch_invariant = true;
+    o.compute.batch_invariant = true;
     o.keep_prefixes = true;  // not for prompts whose every row is wanted
     Engine engine(small().config(), small().weights(), o);
     Request r = request(random_ids(150, 2), 20);
@@ -141,13 +141,14 @@ TEST(EngineAnswers, SelectionsAreTheIndexers) {
   const std::vector<int64_t> rows = {299, 300, 301, 302};
   TapOps* taps = nullptr;
   EvalOptions e;
-  e.threads = 1;
+  e.compute.threads = 1;
   e.wrap = [&](Ops& ops) {
     auto wrapped = std::make_unique<TapOps>(ops, rows, static_cast<int64_t>(text.size()));
     taps = wrapped.get();
     return wrapped;
   };
-  Evaluator evaluator(c, small().weights(), static_cast<int64_t>(text.size()), e);
+  e.compute.context = static_cast<int64_t>(text.size());
+  Evaluator evaluator(c, small().weights(), e);
   evaluator.set_step_observer([&](int64_t first, int n) { taps->begin_step(first, n); });
   auto ignore = [](int64_t, std::span<const float>) {};
   evaluator.feed(std::span(text).first(300), {}, ignore);
@@ -181,7 +182,7 @@ TEST(EngineAnswers, AShortTextIsSelectedWhole) {
 
 TEST(EngineAnswers, NothingSelectsInADenseRun) {
   EngineOptions o = options();
-  o.attention = AttentionMode::dense;
+  o.compute.attention = AttentionMode::dense;
   EXPECT_THROW(Engine(small().config(), small().weights(), o), Error);
 }
 

@@ -36,7 +36,7 @@ class EvenOdd final : public TokenConstraint {
 
 TEST_P(EngineRules, AConstraintIsAskedAndToldTokenByToken) {
   EngineOptions o;
-  o.threads = 3;
+  o.compute.threads = 3;
   Rig rig(GetParam(), o, 6, 256);  // few pages: preempted and computed again in the middle
   std::vector<Answer> answers(4);
   std::vector<std::shared_ptr<EvenOdd>> constraints;
@@ -84,7 +84,7 @@ TEST_P(EngineRules, AConstraintThatFailsTakesNobodyWithIt) {
 // rows fit, share steps with others, and are preempted.
 TEST_P(EngineRules, LogprobsAndSelectionsAreOfTheirOwnTokens) {
   EngineOptions o;
-  o.max_seqs = 3;
+  o.compute.sequences = 3;
   o.keep_selection = true;
   o.keep_prefixes = true;
   Rig rig(GetParam(), o, 6, 256);

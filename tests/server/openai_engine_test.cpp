@@ -25,9 +25,9 @@ class OpenAiEngineTest : public ::testing::Test {
  protected:
   static EngineOptions engine_options() {
     EngineOptions o;
-    o.threads = 1;
-    o.max_context = 2048;
-    o.max_seqs = 4;
+    o.compute.threads = 1;
+    o.compute.context = 2048;
+    o.compute.sequences = 4;
     o.keep_prefixes = true;
     o.keep_selection = true;
     return o;
