@@ -18,13 +18,16 @@ RunnerSetup setup_of(const Config& config, const EngineOptions& o, int64_t conte
   s.compute = o.compute;
   s.compute.context = context;
   s.compute.cache_pages = pages;
-  s.compute.logit_rows = step_logit_rows(o.compute.sequences, o.compute.step_tokens);
+  s.compute.logit_rows = o.compute.sequences + prompt_rows(o);
   s.keep_selection = o.keep_selection;
   return s;
 }
 
 const EngineOptions& usable(const Config& config, const EngineOptions& o) {
   check_plan(o.compute);
+  if (o.max_prompt_rows < 1)
+    fail("{} rows a step for log-probabilities of prompts: at least 1 is needed",
+         o.max_prompt_rows);
   if (o.max_waiting < 0)
     fail("a queue of {} requests: a count, or 0 for any number, is needed", o.max_waiting);
   if (!o.cache_dir.empty() && (!o.keep_prefixes || o.checkpoint == PageKey{}))

@@ -7,6 +7,7 @@
 // is in the batch, how its prompt was cut into chunks, or whether it was preempted on the way.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -30,6 +31,7 @@ namespace fathom {
 struct EngineOptions {
   // A context of 0: the model's, or what fits. The engine settles pages and logit rows itself.
   ComputePlan compute;
+  int max_prompt_rows = 64;    // tokens of a step with log-probabilities of a prompt to tell
   int64_t cache_tokens = 0;    // of all requests; 0: enough for compute.sequences, or what fits
   bool keep_prefixes = false;  // pages nobody uses are kept for requests that begin alike
   std::string cache_dir;       // kept pages go to this folder too, and come back; empty: none
@@ -48,6 +50,11 @@ struct EngineOptions {
   int64_t weight_bytes = 0;  // memory the weights will come to occupy (mapped, not yet touched)
   std::optional<int64_t> available_bytes;  // none: what the machine says
 };
+
+// Logit rows of one step beside each sequence's last: of prompts whose log-probabilities are told.
+constexpr int prompt_rows(const EngineOptions& o) {
+  return std::min(o.compute.step_tokens, o.max_prompt_rows);
+}
 
 // What an engine with these options will take, before anything is taken. Throws Error when it does
 // not fit.

@@ -43,6 +43,11 @@ std::optional<Failure> check_request(const Request& r, const RequestLimits& limi
     return Failure{400, fmt::format("log-probabilities of the prompt are asked for with logprobs "
                                     "{}: 0 to {} go with them",
                                     r.logprobs, kMaxTopLogprobs)};
+  if (const auto n = static_cast<int64_t>(r.ids.size());
+      r.prompt_logprobs && (r.prompt_logprobs_from < 1 || r.prompt_logprobs_from > n))
+    return Failure{400, fmt::format("log-probabilities are asked for from token {} of the prompt "
+                                    "on: 1 to its {} tokens are accepted",
+                                    r.prompt_logprobs_from, n)};
   if (r.keep_selection && !limits.keep_selection)
     return Failure{400,
                    "the indexer's selection is asked for, which this engine was not started to "

@@ -73,12 +73,6 @@ class StepRunner : public PageRows {
   virtual int64_t cache_bytes() const = 0;
 };
 
-// Logit rows of one step of the engine: each sequence's last, and some for prompts whose every
-// token has its log-probability reported.
-constexpr int step_logit_rows(int sequences, int step_tokens) {
-  return sequences + (step_tokens < 64 ? step_tokens : 64);
-}
-
 // Logit rows that a step may need room for: padding included.
 int padded_tokens(int tokens);
 

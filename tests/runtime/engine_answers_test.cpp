@@ -122,6 +122,34 @@ TEST(EngineAnswers, PromptLogprobsAreThoseOfTheSameTextGenerated) {
   }
 }
 
+// Log-probabilities of a prompt's end alone: the same ones, with kept pages in front of them and
+// however few rows a step has for them.
+TEST(EngineAnswers, PromptLogprobsFromATokenOnAreTheEndOfAll) {
+  for (int rows : {7, 64, 512}) {
+    EngineOptions o = options(512);
+    o.keep_prefixes = true;
+    o.max_prompt_rows = rows;
+    Engine engine(small().config(), small().weights(), o);
+    Request r = request(random_ids(300, 4), 1);
+    r.logprobs = 1;
+    r.prompt_logprobs = true;
+    const Answer whole = answer_of(engine, r);
+    ASSERT_EQ(whole.prompt_logprobs.size(), 299u);
+    for (int64_t from : {1, 2, 64, 65, 129, 299, 300}) {
+      r.prompt_logprobs_from = from;
+      const int64_t before = engine.stats().reused_tokens;
+      const Answer end = answer_of(engine, r);
+      EXPECT_EQ(engine.stats().reused_tokens - before, (from - 1) / 64 * 64) << from;
+      ASSERT_EQ(end.prompt_logprobs.size(), static_cast<size_t>(300 - from));
+      for (size_t i = 0; i < end.prompt_logprobs.size(); ++i)
+        EXPECT_TRUE(
+            same(end.prompt_logprobs[i], whole.prompt_logprobs[i + static_cast<size_t>(from) - 1]))
+            << from << " " << i;
+      EXPECT_EQ(end.ids, whole.ids);
+    }
+  }
+}
+
 // Against taps in an evaluation of the same text, which look between the ops.
 TEST(EngineAnswers, SelectionsAreTheIndexers) {
   const Config& c = small().config();

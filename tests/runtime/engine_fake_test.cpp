@@ -39,6 +39,7 @@ Request random_request(std::mt19937& random, int64_t most) {
   if (roll(4) == 0) {
     r.logprobs = roll(3);
     r.prompt_logprobs = roll(2) == 0;
+    if (r.prompt_logprobs) r.prompt_logprobs_from = 1 + roll(static_cast<int>(r.ids.size()));
   }
   r.keep_selection = roll(4) == 0;
   return r;

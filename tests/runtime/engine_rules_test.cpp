@@ -147,6 +147,12 @@ TEST_P(EngineRules, RefusesWhatItCanNeverServe) {
   EXPECT_THAT(refusal([](Request& r) { r.logprobs = 21; }), HasSubstr("logprobs is 21: 0 to 20"));
   EXPECT_THAT(refusal([](Request& r) { r.logprobs = -2; }), HasSubstr("logprobs is -2"));
   EXPECT_THAT(refusal([](Request& r) { r.prompt_logprobs = true; }), HasSubstr("logprobs -1"));
+  EXPECT_THAT(refusal([](Request& r) {
+                r.logprobs = 0;
+                r.prompt_logprobs = true;
+                r.prompt_logprobs_from = 21;
+              }),
+              HasSubstr("from token 21 of the prompt on: 1 to its 20 tokens"));
   EXPECT_THAT(refusal([](Request& r) { r.keep_selection = true; }),
               HasSubstr("not started to keep"));
   EXPECT_THAT(refusal([](Request& r) {

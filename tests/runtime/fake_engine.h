@@ -25,8 +25,7 @@ struct Rig {
     MemoryPlan plan;
     plan.context = max_context;
     plan.pages = pages;
-    auto device = std::make_unique<FakeRunner>(
-        mode, pages, step_logit_rows(o.compute.sequences, o.compute.step_tokens));
+    auto device = std::make_unique<FakeRunner>(mode, pages, o.compute.sequences + prompt_rows(o));
     runner = device.get();
     engine = std::make_unique<Engine>(config, std::move(device), plan, o);
   }
