@@ -23,6 +23,7 @@
 #include "server/router.h"
 #include "server/server_log.h"
 #include "server/service.h"
+#include "server/tokenizer_info.h"
 
 namespace fathom::cli {
 namespace {
@@ -141,6 +142,8 @@ ServiceOptions service_options(const Options& o, const LoadedModel& model) {
   s.sampling = sampling_of_folder(o.checkpoint);
   s.keep_selection = o.keep_selection;
   s.request_seconds = o.request_timeout;
+  s.tokenizer_info =
+      tokenizer_info(o.checkpoint, model.tokenizer(), model.config().bos, model.config().eos);
   s.fingerprint = fmt::format("fathom-{}-{}", name_of(model.engine_options().compute.device),
                               name_of(model.engine_options().compute.numerics));
   return s;
