@@ -28,6 +28,15 @@ std::string generation_config_path(const std::string& folder) {
   return folder + "/generation_config.json";
 }
 
+std::unique_ptr<Checkpoint> load(const std::string& folder, const std::string& config) {
+  CheckpointOptions options;
+  options.config_file = config;
+  options.with_mtp = false;  // plain decoding has no use for it
+  return Checkpoint::load(folder, options);
+}
+
+}  // namespace
+
 // Its end of sentence may be one id or a list.
 std::vector<int32_t> stop_ids_of(const std::string& folder, const Config& config) {
   std::vector<int32_t> ids = {config.eos};
@@ -44,15 +53,8 @@ std::vector<int32_t> stop_ids_of(const std::string& folder, const Config& config
   return ids;
 }
 
-std::unique_ptr<Checkpoint> load(const std::string& folder, const std::string& config) {
-  CheckpointOptions options;
-  options.config_file = config;
-  options.with_mtp = false;  // plain decoding has no use for it
-  return Checkpoint::load(folder, options);
-}
-
-EngineOptions completed(const ModelOptions& o, const Config& config, const std::string& folder,
-                        EngineOptions e) {
+EngineOptions engine_options_of(const ModelOptions& o, const Config& config,
+                                const std::string& folder, EngineOptions e) {
   e.compute = o.compute.plan();
   if (!e.cache_dir.empty()) e.checkpoint = checkpoint_digest(folder, o.config);
   const bool gpu = e.compute.device == DeviceKind::cuda;
@@ -62,8 +64,6 @@ EngineOptions completed(const ModelOptions& o, const Config& config, const std::
   if (gpu) e.available_bytes = static_cast<int64_t>(device_memory_free());
   return e;
 }
-
-}  // namespace
 
 void ModelOptions::add_to(CLI::App& command) {
   command.add_option("--config", config, "config file instead of the folder's own");
@@ -81,7 +81,7 @@ LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
       tokenizer_(Tokenizer::from_folder(folder)),
       encoding_(choose_encoding(options.encoding, folder)),
       stop_ids_(stop_ids_of(folder, config())),
-      engine_options_(completed(options, config(), folder, std::move(engine))) {
+      engine_options_(engine_options_of(options, config(), folder, std::move(engine))) {
   const EngineOptions& e = engine_options_;
   if (e.compute.device == DeviceKind::cuda)
     fmt::print(stderr, "{}\n", plan_engine(config(), e).describe());

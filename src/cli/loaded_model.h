@@ -51,6 +51,13 @@ class LoadedModel {
   std::unique_ptr<Engine> engine_;
 };
 
+// The config's end of sentence and those of the folder's generation_config.json.
+std::vector<int32_t> stop_ids_of(const std::string& folder, const Config& config);
+
+// `engine` with what the options and the folder say of it.
+EngineOptions engine_options_of(const ModelOptions& options, const Config& config,
+                                const std::string& folder, EngineOptions engine);
+
 // How the folder's generation_config.json would draw tokens; without one, or for what it does not
 // say, temperature 1 and nothing left out.
 SamplingParams sampling_of_folder(const std::string& folder);
