@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "eval/prompts.h"
 #include "eval/statistics.h"
 #include "runtime/sampler.h"
-#include "text/utf8.h"
 
 namespace fathom::eval {
 namespace {
@@ -16,55 +16,29 @@ constexpr std::string_view kPrompt = "{prompt}";
 
 AnswerTask::AnswerTask(const Tokenizer& tokenizer, Encoding encoding, const ItemFile& file,
                        const ItemSettings& flags, uint64_t seed, int64_t max_context)
-    : path_(file.path), tokenizer_(tokenizer) {
-  ItemSettings s = flags;
-  s.complete(file.settings);
-  const FieldSpec spec = fields_of(s.fields.value_or(""));
-  s.complete(spec.preset);
-  read_settings(std::move(s));
-  sampling_.seed = seed;
-
-  skipped_ = file.skipped;
+    : ItemTask(tokenizer, file, flags) {
+  read_settings(seed);
   const Prompts prompts(tokenizer, encoding, chat_, thinking_);
-  int shown = 0;
-  for (const Item& item : file.items) {
-    Question q;
-    q.line = item.line;
-    std::optional<std::string> wrong = read(item, spec.fields, q);
-    if (!wrong && shown < shots_) {
-      examples_ += prompt_text(q) + (chat_ ? "\n" : "") + q.expected + "\n\n";
-      ++shown;
-      continue;
-    }
-    if (!wrong) {
-      q.ids = prompts.prompt(examples_ + prompt_text(q));
-      const int64_t most = static_cast<int64_t>(q.ids.size()) + max_new_tokens_;
-      if (most > max_context)
-        wrong = fmt::format("{} tokens with an answer of {}: the context has {}", most,
-                            max_new_tokens_, max_context);
-    }
-    if (wrong)
-      skipped_.push_back({file.where(item.line), *wrong});
-    else
-      questions_.push_back(std::move(q));
-  }
-  if (shown < shots_)
-    fail("{}: {} examples are asked for, and {} items can be used", path_, shots_, shown);
-  if (questions_.empty())
-    fail("{}: no item can be used{}", path_,
-         skipped_.empty() ? fmt::format(" beside {} examples", shown)
-                          : fmt::format("; {}: {}", skipped_[0].where, skipped_[0].reason));
+  Question q;
+  Steps steps;
+  steps.read = [&](const Item& item) {
+    q = {};
+    return read(item.value, q);
+  };
+  steps.show = [&] { examples_ += prompt_text(q) + (chat_ ? "\n" : "") + q.expected + "\n\n"; };
+  steps.ask = [&] {
+    q.ids = prompts.prompt(examples_ + prompt_text(q));
+    return static_cast<int64_t>(q.ids.size()) + max_new_tokens_;
+  };
+  steps.keep = [&] { questions_.push_back(std::move(q)); };
+  load(file, max_context, steps);
 }
 
-void AnswerTask::read_settings(ItemSettings s) {
-  name_ = s.name.value_or(path_);
-  chat_ = s.chat.value_or(false);
-  thinking_ = s.thinking.value_or(false);
+void AnswerTask::read_settings(uint64_t seed) {
+  const ItemSettings& s = settings_;
   if (thinking_ && !chat_) fail("{}: reasoning goes with --chat", path_);
-  const std::string match = s.match.value_or("exact");
-  if (match != "exact" && match != "regex" && match != "number")
-    fail("{}: match is \"{}\": exact, regex, number are known", path_, match);
-  match_ = match == "exact" ? Match::exact : match == "regex" ? Match::regex : Match::number;
+  match_ = choice_of(s.match, "match", Match::exact,
+                     {{"exact", Match::exact}, {"regex", Match::regex}, {"number", Match::number}});
   if (s.marker && match_ != Match::number)
     fail("{}: a marker stands in front of a number: --match number", path_);
   marker_ = s.marker.value_or("");
@@ -74,26 +48,25 @@ void AnswerTask::read_settings(ItemSettings s) {
     fail("{}: the template has no {} in it: \"{}\"", path_, kPrompt, template_);
   samples_ = s.samples.value_or(1);
   if (samples_ < 1) fail("{}: {} samples: at least 1 is needed", path_, samples_);
-  shots_ = s.shots.value_or(0);
   max_new_tokens_ = std::max(1, s.max_new_tokens.value_or(256));
   // One answer is the model's best; several have to differ.
   sampling_.temperature = static_cast<float>(s.temperature.value_or(samples_ > 1 ? 0.6 : 0));
   sampling_.top_p = static_cast<float>(s.top_p.value_or(samples_ > 1 ? 0.95 : 1));
+  sampling_.seed = seed;
   if (samples_ > 1 && sampling_.temperature == 0)
     fail("{}: {} samples at temperature 0 are the same answer so many times", path_, samples_);
   if (const Result<SamplingParams> p = checked(sampling_); !p.ok())
     fail("{}: {}", path_, p.failure().message);
 }
 
-std::optional<std::string> AnswerTask::read(const Item& item, const Fields& fields,
-                                            Question& q) const {
-  const Json* prompt = first_field(item.value, fields.question);
-  if (!prompt) return fmt::format("no field \"{}\"", fields.question[0]);
-  const Json* expected = first_field(item.value, fields.answer);
-  if (!expected) return fmt::format("no field \"{}\"", fields.answer[0]);
+std::optional<std::string> AnswerTask::read(const Json& item, Question& q) const {
+  const Json* prompt = first_field(item, fields_.question);
+  if (!prompt) return no_field(fields_.question);
+  const Json* expected = first_field(item, fields_.answer);
+  if (!expected) return no_field(fields_.answer);
   const std::optional<std::string> text = plain_text(*prompt), wanted = plain_text(*expected);
-  if (!text) return fmt::format("\"{}\" is no text", fields.question[0]);
-  if (!wanted) return fmt::format("\"{}\" is no text and no number", fields.answer[0]);
+  if (!text) return fmt::format("\"{}\" is no text", fields_.question[0]);
+  if (!wanted) return fmt::format("\"{}\" is no text and no number", fields_.answer[0]);
   if (trimmed(*wanted).empty()) return "what is expected is empty";
   q.prompt = *text;
   q.expected = *wanted;
@@ -132,10 +105,6 @@ PageKey AnswerTask::key() const {
   return key;
 }
 
-std::string AnswerTask::where(size_t item) const {
-  return fmt::format("{}:{}", path_, questions_[item].line);
-}
-
 std::vector<Ask> AnswerTask::asks(size_t item) const {
   std::vector<Ask> asks(static_cast<size_t>(samples_));
   for (size_t i = 0; i < asks.size(); ++i) {
@@ -143,7 +112,7 @@ std::vector<Ask> AnswerTask::asks(size_t item) const {
     asks[i].max_new_tokens = max_new_tokens_;
     asks[i].sampling = sampling_;
     // By the item's line, so that an item is asked the same whatever else stands in the file.
-    asks[i].sampling.seed = extended(extended({sampling_.seed, 0}, questions_[item].line), i).a;
+    asks[i].sampling.seed = extended(extended({sampling_.seed, 0}, lines_[item]), i).a;
   }
   return asks;
 }
@@ -169,9 +138,7 @@ Record AnswerTask::judge(size_t item, std::span<const Outcome> outcomes) const {
   int correct = 0, unparsed = 0, cut_off = 0;
   Json texts = Json::array();
   for (const Outcome& outcome : outcomes) {
-    std::string text = replace_invalid_utf8(tokenizer_.decode(outcome.answer));
-    if (thinking_)
-      if (const size_t end = text.rfind("</think>"); end != text.npos) text.erase(0, end + 8);
+    std::string text = text_of_answer(outcome);
     if (const size_t end = stop_.empty() ? text.npos : text.find(stop_); end != text.npos)
       text.erase(end);
     else

@@ -9,24 +9,21 @@
 #pragma once
 
 #include "eval/answer_match.h"
-#include "eval/item_file.h"
-#include "eval/prompts.h"
-#include "eval/task.h"
+#include "eval/item_task.h"
+#include "text/chat.h"
 
 namespace fathom::eval {
 
-class AnswerTask final : public Task {
+class AnswerTask final : public ItemTask {
  public:
   // As Choice's.
   AnswerTask(const Tokenizer& tokenizer, Encoding encoding, const ItemFile& file,
              const ItemSettings& flags, uint64_t seed, int64_t max_context);
 
-  std::string name() const override { return name_; }
   std::string kind() const override { return "answer"; }
   Metric metric() const override { return Metric::accuracy; }
   PageKey key() const override;
   size_t size() const override { return questions_.size(); }
-  std::string where(size_t item) const override;
   std::vector<Ask> asks(size_t item) const override;
   Record judge(size_t item, std::span<const Outcome> outcomes) const override;
   bool binary() const override { return samples_ == 1; }
@@ -35,25 +32,20 @@ class AnswerTask final : public Task {
  private:
   enum class Match { exact, regex, number };
   struct Question {
-    size_t line = 0;
     std::string prompt, expected;
     std::optional<Pattern> pattern;
     double number = 0;
     std::vector<int32_t> ids;
   };
-  void read_settings(ItemSettings s);
-  std::optional<std::string> read(const Item& item, const Fields& fields, Question& q) const;
+  void read_settings(uint64_t seed);
+  std::optional<std::string> read(const Json& item, Question& q) const;
   std::string prompt_text(const Question& q) const;
   bool right(const Question& q, std::string_view text, bool& parsed) const;
 
-  std::string name_, path_;
-  const Tokenizer& tokenizer_;
-  bool chat_ = false, thinking_ = false;
   Match match_ = Match::exact;
   std::string marker_, stop_, template_;
-  int samples_ = 1, max_new_tokens_ = 256, shots_ = 0;
+  int samples_ = 1, max_new_tokens_ = 256;
   SamplingParams sampling_;
-  std::string examples_;
   std::vector<Question> questions_;
 };
 

@@ -4,7 +4,7 @@
 #include <cctype>
 
 #include "base/error.h"
-#include "text/utf8.h"
+#include "eval/filler.h"
 
 namespace fathom::eval {
 namespace {
@@ -15,121 +15,89 @@ char letter(size_t i) { return static_cast<char>('A' + i); }
 
 bool word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
 
-// Numbers that follow from a seed and are the same everywhere.
-uint64_t mixed(uint64_t x) {
-  x += 0x9e3779b97f4a7c15;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-  return x ^ (x >> 31);
-}
-
 std::string_view without_blanks_behind(std::string_view text) {
   const size_t end = text.find_last_not_of(" \t\r\n");
   return text.substr(0, end == text.npos ? 0 : end + 1);
-}
-
-template <class T>
-T one_of(const std::optional<std::string>& value, const char* what, T otherwise,
-         std::initializer_list<std::pair<const char*, T>> known) {
-  if (!value) return otherwise;
-  std::string names;
-  for (const auto& [name, result] : known) {
-    if (*value == name) return result;
-    names += names.empty() ? name : fmt::format(", {}", name);
-  }
-  fail("{} is \"{}\": {} are known", what, *value, names);
 }
 
 }  // namespace
 
 Choice::Choice(const Tokenizer& tokenizer, Encoding encoding, const ItemFile& file,
                const ItemSettings& flags, uint64_t seed, int64_t max_context)
-    : path_(file.path), tokenizer_(tokenizer), seed_(seed) {
-  ItemSettings s = flags;
-  s.complete(file.settings);
-  const FieldSpec spec = fields_of(s.fields.value_or(""));
-  s.complete(spec.preset);
-  name_ = s.name.value_or(file.path);
-  letters_ = one_of(s.style, "style", true, {{"letters", true}, {"text", false}});
-  score_ = one_of(s.score, "score", Score::logprob,
-                  {{"logprob", Score::logprob},
-                   {"normalised", Score::normalised},
-                   {"generate", Score::generate}});
-  chat_ = s.chat.value_or(false);
-  thinking_ = s.thinking.value_or(false);
-  shuffled_ = s.shuffle.value_or(false);
-  max_new_tokens_ = s.max_new_tokens.value_or(thinking_ ? 4096 : 16);
+    : ItemTask(tokenizer, file, flags), seed_(seed) {
+  read_settings();
+  const Prompts prompts(tokenizer, encoding, chat_, thinking_);
+  Question q;
+  std::vector<Ask> asks;
+  Steps steps;
+  steps.read = [&](const Item& item) {
+    q = {};
+    return read(item, q);
+  };
+  steps.show = [&] { examples_ += question_text(q) + continuation(q, q.answer) + "\n\n"; };
+  steps.ask = [&] {
+    asks = asks_of(q, prompts);
+    int64_t most = 0;
+    for (const Ask& a : asks)
+      most = std::max(most, static_cast<int64_t>(a.ids.size()) + a.max_new_tokens);
+    return most;
+  };
+  steps.keep = [&] {
+    questions_.push_back(std::move(q));
+    asks_.push_back(std::move(asks));
+  };
+  load(file, max_context, steps);
+}
+
+void Choice::read_settings() {
+  letters_ = choice_of(settings_.style, "style", true, {{"letters", true}, {"text", false}});
+  score_ = choice_of(settings_.score, "score", Score::logprob,
+                     {{"logprob", Score::logprob},
+                      {"normalised", Score::normalised},
+                      {"generate", Score::generate}});
+  max_new_tokens_ = settings_.max_new_tokens.value_or(thinking_ ? 4096 : 16);
   if (score_ == Score::generate && !letters_)
     fail("{}: answers that are generated name a letter: --style text has none", path_);
   if (thinking_ && (score_ != Score::generate || !chat_))
     fail("{}: reasoning goes with --chat and --score generate", path_);
+}
 
-  skipped_ = file.skipped;
-  const auto shots = static_cast<size_t>(s.shots.value_or(0));
-  const Prompts prompts(tokenizer, encoding, chat_, thinking_);
-  size_t shown = 0;
-  for (const Item& item : file.items) {
-    Question q;
-    q.line = item.line;
-    if (std::optional<std::string> wrong = read(item, spec.fields, q)) {
-      skipped_.push_back({file.where(item.line), *wrong});
-      continue;
-    }
-    if (shuffled_) shuffle(q);
-    if (shown < shots) {
-      examples_ += question_text(q) + continuation(q, q.answer) + "\n\n";
-      ++shown;
-      continue;
-    }
-    const std::string text = examples_ + question_text(q);
-    std::vector<Ask> asks;
-    int64_t most = 0;
-    for (size_t i = 0; i < (score_ == Score::generate ? 1 : q.choices.size()); ++i) {
-      Ask& ask = asks.emplace_back();
-      if (score_ == Score::generate) {
-        ask.ids = prompts.prompt(text);
-        ask.max_new_tokens = max_new_tokens_;
-      } else {
-        Prompts::Continued c = prompts.continued(text, continuation(q, i));
-        ask.ids = std::move(c.ids);
-        ask.score_from = c.from;
-      }
-      most = std::max(most, static_cast<int64_t>(ask.ids.size()) + ask.max_new_tokens);
-    }
-    if (most > max_context) {
-      skipped_.push_back(
-          {file.where(item.line),
-           fmt::format("{} tokens with the answer: the context has {}", most, max_context)});
-      continue;
-    }
-    questions_.push_back(std::move(q));
-    asks_.push_back(std::move(asks));
+std::vector<Ask> Choice::asks_of(const Question& q, const Prompts& prompts) const {
+  const std::string text = examples_ + question_text(q);
+  std::vector<Ask> asks;
+  if (score_ == Score::generate) {
+    Ask& ask = asks.emplace_back();
+    ask.ids = prompts.prompt(text);
+    ask.max_new_tokens = max_new_tokens_;
+    return asks;
   }
-  if (shots > 0 && shown < shots)
-    fail("{}: {} examples are asked for, and {} items can be used", path_, shots, shown);
-  if (questions_.empty())
-    fail("{}: no item can be used{}", path_,
-         skipped_.empty() ? fmt::format(" beside {} examples", shown)
-                          : fmt::format("; {}: {}", skipped_[0].where, skipped_[0].reason));
+  for (size_t i = 0; i < q.choices.size(); ++i) {
+    Prompts::Continued c = prompts.continued(text, continuation(q, i));
+    Ask& ask = asks.emplace_back();
+    ask.ids = std::move(c.ids);
+    ask.score_from = c.from;
+  }
+  return asks;
 }
 
-std::optional<std::string> Choice::read(const Item& item, const Fields& fields, Question& q) const {
-  const Json* question = first_field(item.value, fields.question);
-  if (!question) return fmt::format("no field \"{}\"", fields.question[0]);
+std::optional<std::string> Choice::read(const Item& item, Question& q) const {
+  const Json* question = first_field(item.value, fields_.question);
+  if (!question) return no_field(fields_.question);
   const std::optional<std::string> text = plain_text(*question);
-  if (!text) return fmt::format("\"{}\" is no text", fields.question[0]);
+  if (!text) return fmt::format("\"{}\" is no text", fields_.question[0]);
   q.text = *text;
-  if (std::optional<std::string> wrong = read_choices(item, fields, q)) return wrong;
-  const Json* answer = first_field(item.value, fields.answer);
-  if (!answer) return fmt::format("no field \"{}\"", fields.answer[0]);
-  return read_answer(*answer, q);
+  if (std::optional<std::string> wrong = read_choices(item.value, q)) return wrong;
+  const Json* answer = first_field(item.value, fields_.answer);
+  if (!answer) return no_field(fields_.answer);
+  if (std::optional<std::string> wrong = read_answer(*answer, q)) return wrong;
+  if (settings_.shuffle.value_or(false)) shuffle(q, item.line);
+  return std::nullopt;
 }
 
-std::optional<std::string> Choice::read_choices(const Item& item, const Fields& fields,
-                                                Question& q) const {
-  for (const std::string& name : fields.choices) {
-    const Json* value = field_of(item.value, name);
-    if (!value) return fmt::format("no field \"{}\"", name);
+std::optional<std::string> Choice::read_choices(const Json& item, Question& q) const {
+  for (const std::string& name : fields_.choices) {
+    const Json* value = field_of(item, name);
+    if (!value) return no_field({name});
     // "choices": {"text": [...], "label": [...]}, as ARC and others have it.
     if (value->is_object() && value->contains("text")) value = &(*value)["text"];
     const bool list = value->is_array();
@@ -149,7 +117,7 @@ std::optional<std::string> Choice::read_choices(const Item& item, const Fields& 
 }
 
 // A choice's text, its letter, or its index from 0.
-std::optional<std::string> Choice::read_answer(const Json& value, Question& q) const {
+std::optional<std::string> Choice::read_answer(const Json& value, Question& q) {
   const size_t n = q.choices.size();
   if (value.is_number_integer()) {
     const double index = value.get<double>();
@@ -173,13 +141,11 @@ std::optional<std::string> Choice::read_answer(const Json& value, Question& q) c
                      letter(n - 1));
 }
 
-void Choice::shuffle(Question& q) const {
+void Choice::shuffle(Question& q, size_t line) const {
   const std::string right = q.choices[q.answer];
-  uint64_t state = mixed(seed_ ^ mixed(q.line));
-  for (size_t i = q.choices.size() - 1; i > 0; --i) {
-    state = mixed(state);
-    std::swap(q.choices[i], q.choices[state % (i + 1)]);
-  }
+  Numbers numbers(extended({seed_, 0}, line).a);
+  for (size_t i = q.choices.size() - 1; i > 0; --i)
+    std::swap(q.choices[i], q.choices[numbers.below(i + 1)]);
   q.answer =
       static_cast<size_t>(std::find(q.choices.begin(), q.choices.end(), right) - q.choices.begin());
 }
@@ -217,10 +183,6 @@ PageKey Choice::key() const {
   return key;
 }
 
-std::string Choice::where(size_t item) const {
-  return fmt::format("{}:{}", path_, questions_[item].line);
-}
-
 std::vector<Ask> Choice::asks(size_t item) const { return asks_[item]; }
 
 Record Choice::judge(size_t item, std::span<const Outcome> outcomes) const {
@@ -248,9 +210,7 @@ Record Choice::judge(size_t item, std::span<const Outcome> outcomes) const {
 }
 
 Record Choice::judge_generated(const Question& q, const Outcome& outcome) const {
-  std::string text = replace_invalid_utf8(tokenizer_.decode(outcome.answer));
-  if (thinking_)
-    if (const size_t end = text.rfind("</think>"); end != text.npos) text.erase(0, end + 8);
+  const std::string text = text_of_answer(outcome);
   const int chosen = letter_of(text, q.choices.size());
   Record r;
   r.value = chosen == static_cast<int>(q.answer);

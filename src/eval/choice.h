@@ -9,13 +9,12 @@
 //         generate    the letter that the model's own answer names
 #pragma once
 
-#include "eval/item_file.h"
+#include "eval/item_task.h"
 #include "eval/prompts.h"
-#include "eval/task.h"
 
 namespace fathom::eval {
 
-class Choice final : public Task {
+class Choice final : public ItemTask {
  public:
   // `flags`: settings that win over the file's own. Items that lack a field, whose answer is none
   // of the choices, or that are longer than `max_context` are skipped with the reason. Throws Error
@@ -23,12 +22,10 @@ class Choice final : public Task {
   Choice(const Tokenizer& tokenizer, Encoding encoding, const ItemFile& file,
          const ItemSettings& flags, uint64_t seed, int64_t max_context);
 
-  std::string name() const override { return name_; }
   std::string kind() const override { return "choice"; }
   Metric metric() const override { return Metric::accuracy; }
   PageKey key() const override;
   size_t size() const override { return questions_.size(); }
-  std::string where(size_t item) const override;
   std::vector<Ask> asks(size_t item) const override;
   Record judge(size_t item, std::span<const Outcome> outcomes) const override;
   bool binary() const override { return true; }
@@ -37,27 +34,24 @@ class Choice final : public Task {
  private:
   enum class Score { logprob, normalised, generate };
   struct Question {
-    size_t line = 0;
     std::string text;
     std::vector<std::string> choices;
     size_t answer = 0;
   };
-  std::optional<std::string> read(const Item& item, const Fields& fields, Question& q) const;
-  std::optional<std::string> read_choices(const Item& item, const Fields& fields,
-                                          Question& q) const;
-  std::optional<std::string> read_answer(const Json& value, Question& q) const;
-  void shuffle(Question& q) const;
+  void read_settings();
+  std::optional<std::string> read(const Item& item, Question& q) const;
+  std::optional<std::string> read_choices(const Json& item, Question& q) const;
+  static std::optional<std::string> read_answer(const Json& value, Question& q);
+  void shuffle(Question& q, size_t line) const;
   std::string question_text(const Question& q) const;
   std::string continuation(const Question& q, size_t choice) const;
+  std::vector<Ask> asks_of(const Question& q, const Prompts& prompts) const;
   Record judge_generated(const Question& q, const Outcome& outcome) const;
 
-  std::string name_, path_;
-  const Tokenizer& tokenizer_;
-  bool letters_ = true, chat_ = false, thinking_ = false, shuffled_ = false;
+  bool letters_ = true;
   Score score_ = Score::logprob;
   int max_new_tokens_ = 16;
   uint64_t seed_ = 1;
-  std::string examples_;  // in front of every question
   std::vector<Question> questions_;
   std::vector<std::vector<Ask>> asks_;
 };

@@ -215,6 +215,10 @@ const Json* first_field(const Json& item, const std::vector<std::string>& names)
   return nullptr;
 }
 
+std::string no_field(const std::vector<std::string>& names) {
+  return fmt::format("no field \"{}\"", fmt::join(names, "\" or \""));
+}
+
 std::optional<std::string> plain_text(const Json& value) {
   if (value.is_string()) return value.get<std::string>();
   if (value.is_number()) return value.dump();

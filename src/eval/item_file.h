@@ -79,6 +79,9 @@ FieldSpec fields_of(const std::string& spec);
 const Json* field_of(const Json& item, const std::string& name);
 const Json* first_field(const Json& item, const std::vector<std::string>& names);
 
+// "no field "question" or "prompt"".
+std::string no_field(const std::vector<std::string>& names);
+
 // Text of a string or number; nothing for other values.
 std::optional<std::string> plain_text(const Json& value);
 

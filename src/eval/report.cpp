@@ -133,8 +133,8 @@ std::string piped(const Table& table) {
   return s;
 }
 
-// One row a task: every variant's figure, then differences and verdicts.
-Table table_of(const Report& report) {
+// One row a task: every variant's figure, then differences, and verdicts where there is room.
+Table table_of(const Report& report, bool verdicts) {
   Table table;
   std::vector<std::string>& head = table.emplace_back();
   head = {"task", "metric", "items"};
@@ -142,7 +142,7 @@ Table table_of(const Report& report) {
   for (const Row& r : report.tasks[0].rows) head.push_back(r.variant);
   for (const Comparison& c : report.tasks[0].comparisons) {
     head.push_back(fmt::format("{} - {}", c.variant, c.reference));
-    head.emplace_back("verdict");
+    if (verdicts) head.emplace_back("verdict");
   }
   for (const TaskReport& t : report.tasks) {
     std::vector<std::string>& row = table.emplace_back();
@@ -161,7 +161,7 @@ Table table_of(const Report& report) {
                         ? "-"
                         : fmt::format("{} [{}, {}]", signed_text(t.metric, d.value),
                                       signed_text(t.metric, d.low), signed_text(t.metric, d.high)));
-      row.push_back(c.verdict);
+      if (verdicts) row.push_back(c.verdict);
     }
   }
   return table;
@@ -233,7 +233,12 @@ TaskReport report_of(const std::vector<VariantResult>& results) {
 }
 
 std::string text_of(const Report& report) {
-  std::string s = aligned(table_of(report));
+  std::string s = aligned(table_of(report, false));
+  for (const TaskReport& t : report.tasks)
+    for (const Comparison& c : t.comparisons)
+      s += fmt::format("{}{}: {} against {}: {}\n",
+                       &t == &report.tasks[0] && &c == &t.comparisons[0] ? "\n" : "", t.name,
+                       c.variant, c.reference, c.verdict);
   for (const TaskReport& t : report.tasks)
     for (const Row& r : t.rows)
       if (r.extra.contains("cells") && !r.extra["cells"].empty())
@@ -245,7 +250,7 @@ std::string text_of(const Report& report) {
 }
 
 std::string markdown_of(const Report& report) {
-  std::string s = fmt::format("{}\n\n{}", report.model, piped(table_of(report)));
+  std::string s = fmt::format("{}\n\n{}", report.model, piped(table_of(report, true)));
   const std::vector<std::string> notes = notes_of(report);
   if (!notes.empty()) s += "\n";
   for (const std::string& note : notes) s += "- " + note + "\n";

@@ -353,11 +353,11 @@ TEST(AnswerTask, WhatCannotBeUsedIsToldWithItsLine) {
       "{\"prompt\": \"P\", \"expected\": 3}\n",
       {.match = "number"});
   EXPECT_EQ(task.size(), 1u);
-  EXPECT_THAT(told(task),
-              ElementsAre("f.jsonl:1: no field \"question\"", "f.jsonl:2: no field \"answer\"",
-                          "f.jsonl:3: what is expected has no number: \"none\"",
-                          "f.jsonl:4: what is expected is empty",
-                          "f.jsonl:5: \"answer\" is no text and no number"));
+  EXPECT_THAT(told(task), ElementsAre("f.jsonl:1: no field \"question\" or \"prompt\"",
+                                      "f.jsonl:2: no field \"answer\" or \"expected\"",
+                                      "f.jsonl:3: what is expected has no number: \"none\"",
+                                      "f.jsonl:4: what is expected is empty",
+                                      "f.jsonl:5: \"answer\" is no text and no number"));
   EXPECT_THAT(refusal([] {
                 make<AnswerTask>("{\"prompt\": \"P\", \"expected\": \"a(\"}\n", {.match = "regex"});
               }),
