@@ -7,6 +7,7 @@
 #include "cli/command.h"
 #include "eval/answer.h"
 #include "eval/choice.h"
+#include "text/utf8.h"
 
 namespace fathom::cli {
 namespace {
@@ -14,6 +15,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kUsualContext = 4096;
+// Windows that a text of a parity run has at least, so that there are some to pair.
+constexpr int64_t kParityWindows = 8;
 
 // "models/small/eval/prose.txt" is the task "prose".
 std::string name_of_file(const std::string& path) {
@@ -79,14 +82,25 @@ std::unique_ptr<eval::Task> perplexity_task(const std::string& name,
                                             const TaskSource& source) {
   const int64_t most = source.max_context() - 1;  // the engine wants room for one token behind
   eval::PerplexityOptions p = flags.options;
-  if (p.context == 0) p.context = std::min(kUsualContext, most);
+  std::vector<eval::TextFile> files;
+  int64_t tokens = 0;
+  for (const std::string& path : paths) {
+    files.push_back({path, read_all(path)});
+    if (p.context == 0 && flags.min_windows > 0) {
+      require_utf8(files.back().text, path);
+      tokens += static_cast<int64_t>(source.tokenizer.encode_plain(files.back().text).size());
+    }
+  }
+  if (p.context == 0) {
+    p.context = std::min(kUsualContext, most);
+    if (flags.min_windows > 0)
+      p.context = std::clamp<int64_t>(tokens / flags.min_windows, 2, p.context);
+  }
   if (p.context > most)
     throw UsageError(
         fmt::format("--context {}: windows of 2 to {} tokens are possible with this "
                     "model",
                     p.context, most));
-  std::vector<eval::TextFile> files;
-  for (const std::string& path : paths) files.push_back({path, read_all(path)});
   return std::make_unique<eval::Perplexity>(name, source.tokenizer, files, p);
 }
 
@@ -175,6 +189,8 @@ Tasks parity_tasks(const ParityFlags& flags, uint64_t seed, const TaskSource& so
     std::sort(names.begin(), names.end());
     names.emplace_back("needles");
   }
+  PerplexityFlags perplexity = flags.perplexity;
+  perplexity.min_windows = kParityWindows;
   Tasks tasks;
   for (const std::string& name : names) {
     const std::string extension = fs::path(name).extension().string();
@@ -183,7 +199,7 @@ Tasks parity_tasks(const ParityFlags& flags, uint64_t seed, const TaskSource& so
     else if (extension == ".jsonl" || extension == ".json")
       tasks.push_back(items_task(name, "", {}, seed, source));
     else
-      tasks.push_back(perplexity_task(name_of_file(name), {name}, flags.perplexity, source));
+      tasks.push_back(perplexity_task(name_of_file(name), {name}, perplexity, source));
   }
   return tasks;
 }

@@ -12,7 +12,8 @@
 namespace fathom::cli {
 
 struct PerplexityFlags {
-  eval::PerplexityOptions options{.context = 0};  // 0: 4096, or what the model has
+  eval::PerplexityOptions options{.context = 0};  // 0: 4096, or what the model has,
+  int64_t min_windows = 0;  // and less where the texts would have fewer windows than this
   void add_to(CLI::App& command);
 };
 std::unique_ptr<eval::Task> perplexity_task(const std::string& name,
