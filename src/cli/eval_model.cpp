@@ -54,13 +54,13 @@ void VariantOptions::add_to(CLI::App& command) {
   command.add_option("--config", config, "config file instead of the folder's own");
   command.add_option("--encoding", encoding, "v3.1 or v3.2 (default: what the folder says)")
       ->check(CLI::IsMember({"v3.1", "v3.2"}));
-  command.add_option("--threads", threads, "threads, 0 for all processors")
+  command.add_option("--threads", common.threads, "threads, 0 for all processors")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
-  command.add_option("--chunk", chunk, "tokens of one step (default: 512 on a CPU, 4096 on a GPU)")
-      ->check(CLI::Range(1, 1 << 16));
-  command.add_flag("--batch-invariant", batch_invariant,
+  command.add_flag("--batch-invariant", common.batch_invariant,
                    "one form of attention everywhere: decode equals prefill bit for bit");
+  common.add_step_tokens_to(command);
+  common.add_sequences_to(command);
 }
 
 bool VariantOptions::several_besides_attention() const {
@@ -96,9 +96,7 @@ std::vector<Variant> VariantOptions::variants() const {
     Variant& v = out[i];
     v.model.config = config;
     v.model.encoding = encoding;
-    v.model.chunk = chunk;
-    v.model.compute.threads = threads;
-    v.model.compute.batch_invariant = batch_invariant;
+    v.model.compute = common;
     for (const Dimension& d : dimensions) {
       if (d.values->empty()) continue;
       const std::string& value = (*d.values)[&d == several ? i : 0];
@@ -128,7 +126,9 @@ PageKey EvalModel::prepare(const Variant& v, EngineOptions e) {
   const EngineOptions before = options_;
   options_ = engine_options_of(v.model, config(), folder_, std::move(e));
   options_.checkpoint = digest_;
-  if (before.device != options_.device || before.numerics != options_.numerics) weights_.reset();
+  if (before.compute.device != options_.compute.device ||
+      before.compute.numerics != options_.compute.numerics)
+    weights_.reset();
   // What is in place already takes no more of the memory that is free now.
   if (weights_ && options_.available_bytes) *options_.available_bytes += weights_->bytes_on_gpu();
   return cache_origin(config(), options_);
@@ -137,10 +137,9 @@ PageKey EvalModel::prepare(const Variant& v, EngineOptions e) {
 Engine& EvalModel::start() {
   const EngineOptions& e = options_;
   if (!weights_) {
-    if (e.device == DeviceKind::cuda)
+    if (e.compute.device == DeviceKind::cuda)
       fmt::print(stderr, "{}\n", plan_engine(config(), e).describe());
-    weights_ = std::make_unique<DeviceWeights>(config(), checkpoint_->weights(), e.device,
-                                               e.numerics, false, true);
+    weights_ = std::make_unique<DeviceWeights>(config(), checkpoint_->weights(), e.compute, true);
   }
   engine_ = std::make_unique<Engine>(config(), weights_->get(), e);
   fmt::print(stderr, "{}\n", engine_->describe());

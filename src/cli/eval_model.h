@@ -23,8 +23,7 @@ struct VariantOptions {
   std::vector<std::string> folders, attention = {"sparse"}, numerics, kv, device = {"auto"};
   std::vector<std::string> kernels;
   std::string config, encoding;
-  int threads = 0, chunk = 0;
-  bool batch_invariant = false;
+  ComputeOptions common;  // what is the same in all: threads, sizes
 
   void add_to(CLI::App& command);
   // Throws UsageError when two lists have several values.

@@ -71,27 +71,30 @@ struct Subject {
         tasks(make({variant.folder, model.tokenizer(), model.encoding(), model.config()})) {}
 };
 
-EngineOptions engine_options(const EvalRunOptions& o, const Subject& subject, const Variant& v) {
+// What the tasks of a checkpoint want of an engine.
+EngineOptions engine_options(const Subject& subject, const Variant& v) {
   const Config& config = subject.model.config();
   EngineOptions e;
-  e.max_seqs = o.batch;
   e.keep_prefixes = true;  // choices of one question begin alike
-  for (const auto& task : subject.tasks) {
-    e.max_context = std::max(e.max_context, eval::longest(*task));
-    e.keep_selection |= task->kind() == "needles" && config.has_indexer() &&
-                        v.model.compute.attention_value() == AttentionMode::sparse;
-  }
-  e.max_context = std::max<int64_t>(2, std::min<int64_t>(e.max_context, config.max_positions));
+  for (const auto& task : subject.tasks)
+    e.keep_selection |=
+        task->kind() == "needles" && config.has_indexer() && v.model.compute.attention != "dense";
   // Every token of a text is scored: a step has a row of logits for as many as memory allows.
   e.max_prompt_rows =
       static_cast<int>(std::clamp<int64_t>(kLogitBytes / (4 * int64_t{config.vocab}), 64, 1 << 16));
   return e;
 }
 
+int64_t longest_of(const Subject& subject) {
+  int64_t most = 2;
+  for (const auto& task : subject.tasks) most = std::max(most, eval::longest(*task));
+  return std::min<int64_t>(most, subject.model.config().max_positions);
+}
+
 class Runs {
  public:
   Runs(const EvalRunOptions& o, const MakeTasks& make)
-      : options_(o), make_(make), variants_(o.variants.variants()), results_(o.results) {
+      : make_(make), variants_(o.variants.variants()), results_(o.results) {
     signals_.listen([this](int count) {
       stopped_ = true;
       if (count > 1) ::_exit(kInterrupted);  // results are written a line at a time
@@ -121,9 +124,9 @@ class Runs {
     return *place;
   }
 
-  void run_variant(const Variant& v, Subject& subject,
-                   std::vector<std::vector<VariantResult>>& by_task) {
-    const PageKey origin = subject.model.prepare(v, engine_options(options_, subject, v));
+  void run_variant(Variant v, Subject& subject, std::vector<std::vector<VariantResult>>& by_task) {
+    v.model.compute.context = longest_of(subject);
+    const PageKey origin = subject.model.prepare(v, engine_options(subject, v));
     Engine* engine = nullptr;  // started for the first task that is not complete already
     for (size_t t = 0; t < subject.tasks.size(); ++t) {
       const eval::Task& task = *subject.tasks[t];
@@ -144,7 +147,7 @@ class Runs {
     ProgressLine line(variants_.size() > 1 ? fmt::format("{}, {}", task.name(), v.name)
                                            : task.name());
     eval::RunOptions run;
-    run.at_once = 2 * options_.batch;
+    run.at_once = 2 * subject.model.options().compute.sequences;
     run.stop_ids = subject.model.stop_ids();
     run.watch_selection = subject.model.options().keep_selection;
     run.progress = [&](const eval::Progress& p) { line.show(p); };
@@ -152,7 +155,6 @@ class Runs {
     return eval::run_task(engine, task, label, results_, run);
   }
 
-  const EvalRunOptions& options_;
   const MakeTasks& make_;
   std::atomic<bool> stopped_ = false;
   EndSignals signals_;  // before any thread starts
@@ -186,9 +188,6 @@ void EvalRunOptions::add_to(CLI::App& command) {
                   "file that every result is appended to; with the same file the same command goes "
                   "on where it ended")
       ->type_name("FILE");
-  command.add_option("--batch", batch, "requests computed at once")
-      ->check(CLI::Range(1, 4096))
-      ->capture_default_str();
   command.add_option("--seed", seed, "the same seed asks and draws the same")
       ->capture_default_str();
   command.add_flag("--json", json, "print one JSON object instead of a table");

@@ -15,7 +15,6 @@ namespace fathom::cli {
 struct EvalRunOptions {
   VariantOptions variants;
   std::string results, save, markdown, svg;
-  int batch = 8;
   uint64_t seed = 1;
   bool json = false;
 

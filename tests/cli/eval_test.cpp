@@ -122,7 +122,7 @@ TEST_F(EvalCommand, ASecondRunGoesOnWithTheSameDigits) {
   const std::string command = "perplexity --json --context 64 --text " + text;
   const Ran whole = run(command);
   const std::string results = dir_.file("r.jsonl");
-  ASSERT_EQ(run(command + " --batch 2 --results " + results).code, 0);
+  ASSERT_EQ(run(command + " --sequences 2 --results " + results).code, 0);
   // Half of the lines, and half of one more.
   const std::string lines = test::read_file(results);
   size_t half = lines.size() / 2;
@@ -225,7 +225,7 @@ TEST_F(EvalCommand, AnswersAreGeneratedAndJudged) {
   EXPECT_EQ(v["accuracy"], 0.5);
   EXPECT_EQ(v["unparsed"], 1);
   const std::string samples = "answer --json --samples 4 --seed 3 --file " + path;
-  const Ran one = run(samples), two = run(samples + " --batch 1 --threads 1");
+  const Ran one = run(samples), two = run(samples + " --sequences 1 --threads 1");
   EXPECT_TRUE(one.object()["tasks"][0]["variants"][0].contains("pass_at_4"));
   EXPECT_EQ(one.object()["tasks"][0]["variants"][0]["accuracy"],
             two.object()["tasks"][0]["variants"][0]["accuracy"]);

@@ -38,11 +38,11 @@ std::string prose(int sentences) {
 RunResult run(const Task& task, AttentionMode attention = AttentionMode::sparse, int rows = 64,
               int max_seqs = 2) {
   EngineOptions o;
-  o.threads = 1;
-  o.max_context = longest(task);
+  o.compute.threads = 1;
+  o.compute.context = longest(task);
+  o.compute.sequences = max_seqs;
+  o.compute.attention = attention;
   o.max_prompt_rows = rows;
-  o.max_seqs = max_seqs;
-  o.attention = attention;
   o.keep_prefixes = true;
   Engine engine(small().config(), small().weights(), o);
   ResultsFile none;
@@ -55,8 +55,9 @@ TEST(Perplexity, IsTheMeanOfTheModelsOwnLogits) {
   const std::vector<int32_t> ids = tokenizer().encode_plain(text);
   const auto n = static_cast<int64_t>(ids.size());
   EvalOptions options;
-  options.threads = 1;
-  Evaluator evaluator(small().config(), small().weights(), n, options);
+  options.compute.threads = 1;
+  options.compute.context = n;
+  Evaluator evaluator(small().config(), small().weights(), options);
   std::vector<int64_t> rows;
   for (int64_t p = 0; p + 1 < n; ++p) rows.push_back(p);
   double nats = 0;

@@ -54,7 +54,7 @@ class TwoAsks final : public Task {
 
 EngineOptions engine_options(int max_seqs = 4) {
   EngineOptions o;
-  o.max_seqs = max_seqs;
+  o.compute.sequences = max_seqs;
   o.keep_prefixes = true;
   o.keep_selection = true;
   return o;
