@@ -3,7 +3,7 @@
 # docs/architecture.md allows it. Run by ctest.
 set -euo pipefail
 cd "$(dirname "$0")/../src"
-layers=(cli server loadgen selfcheck bench runtime cache convert model comm kernels text io tensor numerics base)
+layers=(cli server loadgen eval selfcheck bench runtime cache convert model comm kernels text io tensor numerics base)
 
 rank() { for i in "${!layers[@]}"; do [ "${layers[$i]}" = "$1" ] && { echo "$i"; return; }; done; echo -1; }
 

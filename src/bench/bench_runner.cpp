@@ -12,7 +12,7 @@
 #include "kernels/cpu_ops.h"
 #include "kernels/trace_ops.h"
 #include "model/tensor_list.h"
-#include "runtime/memory_plan.h"
+#include "runtime/model_instance.h"
 
 namespace fathom {
 namespace {
@@ -72,43 +72,34 @@ double median(std::vector<double> values) {
   return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-ForwardOptions forward_options(const BenchOptions& o) {
-  ForwardOptions f;
-  f.numerics = o.compute.numerics;
-  f.attention = o.compute.attention;
-  f.max_tokens = std::max(o.compute.chunk, *std::max_element(o.batches.begin(), o.batches.end()));
-  f.max_context = *std::max_element(o.contexts.begin(), o.contexts.end()) + o.decode_tokens;
-  return f;
+// The options' plan, large enough for every row. Pages are the caller's to say.
+ComputePlan plan_of(const BenchOptions& o) {
+  ComputePlan p = o.compute;
+  p.sequences = *std::max_element(o.batches.begin(), o.batches.end());
+  p.step_tokens = std::max(p.step_tokens, p.sequences);
+  p.context = *std::max_element(o.contexts.begin(), o.contexts.end()) + o.decode_tokens;
+  return p;
 }
 
 }  // namespace
 
 class BenchRunner::Machine {
  public:
-  Machine(const Config& config, const Weights& weights, const BenchOptions& o)
+  // With a cache of `pages` pages.
+  Machine(const Config& config, const Weights& weights, const BenchOptions& o, int pages)
       : config_(config),
         options_(o),
-        forward_options_(forward_options(o)),
-        max_batch_(*std::max_element(o.batches.begin(), o.batches.end())),
         pool_(o.compute.threads),
-        ops_(pick_cpu_kernels(o.compute.kernels)
-                 .make(o.compute.numerics, workload_of(config, forward_options_), pool_)),
-        counter_(*ops_, config.experts),
-        comm_(make_solo_comm()),
-        forward_(config, weights, counter_, *comm_, forward_options_),
-        forms_(form_policy(config, o.compute.attention, o.compute.numerics,
-                           o.compute.batch_invariant)),
-        shape_(kv_shape(config, o.compute.numerics, o.compute.kv, false)),
-        batch_(forward_options_.max_tokens, max_batch_,
-               static_cast<int>(pages_for(forward_options_.max_context))),
-        logits_memory_(static_cast<size_t>(max_batch_) * static_cast<size_t>(config.vocab) * 4) {}
+        instance_(config, weights, with_pages(plan_of(o), pages), pool_,
+                  [&](Ops& ops) { return counter_around(ops); }),
+        batch_(instance_.plan().step_tokens, instance_.plan().sequences,
+               static_cast<int>(pages_for(instance_.plan().context))) {}
 
   ThreadPool& pool() { return pool_; }
-  const FormPolicy& forms() const { return forms_; }
-  const KvShape& shape() const { return shape_; }
-  std::string describe() const { return ops_->describe(); }
+  const FormPolicy& forms() const { return instance_.forms(); }
+  std::string describe() { return instance_.device_ops().describe(); }
 
-  // A fresh cache for `sequences` sequences of `context` tokens and what is decoded after them.
+  // Gives `sequences` sequences their pages, for `context` tokens and what is decoded after them.
   void begin_context(int64_t context, int sequences);
   // Runs the first `tokens` of the prompt of sequence `s`; returns seconds, as decode does.
   double prefill(int s, int64_t tokens);
@@ -116,31 +107,31 @@ class BenchRunner::Machine {
   // Decodes `steps` tokens of each of the sequences [0, batch), always the first ones after the
   // prompt: a repetition overwrites their cache rows.
   double decode(int batch, int steps);
-  int64_t take_expert_reads() { return counter_.take(); }
+  int64_t take_expert_reads() { return counter_->take(); }
   // Costs of the same, for `expert_reads` seen.
   StepCost prefill_cost(const CostModel& model, double expert_reads) const;
   StepCost decode_cost(const CostModel& model, int batch, double expert_reads) const;
 
  private:
-  void step(int rows);
+  static ComputePlan with_pages(ComputePlan plan, int pages) {
+    plan.cache_pages = pages;
+    return plan;
+  }
+  std::unique_ptr<Ops> counter_around(Ops& ops) {
+    auto counter = std::make_unique<RouteCounter>(ops, config_.experts);
+    counter_ = counter.get();
+    return counter;
+  }
   std::span<const int32_t> pages_of(int s) const {
     return std::span(pages_).subspan(static_cast<size_t>(s) * pages_each_, pages_each_);
   }
 
   const Config& config_;
   const BenchOptions& options_;
-  ForwardOptions forward_options_;
-  int max_batch_;
   ThreadPool pool_;
-  std::unique_ptr<Ops> ops_;
-  RouteCounter counter_;
-  std::unique_ptr<Comm> comm_;
-  Forward forward_;
-  FormPolicy forms_;
-  KvShape shape_;
+  RouteCounter* counter_ = nullptr;  // the instance's
+  ModelInstance instance_;
   StepBatch batch_;
-  Buffer logits_memory_;
-  std::optional<KvPool> cache_;
   int64_t context_ = 0;
   size_t pages_each_ = 0;
   std::vector<int32_t> pages_;
@@ -152,8 +143,8 @@ void BenchRunner::Machine::begin_context(int64_t context, int sequences) {
   const int64_t tokens = context + options_.decode_tokens;
   pages_each_ = static_cast<size_t>(pages_for(tokens));
   const int pages = static_cast<int>(pages_each_) * sequences;
-  cache_.reset();  // the old one goes first: both together may not fit
-  cache_.emplace(shape_, pages);
+  FATHOM_CHECK(pages <= instance_.cache().pages(), "{} pages of {}", pages,
+               instance_.cache().pages());
   pages_.resize(static_cast<size_t>(pages));
   for (int p = 0; p < pages; ++p) pages_[static_cast<size_t>(p)] = p;
   ids_.assign(static_cast<size_t>(sequences), {});
@@ -164,29 +155,24 @@ void BenchRunner::Machine::begin_context(int64_t context, int sequences) {
   }
 }
 
-void BenchRunner::Machine::step(int rows) {
-  forward_.step(batch_, cache_->layers(),
-                Tensor(logits_memory_.data(), DType::f32, {rows, config_.vocab}));
-}
-
 double BenchRunner::Machine::prefill(int s, int64_t tokens) {
   std::span<const int32_t> ids(ids_[static_cast<size_t>(s)]);
-  const int64_t chunk = options_.compute.chunk;
+  const int64_t chunk = options_.compute.step_tokens;
   auto start = Clock::now();
   for (int64_t at = 0; at < tokens; at += chunk) {
     const int64_t n = std::min(chunk, tokens - at);
     batch_.clear();
     batch_.add(ids.subspan(static_cast<size_t>(at), static_cast<size_t>(n)), at, pages_of(s), false,
-               forms_);
+               forms());
     if (at + n == tokens) batch_.want_logits(static_cast<int>(n) - 1);
-    step(1);
+    instance_.step(batch_);
   }
   return seconds_since(start);
 }
 
 void BenchRunner::Machine::copy_cache(int from, int to) {
   const int64_t rows = static_cast<int64_t>(pages_each_) * kPageRows;
-  for (const KvView& layer : cache_->layers()) {
+  for (const KvView& layer : instance_.cache().layers()) {
     std::memcpy(layer.latent_row(to * rows), layer.latent_row(from * rows),
                 static_cast<size_t>(rows * layer.latent_stride));
     if (layer.index)
@@ -202,17 +188,17 @@ double BenchRunner::Machine::decode(int batch, int steps) {
     batch_.clear();
     for (int s = 0; s < batch; ++s) {
       std::span<const int32_t> ids(ids_[static_cast<size_t>(s)]);
-      batch_.add(ids.subspan(static_cast<size_t>(at), 1), at, pages_of(s), true, forms_);
+      batch_.add(ids.subspan(static_cast<size_t>(at), 1), at, pages_of(s), true, forms());
       batch_.want_logits(s);
     }
-    step(batch);
+    instance_.step(batch_);
   }
   return seconds_since(start);
 }
 
 StepCost BenchRunner::Machine::prefill_cost(const CostModel& model, double expert_reads) const {
   StepCost cost;
-  const int64_t chunk = options_.compute.chunk;
+  const int64_t chunk = options_.compute.step_tokens;
   const int64_t steps = (context_ + chunk - 1) / chunk;
   const double chunks = static_cast<double>(steps);
   for (int64_t at = 0; at < context_; at += chunk) {
@@ -235,9 +221,9 @@ BenchRunner::BenchRunner(const Config& config, const Weights& weights, const Ben
     : config_(config), weights_(weights), options_(options) {
   check_options();
   setup_.volumes = volumes_of(config, weights);
-  setup_.cache = kv_shape(config, options.compute.numerics, options.compute.kv, false);
+  setup_.cache = kv_shape(config, options.compute);
   plan_memory();
-  machine_ = std::make_unique<Machine>(config_, weights_, options_);
+  machine_ = std::make_unique<Machine>(config_, weights_, options_, most_pages());
   model_ = std::make_unique<CostModel>(config_, setup_.volumes, setup_.cache,
                                        options.compute.attention, machine_->forms());
   setup_.kernels = machine_->describe();
@@ -272,19 +258,17 @@ void BenchRunner::check_options() const {
 
 // Settles what the caches may take before anything is taken.
 void BenchRunner::plan_memory() {
-  const ForwardOptions f = forward_options(options_);
-  const int batch = *std::max_element(options_.batches.begin(), options_.batches.end());
+  const ComputePlan plan = plan_of(options_);
   int64_t available =
       options_.available_memory >= 0 ? options_.available_memory : available_memory();
   if (available == 0 && options_.available_memory < 0) available = INT64_MAX;  // it does not say
-  workspace_ = workspace_bytes(config_, f.max_tokens, batch, workload_of(config_, f).index_budget) +
-               4 * (f.max_context + 1) * config_.rope;
+  workspace_ = instance_bytes(config_, plan);
   budget_ = available - available / 10 - workspace_;  // a tenth is left to the system
   if (budget_ < 0)
     fail(
         "not enough memory: steps of {} tokens need a workspace of {}; of {} available a tenth is "
         "left to the system",
-        f.max_tokens, bytes_text(workspace_), bytes_text(available));
+        plan.step_tokens, bytes_text(workspace_), bytes_text(available));
   // Mapped weights count as available memory, but a cache may only take what they can spare.
   const int64_t weights = setup_.volumes.bytes();
   weights_stay_ = weights <= budget_;
@@ -297,9 +281,22 @@ void BenchRunner::plan_memory() {
                     bytes_text(weights), bytes_text(available)));
 }
 
+int64_t BenchRunner::pages_of(int64_t context, int batch) const {
+  return batch * pages_for(context + options_.decode_tokens);
+}
+
+// Of the largest row that fits.
+int BenchRunner::most_pages() const {
+  int64_t most = 0;
+  for (int64_t context : options_.contexts)
+    for (int batch : options_.batches)
+      if (misfit(context, batch).empty()) most = std::max(most, pages_of(context, batch));
+  return static_cast<int>(most);
+}
+
 // Why this row cannot be run; empty when it can.
 std::string BenchRunner::misfit(int64_t context, int batch) const {
-  const int64_t pages = batch * pages_for(context + options_.decode_tokens);
+  const int64_t pages = pages_of(context, batch);
   const int64_t bytes = pages * setup_.cache.bytes_per_page();
   if (bytes <= budget_ && pages <= INT32_MAX) return {};
   return fmt::format("needs {} of cache in {}, {} fit beside weights and workspace",
@@ -318,7 +315,7 @@ void BenchRunner::run(const std::function<void(const BenchRow&)>& on_row) {
       machine_->begin_context(context, largest);
       // One chunk untimed: threads awake, workspaces touched.
       if (!std::exchange(warm, true))
-        machine_->prefill(0, std::min<int64_t>(context, options_.compute.chunk));
+        machine_->prefill(0, std::min<int64_t>(context, options_.compute.step_tokens));
       prefill = time_prefill(context, largest);
     }
     for (int batch : options_.batches) {
@@ -356,7 +353,8 @@ BenchFigure BenchRunner::time_prefill(int64_t context, int sequences) {
   figure.runs = runs;
   figure.tokens = context;
   figure.cost = machine_->prefill_cost(*model_, reads);
-  const int64_t chunks = (context + options_.compute.chunk - 1) / options_.compute.chunk;
+  const int64_t chunks =
+      (context + options_.compute.step_tokens - 1) / options_.compute.step_tokens;
   figure.experts_per_layer =
       reads / static_cast<double>(std::max<int64_t>(1, chunks * setup_.moe_layers));
 

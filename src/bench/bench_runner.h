@@ -16,14 +16,14 @@
 #include "bench/machine_limits.h"
 #include "model/config.h"
 #include "model/weights.h"
-#include "runtime/evaluator.h"
+#include "runtime/compute_plan.h"
 
 namespace fathom {
 
 constexpr int kMaxBatch = 1024;
 
 struct BenchOptions {
-  EvalOptions compute;
+  ComputePlan compute;  // of a CPU; context and sequences are the rows' own
   std::vector<int64_t> contexts;
   std::vector<int> batches;
   int decode_tokens = 32;  // steps of one decode figure
@@ -86,6 +86,8 @@ class BenchRunner {
   class Machine;  // what one step needs: pool, ops, forward pass, batch
   void check_options() const;
   void plan_memory();
+  int64_t pages_of(int64_t context, int batch) const;
+  int most_pages() const;
   std::string misfit(int64_t context, int batch) const;
   BenchFigure time_prefill(int64_t context, int sequences);
   BenchFigure time_decode(int batch);

@@ -11,6 +11,7 @@
 #include "base/thread_pool.h"
 #include "cache/kv_pool.h"
 #include "io/machine.h"
+#include "kernels/gpu.h"
 #include "runtime/step_runner.h"
 
 namespace fathom {
@@ -48,10 +49,7 @@ Config cut(Config c, int layers) {
 class Run {
  public:
   Run(const Config& config, const Weights& weights, const GpuBenchOptions& o)
-      : config_(config),
-        options_(o),
-        shape_(kv_shape(config, o.numerics, std::nullopt, false)),
-        weights_(weights) {
+      : config_(config), options_(o), shape_(kv_shape(config, o.compute)), weights_(weights) {
     weights_.layers.resize(static_cast<size_t>(config.layers));
     weights_.mtp.reset();
     longest_ = *std::max_element(o.contexts.begin(), o.contexts.end()) + kBenchSlack;
@@ -69,7 +67,7 @@ class Run {
     for (AttentionMode mode : {AttentionMode::sparse, AttentionMode::dense}) {
       if (mode == AttentionMode::sparse && !config_.has_indexer()) continue;
       std::unique_ptr<StepRunner> runner = make_step_runner(setup(mode), pool_);
-      forms_ = form_policy(config_, mode, options_.numerics, options_.batch_invariant);
+      forms_ = form_policy(config_, setup(mode).compute);
       prefill(*runner, mode, times);
       for (int64_t context : options_.contexts)
         for (int batch : options_.batches)
@@ -82,16 +80,11 @@ class Run {
     RunnerSetup s;
     s.config = &config_;
     s.weights = &weights_;
-    s.ops.device = DeviceKind::cuda;
-    s.ops.gpu.batch_invariant = options_.batch_invariant;
-    s.forward.numerics = options_.numerics;
-    s.forward.attention = mode;
-    s.forward.max_tokens = options_.chunk;
-    s.forward.max_context = longest_;
-    s.index_budget = kGpuIndexBudget;
-    s.max_seqs = most_;
-    s.cache = shape_;
-    s.pages = pages_;
+    s.compute = options_.compute;
+    s.compute.attention = mode;
+    s.compute.context = longest_;
+    s.compute.sequences = most_;
+    s.compute.cache_pages = pages_;
     s.shared_cache = cache_ ? &*cache_ : nullptr;
     return s;
   }
@@ -123,9 +116,9 @@ class Run {
   // chunks that are asked for, on the same rows.
   void prefill(StepRunner& runner, AttentionMode mode, Times& times) {
     const std::vector<int32_t> table = page_table(0, longest_ - kBenchSlack);
-    StepBatch batch(options_.chunk, 2, static_cast<int>(table.size()));
+    StepBatch batch(options_.compute.step_tokens, 2, static_cast<int>(table.size()));
     auto chunk_until = [&](int64_t end) {
-      const int64_t begin = std::max<int64_t>(0, end - options_.chunk);
+      const int64_t begin = std::max<int64_t>(0, end - options_.compute.step_tokens);
       std::vector<int32_t> ids(static_cast<size_t>(end - begin));
       for (int32_t& id : ids) id = random_id();
       batch.clear();
@@ -137,10 +130,11 @@ class Run {
     const int64_t first = *std::min_element(options_.contexts.begin(), options_.contexts.end());
     chunk_until(first);  // kernels are loaded here
     if (mode == AttentionMode::sparse)
-      for (int64_t end = options_.chunk; end <= longest_ - kBenchSlack; end += options_.chunk)
+      for (int64_t end = options_.compute.step_tokens; end <= longest_ - kBenchSlack;
+           end += options_.compute.step_tokens)
         chunk_until(end);
     for (int64_t context : options_.contexts) {
-      const int tokens = static_cast<int>(std::min<int64_t>(context, options_.chunk));
+      const int tokens = static_cast<int>(std::min<int64_t>(context, options_.compute.step_tokens));
       std::vector<double> each{chunk_until(context)};
       // A dense chunk behind a long context takes seconds: once is enough.
       for (int i = 0; i < 2 && each[0] < 500; ++i) each.push_back(chunk_until(context));
@@ -160,7 +154,8 @@ class Run {
           copy_on_gpu(layer.index_page(s * each), layer.index,
                       static_cast<size_t>(each * kPageRows * layer.index_stride));
       }
-    StepBatch batch(options_.chunk, 2 * sequences + 1, static_cast<int>(pages_for(longest_)));
+    StepBatch batch(options_.compute.step_tokens, 2 * sequences + 1,
+                    static_cast<int>(pages_for(longest_)));
     std::vector<Draw> draws(static_cast<size_t>(sequences));
     std::vector<double> each_ms;
     for (int step = 0; step < options_.decode_steps + kBenchWarmup; ++step) {
@@ -229,7 +224,8 @@ std::vector<GpuBenchRow> bench_gpu(const Config& config, const Weights& weights,
   for (AttentionMode mode : {AttentionMode::sparse, AttentionMode::dense}) {
     if (mode == AttentionMode::sparse && !config.has_indexer()) continue;
     for (int64_t context : o.contexts)
-      add({mode, false, context, static_cast<int>(std::min<int64_t>(context, o.chunk))});
+      add({mode, false, context,
+           static_cast<int>(std::min<int64_t>(context, o.compute.step_tokens))});
     for (int64_t context : o.contexts)
       for (int batch : o.batches) add({mode, true, context, batch});
   }

@@ -12,7 +12,7 @@
 
 #include "model/config.h"
 #include "model/weights.h"
-#include "numerics/modes.h"
+#include "runtime/compute_plan.h"
 
 namespace fathom {
 
@@ -23,14 +23,13 @@ inline constexpr int64_t kBenchSlack = 64;
 inline constexpr int kBenchWarmup = 3;
 
 struct GpuBenchOptions {
-  Numerics numerics = Numerics::fp8;
+  // Of a GPU; attention, context and sequences are the rows' own.
+  ComputePlan compute;
   std::vector<int64_t> contexts{2048, 32768, 131072};
   std::vector<int> batches{1, 16, 64};
   int decode_steps = 21;  // of which a figure is the median
-  int chunk = 4096;
-  bool batch_invariant = false;
-  int whole_layers = 0;  // layers of the model that a slice stands for, 0: no extrapolation
-  int whole_dense = 0;   // of these, with a dense MLP
+  int whole_layers = 0;   // layers of the model that a slice stands for, 0: no extrapolation
+  int whole_dense = 0;    // of these, with a dense MLP
   double dollars_per_hour = 2.0;
 };
 

@@ -14,6 +14,7 @@
 #include "cli/output.h"
 #include "model/checkpoint.h"
 #include "model/footprint.h"
+#include "runtime/device.h"
 
 namespace fathom::cli {
 namespace {
@@ -37,13 +38,14 @@ struct Options {
 // Everything that is known before the first figure, for the head of table and JSON.
 struct Subject {
   const Options& options;
+  const ComputePlan& compute;
   const Config& config;
   const BenchRunner& runner;
 
   const BenchSetup& setup() const { return runner.setup(); }
   ParameterCount parameters() const { return count_parameters(config); }
   std::string_view attention() const {
-    return config.has_indexer() ? std::string_view(options.compute.attention) : "dense";
+    return name_of(config.has_indexer() ? compute.attention : AttentionMode::dense);
   }
 };
 
@@ -63,8 +65,8 @@ void print_head(const Subject& s) {
              count_text(static_cast<double>(s.parameters().active)),
              static_cast<double>(setup.volumes.bytes()) / 1e6);
   fmt::print("compute   {} numerics, {} attention, {} cache of {} bytes a token, {}\n\n",
-             name_of(s.options.compute.numerics_value()), s.attention(),
-             name_of(setup.cache.latent_format), setup.cache.bytes_per_token(), setup.kernels);
+             name_of(s.compute.numerics), s.attention(), name_of(setup.cache.latent_format),
+             setup.cache.bytes_per_token(), setup.kernels);
   fmt::print("{:>7} {:>5} | {:^28} | {:^62}\n", "", "", "prefill", "decode");
   fmt::print("{:>7} {:>5} | {:>10} {:>9} {:>7} | {:>9} {:>9} {:>9} {:>7} {:>7} {:>8} {:>7}\n",
              "context", "batch", "tok/s", "GFLOP/s", "of peak", "tok/s", "ms/step", "MB/step",
@@ -109,12 +111,12 @@ Json head_json(const Subject& s) {
                 {"active_parameters", s.parameters().active},
                 {"weight_bytes", setup.volumes.bytes()},
                 {"cache_bytes_per_token", setup.cache.bytes_per_token()}};
-  j["compute"] = {{"numerics", name_of(s.options.compute.numerics_value())},
+  j["compute"] = {{"numerics", name_of(s.compute.numerics)},
                   {"attention", s.attention()},
                   {"kv", name_of(setup.cache.latent_format)},
-                  {"batch_invariant", s.options.compute.batch_invariant},
+                  {"batch_invariant", s.compute.batch_invariant},
                   {"kernels", setup.kernels},
-                  {"chunk", EvalOptions().chunk},
+                  {"step_tokens", s.compute.step_tokens},
                   {"decode_tokens", s.options.steps()}};
   return j;
 }
@@ -151,9 +153,9 @@ Json row_json(const MachineLimits& limits, const BenchRow& row) {
   return j;
 }
 
-BenchOptions bench_options(const Options& o, const Config& config) {
+BenchOptions bench_options(const Options& o, const ComputePlan& compute, const Config& config) {
   BenchOptions b;
-  b.compute = o.compute.eval_options();
+  b.compute = compute;
   b.contexts = o.contexts;
   b.batches = o.batches.empty() ? std::vector<int>{1, 8} : o.batches;
   b.decode_tokens = o.steps();
@@ -170,12 +172,13 @@ BenchOptions bench_options(const Options& o, const Config& config) {
 int bench(const Options& o) {
   if (o.path.empty() == o.random.empty())
     throw UsageError("bench needs either --ckpt-path or --random");
-  if (o.compute.device_value() == DeviceKind::cuda) {
+  const ComputePlan compute = o.compute.plan();
+  if (compute.device == DeviceKind::cuda) {
     if (o.repeat)
       throw UsageError("--repeat is for a CPU: on a GPU a figure is the median of single steps");
     return bench_on_gpu({o.path, o.random, o.config, o.seed, o.contexts, o.batches, o.decode_tokens,
                          o.dollars_per_hour, o.json},
-                        o.compute);
+                        compute);
   }
   if (!o.random.empty())
     fail(
@@ -190,8 +193,8 @@ int bench(const Options& o) {
     fmt::print(stderr, "fathom: warning: {}\n", warning);
 
   say_threads(o.compute.threads);
-  BenchRunner runner(config, checkpoint->weights(), bench_options(o, config));
-  const Subject subject{o, config, runner};
+  BenchRunner runner(config, checkpoint->weights(), bench_options(o, compute, config));
+  const Subject subject{o, compute, config, runner};
   const MachineLimits& limits = runner.setup().limits;
   Json rows = Json::array();
   bool any = false;

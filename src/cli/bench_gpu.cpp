@@ -44,7 +44,7 @@ void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
                 const GpuInfo& gpu) {
   nlohmann::ordered_json out;
   out["gpu"] = gpu.name;
-  out["numerics"] = name_of(o.numerics);
+  out["numerics"] = name_of(o.compute.numerics);
   out["dollars_per_hour"] = o.dollars_per_hour;
   out["rows"] = nlohmann::ordered_json::array();
   for (const GpuBenchRow& r : rows) {
@@ -70,11 +70,11 @@ void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
 
 }  // namespace
 
-int bench_on_gpu(const GpuBenchFlags& flags, const ComputeOptions& compute) {
+int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
   const GpuInfo gpu = find_gpu();
   GpuBenchOptions o;
-  o.numerics = compute.numerics_value();
-  o.batch_invariant = compute.batch_invariant;
+  o.compute = compute;
+  const Numerics numerics = compute.numerics;
   o.dollars_per_hour = flags.dollars_per_hour;
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<DeviceWeights> weights;
@@ -82,12 +82,11 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputeOptions& compute) {
   if (!flags.random.empty()) {
     config = parse_config(preset_config(flags.random), "preset " + flags.random);
     config.mtp_layers = 0;
-    const int64_t bytes = PlacedWeights::bytes_on_gpu(config, o.numerics);
+    const int64_t bytes = PlacedWeights::bytes_on_gpu(config, numerics);
     if (bytes > gpu.free)
       fail("--random {}: {} of weights in {} numerics, {} are free on {}", flags.random,
-           bytes_text(bytes), name_of(o.numerics), bytes_text(gpu.free), gpu.name);
-    weights =
-        std::make_unique<DeviceWeights>(PlacedWeights::random(config, o.numerics, flags.seed));
+           bytes_text(bytes), name_of(numerics), bytes_text(gpu.free), gpu.name);
+    weights = std::make_unique<DeviceWeights>(PlacedWeights::random(config, numerics, flags.seed));
     if (flags.random.starts_with("671b")) {
       o.whole_layers = kWholeLayers;
       o.whole_dense = kWholeDense;
@@ -98,8 +97,7 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputeOptions& compute) {
     loading.with_mtp = false;
     checkpoint = Checkpoint::load(flags.path, loading);
     config = checkpoint->config();
-    weights = std::make_unique<DeviceWeights>(config, checkpoint->weights(), DeviceKind::cuda,
-                                              o.numerics, false, true);
+    weights = std::make_unique<DeviceWeights>(config, checkpoint->weights(), compute, true);
   }
   if (!flags.contexts.empty()) o.contexts = flags.contexts;
   if (!flags.batches.empty()) o.batches = flags.batches;
@@ -117,7 +115,7 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputeOptions& compute) {
     if (batch < 1 || batch > kMaxBatch)
       fail("a batch of {}: 1 to {} are possible", batch, kMaxBatch);
   fmt::print(stderr, "{}; {} layers, {} of weights, {} numerics\n", gpu.name, config.layers,
-             bytes_text(weights->bytes_on_gpu()), name_of(o.numerics));
+             bytes_text(weights->bytes_on_gpu()), name_of(numerics));
   const auto rows = bench_gpu(config, weights->get(), o,
                               [](const std::string& text) { fmt::print(stderr, "{}\n", text); });
   if (flags.json)

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "cli/options.h"
+#include "runtime/compute_plan.h"
 
 namespace fathom::cli {
 
@@ -19,6 +19,6 @@ struct GpuBenchFlags {
   bool json = false;
 };
 
-int bench_on_gpu(const GpuBenchFlags& flags, const ComputeOptions& compute);
+int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute);
 
 }  // namespace fathom::cli

@@ -84,6 +84,7 @@ int main_with(int argc, char** argv) {
   add_make_checkpoint(app);
   add_selfcheck(app);
   add_bench(app);
+  add_eval(app);
   add_serve(app);
   add_parse(app);
   add_decode(app);

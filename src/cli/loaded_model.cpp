@@ -19,6 +19,15 @@ std::string generation_config_path(const std::string& folder) {
   return folder + "/generation_config.json";
 }
 
+std::unique_ptr<Checkpoint> load(const std::string& folder, const std::string& config) {
+  CheckpointOptions options;
+  options.config_file = config;
+  options.with_mtp = false;  // plain decoding has no use for it
+  return Checkpoint::load(folder, options);
+}
+
+}  // namespace
+
 // Its end of sentence may be one id or a list.
 std::vector<int32_t> stop_ids_of(const std::string& folder, const Config& config) {
   std::vector<int32_t> ids = {config.eos};
@@ -35,45 +44,27 @@ std::vector<int32_t> stop_ids_of(const std::string& folder, const Config& config
   return ids;
 }
 
-std::unique_ptr<Checkpoint> load(const std::string& folder, const std::string& config) {
-  CheckpointOptions options;
-  options.config_file = config;
-  options.with_mtp = false;  // plain decoding has no use for it
-  return Checkpoint::load(folder, options);
-}
-
-EngineOptions completed(const ModelOptions& o, const Checkpoint& checkpoint, EngineOptions e) {
+EngineOptions engine_options_of(const ModelOptions& o, const Checkpoint& checkpoint,
+                                EngineOptions e) {
   const Config& config = checkpoint.config();
-  e.device = o.compute.device_value();
-  e.numerics = o.compute.numerics_value();
-  e.kv = o.compute.kv_value();
-  e.attention = o.compute.attention_value();
-  e.kernels = o.compute.kernels;
-  e.threads = o.compute.threads;
-  e.batch_invariant = o.compute.batch_invariant;
-  e.max_context = o.max_context;
+  e.compute = o.compute.plan();
   if (!e.cache_dir.empty()) e.checkpoint = checkpoint_digest(checkpoint.path(), o.config);
-  e.max_step_tokens = o.chunk > 0 ? o.chunk : default_chunk(e.device);
-  const bool gpu = e.device == DeviceKind::cuda;
-  if (gpu) e.index_budget = kGpuIndexBudget;
-  if (o.index_budget_mib > 0) e.index_budget = o.index_budget_mib << 20;
+  const bool gpu = e.compute.device == DeviceKind::cuda;
   // On a CPU: what the mapped files will occupy once every page of them has been read.
-  e.weight_bytes = gpu ? PlacedWeights::bytes_on_gpu(config, e.numerics) : checkpoint.file_bytes();
+  e.weight_bytes =
+      gpu ? PlacedWeights::bytes_on_gpu(config, e.compute.numerics) : checkpoint.file_bytes();
   // Asked before the weights are there, and again by nobody: what they take is in weight_bytes.
   if (gpu) e.available_bytes = static_cast<int64_t>(device_memory_free());
   return e;
 }
 
-}  // namespace
-
 void ModelOptions::add_to(CLI::App& command) {
   command.add_option("--config", config, "config file instead of the folder's own");
   command.add_option("--encoding", encoding, "v3.1 or v3.2 (default: what the folder says)")
       ->check(CLI::IsMember({"v3.1", "v3.2"}));
-  command
-      .add_option("--index-budget", index_budget_mib,
-                  "MiB of index scores held at once (default: 64 on a CPU, 512 on a GPU)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+  compute.add_context_to(command);
+  compute.add_step_tokens_to(command);
+  compute.add_index_budget_to(command);
   compute.add_to(command);
 }
 
@@ -83,15 +74,15 @@ LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
       tokenizer_(Tokenizer::from_folder(folder)),
       encoding_(choose_encoding(options.encoding, folder)),
       stop_ids_(stop_ids_of(folder, config())),
-      engine_options_(completed(options, *checkpoint_, std::move(engine))) {
+      engine_options_(engine_options_of(options, *checkpoint_, std::move(engine))) {
   const EngineOptions& e = engine_options_;
-  if (e.device == DeviceKind::cuda) fmt::print(stderr, "{}\n", plan_engine(config(), e).describe());
-  weights_ = std::make_unique<DeviceWeights>(config(), checkpoint_->weights(), e.device, e.numerics,
-                                             false, true);
+  if (e.compute.device == DeviceKind::cuda)
+    fmt::print(stderr, "{}\n", plan_engine(config(), e).describe());
+  weights_ = std::make_unique<DeviceWeights>(config(), checkpoint_->weights(), e.compute, true);
   engine_ = std::make_unique<Engine>(config(), weights_->get(), e);
   for (const std::string& warning : checkpoint_->warnings())
     fmt::print(stderr, "note: {}\n", warning);
-  say_threads(e.threads);
+  say_threads(options.compute.threads);
   fmt::print(stderr, "{}; {} prompts\n", engine_->describe(), encoding_name(encoding_));
 }
 

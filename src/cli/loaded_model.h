@@ -11,6 +11,7 @@
 #include "cli/options.h"
 #include "model/checkpoint.h"
 #include "numerics/sampling.h"
+#include "runtime/device.h"
 #include "runtime/engine.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
@@ -21,18 +22,14 @@ namespace fathom::cli {
 struct ModelOptions {
   std::string config, encoding;
   ComputeOptions compute;
-  int64_t max_context = 0;       // 0: the model's, or what fits
-  int64_t index_budget_mib = 0;  // 0: what suits the device
-  int chunk = 0;                 // tokens of one step; 0: what suits the device
 
-  // All but max_context and chunk, which go by other names in `serve`.
   void add_to(CLI::App& command);
 };
 
 class LoadedModel {
  public:
   // Loads and says on standard error what was chosen. `engine`: what no option of ModelOptions
-  // says, such as max_seqs. Throws Error when something is missing or does not fit.
+  // says, such as keep_prefixes. Throws Error when something is missing or does not fit.
   LoadedModel(const std::string& folder, const ModelOptions& options, EngineOptions engine);
 
   Engine& engine() { return *engine_; }
@@ -53,6 +50,13 @@ class LoadedModel {
   EngineOptions engine_options_;
   std::unique_ptr<Engine> engine_;
 };
+
+// The config's end of sentence and those of the folder's generation_config.json.
+std::vector<int32_t> stop_ids_of(const std::string& folder, const Config& config);
+
+// `engine` with what the options and the folder say of it.
+EngineOptions engine_options_of(const ModelOptions& options, const Config& config,
+                                const std::string& folder, EngineOptions engine);
 
 // How the folder's generation_config.json would draw tokens; without one, or for what it does not
 // say, temperature 1 and nothing left out.

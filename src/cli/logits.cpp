@@ -9,6 +9,7 @@
 #include "cli/options.h"
 #include "io/safetensors.h"
 #include "model/checkpoint.h"
+#include "runtime/device.h"
 #include "runtime/evaluator.h"
 #include "runtime/taps.h"
 #include "text/tokenizer.h"
@@ -19,7 +20,7 @@ namespace {
 struct Options {
   std::string ckpt, config, ids_file, text, rows = "-1", out, hidden_file;
   ComputeOptions compute;
-  int chunk = 512, from_layer = -1;
+  int from_layer = -1;
   bool taps = false, mtp = false;
 };
 
@@ -140,19 +141,20 @@ int run(const Options& o) {
     if (row < context - 1) below_last.push_back(row);
 
   TapOps* taps = nullptr;
-  EvalOptions eval = o.compute.eval_options();
-  eval.chunk = static_cast<int>(std::min<int64_t>(o.chunk, context));
-  eval.mtp = o.mtp;
+  EvalOptions eval;
+  eval.compute = o.compute.plan();
+  eval.compute.context = context;
+  eval.compute.step_tokens = static_cast<int>(std::min<int64_t>(eval.compute.step_tokens, context));
+  eval.compute.mtp = o.mtp;
+  eval.compute.observed = o.taps;
   if (o.taps)
     eval.wrap = [&](Ops& inner) {
       auto wrapped = std::make_unique<TapOps>(inner, sorted, context);
       taps = wrapped.get();
       return wrapped;
     };
-  eval.observed = o.taps;
-  const DeviceWeights weights(config, checkpoint->weights(), eval.device, eval.numerics,
-                              eval.observed);
-  Evaluator evaluator(config, weights.get(), context, eval);
+  const DeviceWeights weights(config, checkpoint->weights(), eval.compute);
+  Evaluator evaluator(config, weights.get(), eval);
   say_threads(o.compute.threads);
   fmt::print(stderr, "{}\n", evaluator.describe());
   if (taps)
@@ -207,9 +209,7 @@ void add_logits(CLI::App& app) {
   hidden->needs(c->get_option("--from-layer"));
   c->add_option("--rows", o->rows, "positions, e.g. 0,5,-1, or all")->capture_default_str();
   c->add_option("--out", o->out, "safetensors file to write")->required();
-  c->add_option("--chunk", o->chunk, "tokens of one prefill step")
-      ->check(CLI::Range(1, 1 << 16))
-      ->capture_default_str();
+  o->compute.add_step_tokens_to(*c);
   c->add_flag("--taps", o->taps, "also per layer: out, index_score, selected, experts");
   c->add_flag("--mtp", o->mtp, "also mtp_logits: the MTP module's guess of the token after next")
       ->excludes(hidden);

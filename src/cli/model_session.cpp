@@ -7,9 +7,13 @@
 namespace fathom::cli {
 namespace {
 
-EngineOptions engine_options(int max_seqs, bool keep_prefixes) {
+ModelOptions with_sequences(ModelOptions o, int sequences) {
+  o.compute.sequences = sequences;
+  return o;
+}
+
+EngineOptions engine_options(bool keep_prefixes) {
   EngineOptions e;
-  e.max_seqs = max_seqs;
   e.keep_prefixes = keep_prefixes;
   return e;
 }
@@ -39,21 +43,13 @@ void GenerationOptions::add_to(CLI::App& command) {
   command.add_option("--seed", seed, "the same seed draws the same tokens (default: a new one)");
   command.add_flag("--thinking", thinking, "let the model reason before it answers");
   command.add_option("--system", system, "system message");
-  command
-      .add_option("--chunk", model.chunk,
-                  "tokens of one step; longer prompts go in chunks (default: 512 on a CPU, 4096 on "
-                  "a GPU)")
-      ->check(CLI::Range(1, 1 << 16));
-  command
-      .add_option("--max-context", model.max_context,
-                  "tokens of prompt and answer together (default: the model's, or what fits)")
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 40));
   model.add_to(command);
 }
 
 ModelSession::ModelSession(const std::string& folder, const GenerationOptions& options,
-                           int max_seqs, bool keep_prefixes)
-    : options_(options), model_(folder, options.model, engine_options(max_seqs, keep_prefixes)) {}
+                           int sequences, bool keep_prefixes)
+    : options_(options),
+      model_(folder, with_sequences(options.model, sequences), engine_options(keep_prefixes)) {}
 
 std::vector<int32_t> ModelSession::prompt_ids(const Conversation& conversation,
                                               bool thinking) const {

@@ -29,7 +29,7 @@ struct GenerationOptions {
 class ModelSession {
  public:
   // Loads and says on standard error what was chosen. Throws Error when something is missing.
-  ModelSession(const std::string& folder, const GenerationOptions& options, int max_seqs,
+  ModelSession(const std::string& folder, const GenerationOptions& options, int sequences,
                bool keep_prefixes);
 
   Engine& engine() { return model_.engine(); }

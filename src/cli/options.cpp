@@ -1,19 +1,45 @@
 #include "cli/options.h"
 
+#include <fmt/ranges.h>
+
 #include <charconv>
 
 #include "base/error.h"
 #include "base/processors.h"
 #include "kernels/cpu_ops.h"
+#include "runtime/device.h"
 
 namespace fathom::cli {
+namespace {
 
-void ComputeOptions::add_to(CLI::App& command) {
+// An option under several names. The help shows the first and names the others; each is an option
+// of its own, so that a message about a value speaks of the name that was used.
+template <class T>
+void add_named(CLI::App& command, std::vector<std::string> names, T& value,
+               const std::string& description, const CLI::Validator& check) {
+  const std::string others = fmt::format("{}", fmt::join(names.begin() + 1, names.end(), ", "));
+  CLI::Option* first = nullptr;
+  for (const std::string& name : names) {
+    CLI::Option* option = command.add_option(name, value, description)->check(check);
+    if (first)
+      option->group("")->excludes(first);
+    else
+      (first = option)->description(description + "; also " + others);
+  }
+}
+
+}  // namespace
+
+void ComputeOptions::add_device_to(CLI::App& command) {
   command
       .add_option("--device", device,
                   "cpu, cuda (H100, H200), or auto: the GPU where there is one that can")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
+}
+
+void ComputeOptions::add_to(CLI::App& command) {
+  add_device_to(command);
   command
       .add_option("--numerics", numerics,
                   "exact (float32, CPU), bf16, or fp8 (the reference's rounding points) "
@@ -35,6 +61,31 @@ void ComputeOptions::add_to(CLI::App& command) {
                    "one form of attention everywhere: decode equals prefill bit for bit");
 }
 
+void ComputeOptions::add_step_tokens_to(CLI::App& command) {
+  add_named(
+      command, {"--step-tokens", "--max-num-batched-tokens", "--chunk"}, step_tokens,
+      "tokens of one step; longer prompts go in chunks (default: 512 on a CPU, 4096 on a GPU)",
+      CLI::Range(1, 1 << 16));
+}
+
+void ComputeOptions::add_context_to(CLI::App& command) {
+  add_named(command, {"--context", "--max-model-len", "--max-context"}, context,
+            "tokens of prompt and answer together (default: the model's, or what fits)",
+            CLI::Range(int64_t{2}, int64_t{1} << 40));
+}
+
+void ComputeOptions::add_sequences_to(CLI::App& command) {
+  add_named(command, {"--sequences", "--max-num-seqs"}, sequences,
+            "requests computed at once (default: 16 on a CPU, 64 on a GPU)", CLI::Range(1, 65536));
+}
+
+void ComputeOptions::add_index_budget_to(CLI::App& command) {
+  command
+      .add_option("--index-budget", index_budget_mib,
+                  "MiB of index scores held at once (default: 64 on a CPU, 512 on a GPU)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
+}
+
 DeviceKind ComputeOptions::device_value() const {
   if (!found_) {
     // Naming kernels of the CPU, or float32 rows, is asking for the CPU.
@@ -50,32 +101,27 @@ DeviceKind ComputeOptions::device_value() const {
   return *found_;
 }
 
-Numerics ComputeOptions::numerics_value() const {
-  if (numerics.empty()) return device_value() == DeviceKind::cuda ? Numerics::fp8 : Numerics::bf16;
-  return numerics == "exact"  ? Numerics::exact
-         : numerics == "bf16" ? Numerics::bf16
-                              : Numerics::fp8;
-}
-
-std::optional<KvFormat> ComputeOptions::kv_value() const {
-  if (kv.empty()) return std::nullopt;
-  return kv == "f32" ? KvFormat::f32 : kv == "bf16" ? KvFormat::bf16 : KvFormat::fp8;
-}
-
-AttentionMode ComputeOptions::attention_value() const {
-  return attention == "dense" ? AttentionMode::dense : AttentionMode::sparse;
-}
-
-EvalOptions ComputeOptions::eval_options() const {
-  EvalOptions e;
-  e.device = device_value();
-  e.numerics = numerics_value();
-  e.kv = kv_value();
-  e.attention = attention_value();
-  e.kernels = kernels;
-  e.threads = threads;
-  e.batch_invariant = batch_invariant;
-  return e;
+ComputePlan ComputeOptions::plan() const {
+  ComputePlan p;
+  p.device = device_value();
+  const bool gpu = p.device == DeviceKind::cuda;
+  p.numerics = numerics == "exact"        ? Numerics::exact
+               : numerics == "bf16"       ? Numerics::bf16
+               : numerics == "fp8" || gpu ? Numerics::fp8
+                                          : Numerics::bf16;
+  p.cache_format = kv == "f32"    ? KvFormat::f32
+                   : kv == "bf16" ? KvFormat::bf16
+                   : kv == "fp8"  ? KvFormat::fp8
+                                  : default_kv_format(p.numerics);
+  p.attention = attention == "dense" ? AttentionMode::dense : AttentionMode::sparse;
+  if (!gpu) p.kernels = pick_cpu_kernels(kernels).name;
+  p.threads = threads > 0 ? threads : usable_processors();
+  p.batch_invariant = batch_invariant;
+  p.context = context;
+  p.step_tokens = step_tokens > 0 ? step_tokens : default_step_tokens(p.device);
+  p.sequences = sequences > 0 ? sequences : gpu ? 64 : 16;
+  p.index_budget = index_budget_mib > 0 ? index_budget_mib << 20 : default_index_budget(p.device);
+  return p;
 }
 
 std::vector<int32_t> parse_ids(const std::string& text, const std::string& origin) {

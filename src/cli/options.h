@@ -7,26 +7,38 @@
 #include <string>
 #include <vector>
 
-#include "runtime/evaluator.h"
+#include "runtime/compute_plan.h"
 #include "text/tokenizer.h"
 
 namespace fathom::cli {
 
-// How to compute: --device, --numerics, --kv, --attention, --kernels, --threads, --batch-invariant.
+// How to compute and with how much room, as the user says it. Nowhere else do options become a
+// ComputePlan.
 struct ComputeOptions {
   std::string device = "auto", numerics, kv, attention = "sparse", kernels;
   int threads = 0;
   bool batch_invariant = false;
+  // 0 in each: what plan() says where nobody asks for a size.
+  int64_t context = 0, index_budget_mib = 0;
+  int step_tokens = 0, sequences = 0;
 
+  // --device, --numerics, --kv, --attention, --kernels, --threads, --batch-invariant
   void add_to(CLI::App& command);
+  // --device alone, for a command that chooses the rest itself.
+  void add_device_to(CLI::App& command);
+  // Sizes, also under their former names and under those that vLLM has for them.
+  void add_step_tokens_to(CLI::App& command);
+  void add_context_to(CLI::App& command);
+  void add_sequences_to(CLI::App& command);
+  void add_index_budget_to(CLI::App& command);
+
+  // Every choice settled but what depends on the model and its memory: a context of 0 stays 0.
   // Looks for a GPU at the first call, and says on standard error when one is there unused.
-  DeviceKind device_value() const;
-  Numerics numerics_value() const;  // default: fp8 on a GPU, bf16 on a CPU
-  std::optional<KvFormat> kv_value() const;
-  AttentionMode attention_value() const;
-  EvalOptions eval_options() const;
+  ComputePlan plan() const;
 
  private:
+  DeviceKind device_value() const;
+
   mutable std::optional<DeviceKind> found_;
 };
 

@@ -12,6 +12,7 @@
 #include "cli/output.h"
 #include "cli/terminal.h"
 #include "kernels/cpu_ops.h"
+#include "kernels/gpu.h"
 #include "model/checkpoint.h"
 #include "model/footprint.h"
 #include "selfcheck/selfcheck.h"
@@ -23,7 +24,7 @@ using Json = nlohmann::ordered_json;
 
 struct Options {
   std::string dir, config;
-  ComputeOptions compute;  // its device alone
+  ComputeOptions compute;  // of which device, kernels and threads can be said
   SelfcheckOptions check;
   bool json = false;
 };
@@ -34,8 +35,8 @@ std::string_view word(Verdict v) {
 
 // What computes, in words.
 std::string kernels_of(const SelfcheckOptions& o) {
-  const std::string_view cpu = pick_cpu_kernels(o.kernels).name;
-  if (o.device == DeviceKind::cpu) return fmt::format("{} kernels", cpu);
+  const std::string_view cpu = pick_cpu_kernels(o.compute.kernels).name;
+  if (o.compute.device == DeviceKind::cpu) return fmt::format("{} kernels", cpu);
   return fmt::format(
       "bf16 and fp8 on the {}, exact with {} kernels; checks of single ops with made-up inputs on "
       "the reference, which the GPU is compared with",
@@ -88,8 +89,8 @@ void print_json(const std::vector<CheckResult>& results, const Options& o, doubl
                                   : r.verdict == Verdict::failed ? "failed"
                                                                  : "skipped"}});
   Json report = {{"checkpoint", o.dir},
-                 {"device", name_of(o.check.device)},
-                 {"kernels", pick_cpu_kernels(o.check.kernels).name},
+                 {"device", name_of(o.check.compute.device)},
+                 {"kernels", pick_cpu_kernels(o.check.compute.kernels).name},
                  {"passed", all_passed(results)},
                  {"seconds", seconds},
                  {"checks", checks}};
@@ -134,17 +135,14 @@ void add_selfcheck(CLI::App& app) {
   auto o = std::make_shared<Options>();
   command->add_option("--ckpt-path", o->dir, "folder of the checkpoint")->required();
   command->add_option("--config", o->config, "config file, in place of the folder's config.json");
-  command
-      ->add_option("--device", o->compute.device,
-                   "cpu, cuda (H100, H200), or auto: the GPU where there is one that can")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
-      ->capture_default_str();
+  o->compute.add_device_to(*command);
   std::vector<std::string> kernels, groups;
   for (const CpuKernels& k : cpu_kernels()) kernels.emplace_back(k.name);
   for (const CheckGroup& g : selfcheck_groups()) groups.emplace_back(g.name);
-  command->add_option("--kernels", o->check.kernels, "kernels to check (default: the best usable)")
+  command
+      ->add_option("--kernels", o->compute.kernels, "kernels to check (default: the best usable)")
       ->check(CLI::IsMember(kernels));
-  command->add_option("--threads", o->check.threads, kThreadsHelp)
+  command->add_option("--threads", o->compute.threads, kThreadsHelp)
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   command->add_option("--only", o->check.only, "groups of checks to run (default: all)")
@@ -152,8 +150,7 @@ void add_selfcheck(CLI::App& app) {
       ->check(CLI::IsMember(groups));
   command->add_flag("--json", o->json, "print the report as JSON");
   on_run(*command, [o] {
-    o->compute.kernels = o->check.kernels;
-    o->check.device = o->compute.device_value();
+    o->check.compute = o->compute.plan();
     return run(*o);
   });
 }

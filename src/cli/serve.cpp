@@ -25,6 +25,7 @@
 #include "server/server_log.h"
 #include "server/service.h"
 #include "text/utf8.h"
+#include "server/tokenizer_info.h"
 
 namespace fathom::cli {
 namespace {
@@ -42,7 +43,7 @@ struct Options {
   int port = 8000;
   std::vector<std::string> api_keys, model_names, origins;
   std::string api_key_file, log_level = "info";
-  int max_num_seqs = 0, max_queue = 256, http_threads = 2;
+  int max_queue = 256, http_threads = 2;
   int max_body_mib = 32;
   double request_timeout = 0, grace = 30;
   std::string cache_dir;
@@ -143,8 +144,10 @@ ServiceOptions service_options(const Options& o, const LoadedModel& model) {
   s.sampling = sampling_of_folder(o.checkpoint);
   s.keep_selection = o.keep_selection;
   s.request_seconds = o.request_timeout;
-  s.fingerprint = fmt::format("fathom-{}-{}", name_of(model.engine_options().device),
-                              name_of(model.engine_options().numerics));
+  s.tokenizer_info =
+      tokenizer_info(o.checkpoint, model.tokenizer(), model.config().bos, model.config().eos);
+  s.fingerprint = fmt::format("fathom-{}-{}", name_of(model.engine_options().compute.device),
+                              name_of(model.engine_options().compute.numerics));
   return s;
 }
 
@@ -157,7 +160,7 @@ void describe(const ServiceOptions& s, bool needs_keys) {
 
 void describe_cache(const LoadedModel& model, const Options& o) {
   // Of a GPU it has been said before the weights went there.
-  if (model.engine_options().device == DeviceKind::cpu)
+  if (model.engine_options().compute.device == DeviceKind::cpu)
     fmt::print(stderr, "{}\n", model.engine().memory().describe());
   fmt::print(stderr, "{}; beginnings of prompts are {}\n", model.engine().memory().describe_load(),
              o.no_prefixes ? "not kept" : "kept");
@@ -170,8 +173,6 @@ void describe_cache(const LoadedModel& model, const Options& o) {
 EngineOptions engine_options(const Options& o, Metrics& metrics,
                              const std::shared_ptr<ServerLog>& log) {
   EngineOptions e;
-  const bool gpu = o.model.compute.device_value() == DeviceKind::cuda;
-  e.max_seqs = o.max_num_seqs > 0 ? o.max_num_seqs : gpu ? 64 : 16;
   e.max_waiting = o.max_queue;
   e.keep_prefixes = !o.no_prefixes;
   e.cache_dir = o.cache_dir;
@@ -287,16 +288,7 @@ void add_engine_options(CLI::App& c, Options& o) {
   c.add_option("--served-model-name", o.model_names,
                "name of the model in requests and answers (may be repeated; default: the folder's)")
       ->take_all();
-  c.add_option("--max-model-len", o.model.max_context,
-               "tokens of prompt and answer together (default: the model's, or what fits)")
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 40));
-  c.add_option("--max-num-seqs", o.max_num_seqs,
-               "requests computed at once (default: 16 on a CPU, 64 on a GPU)")
-      ->check(CLI::Range(1, 65536));
-  c.add_option("--max-num-batched-tokens", o.model.chunk,
-               "tokens of one step; longer prompts go in chunks (default: 512 on a CPU, 4096 on a "
-               "GPU)")
-      ->check(CLI::Range(1, 1 << 16));
+  o.model.compute.add_sequences_to(c);
   c.add_option("--max-queue", o.max_queue, "requests that may wait; more get status 429")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

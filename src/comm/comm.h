@@ -17,7 +17,8 @@ class Comm {
   virtual void all_reduce(Tensor x) = 0;
 };
 
-// One rank: nothing to exchange.
-std::unique_ptr<Comm> make_solo_comm();
+// The link of rank `rank` to the other `ranks` - 1. One rank has nothing to exchange. More than
+// one is not built yet and stops the program: check_plan refuses it before.
+std::unique_ptr<Comm> make_comm(int rank, int ranks);
 
 }  // namespace fathom

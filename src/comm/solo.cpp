@@ -1,5 +1,7 @@
 #include "comm/comm.h"
 
+#include "base/check.h"
+
 namespace fathom {
 namespace {
 
@@ -12,6 +14,9 @@ class SoloComm final : public Comm {
 
 }  // namespace
 
-std::unique_ptr<Comm> make_solo_comm() { return std::make_unique<SoloComm>(); }
+std::unique_ptr<Comm> make_comm(int rank, int ranks) {
+  FATHOM_CHECK(rank == 0 && ranks == 1, "rank {} of {}", rank, ranks);
+  return std::make_unique<SoloComm>();
+}
 
 }  // namespace fathom

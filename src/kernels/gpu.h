@@ -23,19 +23,13 @@ struct GpuInfo {
 // The first GPU. Never throws: a machine without one is a normal machine.
 GpuInfo find_gpu();
 
-struct GpuOptions {
-  // Tensors in memory that host and GPU share, and every op finished before it returns: for
-  // observers, who read what lies between the ops. Slow.
-  bool observed = false;
-  bool batch_invariant = false;
-  int max_sequences = 0;  // of one step; 0: as many as tokens
-};
-
-std::unique_ptr<Ops> make_gpu_ops(Numerics numerics, const Workload& workload,
-                                  const GpuOptions& options);
+// `observed`: tensors lie in memory that host and GPU share, and every op is finished before it
+// returns. For observers, who read what lies between the ops; slow. Throws Error for numerics and
+// dims that the kernels are not built for, and for memory that is not there.
+std::unique_ptr<Ops> make_gpu_ops(Numerics numerics, const Workload& workload, bool observed);
 
 // Bytes that make_gpu_ops takes for itself beside weights, cache and activations.
-int64_t gpu_workspace_bytes(Numerics numerics, const Workload& workload, const GpuOptions& options);
+int64_t gpu_workspace_bytes(Numerics numerics, const Workload& workload);
 
 // A part of what is to be written to `to`: `fill` puts its `bytes` (at most kUploadPiece) bytes at
 // the address given. Called from several threads at once.

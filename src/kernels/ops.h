@@ -35,8 +35,9 @@ struct LayerNormWeights {
 
 // Sizes that bound every step; an implementation allocates its workspace from them once.
 struct Workload {
-  int max_tokens = 0;                    // tokens of one step
-  int64_t max_context = 0;               // positions of one sequence
+  int step_tokens = 0;                   // tokens of one step
+  int64_t context = 0;                   // positions of one sequence
+  int sequences = 0;                     // entries for them in one step; 0: as many as tokens
   int hidden = 0, max_intermediate = 0;  // widest of dense MLP and expert
   int expert_intermediate = 0;           // of one routed expert
   int heads = 0, nope = 0, rope = 0, value = 0, latent = 0;
@@ -46,6 +47,8 @@ struct Workload {
   int64_t vocab = 0;
   int64_t index_budget = 64 << 20;  // bytes of index scores held at once
   bool ue8m0 = true;                // scale format of quantised activations
+  // A token's bits may not depend on what else is in its step (on a CPU they never do).
+  bool batch_invariant = false;
 };
 
 class Ops {

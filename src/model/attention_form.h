@@ -12,11 +12,11 @@ namespace fathom {
 struct FormPolicy {
   // Prompt tokens at positions below this use the expanded form.
   int64_t expanded_below = 0;
-  // One form everywhere, so that decode and prefill agree bit for bit.
-  bool batch_invariant = false;
+  // Every token takes the absorbed form, so that decode and prefill agree bit for bit.
+  bool one_form = false;
 
   AttentionForm form(int64_t position, bool decode) const {
-    if (batch_invariant || decode || position >= expanded_below) return AttentionForm::absorbed;
+    if (one_form || decode || position >= expanded_below) return AttentionForm::absorbed;
     return AttentionForm::expanded;
   }
 };
@@ -35,7 +35,7 @@ inline constexpr double kExpandedShare = 0.5;
 inline FormPolicy form_policy(const Config& c, AttentionMode mode, Numerics numerics,
                               bool batch_invariant) {
   FormPolicy policy;
-  policy.batch_invariant = batch_invariant || numerics == Numerics::fp8;
+  policy.one_form = batch_invariant || numerics == Numerics::fp8;
   if (mode == AttentionMode::dense || !c.has_indexer()) {
     policy.expanded_below = INT64_MAX;
   } else {

@@ -30,31 +30,7 @@ int64_t activation_bytes(const Config& c, const ForwardOptions& o) {
   int64_t per_token = 5LL * c.hidden + c.q_rank + c.latent + c.rope +
                       c.heads * int64_t{c.qk_dim() + c.value} + 2LL * c.index_heads * c.index_dim +
                       c.index_dim + c.index_heads + c.index_topk + 2LL * c.experts_per_token;
-  return 4 * per_token * o.max_tokens + 32 * 256;
-}
-
-Workload workload_of(const Config& c, const ForwardOptions& o) {
-  Workload w;
-  w.max_tokens = o.max_tokens;
-  w.max_context = o.max_context;
-  w.hidden = c.hidden;
-  w.max_intermediate =
-      std::max({c.intermediate, c.moe_intermediate * std::max(1, c.shared_experts)});
-  w.expert_intermediate = c.moe_intermediate;
-  w.heads = c.heads;
-  w.nope = c.nope;
-  w.rope = c.rope;
-  w.value = c.value;
-  w.latent = c.latent;
-  w.q_rank = c.q_rank;
-  w.index_heads = c.index_heads;
-  w.index_dim = c.index_dim;
-  w.index_topk = c.index_topk;
-  w.experts = c.experts;
-  w.experts_per_token = c.experts_per_token;
-  w.vocab = c.vocab;
-  w.ue8m0 = c.ue8m0;
-  return w;
+  return 4 * per_token * o.step_tokens + 32 * 256;
 }
 
 // The named intermediate results of one step.
@@ -85,14 +61,14 @@ Forward::Forward(const Config& config, const Weights& weights, Ops& ops, Comm& c
       options_(options),
       sparse_(options.attention == AttentionMode::sparse && config.has_indexer()),
       arena_(static_cast<size_t>(activation_bytes(config, options)), ops.memory()),
-      rope_memory_(static_cast<size_t>(options.max_context + 1) * config.rope * sizeof(float),
+      rope_memory_(static_cast<size_t>(options.context + 1) * config.rope * sizeof(float),
                    ops.memory()) {
   std::vector<float> f =
       rope_frequencies(config.rope, config.rope_theta, config.yarn ? &*config.yarn : nullptr);
   std::vector<float> table(rope_memory_.size() / sizeof(float));
   float* cos = table.data();
-  float* sin = cos + (options.max_context + 1) * (config.rope / 2);
-  for (int64_t pos = 0; pos <= options.max_context; ++pos)
+  float* sin = cos + (options.context + 1) * (config.rope / 2);
+  for (int64_t pos = 0; pos <= options.context; ++pos)
     for (int i = 0; i < config.rope / 2; ++i) {
       float angle = static_cast<float>(pos) * f[i];
       *cos++ = std::cos(angle);
@@ -106,9 +82,8 @@ Forward::Forward(const Config& config, const Weights& weights, Ops& ops, Comm& c
 RopeTable Forward::rope(int offset) const {
   int64_t pairs = config_.rope / 2;
   const float* cos = reinterpret_cast<const float*>(rope_memory_.data());
-  const float* sin = cos + (options_.max_context + 1) * pairs;
-  return {cos + offset * pairs, sin + offset * pairs, config_.rope,
-          options_.max_context + 1 - offset};
+  const float* sin = cos + (options_.context + 1) * pairs;
+  return {cos + offset * pairs, sin + offset * pairs, config_.rope, options_.context + 1 - offset};
 }
 
 Forward::Activations Forward::activations(int tokens) {

@@ -15,14 +15,11 @@ namespace fathom {
 struct ForwardOptions {
   Numerics numerics = Numerics::bf16;
   AttentionMode attention = AttentionMode::sparse;
-  int max_tokens = 512;        // of one step
-  int64_t max_context = 4096;  // positions of one sequence
+  int step_tokens = 512;   // of one step
+  int64_t context = 4096;  // positions of one sequence
 };
 
-// What an implementation of Ops has to plan for.
-Workload workload_of(const Config& c, const ForwardOptions& options);
-
-// Memory of the results that a step of options.max_tokens tokens holds at once.
+// Memory of the results that a step of options.step_tokens tokens holds at once.
 int64_t activation_bytes(const Config& c, const ForwardOptions& options);
 
 // Thread-compatible: one step at a time. Allocates in its constructor only.
@@ -69,7 +66,7 @@ class Forward {
   ForwardOptions options_;
   bool sparse_;
   Arena arena_;
-  Buffer rope_memory_;  // cos, then sin: [max_context + 1, rope / 2] each
+  Buffer rope_memory_;  // cos, then sin: [context + 1, rope / 2] each
 };
 
 }  // namespace fathom

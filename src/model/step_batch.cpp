@@ -6,14 +6,14 @@
 
 namespace fathom {
 
-StepBatch::StepBatch(int max_tokens, int max_sequences, int max_pages)
-    : max_tokens_(max_tokens), max_sequences_(max_sequences), max_pages_(max_pages) {
-  ids_.reserve(max_tokens);
-  positions_.reserve(max_tokens);
-  sequence_of_.reserve(max_tokens);
-  logit_rows_.reserve(max_tokens);
-  page_tables_.reserve(static_cast<size_t>(max_sequences) * max_pages);
-  spans_.reserve(2 * static_cast<size_t>(max_sequences) + static_cast<size_t>(max_tokens));
+StepBatch::StepBatch(int step_tokens, int sequences, int max_pages)
+    : step_tokens_(step_tokens), max_sequences_(sequences), max_pages_(max_pages) {
+  ids_.reserve(step_tokens);
+  positions_.reserve(step_tokens);
+  sequence_of_.reserve(step_tokens);
+  logit_rows_.reserve(step_tokens);
+  page_tables_.reserve(static_cast<size_t>(sequences) * max_pages);
+  spans_.reserve(2 * static_cast<size_t>(sequences) + static_cast<size_t>(step_tokens));
 }
 
 void StepBatch::clear() {
@@ -30,8 +30,8 @@ void StepBatch::clear() {
 void StepBatch::add(std::span<const int32_t> ids, int64_t first_position,
                     std::span<const int32_t> pages, bool decode, const FormPolicy& forms) {
   int64_t last = first_position + static_cast<int64_t>(ids.size());
-  FATHOM_CHECK(!ids.empty() && tokens() + static_cast<int>(ids.size()) <= max_tokens_,
-               "{} tokens added to {} of {}", ids.size(), tokens(), max_tokens_);
+  FATHOM_CHECK(!ids.empty() && tokens() + static_cast<int>(ids.size()) <= step_tokens_,
+               "{} tokens added to {} of {}", ids.size(), tokens(), step_tokens_);
   FATHOM_CHECK(sequences_ < max_sequences_, "more than {} sequences", max_sequences_);
   FATHOM_CHECK(static_cast<int64_t>(pages.size()) * kPageRows >= last &&
                    static_cast<int>(pages.size()) <= max_pages_,
@@ -52,7 +52,7 @@ void StepBatch::add(std::span<const int32_t> ids, int64_t first_position,
 
 void StepBatch::pad(int tokens, int32_t page) {
   if (this->tokens() >= tokens) return;
-  FATHOM_CHECK(tokens <= max_tokens_ && sequences_ < max_sequences_,
+  FATHOM_CHECK(tokens <= step_tokens_ && sequences_ < max_sequences_,
                "a step of {} tokens, {} sequences padded to {}", this->tokens(), sequences_,
                tokens);
   while (this->tokens() < tokens) {

@@ -13,8 +13,8 @@ namespace fathom {
 
 class StepBatch {
  public:
-  // Page tables have room for `max_pages` pages a sequence.
-  StepBatch(int max_tokens, int max_sequences, int max_pages);
+  // Room for so many tokens and sequences, and for page tables of `max_pages` pages each.
+  StepBatch(int step_tokens, int sequences, int max_pages);
 
   void clear();
 
@@ -40,7 +40,7 @@ class StepBatch {
   void pad(int tokens, int32_t page);
 
  private:
-  int max_tokens_, max_sequences_, max_pages_;
+  int step_tokens_, max_sequences_, max_pages_;
   int sequences_ = 0;
   int padding_ = 0;
   std::vector<int32_t> ids_, positions_, sequence_of_, page_tables_, logit_rows_;

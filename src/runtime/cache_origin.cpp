@@ -6,6 +6,7 @@
 #include "cache/page_file.h"
 #include "io/mapped_file.h"
 #include "kernels/cpu_ops.h"
+#include "kernels/gpu.h"
 #include "model/checkpoint_files.h"
 
 namespace fathom {
@@ -36,14 +37,15 @@ PageKey checkpoint_digest(const std::string& folder, const std::string& config_f
 }
 
 PageKey cache_origin(const Config& config, const EngineOptions& o) {
-  const KvShape shape = kv_shape(config, o.numerics, o.kv, false);
+  const ComputePlan& p = o.compute;
+  const KvShape shape = kv_shape(config, p);
   const std::string kernels =
-      o.device == DeviceKind::cpu ? std::string(pick_cpu_kernels(o.kernels).name) : find_gpu().name;
+      p.device == DeviceKind::cpu ? std::string(pick_cpu_kernels(p.kernels).name) : find_gpu().name;
   return with(
       o.checkpoint,
       fmt::format("{} {} {} {} {} {} {} {} {} {}", kVersion, kPageFileVersion, shape.layers,
-                  name_of(o.numerics), name_of(shape.latent_format), name_of(shape.index_format),
-                  name_of(o.attention), o.batch_invariant, name_of(o.device), kernels));
+                  name_of(p.numerics), name_of(shape.latent_format), name_of(shape.index_format),
+                  name_of(p.attention), p.batch_invariant, name_of(p.device), kernels));
 }
 
 }  // namespace fathom

@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "io/machine.h"
-#include "kernels/cpu_ops.h"
 
 namespace fathom {
 
@@ -24,19 +23,13 @@ DeviceChoice choose_device(std::string_view asked) {
   return choice;
 }
 
-std::unique_ptr<Ops> make_ops(const OpsOptions& options, Numerics numerics,
-                              const Workload& workload, ThreadPool& pool) {
-  if (options.device == DeviceKind::cuda) return make_gpu_ops(numerics, workload, options.gpu);
-  return pick_cpu_kernels(options.kernels).make(numerics, workload, pool);
-}
-
-DeviceWeights::DeviceWeights(const Config& config, const Weights& host, DeviceKind device,
-                             Numerics numerics, bool observed, bool progress)
+DeviceWeights::DeviceWeights(const Config& config, const Weights& host, const ComputePlan& plan,
+                             bool progress)
     : host_(&host) {
-  if (device == DeviceKind::cpu) return;
+  if (plan.device == DeviceKind::cpu) return;
   const auto begin = std::chrono::steady_clock::now();
-  placed_ = PlacedWeights::copy_to_gpu(config, host, numerics,
-                                       observed ? MemoryKind::shared : MemoryKind::device);
+  placed_ = PlacedWeights::copy_to_gpu(config, host, plan.numerics,
+                                       plan.observed ? MemoryKind::shared : MemoryKind::device);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   if (progress)

@@ -12,69 +12,56 @@
 namespace fathom {
 namespace {
 
-ForwardOptions forward_options(const EngineOptions& o, int64_t max_context) {
-  ForwardOptions f;
-  f.numerics = o.numerics;
-  f.attention = o.attention;
-  f.max_tokens = o.max_step_tokens;
-  f.max_context = max_context;
-  return f;
-}
-
-RunnerSetup setup_of(const Config& config, const EngineOptions& o, int64_t max_context) {
+RunnerSetup setup_of(const Config& config, const EngineOptions& o, int64_t context, int pages) {
   RunnerSetup s;
   s.config = &config;
-  s.ops.device = o.device;
-  s.ops.kernels = o.kernels;
-  s.ops.gpu.batch_invariant = o.batch_invariant;
-  s.ops.gpu.max_sequences = step_sequences(o.max_seqs);
-  s.forward = forward_options(o, max_context);
-  s.index_budget = o.index_budget;
-  s.max_seqs = o.max_seqs;
-  s.logit_rows = step_logit_rows(o.max_seqs, o.max_step_tokens);
+  s.compute = o.compute;
+  s.compute.context = context;
+  s.compute.cache_pages = pages;
+  s.compute.logit_rows = o.compute.sequences + prompt_rows(o);
   s.keep_selection = o.keep_selection;
-  s.cache = kv_shape(config, o.numerics, o.kv, false);
   return s;
 }
 
 const EngineOptions& usable(const Config& config, const EngineOptions& o) {
-  if (o.max_seqs < 1) fail("{} sequences at once: at least 1 is needed", o.max_seqs);
-  if (o.max_step_tokens < 1) fail("{} tokens a step: at least 1 is needed", o.max_step_tokens);
-  if (o.max_context < 0) fail("a context of {} tokens: at least 1 is needed", o.max_context);
+  check_plan(o.compute);
+  if (o.max_prompt_rows < 1)
+    fail("{} rows a step for log-probabilities of prompts: at least 1 is needed",
+         o.max_prompt_rows);
   if (o.max_waiting < 0)
     fail("a queue of {} requests: a count, or 0 for any number, is needed", o.max_waiting);
   if (!o.cache_dir.empty() && (!o.keep_prefixes || o.checkpoint == PageKey{}))
     fail("a cache folder needs kept prefixes and the checkpoint's digest: {} and {} are given",
          o.keep_prefixes ? "the first" : "not the first",
          o.checkpoint == PageKey{} ? "not the second" : "the second");
-  if (o.keep_selection && (o.attention == AttentionMode::dense || !config.has_indexer()))
+  if (o.keep_selection && (o.compute.attention == AttentionMode::dense || !config.has_indexer()))
     fail("selections are to be kept, but nothing selects: attention is {}, and the model has {}",
-         name_of(o.attention), config.has_indexer() ? "an indexer" : "no indexer");
+         name_of(o.compute.attention), config.has_indexer() ? "an indexer" : "no indexer");
   return o;
 }
 
 std::unique_ptr<StepRunner> make_runner(const Config& config, const Weights& weights,
                                         const EngineOptions& o, const MemoryPlan& plan,
                                         ThreadPool& pool) {
-  RunnerSetup s = setup_of(config, o, plan.max_context);
+  RunnerSetup s = setup_of(config, o, plan.context, plan.pages);
   s.weights = &weights;
-  s.pages = plan.pages;
   return make_step_runner(s, pool);
 }
 
 }  // namespace
 
 MemoryPlan plan_engine(const Config& config, const EngineOptions& o) {
-  const bool gpu = o.device == DeviceKind::cuda;
+  const ComputePlan& compute = o.compute;
+  const bool gpu = compute.device == DeviceKind::cuda;
   MemoryNeeds needs;
   needs.weights = o.weight_bytes;
   // Workspace grows with the context; one that is not named yet is at most the model's own.
-  needs.workspace =
-      runner_bytes(setup_of(config, o, o.max_context > 0 ? o.max_context : config.max_positions));
-  needs.cache = kv_shape(config, o.numerics, o.kv, false);
+  needs.workspace = runner_bytes(
+      setup_of(config, o, compute.context > 0 ? compute.context : config.max_positions, 0));
+  needs.cache = kv_shape(config, compute);
   needs.max_positions = config.max_positions;
-  needs.max_context = o.max_context;
-  needs.max_seqs = o.max_seqs;
+  needs.context = compute.context;
+  needs.sequences = compute.sequences;
   needs.cache_tokens = o.cache_tokens;
   int64_t available = gpu ? static_cast<int64_t>(device_memory_free()) : available_memory();
   if (gpu) needs.keep_free = 0.02;  // fragments and recorded graphs; nobody else is expected there
@@ -96,10 +83,10 @@ void Engine::Impl::open_cache_dir() {
   PrefixStoreOptions o;
   o.dir = options_.cache_dir;
   o.max_bytes = options_.cache_dir_bytes;
-  o.page_bytes = kv_shape(config_, options_.numerics, options_.kv, false).bytes_per_page();
+  o.page_bytes = kv_shape(config_, options_.compute).bytes_per_page();
   o.on_problem = options_.on_cache_problem;
   o.staging_bytes = options_.cache_dir_staging;
-  if (options_.device == DeviceKind::cuda) o.staging = MemoryKind::pinned;
+  if (options_.compute.device == DeviceKind::cuda) o.staging = MemoryKind::pinned;
   prefixes_.use_disk(o, *runner_, options_.cache_dir_patience);
 }
 
@@ -108,11 +95,11 @@ Engine::Impl::Impl(const Config& config, std::unique_ptr<StepRunner> runner, con
     : config_(config),
       options_(usable(config, options)),
       memory_(plan),
-      threads_(options.threads),
+      threads_(options.compute.threads),
       runner_(std::move(runner)),
-      forms_(form_policy(config, options.attention, options.numerics, options.batch_invariant)),
-      batch_(options.max_step_tokens, step_sequences(options.max_seqs),
-             static_cast<int>(pages_for(plan.max_context))),
+      forms_(form_policy(config, options.compute)),
+      batch_(options.compute.step_tokens, step_sequences(options.compute.sequences),
+             static_cast<int>(pages_for(plan.context))),
       pages_(plan.pages),
       prefixes_(pages_, options.keep_prefixes,
                 options.cache_dir.empty() ? PageKey{} : cache_origin(config, options)) {
@@ -138,7 +125,7 @@ Result<RequestId> Engine::Impl::submit(Request request) {
   std::lock_guard lock(inbox_mutex_);
   if (published_.failed) return Failure{503, "the engine has failed and serves nothing any more"};
   // Those for which there are places will not wait beyond the next plan.
-  const int64_t places = std::max(0, options_.max_seqs - published_.running);
+  const int64_t places = std::max(0, options_.compute.sequences - published_.running);
   const int64_t queued = static_cast<int64_t>(inbox_.size()) + published_.waiting - places;
   if (options_.max_waiting > 0 && queued >= options_.max_waiting)
     return Failure{429, fmt::format("{} requests wait already: at most {} are accepted", queued,
@@ -203,14 +190,7 @@ void Engine::Impl::publish() {
 }
 
 std::string Engine::Impl::describe() const {
-  return fmt::format(
-      "{}; {} numerics, {} cache, {} attention{}; context {} tokens, {} at once in {} "
-      "of cache",
-      runner_->describe(), name_of(options_.numerics),
-      name_of(options_.kv.value_or(default_kv_format(options_.numerics))),
-      name_of(config_.has_indexer() ? options_.attention : AttentionMode::dense),
-      options_.batch_invariant ? " (batch-invariant)" : "", max_context(), options_.max_seqs,
-      bytes_text(runner_->cache_bytes()));
+  return fmt::format("{}; {} of cache", runner_->describe(), bytes_text(runner_->cache_bytes()));
 }
 
 EngineStats Engine::Impl::stats() const {

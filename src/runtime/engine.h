@@ -1,10 +1,13 @@
-// The whole engine as server, command line, bench and evaluation see it: tokens in, tokens out. No
-// tensor, page or device in sight.
+// The engine as server and command line see it. Requests and answers are tokens (request.h): no
+// tensor, page or device is in sight there. Options and statistics do speak of the device, the
+// cache and its folder, for whoever sets an engine up or watches one; a test may bring a device of
+// its own (StepRunner).
 //
 // What a request gets is a function of the request and the engine's options alone: not of what else
 // is in the batch, how its prompt was cut into chunks, or whether it was preempted on the way.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -17,9 +20,7 @@
 #include "cache/prefix_store.h"
 #include "model/config.h"
 #include "model/weights.h"
-#include "numerics/cache_rows.h"
-#include "numerics/modes.h"
-#include "runtime/device.h"
+#include "runtime/compute_plan.h"
 #include "runtime/memory_plan.h"
 #include "runtime/request.h"
 #include "runtime/step_runner.h"
@@ -28,16 +29,10 @@
 namespace fathom {
 
 struct EngineOptions {
-  Numerics numerics = Numerics::bf16;
-  std::optional<KvFormat> kv;  // none: follows the numerics
-  AttentionMode attention = AttentionMode::sparse;
-  DeviceKind device = DeviceKind::cpu;  // the weights must lie there (DeviceWeights)
-  std::string kernels;                  // of the CPU; empty: the best usable
-  int threads = 0;                      // 0: all processors
-  int64_t max_context = 0;     // prompt and answer of one request; 0: the model's, or what fits
-  int max_seqs = 8;            // requests computed at once; more wait
-  int max_step_tokens = 512;   // tokens of one step: longer prompts are computed in chunks
-  int64_t cache_tokens = 0;    // of all requests together; 0: enough for max_seqs, or what fits
+  // A context of 0: the model's, or what fits. The engine settles pages and logit rows itself.
+  ComputePlan compute;
+  int max_prompt_rows = 64;    // tokens of a step with log-probabilities of a prompt to tell
+  int64_t cache_tokens = 0;    // of all requests; 0: enough for compute.sequences, or what fits
   bool keep_prefixes = false;  // pages nobody uses are kept for requests that begin alike
   std::string cache_dir;       // kept pages go to this folder too, and come back; empty: none
   int64_t cache_dir_bytes = int64_t{16} << 30;  // of that folder at most
@@ -48,15 +43,18 @@ struct EngineOptions {
   // Of that folder; on other threads.
   std::function<void(const std::string&)> on_cache_problem;
   int max_waiting = 0;  // requests that wait at once; the next one is refused. 0: any number
-  bool batch_invariant = false;
   bool keep_selection = false;  // requests may ask what the indexer selected
   // Where the device works on its own, the host prepares a step and delivers another meanwhile.
   bool overlap = true;
   std::function<void(const StepReport&)> on_step;  // on the engine thread; must not block
-  int64_t index_budget = 64 << 20;                 // bytes of index scores held at once
   int64_t weight_bytes = 0;  // memory the weights will come to occupy (mapped, not yet touched)
   std::optional<int64_t> available_bytes;  // none: what the machine says
 };
+
+// Logit rows of one step beside each sequence's last: of prompts whose log-probabilities are told.
+constexpr int prompt_rows(const EngineOptions& o) {
+  return std::min(o.compute.step_tokens, o.max_prompt_rows);
+}
 
 // What an engine with these options will take, before anything is taken. Throws Error when it does
 // not fit.

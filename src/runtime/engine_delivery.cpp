@@ -54,7 +54,8 @@ void Engine::Impl::read_logits(const Flight& flight) {
     const Row& row = flight.rows[at];
     Sequence& s = *row.sequence;
     if (s.ended || !reads_logits(s.request)) continue;
-    if (!row.draws) s.prompt_logprobs.resize(static_cast<size_t>(s.prompt) - 1);
+    if (!row.draws)
+      s.prompt_logprobs.resize(static_cast<size_t>(s.prompt - s.request.prompt_logprobs_from));
     rows_to_read_.push_back(at);
   }
   auto read = [&](int64_t begin, int64_t end, int thread) {
@@ -71,8 +72,9 @@ void Engine::Impl::read_row(const Row& row, size_t at, RuledSampler& sampler) {
   Sequence& s = *row.sequence;
   const std::span<const float> logits = runner_->logits(static_cast<int>(at));
   if (!row.draws) {
-    const size_t place = static_cast<size_t>(row.position);
-    s.prompt_logprobs[place] = logprobs_of(logits, s.ids[place + 1], s.request.logprobs);
+    const int64_t token = row.position + 1;
+    s.prompt_logprobs[static_cast<size_t>(token - s.request.prompt_logprobs_from)] =
+        logprobs_of(logits, s.ids[static_cast<size_t>(token)], s.request.logprobs);
     return;
   }
   if (draws_by_host(s.request)) drawn_[at] = draw_for(s, logits, sampler);
@@ -107,7 +109,7 @@ void Engine::Impl::deliver(const Row& row, size_t at) {
 // Positions below `computed` have their rows. Under one form of attention those of generated tokens
 // are as good as a prompt's.
 void Engine::Impl::keep_prefix(Sequence& s, int64_t computed, bool sound) {
-  const int64_t most = forms_.batch_invariant ? computed : std::min(computed, s.prompt);
+  const int64_t most = forms_.one_form ? computed : std::min(computed, s.prompt);
   prefixes_.keep(s.prefix, std::span(s.ids).first(static_cast<size_t>(most)), s.pages, sound);
 }
 

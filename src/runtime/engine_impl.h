@@ -26,7 +26,7 @@ class Engine::Impl {
   Result<RequestId> submit(Request request);
   void cancel(RequestId id);
   EngineSnapshot snapshot() const;
-  int64_t max_context() const { return memory_.max_context; }
+  int64_t max_context() const { return memory_.context; }
   const MemoryPlan& memory() const { return memory_; }
   PrefixStoreStats cache_dir_stats() const {
     return prefixes_.store() ? prefixes_.store()->stats() : PrefixStoreStats{};

@@ -101,7 +101,7 @@ Plan Engine::Impl::make_plan() {
     const auto worse = std::count_if(running_.begin(), running_.end(), [&](const Owned& r) {
       return r->request.priority > s.request.priority;
     });
-    if (running_.size() + i >= static_cast<size_t>(options_.max_seqs + worse)) break;
+    if (running_.size() + i >= static_cast<size_t>(options_.compute.sequences + worse)) break;
     awaits_disk_ = prefixes_.awaits_disk(s.prefix, reusable(s));
     if (awaits_disk_) break;  // and nobody overtakes it
     PrefixTree::Found found = prefixes_.find(s.prefix, reusable(s));
@@ -114,11 +114,10 @@ Plan Engine::Impl::make_plan() {
     room -= pages_for(state.known) - state.pages;
   }
   Limits limits;
-  limits.step_tokens = options_.max_step_tokens;
-  limits.max_running = options_.max_seqs;
+  limits.step_tokens = options_.compute.step_tokens;
+  limits.max_running = options_.compute.sequences;
   limits.free_pages = pages_.free_pages();
-  limits.prompt_rows =
-      step_logit_rows(options_.max_seqs, options_.max_step_tokens) - options_.max_seqs;
+  limits.prompt_rows = prompt_rows(options_);
   return plan_step(running, waiting, limits);
 }
 
@@ -131,15 +130,17 @@ SeqState Engine::Impl::state_of(const Sequence& s) const {
   x.page_ids = s.pages;
   x.priority = s.request.priority;
   x.prompt_rows = s.wants_prompt_rows();
+  x.rows_from = s.first_prompt_row();
   return x;
 }
 
 // Tokens whose rows may be another request's. Not the last, whose logits are wanted; not generated
-// ones, whose rows are decode's, unless those are a prompt's bit for bit; none where each token's
-// logits are wanted.
+// ones, whose rows are decode's, unless those are a prompt's bit for bit; none from where each
+// token's logits are wanted.
 std::span<const int32_t> Engine::Impl::reusable(const Sequence& s) const {
-  if (s.wants_prompt_rows()) return {};
-  const int64_t most = forms_.batch_invariant ? s.known() : s.prompt;
+  if (s.wants_prompt_rows())
+    return std::span(s.ids).first(static_cast<size_t>(s.first_prompt_row()));
+  const int64_t most = forms_.one_form ? s.known() : s.prompt;
   return std::span(s.ids).first(static_cast<size_t>(std::min(most, s.known() - 1)));
 }
 
@@ -190,8 +191,8 @@ void Engine::Impl::count_reuse(Sequence& s) {
   const int64_t reused = std::min(s.cached, s.prompt);
   s.stats.reused_tokens = reused;
   stats_.reused_tokens += reused;
-  if (s.wants_prompt_rows() || !options_.keep_prefixes) return;
-  prefix_queries_ += s.prompt;
+  if (!options_.keep_prefixes) return;
+  prefix_queries_ += s.wants_prompt_rows() ? s.first_prompt_row() : s.prompt;
   prefix_hits_ += reused;
 }
 
@@ -235,7 +236,9 @@ void Engine::Impl::add_rows(Sequence& s, const Slice& slice, Flight& flight) {
   if (s.wants_prompt_rows()) {
     Draw draw;
     draw.by_host = draw.logits = true;
-    for (int64_t p = slice.begin; p < std::min(slice.end, s.prompt - 1); ++p) want(p, draw, false);
+    for (int64_t p = std::max(slice.begin, s.first_prompt_row());
+         p < std::min(slice.end, s.prompt - 1); ++p)
+      want(p, draw, false);
   }
   if (s.cached != s.known() + s.pending) return;
   Draw draw;

@@ -5,62 +5,37 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "kernels/trace_ops.h"
 
 namespace fathom {
 namespace {
 
-ForwardOptions forward_options(const EvalOptions& o, int64_t max_context) {
-  ForwardOptions f;
-  f.numerics = o.numerics;
-  f.attention = o.attention;
-  f.max_tokens = o.chunk;
-  f.max_context = max_context;
-  return f;
-}
-
-GpuOptions gpu_options(const EvalOptions& o) {
-  GpuOptions g;
-  g.observed = o.observed;
-  g.batch_invariant = o.batch_invariant;
-  g.max_sequences = 1;
-  return g;
+// One sequence alone, whose whole context has a place.
+ComputePlan plan_of(const EvalOptions& o) {
+  ComputePlan p = o.compute;
+  if (p.context < 1) fail("a context of {} tokens: at least 1 is needed", p.context);
+  p.sequences = 1;
+  p.cache_pages = static_cast<int>(pages_for(p.context));
+  FATHOM_CHECK(o.pages.empty() || static_cast<int>(o.pages.size()) == p.cache_pages,
+               "a page table of {} for {} pages", o.pages.size(), p.cache_pages);
+  return p;
 }
 
 }  // namespace
 
-Evaluator::Evaluator(const Config& config, const Weights& weights, int64_t max_context,
-                     const EvalOptions& options)
+Evaluator::Evaluator(const Config& config, const Weights& weights, const EvalOptions& options)
     : config_(config),
-      options_(options),
-      max_context_(max_context),
-      pool_(options.threads),
-      inner_ops_(make_ops({options.device, options.kernels, gpu_options(options)}, options.numerics,
-                          workload_of(config, forward_options(options, max_context)), pool_)),
-      ops_(options.wrap ? options.wrap(*inner_ops_) : std::make_unique<TraceOps>(*inner_ops_)),
-      comm_(make_solo_comm()),
-      cache_(kv_shape(config, options.numerics, options.kv, options.mtp),
-             static_cast<int>(pages_for(max_context)), ops_->memory()),
-      forward_(config, weights, *ops_, *comm_, forward_options(options, max_context)),
-      forms_(form_policy(config, options.attention, options.numerics, options.batch_invariant)),
-      batch_(options.chunk, 1, static_cast<int>(pages_for(max_context))),
-      pages_(static_cast<size_t>(pages_for(max_context))) {
-  if (options.mtp && !weights.mtp) fail("this checkpoint has no MTP layer");
+      pool_(options.compute.threads),
+      instance_(config, weights, plan_of(options), pool_, options.wrap),
+      batch_(options.compute.step_tokens, 1, instance_.plan().cache_pages),
+      pages_(options.pages) {
+  if (!pages_.empty()) return;
+  pages_.resize(static_cast<size_t>(instance_.plan().cache_pages));
   std::iota(pages_.begin(), pages_.end(), 0);
-  FATHOM_CHECK(options.pages.empty() || options.pages.size() == pages_.size(),
-               "a page table of {} for {} pages", options.pages.size(), pages_.size());
-  if (!options.pages.empty()) pages_ = options.pages;
-}
-
-std::string Evaluator::describe() const {
-  return fmt::format("{}, {} numerics, {} cache, {} attention", inner_ops_->describe(),
-                     name_of(options_.numerics), name_of(cache_.shape().latent_format),
-                     name_of(config_.has_indexer() ? options_.attention : AttentionMode::dense));
 }
 
 void Evaluator::feed(std::span<const int32_t> ids, std::span<const int64_t> rows,
                      const RowSink& sink, bool decode) {
-  const size_t chunk = decode ? 1 : static_cast<size_t>(options_.chunk);
+  const size_t chunk = decode ? 1 : static_cast<size_t>(instance_.plan().step_tokens);
   for (size_t at = 0; at < ids.size(); at += chunk) {
     size_t n = std::min(chunk, ids.size() - at);
     int32_t next = at + n < ids.size() ? ids[at + n] : 0;
@@ -70,9 +45,10 @@ void Evaluator::feed(std::span<const int32_t> ids, std::span<const int64_t> rows
 
 void Evaluator::feed_hidden(int first, Tensor hidden, std::span<const int64_t> rows,
                             const RowSink& sink) {
-  std::vector<int32_t> no_ids(static_cast<size_t>(options_.chunk), 0);
-  for (int64_t at = 0; at < hidden.rows(); at += options_.chunk) {
-    int64_t n = std::min<int64_t>(options_.chunk, hidden.rows() - at);
+  const int64_t chunk = instance_.plan().step_tokens;
+  std::vector<int32_t> no_ids(static_cast<size_t>(chunk), 0);
+  for (int64_t at = 0; at < hidden.rows(); at += chunk) {
+    int64_t n = std::min(chunk, hidden.rows() - at);
     step(std::span(no_ids).first(static_cast<size_t>(n)), 0, first, hidden.slice(at, at + n), false,
          rows, sink);
   }
@@ -82,7 +58,8 @@ void Evaluator::feed_hidden(int first, Tensor hidden, std::span<const int64_t> r
 void Evaluator::step(std::span<const int32_t> ids, int32_t next_id, int first_layer, Tensor hidden,
                      bool decode, std::span<const int64_t> rows, const RowSink& sink) {
   int64_t first = position_, end = first + static_cast<int64_t>(ids.size());
-  if (end > max_context_) fail("{} tokens do not fit a context of {}", end, max_context_);
+  const ComputePlan& plan = instance_.plan();
+  if (end > plan.context) fail("{} tokens do not fit a context of {}", end, plan.context);
   if (on_step_) on_step_(first, static_cast<int>(ids.size()));
   auto begin_row = std::lower_bound(rows.begin(), rows.end(), first);
   auto end_row = std::lower_bound(begin_row, rows.end(), end);
@@ -90,30 +67,23 @@ void Evaluator::step(std::span<const int32_t> ids, int32_t next_id, int first_la
 
   batch_.clear();
   batch_.add(ids, first, std::span(pages_).first(static_cast<size_t>(pages_for(end))), decode,
-             forms_);
+             instance_.forms());
   for (int64_t row : wanted) batch_.want_logits(static_cast<int>(row - first));
-  int64_t n = static_cast<int64_t>(wanted.size());
-  const size_t vocab = static_cast<size_t>(config_.vocab), count = static_cast<size_t>(n) * vocab;
-  if (logits_.size() < count * sizeof(float)) {
-    logits_ = Buffer(count * sizeof(float), ops_->memory());
-    host_logits_.resize(count);
-  }
-  Tensor logits(logits_.data(), DType::f32, {n, config_.vocab});
-  auto deliver = [&](const RowSink& to) {
-    if (n > 0) ops_->download(host_logits_.data(), logits_.data(), count * sizeof(float));
+  const size_t vocab = static_cast<size_t>(config_.vocab);
+  host_logits_.resize(std::max(host_logits_.size(), wanted.size() * vocab));
+  auto deliver = [&](Tensor logits, const RowSink& to) {
+    if (!wanted.empty())
+      ops().download(host_logits_.data(), logits.data, wanted.size() * vocab * sizeof(float));
     for (size_t i = 0; i < wanted.size() && to; ++i)
       to(wanted[i], {host_logits_.data() + i * vocab, vocab});
   };
-  if (first_layer < 0)
-    forward_.step(batch_, cache_.layers(), logits);
-  else
-    forward_.step_from(first_layer, hidden, batch_, cache_.layers(), logits);
-  deliver(sink);
-  if (options_.mtp) {
+  deliver(
+      first_layer < 0 ? instance_.step(batch_) : instance_.step_from(first_layer, hidden, batch_),
+      sink);
+  if (plan.mtp) {
     std::vector<int32_t> next(ids.begin() + 1, ids.end());
     next.push_back(next_id);
-    forward_.mtp(batch_, next, cache_.layers(), logits);
-    deliver(mtp_sink_);
+    deliver(instance_.mtp(batch_, next), mtp_sink_);
   }
   position_ = end;
 }

@@ -21,6 +21,7 @@
 #include "kernels/cuda/prim/launch.h"
 #include "kernels/cuda/sample/sample.h"
 #include "kernels/trace_ops.h"
+#include "runtime/model_instance.h"
 
 namespace fathom {
 namespace {
@@ -139,41 +140,34 @@ struct Slot {
   Event done;
 };
 
-CudaSettings settings_of(const RunnerSetup& s) {
-  CudaSettings c;
-  c.max_sequences = step_sequences(s.max_seqs);
-  c.batch_invariant = s.ops.gpu.batch_invariant;
-  return c;
+// The GPU's ops, for what they can beside computing: streams, recordings, ids that stay there.
+CudaOps& cuda_ops(Ops& ops) {
+  auto* cuda = dynamic_cast<CudaOps*>(&ops);
+  FATHOM_CHECK(cuda, "steps are recorded with the GPU's own ops, not with {}", ops.describe());
+  return *cuda;
 }
 
 class GraphRunner final : public StepRunner {
  public:
-  explicit GraphRunner(const RunnerSetup& s)
+  GraphRunner(const RunnerSetup& s, ThreadPool& pool)
       : vocab_(s.config->vocab),
-        max_tokens_(s.forward.max_tokens),
-        rows_(std::max({padded_tokens(s.max_seqs), s.max_seqs, s.logit_rows})),
+        step_tokens_(s.compute.step_tokens),
+        rows_(runner_plan(s).logit_rows),
         layers_(s.config->layers),
         topk_(s.config->index_topk),
-        scratch_page_(s.pages),
-        ops_(make_cuda_ops(s.forward.numerics, workload_of(s), settings_of(s))),
-        stream_(static_cast<cudaStream_t>(ops_->stream())),
-        comm_(make_solo_comm()),
-        own_cache_(s.shared_cache
-                       ? nullptr
-                       : std::make_unique<KvPool>(s.cache, s.pages + 1, MemoryKind::device)),
-        cache_(s.shared_cache ? *s.shared_cache : *own_cache_),
-        picks_(s.keep_selection
-                   ? std::make_unique<DevicePicks>(*ops_, stream_, layers_, rows_, topk_)
-                   : nullptr),
-        forward_(*s.config, *s.weights, picks_ ? static_cast<Ops&>(*picks_) : *ops_, *comm_,
-                 s.forward),
-        logits_(static_cast<size_t>(rows_) * row_bytes(), MemoryKind::device),
-        host_logits_(logits_.size(), MemoryKind::pinned),
+        padding_page_(s.compute.cache_pages),
+        instance_(
+            *s.config, *s.weights, runner_plan(s), pool, [&](Ops& ops) { return observer(s, ops); },
+            s.shared_cache),
+        ops_(cuda_ops(instance_.device_ops())),
+        stream_(static_cast<cudaStream_t>(ops_.stream())),
+        logits_(static_cast<std::byte*>(instance_.logits(rows_).data)),
+        host_logits_(static_cast<size_t>(rows_) * row_bytes(), MemoryKind::pinned),
         draws_(static_cast<size_t>(rows_) * sizeof(cuda::SampleRow), MemoryKind::device),
         ids_(static_cast<size_t>(rows_) * sizeof(int32_t), MemoryKind::device),
         slots_{Slot(draws_.size(), ids_.size(), picks_bytes()),
                Slot(draws_.size(), ids_.size(), picks_bytes())} {
-    ops_->carry_from(reinterpret_cast<const int32_t*>(ids_.data()));
+    ops_.carry_from(reinterpret_cast<const int32_t*>(ids_.data()));
     launch_.stream = stream_;
   }
 
@@ -187,7 +181,7 @@ class GraphRunner final : public StepRunner {
               std::span<const CarriedId> carried) override {
     FATHOM_CHECK(launched_ - finished_ < steps_at_once(), "{} steps are under way already",
                  launched_ - finished_);
-    const int padded = std::min(padded_tokens(batch.tokens()), max_tokens_);
+    const int padded = std::min(padded_tokens(batch.tokens()), step_tokens_);
     const BatchView view = batch.view();
     const bool decodes =
         static_cast<size_t>(batch.tokens()) == draws.size() && padded <= rows_ &&
@@ -196,7 +190,7 @@ class GraphRunner final : public StepRunner {
         });
     if (decodes && batch.tokens() < padded) {
       for (int t = batch.tokens(); t < padded; ++t) batch.want_logits(t);
-      batch.pad(padded, scratch_page_);
+      batch.pad(padded, padding_page_);
     }
     Slot& slot = slots_[launched_ % 2];
     stage(draws, slot);
@@ -240,12 +234,12 @@ class GraphRunner final : public StepRunner {
         (int64_t{row} * layers_ + layer) * topk_;
     return {from, std::find(from, from + topk_, -1)};
   }
-  std::string describe() const override { return ops_->describe(); }
-  int64_t cache_bytes() const override { return cache_.bytes(); }
+  std::string describe() const override { return instance_.describe(); }
+  int64_t cache_bytes() const override { return instance_.cache().bytes(); }
 
   // On a stream of their own, so that reading does not wait for the step under way.
   void read_page(int32_t page, std::byte* to) override {
-    for (const KvPool::Blocks& b : cache_.blocks(page)) {
+    for (const KvPool::Blocks& b : instance_.cache().blocks(page)) {
       if (b.bytes == 0) continue;
       const auto layers = static_cast<size_t>(b.layers);
       FATHOM_CUDA(cudaMemcpy2DAsync(to, b.bytes, b.at, b.pitch, b.bytes, layers,
@@ -255,7 +249,7 @@ class GraphRunner final : public StepRunner {
     FATHOM_CUDA(cudaStreamSynchronize(copies_.get()));
   }
   void write_page(int32_t page, const std::byte* from) override {
-    for (const KvPool::Blocks& b : cache_.blocks(page)) {
+    for (const KvPool::Blocks& b : instance_.cache().blocks(page)) {
       if (b.bytes == 0) continue;
       const auto layers = static_cast<size_t>(b.layers);
       FATHOM_CUDA(cudaMemcpy2DAsync(b.at, b.pitch, from, b.bytes, b.bytes, layers,
@@ -268,6 +262,14 @@ class GraphRunner final : public StepRunner {
  private:
   // What a recording depends on beside sizes that never change.
   using Key = std::pair<int, int64_t>;  // tokens, context limit
+
+  std::unique_ptr<Ops> observer(const RunnerSetup& s, Ops& ops) {
+    if (!s.keep_selection) return nullptr;
+    auto picks = std::make_unique<DevicePicks>(
+        ops, static_cast<cudaStream_t>(cuda_ops(ops).stream()), layers_, rows_, topk_);
+    picks_ = picks.get();
+    return picks;
+  }
 
   size_t row_bytes() const { return static_cast<size_t>(vocab_) * sizeof(float); }
 
@@ -300,7 +302,7 @@ class GraphRunner final : public StepRunner {
       // before it is finished.
       if (slot.asked[row].logits)
         FATHOM_CUDA(cudaMemcpyAsync(host_logits_.data() + row * row_bytes(),
-                                    logits_.data() + row * row_bytes(), row_bytes(),
+                                    logits_ + row * row_bytes(), row_bytes(),
                                     cudaMemcpyDeviceToHost, stream_));
       if (picks_ && slot.asked[row].keep_selection)
         picks_->fetch(static_cast<int>(row),
@@ -311,11 +313,10 @@ class GraphRunner final : public StepRunner {
   // Model and sampling onto the stream, the part that is recorded.
   void enqueue(const StepBatch& batch) {
     const int rows = static_cast<int>(batch.logit_rows().size());
-    Tensor logits(logits_.data(), DType::f32, {std::max(1, rows), vocab_});
-    ops_->carry_ids(rows_of_ids_);
-    forward_.step(batch, cache_.layers(), logits);
+    ops_.carry_ids(rows_of_ids_);
+    instance_.step(batch);
     if (rows == 0) return;
-    cuda::sample_tokens(reinterpret_cast<const float*>(logits_.data()), vocab_, rows, vocab_,
+    cuda::sample_tokens(reinterpret_cast<const float*>(logits_), vocab_, rows, vocab_,
                         reinterpret_cast<const cuda::SampleRow*>(draws_.data()),
                         reinterpret_cast<int32_t*>(ids_.data()), launch_);
   }
@@ -326,15 +327,15 @@ class GraphRunner final : public StepRunner {
     const std::span<const int32_t> positions = batch.positions();
     const Key key{
         batch.tokens(),
-        ops_->context_limit(int64_t{*std::max_element(positions.begin(), positions.end())} + 1)};
+        ops_.context_limit(int64_t{*std::max_element(positions.begin(), positions.end())} + 1)};
     auto launch = [&](Graph& graph) {
-      ops_->carry_ids(rows_of_ids_);
-      ops_->restage(batch.inputs());
+      ops_.carry_ids(rows_of_ids_);
+      ops_.restage(batch.inputs());
       graph.launch(stream_);
     };
     if (auto it = graphs_.find(key); it != graphs_.end()) return launch(it->second);
     if (met_.insert(key).second) return enqueue(batch);
-    ops_->synchronize();
+    ops_.synchronize();
     FATHOM_CUDA(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
     cudaGraph_t graph = nullptr;
     try {
@@ -349,17 +350,15 @@ class GraphRunner final : public StepRunner {
   }
 
   const int64_t vocab_;
-  const int max_tokens_, rows_, layers_, topk_;
-  const int32_t scratch_page_;
-  std::unique_ptr<CudaOps> ops_;
+  const int step_tokens_, rows_, layers_, topk_;
+  const int32_t padding_page_;
+  DevicePicks* picks_ = nullptr;  // the instance's, where selections are kept
+  ModelInstance instance_;
+  CudaOps& ops_;  // the instance's
   cudaStream_t stream_;
-  Stream copies_;  // of pages that no step writes any more
-  std::unique_ptr<Comm> comm_;
-  std::unique_ptr<KvPool> own_cache_;
-  KvPool& cache_;
-  std::unique_ptr<DevicePicks> picks_;  // none: nobody asks for selections
-  Forward forward_;
-  Buffer logits_, host_logits_, draws_, ids_;
+  Stream copies_;      // of pages that no step writes any more
+  std::byte* logits_;  // the instance's, [rows, vocab] f32: recordings hold the address
+  Buffer host_logits_, draws_, ids_;
   std::array<Slot, 2> slots_;  // of the step launched first, second, first again, ...
   int64_t launched_ = 0, finished_ = 0;
   std::vector<int32_t> rows_of_ids_;  // of the step being launched: see CudaOps::carry_ids
@@ -370,8 +369,8 @@ class GraphRunner final : public StepRunner {
 
 }  // namespace
 
-std::unique_ptr<StepRunner> make_graph_runner(const RunnerSetup& setup, ThreadPool&) {
-  return std::make_unique<GraphRunner>(setup);
+std::unique_ptr<StepRunner> make_graph_runner(const RunnerSetup& setup, ThreadPool& pool) {
+  return std::make_unique<GraphRunner>(setup, pool);
 }
 
 }  // namespace fathom

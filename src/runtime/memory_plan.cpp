@@ -8,9 +8,8 @@
 
 namespace fathom {
 MemoryPlan plan_memory(const MemoryNeeds& n, int64_t available) {
-  if (n.max_context > n.max_positions)
-    fail("a context of {} tokens is asked for: the model's own is {}", n.max_context,
-         n.max_positions);
+  if (n.context > n.max_positions)
+    fail("a context of {} tokens is asked for: the model's own is {}", n.context, n.max_positions);
   // The rest is for others: the page cache under mapped weights, the program itself, the desktop.
   const int64_t usable =
       available - static_cast<int64_t>(static_cast<double>(available) * n.keep_free);
@@ -29,11 +28,10 @@ MemoryPlan plan_memory(const MemoryNeeds& n, int64_t available) {
   };
 
   MemoryPlan plan;
-  plan.max_context =
-      n.max_context > 0 ? n.max_context : std::min(n.max_positions, fitting * kPageRows);
-  const int64_t least = pages_for(plan.max_context);  // one sequence alone must always fit
-  if (plan.max_context < 1 || least > fitting) refuse(std::max<int64_t>(1, plan.max_context));
-  const int64_t all = least * n.max_seqs;
+  plan.context = n.context > 0 ? n.context : std::min(n.max_positions, fitting * kPageRows);
+  const int64_t least = pages_for(plan.context);  // one sequence alone must always fit
+  if (plan.context < 1 || least > fitting) refuse(std::max<int64_t>(1, plan.context));
+  const int64_t all = least * n.sequences;
   const int64_t share =
       std::max(least, static_cast<int64_t>(static_cast<double>(fitting) * n.cache_share));
   int64_t pages = n.fill ? share : std::min(all, share);
@@ -43,7 +41,7 @@ MemoryPlan plan_memory(const MemoryNeeds& n, int64_t available) {
   }
   // Page numbers are 32 bits wide; offsets into the cache are not.
   plan.pages = static_cast<int>(std::min<int64_t>(pages, std::numeric_limits<int32_t>::max()));
-  plan.max_seqs = n.max_seqs;
+  plan.sequences = n.sequences;
   plan.weights = n.weights;
   plan.workspace = n.workspace;
   plan.cache = plan.pages * n.cache.bytes_per_page();
@@ -60,15 +58,15 @@ std::string MemoryPlan::describe() const {
 
 std::string MemoryPlan::describe_load() const {
   const int64_t tokens = int64_t{pages} * kPageRows;
-  const int64_t full = pages / pages_for(max_context);
-  std::string text = fmt::format("{} tokens of cache: {} request{} at once", tokens, max_seqs,
-                                 max_seqs == 1 ? "" : "s");
-  if (full >= max_seqs) return text + fmt::format(" of up to {} tokens each", max_context);
+  const int64_t full = pages / pages_for(context);
+  std::string text = fmt::format("{} tokens of cache: {} request{} at once", tokens, sequences,
+                                 sequences == 1 ? "" : "s");
+  if (full >= sequences) return text + fmt::format(" of up to {} tokens each", context);
   return text + fmt::format(" of {} tokens each, or {} of the longest, {} tokens",
-                            pages / max_seqs * kPageRows, full, max_context);
+                            pages / sequences * kPageRows, full, context);
 }
 
-int64_t workspace_bytes(const Config& c, int max_tokens, int max_seqs, int64_t index_budget) {
+int64_t workspace_bytes(const Config& c, int step_tokens, int sequences, int64_t index_budget) {
   // Activations of the forward pass in float32, twice: once its own, once what kernels repack. The
   // experts' intermediate rows are per (token, expert).
   int64_t per_token =
@@ -76,7 +74,7 @@ int64_t workspace_bytes(const Config& c, int max_tokens, int max_seqs, int64_t i
       int64_t{c.heads} * (c.qk_dim() + c.value + c.latent) + 3LL * c.index_heads * c.index_dim +
       c.index_topk +
       3LL * std::max(c.intermediate, (c.experts_per_token + c.shared_experts) * c.moe_intermediate);
-  return 2 * 4 * per_token * max_tokens + 4LL * c.vocab * max_seqs + 2 * index_budget;
+  return 2 * 4 * per_token * step_tokens + 4LL * c.vocab * sequences + 2 * index_budget;
 }
 
 }  // namespace fathom

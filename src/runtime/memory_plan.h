@@ -14,8 +14,8 @@ struct MemoryNeeds {
   int64_t workspace = 0;  // activations, scores, logits
   KvShape cache;
   int64_t max_positions = 0;  // of the model
-  int64_t max_context = 0;    // asked for; 0: as much as fits, up to the model's own
-  int max_seqs = 1;
+  int64_t context = 0;        // asked for; 0: as much as fits, up to the model's own
+  int sequences = 1;
   double keep_free = 0.1;    // share of the available memory that is left to others
   int64_t cache_tokens = 0;  // asked for, all sequences together; 0: as much as they may need,
   double cache_share = 1;    // but, beyond one sequence alone, no more of what is left than this
@@ -23,8 +23,8 @@ struct MemoryNeeds {
 };
 
 struct MemoryPlan {
-  int64_t max_context = 0;
-  int max_seqs = 1;
+  int64_t context = 0;
+  int sequences = 1;
   int pages = 0;
   int64_t weights = 0, workspace = 0, cache = 0;  // bytes
   int64_t available = 0;
@@ -39,6 +39,6 @@ struct MemoryPlan {
 MemoryPlan plan_memory(const MemoryNeeds& needs, int64_t available);
 
 // Memory of one step beside weights and cache: an estimate from above.
-int64_t workspace_bytes(const Config& config, int max_tokens, int max_seqs, int64_t index_budget);
+int64_t workspace_bytes(const Config& config, int step_tokens, int sequences, int64_t index_budget);
 
 }  // namespace fathom

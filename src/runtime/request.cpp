@@ -10,10 +10,10 @@ namespace {
 std::optional<Failure> check_prompt(const Request& r, const RequestLimits& limits) {
   const int64_t n = static_cast<int64_t>(r.ids.size());
   if (n == 0) return Failure{400, "the prompt is empty"};
-  if (n >= limits.max_context)
+  if (n >= limits.context)
     return Failure{400, fmt::format("the prompt has {} tokens: with a context of {} it may have "
                                     "at most {}",
-                                    n, limits.max_context, limits.max_context - 1)};
+                                    n, limits.context, limits.context - 1)};
   if (pages_for(n + 1) > limits.pages)
     return Failure{400, fmt::format("the prompt has {} tokens: the cache holds {}, answer included",
                                     n, limits.pages * kPageRows)};
@@ -43,6 +43,11 @@ std::optional<Failure> check_request(const Request& r, const RequestLimits& limi
     return Failure{400, fmt::format("log-probabilities of the prompt are asked for with logprobs "
                                     "{}: 0 to {} go with them",
                                     r.logprobs, kMaxTopLogprobs)};
+  if (const auto n = static_cast<int64_t>(r.ids.size());
+      r.prompt_logprobs && (r.prompt_logprobs_from < 1 || r.prompt_logprobs_from > n))
+    return Failure{400, fmt::format("log-probabilities are asked for from token {} of the prompt "
+                                    "on: 1 to its {} tokens are accepted",
+                                    r.prompt_logprobs_from, n)};
   if (r.keep_selection && !limits.keep_selection)
     return Failure{400,
                    "the indexer's selection is asked for, which this engine was not started to "

@@ -70,8 +70,8 @@ struct TokenEvent {
   std::string error;
   const RequestStats* stats = nullptr;
   const TokenLogprobs* logprobs = nullptr;  // of `token`, when asked for
-  // Of prompt tokens 1, 2, ... in front of the first generated one, with the first event, when
-  // asked for.
+  // Of the prompt's tokens from Request::prompt_logprobs_from on, with the first event, when asked
+  // for.
   std::span<const TokenLogprobs> prompt_logprobs = {};
   const Selection* selection = nullptr;  // what led to `token`, when asked for
 };
@@ -116,7 +116,8 @@ struct Request {
   std::vector<int32_t> stop_ids;
   std::shared_ptr<TokenConstraint> constraint;  // none: any token
   int logprobs = -1;                            // alternatives to name; -1: no log-probabilities
-  bool prompt_logprobs = false;                 // of the prompt too
+  bool prompt_logprobs = false;                 // of the prompt too,
+  int64_t prompt_logprobs_from = 1;             // from this token of it on (the first has none)
   bool keep_selection = false;                  // hand out what the indexer selected
   int priority = 0;                             // lower numbers are served first
   // Must not block and must not throw. It may call submit() and cancel().

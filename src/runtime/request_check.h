@@ -11,8 +11,8 @@ namespace fathom {
 
 struct RequestLimits {
   int64_t vocab = 0;
-  int64_t max_context = 0;  // tokens of prompt and answer
-  int64_t pages = 0;        // of the cache
+  int64_t context = 0;  // tokens of prompt and answer
+  int64_t pages = 0;    // of the cache
   bool keep_selection = false;
 };
 

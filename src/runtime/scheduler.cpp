@@ -131,7 +131,8 @@ class Planner {
     for (int i : list) watched += at(i).prompt_rows;
     auto wanted = [&](size_t k) {
       const SeqState& s = at(list[k]);
-      const int64_t most = s.prompt_rows ? 1 + rows_ / watched : INT64_MAX;
+      const int64_t rowless = std::max<int64_t>(0, s.rows_from - s.cached);
+      const int64_t most = s.prompt_rows ? rowless + 1 + rows_ / watched : INT64_MAX;
       return std::min(missing(s), most) - share[k];
     };
     int64_t most = list.empty() ? 0 : budget / static_cast<int64_t>(list.size());

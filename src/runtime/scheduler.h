@@ -27,7 +27,8 @@ struct SeqState {
   int64_t cached = 0;        // of these, how many are in the cache; less than known in all but name
   int64_t pages = 0;         // pages held; of a waiting one, those that others hold for it to share
   int priority = 0;          // lower numbers are served first
-  bool prompt_rows = false;  // every token of it takes a logit row, not its last one alone
+  bool prompt_rows = false;  // tokens of it take a logit row, not its last one alone:
+  int64_t rows_from = 0;     // all from this position on
   // Which pages these are, in order. Texts share pages from the front alone: two lists agree up to
   // some place and nowhere behind it. May be left empty where no page is shared.
   std::span<const int32_t> page_ids = {};

@@ -26,7 +26,8 @@ struct Sequence {
   bool cancelled = false;      // asked to end
   bool ended = false;          // its last event is out; to be taken off the engine's lists
   SeenTokens seen;             // for penalties; empty without
-  std::vector<TokenLogprobs> prompt_logprobs;  // of ids[1], ids[2], ... as they are computed
+  // Of the prompt's tokens from request.prompt_logprobs_from on, as they are computed.
+  std::vector<TokenLogprobs> prompt_logprobs;
   RequestStats stats;
   Clock::time_point submitted, first_token;
 
@@ -38,12 +39,14 @@ struct Sequence {
   int64_t known() const { return static_cast<int64_t>(ids.size()); }
   int64_t generated() const { return known() - prompt; }
   // The token being drawn will be its last, whatever it is.
-  bool last_pending(int64_t max_context) const {
+  bool last_pending(int64_t context) const {
     return pending > 0 &&
-           (generated() + pending >= request.max_new_tokens || known() + pending >= max_context);
+           (generated() + pending >= request.max_new_tokens || known() + pending >= context);
   }
-  // Every token of the prompt needs a logit row: its log-probability is to be told.
+  // Tokens of the prompt need logit rows, as the log-probabilities behind them are to be told:
   bool wants_prompt_rows() const { return request.prompt_logprobs && generated() == 0; }
+  // each from this position on, which is in front of the first token asked for.
+  int64_t first_prompt_row() const { return request.prompt_logprobs_from - 1; }
   bool has_penalties() const {
     const LogitRules& r = request.rules;
     return r.repetition_penalty != 1 || r.frequency_penalty != 0 || r.presence_penalty != 0;

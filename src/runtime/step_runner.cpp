@@ -3,14 +3,12 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "runtime/memory_plan.h"
+#include "runtime/model_instance.h"
 #include "runtime/sampler.h"
 #include "runtime/selection_tap.h"
 
 namespace fathom {
 namespace {
-
-int logit_rows(const RunnerSetup& s) { return s.logit_rows > 0 ? s.logit_rows : s.max_seqs; }
 
 // The CPU's: logits stay where they are computed, and a step is over when launch() returns.
 class HostRunner final : public StepRunner {
@@ -18,27 +16,19 @@ class HostRunner final : public StepRunner {
   HostRunner(const RunnerSetup& s, ThreadPool& pool)
       : vocab_(s.config->vocab),
         pool_(pool),
-        ops_(make_ops(s.ops, s.forward.numerics, workload_of(s), pool)),
-        tap_(s.keep_selection ? std::make_unique<SelectionTap>(*ops_, s.config->layers,
-                                                               logit_rows(s), s.config->index_topk)
-                              : nullptr),
-        comm_(make_solo_comm()),
-        cache_(s.cache, s.pages),
-        forward_(*s.config, *s.weights, tap_ ? *tap_ : *ops_, *comm_, s.forward),
-        logits_(static_cast<size_t>(logit_rows(s)) * static_cast<size_t>(vocab_)) {
+        instance_(*s.config, *s.weights, runner_plan(s), pool,
+                  [&](Ops& ops) { return observer(s, ops); }) {
     for (int t = 0; t < pool.size(); ++t) samplers_.emplace_back(vocab_);
-    draws_.reserve(static_cast<size_t>(logit_rows(s)));
+    draws_.reserve(static_cast<size_t>(instance_.plan().logit_rows));
   }
 
   void launch(StepBatch& batch, std::span<const Draw> draws,
               std::span<const CarriedId> carried) override {
     FATHOM_CHECK(carried.empty(), "{} ids carried over on the CPU", carried.size());
-    const int64_t rows = static_cast<int64_t>(draws.size());
     draws_.assign(draws.begin(), draws.end());
     if (tap_) tap_->watch(batch.logit_rows(), draws);
-    Tensor logits(logits_.data(), DType::f32, {std::max<int64_t>(1, rows), vocab_});
     NoAlloc guard("a step of the engine");
-    forward_.step(batch, cache_.layers(), logits);
+    logits_ = instance_.step(batch);
   }
   void finish(std::vector<Result<int32_t>>& tokens) override {
     tokens.assign(draws_.size(), Result<int32_t>(-1));
@@ -54,37 +44,46 @@ class HostRunner final : public StepRunner {
     pool_.parallel_dynamic(static_cast<int64_t>(draws_.size()), 1, draw);
   }
   std::span<const float> logits(int row) const override {
-    return std::span(logits_).subspan(static_cast<size_t>(row) * static_cast<size_t>(vocab_),
-                                      static_cast<size_t>(vocab_));
+    return {logits_.row<float>(row), static_cast<size_t>(vocab_)};
   }
   std::span<const int32_t> picked(int row, int layer) const override {
     FATHOM_CHECK(tap_, "picks asked of a runner that keeps none");
     return tap_->picked(row, layer);
   }
-  std::string describe() const override { return ops_->describe(); }
-  int64_t cache_bytes() const override { return cache_.bytes(); }
-  void read_page(int32_t page, std::byte* to) override { cache_.read_page(page, to); }
-  void write_page(int32_t page, const std::byte* from) override { cache_.write_page(page, from); }
+  std::string describe() const override { return instance_.describe(); }
+  int64_t cache_bytes() const override { return instance_.cache().bytes(); }
+  void read_page(int32_t page, std::byte* to) override { instance_.cache().read_page(page, to); }
+  void write_page(int32_t page, const std::byte* from) override {
+    instance_.cache().write_page(page, from);
+  }
 
  private:
+  std::unique_ptr<Ops> observer(const RunnerSetup& s, Ops& ops) {
+    if (!s.keep_selection) return nullptr;
+    auto tap = std::make_unique<SelectionTap>(ops, s.config->layers, runner_plan(s).logit_rows,
+                                              s.config->index_topk);
+    tap_ = tap.get();
+    return tap;
+  }
+
   const int64_t vocab_;
   ThreadPool& pool_;
-  std::unique_ptr<Ops> ops_;
-  std::unique_ptr<SelectionTap> tap_;
-  std::unique_ptr<Comm> comm_;
-  KvPool cache_;
-  Forward forward_;
-  std::vector<float> logits_;
+  SelectionTap* tap_ = nullptr;  // the instance's, where selections are kept
+  ModelInstance instance_;
+  Tensor logits_;  // of the step launched last
   std::vector<Draw> draws_;
   std::vector<Sampler> samplers_;  // one a thread
 };
 
 }  // namespace
 
-Workload workload_of(const RunnerSetup& s) {
-  Workload w = workload_of(*s.config, s.forward);
-  w.index_budget = s.index_budget;
-  return w;
+ComputePlan runner_plan(const RunnerSetup& s) {
+  ComputePlan p = s.compute;
+  if (p.logit_rows == 0) p.logit_rows = p.sequences;
+  if (p.device == DeviceKind::cpu) return p;
+  p.logit_rows = std::max(p.logit_rows, padded_tokens(p.sequences));
+  ++p.cache_pages;  // where padding lies
+  return p;
 }
 
 int padded_tokens(int tokens) {
@@ -97,23 +96,17 @@ int padded_tokens(int tokens) {
   return (tokens + step - 1) / step * step;
 }
 
-static int64_t selection_bytes(const RunnerSetup& s) {
-  return s.keep_selection ? 4LL * s.config->layers * logit_rows(s) * s.config->index_topk : 0;
-}
-
 int64_t runner_bytes(const RunnerSetup& s) {
-  if (s.ops.device == DeviceKind::cpu)
-    return workspace_bytes(*s.config, s.forward.max_tokens, logit_rows(s), s.index_budget) +
-           selection_bytes(s);
-  // One page more than the plan's: where padding lies.
-  return gpu_workspace_bytes(s.forward.numerics, workload_of(s), s.ops.gpu) +
-         activation_bytes(*s.config, s.forward) + s.cache.bytes_per_page() +
-         4LL * s.config->vocab * std::max(padded_tokens(s.max_seqs), logit_rows(s)) +
-         selection_bytes(s) + (s.forward.max_context + 1) * s.config->rope * 4;
+  const ComputePlan plan = runner_plan(s);
+  const int64_t picks =
+      s.keep_selection ? 4LL * s.config->layers * plan.logit_rows * s.config->index_topk : 0;
+  const int64_t more_pages = plan.cache_pages - s.compute.cache_pages;
+  return instance_bytes(*s.config, plan) + picks +
+         more_pages * kv_shape(*s.config, plan).bytes_per_page();
 }
 
 std::unique_ptr<StepRunner> make_step_runner(const RunnerSetup& setup, ThreadPool& pool) {
-  if (setup.ops.device == DeviceKind::cuda) return make_graph_runner(setup, pool);
+  if (setup.compute.device == DeviceKind::cuda) return make_graph_runner(setup, pool);
   return std::make_unique<HostRunner>(setup, pool);
 }
 

@@ -9,14 +9,13 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/thread_pool.h"
 #include "cache/kv_pool.h"
 #include "cache/page_rows.h"
-#include "comm/comm.h"
-#include "kernels/ops.h"
-#include "model/forward.h"
 #include "model/step_batch.h"
+#include "model/weights.h"
 #include "numerics/sampling.h"
-#include "runtime/device.h"
+#include "runtime/compute_plan.h"
 
 namespace fathom {
 
@@ -39,16 +38,10 @@ struct CarriedId {
 struct RunnerSetup {
   const Config* config = nullptr;
   const Weights* weights = nullptr;  // where the device reads them
-  OpsOptions ops;
-  ForwardOptions forward;
-  int64_t index_budget = 0;
-  int max_seqs = 0;
-  int logit_rows = 0;           // of one step; 0: one a sequence
-  bool keep_selection = false;  // Draw::keep_selection will be asked for
-  KvShape cache;
-  int pages = 0;
+  ComputePlan compute;               // its context and pages are settled
+  bool keep_selection = false;       // Draw::keep_selection will be asked for
   // Used instead of a cache of the runner's own, so that a measurement can compare two runners on
-  // the same rows: `pages` and one more (GPU).
+  // the same rows: of `compute.cache_pages` pages and one more (GPU).
   KvPool* shared_cache = nullptr;
 };
 
@@ -80,23 +73,14 @@ class StepRunner : public PageRows {
   virtual int64_t cache_bytes() const = 0;
 };
 
-// What the setup's ops plan for.
-Workload workload_of(const RunnerSetup& setup);
-
-// Sequences of one step: each may take two entries, the end of its prompt and recomputed decodes,
-// and padding one more.
-constexpr int step_sequences(int max_seqs) { return 2 * max_seqs + 1; }
-
-// Logit rows of one step of the engine: each sequence's last, and some for prompts whose every
-// token has its log-probability reported.
-constexpr int step_logit_rows(int max_seqs, int max_step_tokens) {
-  return max_seqs + (max_step_tokens < 64 ? max_step_tokens : 64);
-}
-
 // Logit rows that a step may need room for: padding included.
 int padded_tokens(int tokens);
 
-// Memory of a runner beside weights and cache, from above.
+// The setup's plan with what a runner adds: a logit row for each token of padding, and on a GPU a
+// page where padding lies.
+ComputePlan runner_plan(const RunnerSetup& setup);
+
+// Memory of a runner beside weights and the plan's pages of cache: an estimate from above.
 int64_t runner_bytes(const RunnerSetup& setup);
 
 std::unique_ptr<StepRunner> make_step_runner(const RunnerSetup& setup, ThreadPool& pool);

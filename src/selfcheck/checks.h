@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/device.h"
 #include "selfcheck/rig.h"
 #include "selfcheck/selfcheck.h"
 
@@ -33,34 +34,31 @@ struct CheckContext {
 
   EvalOptions eval(Numerics numerics) const {
     EvalOptions e;
-    e.numerics = numerics;
-    e.device = device_of(numerics);
-    e.observed = true;
-    e.kernels = options.kernels;
-    e.threads = options.threads;
+    e.compute = options.compute;
+    e.compute.numerics = numerics;
+    e.compute.device = device_of(numerics);
+    e.compute.observed = true;
+    e.compute.step_tokens = static_cast<int>(ids.size());
+    e.compute.context = length();
     e.wrap = options.wrap;
-    e.chunk = static_cast<int>(ids.size());
     return e;
   }
   // For single ops on tensors in the host's memory. Where a GPU is checked they run on the
   // reference, which the GPU is compared with op by op: formulas = reference = GPU.
   EvalOptions host_eval(Numerics numerics) const {
     EvalOptions e = eval(numerics);
-    if (options.device == DeviceKind::cuda) e.kernels = "reference";
-    e.device = DeviceKind::cpu;
+    if (options.compute.device == DeviceKind::cuda) e.compute.kernels = "reference";
+    e.compute.device = DeviceKind::cpu;
     return e;
   }
   DeviceKind device_of(Numerics n) const {
-    return n == Numerics::exact ? DeviceKind::cpu : options.device;
+    return n == Numerics::exact ? DeviceKind::cpu : options.compute.device;
   }
   const Weights& weights_for(const EvalOptions& e) const {
-    if (e.device == DeviceKind::cpu) return weights;
-    return placed.try_emplace(e.numerics, config, weights, e.device, e.numerics, e.observed)
-        .first->second.get();
+    if (e.compute.device == DeviceKind::cpu) return weights;
+    return placed.try_emplace(e.compute.numerics, config, weights, e.compute).first->second.get();
   }
-  Rig rig(const EvalOptions& e) const {
-    return Rig(config, weights_for(e), length(), {e, std::nullopt});
-  }
+  Rig rig(const EvalOptions& e) const { return Rig(config, weights_for(e), {e, std::nullopt}); }
   // Rows whose logits are looked at: the first, around the top-k, the last.
   std::vector<int64_t> rows() const;
 

@@ -57,10 +57,10 @@ void check_kernels(CheckContext& c) {
   std::vector<int64_t> rows{0, c.length() - 1};
   for (size_t n = 0; n < std::size(kAllNumerics); ++n) {
     EvalOptions e = c.eval(kAllNumerics[n]);
-    e.chunk = kChunk;
+    e.compute.step_tokens = kChunk;
     CompareLimits limits = limits_of(c);
-    limits.tensor_cores = e.device == DeviceKind::cuda;
-    Rig rig(c.config, c.weights_for(e), c.length(), {e, std::move(limits)});
+    limits.tensor_cores = e.compute.device == DeviceKind::cuda;
+    Rig rig(c.config, c.weights_for(e), {e, std::move(limits)});
     rig.run(c.ids, {kChunk}, c.length() - 2, rows);
     for (const OpLine& line : kLines)
       tallies[static_cast<size_t>(line.kind)][n] = rig.compare()->tally(line.kind);

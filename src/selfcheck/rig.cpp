@@ -109,8 +109,7 @@ void RecordOps::route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate,
   }
 }
 
-Rig::Rig(const Config& config, const Weights& weights, int64_t max_context,
-         const RigOptions& options) {
+Rig::Rig(const Config& config, const Weights& weights, const RigOptions& options) {
   EvalOptions eval = options.eval;
   eval.wrap = [&](Ops& kernels) -> std::unique_ptr<Ops> {
     std::vector<std::unique_ptr<Ops>> parts;
@@ -119,20 +118,17 @@ Rig::Rig(const Config& config, const Weights& weights, int64_t max_context,
     parts.push_back(std::move(record));
     if (options.eval.wrap) parts.insert(parts.begin(), options.eval.wrap(*parts.front()));
     if (options.compare) {
-      auto compare = std::make_unique<CompareOps>(*parts.front(), eval.numerics, *options.compare);
+      auto compare =
+          std::make_unique<CompareOps>(*parts.front(), eval.compute.numerics, *options.compare);
       compare_ = compare.get();
       parts.insert(parts.begin(), std::move(compare));
     }
     return std::make_unique<OpsStack>(std::move(parts));
   };
-  evaluator_ = std::make_unique<Evaluator>(config, weights, max_context, eval);
+  evaluator_ = std::make_unique<Evaluator>(config, weights, eval);
   if (!compare_) return;
-  ForwardOptions f;
-  f.numerics = eval.numerics;
-  f.attention = eval.attention;
-  f.max_tokens = eval.chunk;
-  f.max_context = max_context;
-  reference_ = make_reference_ops(eval.numerics, workload_of(config, f), evaluator_->pool());
+  reference_ = make_reference_ops(eval.compute.numerics, workload_of(config, eval.compute),
+                                  evaluator_->pool());
   compare_->set_reference(*reference_);
   evaluator_->set_step_observer([this](int64_t first, int n) { compare_->begin_step(first, n); });
 }

@@ -54,7 +54,7 @@ using LogitRows = std::map<int64_t, std::vector<float>>;
 
 class Rig {
  public:
-  Rig(const Config& config, const Weights& weights, int64_t max_context, const RigOptions& options);
+  Rig(const Config& config, const Weights& weights, const RigOptions& options);
 
   // The sequence from its start: prefill in pieces of the sizes given (the last size repeats), then
   // from `decode_from` on, token by token.

@@ -74,7 +74,7 @@ void check_chunks(CheckContext& c) {
   for (Numerics numerics : kAllNumerics) {
     // A GPU chooses tiles by the number of tokens unless told not to.
     EvalOptions e = c.eval(numerics);
-    e.batch_invariant = e.device == DeviceKind::cuda;
+    e.compute.batch_invariant = e.compute.device == DeviceKind::cuda;
     Rig rig = c.rig(e);
     LogitRows whole = rig.run(c.ids, {n}, n, rows);
     for (size_t i = 0; i < 4; ++i) {
@@ -95,7 +95,7 @@ void check_chunks(CheckContext& c) {
           distance(both.run(ids, {n}, end - decoded, last), prefilled);
     }
     EvalOptions one_form = c.eval(numerics);
-    one_form.batch_invariant = true;
+    one_form.compute.batch_invariant = true;
     Rig strict = c.rig(one_form);
     LogitRows strict_whole = strict.run(c.ids, {n}, n, rows);
     LogitDistance d = distance(strict.run(c.ids, {64}, n - decoded, rows), strict_whole);
@@ -136,7 +136,7 @@ void check_sparsity(CheckContext& c) {
   EvalOptions e = c.eval(Numerics::exact);
   Rig sparse_rig = c.rig(e);
   LogitRows sparse = sparse_rig.run(c.ids, {n}, n, rows);
-  e.attention = AttentionMode::dense;
+  e.compute.attention = AttentionMode::dense;
   LogitRows dense = c.rig(e).run(c.ids, {n}, n, rows);
 
   auto border = sparse.lower_bound(c.topk());
@@ -149,7 +149,7 @@ void check_sparsity(CheckContext& c) {
         "more than half differ", beyond.rows > 0 && 2 * beyond.different > beyond.rows);
 
   PickedSets sets = picked_sets(c, sparse_rig.record().picked);
-  if (c.options.device == DeviceKind::cuda)
+  if (c.options.compute.device == DeviceKind::cuda)
     for (Numerics numerics : {Numerics::bf16, Numerics::fp8}) {
       Rig rig = c.rig(c.eval(numerics));
       rig.run(c.ids, {n}, n, {});
@@ -179,7 +179,7 @@ void check_repeat(CheckContext& c) {
     compare(again, rig);
     // Another number of threads than the runs above had.
     EvalOptions e = c.eval(numerics);
-    e.threads = e.threads == 1 || usable_processors() == 1 ? 3 : 1;
+    e.compute.threads = e.compute.threads == 1 || usable_processors() == 1 ? 3 : 1;
     Rig other = c.rig(e);
     compare(alone, other);
   }

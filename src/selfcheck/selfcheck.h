@@ -4,15 +4,13 @@
 #pragma once
 
 #include <functional>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "kernels/ops.h"
 #include "model/config.h"
 #include "model/weights.h"
-#include "runtime/device.h"
+#include "runtime/model_instance.h"
 #include "text/tokenizer.h"
 
 namespace fathom {
@@ -34,13 +32,12 @@ struct CheckGroup {
 std::span<const CheckGroup> selfcheck_groups();
 
 struct SelfcheckOptions {
-  // cuda: bf16 and fp8 numerics run on the GPU, exact on the CPU, as everywhere.
-  DeviceKind device = DeviceKind::cpu;
-  std::string kernels;            // of the CPU; empty: the best this processor can run
-  int threads = 0;                // 0: all
+  // Of it device, kernels and threads count: the checks choose the rest. On a GPU bf16 and fp8
+  // numerics are checked there, exact on the CPU.
+  ComputePlan compute;
   std::vector<std::string> only;  // groups to run; empty: all
   // Put between the checks and the kernels, so that tests can break one thing at a time.
-  std::function<std::unique_ptr<Ops>(Ops&)> wrap;
+  OpsWrapper wrap;
   std::function<void(const CheckResult&)> on_result;  // as soon as each is known
 };
 

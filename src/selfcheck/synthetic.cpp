@@ -6,8 +6,9 @@
 namespace fathom {
 namespace {
 
-EvalOptions small_steps(EvalOptions e) {
-  e.chunk = 16;
+EvalOptions small_steps(EvalOptions e, int64_t context) {
+  e.compute.step_tokens = 16;
+  e.compute.context = context;
   return e;
 }
 
@@ -22,7 +23,7 @@ KvShape one_layer(const Config& config, Numerics numerics) {
 Stage::Stage(const CheckContext& c, const Config& config, Numerics numerics, int64_t context,
              std::vector<int32_t> positions)
     : numerics_(numerics),
-      rig_(config, c.weights, context, {small_steps(c.host_eval(numerics)), std::nullopt}),
+      rig_(config, c.weights, {small_steps(c.host_eval(numerics), context), std::nullopt}),
       pool_(one_layer(config, numerics), static_cast<int>(pages_for(context))),
       pages_(static_cast<size_t>(pages_for(context))),
       positions_(std::move(positions)),

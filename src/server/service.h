@@ -28,6 +28,7 @@ struct ServiceOptions {
   int max_stored_responses = 256;  // of /v1/responses with `store`
   double request_seconds = 0;      // that a request may take from its arrival; 0: any time
   std::string fingerprint;         // system_fingerprint of answers; empty: null
+  OrderedJson tokenizer_info;      // see tokenizer_info.h
 };
 
 struct Service {

@@ -242,10 +242,10 @@ TEST_F(BenchRunnerTest, EveryContextWithEveryBatch) {
 TEST_F(BenchRunnerTest, PromptsAreCutIntoChunks) {
   options_.contexts = {80};
   options_.batches = {1};
-  options_.compute.chunk = 32;
+  options_.compute.step_tokens = 32;
   const auto rows = run();
   const double weights = rows[0].prefill->cost.bytes.weights;
-  options_.compute.chunk = 512;
+  options_.compute.step_tokens = 512;
   // Three chunks read the weights three times, but the head only for the last token.
   const ModelVolumes v = volumes_of(checkpoint_->config());
   EXPECT_NEAR(weights - run()[0].prefill->cost.bytes.weights,

@@ -158,12 +158,12 @@ class OpsTest : public GpuTest {
  protected:
   // Everything one layer needs, on both sides.
   void prepare(Numerics numerics, const Dims& dims, Form form, CudaSettings settings = {},
-               bool sparse = true) {
+               bool sparse = true, bool batch_invariant = false) {
     numerics_ = numerics;
     d = dims;
     fp8 = numerics == Numerics::fp8;
-    workload.max_tokens = 96;
-    workload.max_context = kContext;
+    workload.step_tokens = 96;
+    workload.context = kContext;
     workload.hidden = d.hidden;
     workload.max_intermediate = std::max(d.dense, d.expert);
     workload.expert_intermediate = d.expert;
@@ -179,8 +179,9 @@ class OpsTest : public GpuTest {
     workload.experts = d.experts;
     workload.experts_per_token = d.per_token;
     workload.vocab = d.vocab;
+    workload.batch_invariant = batch_invariant;
     workload.index_budget = 1 << 20;  // several tiles
-    settings.max_sequences = 16;
+    workload.sequences = 16;
     reference = make_reference_ops(numerics, workload, pool);
     gpu = make_cuda_ops(numerics, workload, settings);
     launch.stream = nullptr;
@@ -628,7 +629,7 @@ TEST_F(OpByOp, SmallDimsBf16ExpandedDense) {
   compare();
 }
 TEST_F(OpByOp, SmallDimsBatchInvariant) {
-  prepare(Numerics::fp8, kSmall, Form::mixed, {.batch_invariant = true});
+  prepare(Numerics::fp8, kSmall, Form::mixed, {}, true, true);
   compare();
 }
 TEST_F(OpByOp, RealDimsFp8Decode) {
@@ -709,7 +710,6 @@ TEST_F(WholeLayer, FusedPositionsChangeNothing) {
   const Results fused = results();
   reset_cache();
   CudaSettings apart;
-  apart.max_sequences = 16;
   apart.fuse_positions = apart.dependent_launch = false;
   gpu = make_cuda_ops(numerics_, workload, apart);
   run_layer(*gpu, dev, ignore);
@@ -748,7 +748,7 @@ TEST_F(WholeLayer, RecordedStepServesOtherPositions) {
 }
 
 TEST_F(WholeLayer, BatchInvariantTokensDoNotSeeEachOther) {
-  prepare(Numerics::fp8, kSmall, Form::mixed, {.batch_invariant = true});
+  prepare(Numerics::fp8, kSmall, Form::mixed, {}, true, true);
   run_layer(*gpu, dev, ignore);
   std::vector<std::byte> all_memory, one_memory;
   Tensor all = fetched(dev.update, all_memory);
@@ -900,7 +900,7 @@ TEST(OpsPlan, AttentionRunsFollowSpans) {
 
 TEST(OpsPlan, MemoryGrowsWithTheStepAndRefusesOtherDims) {
   Workload w;
-  w.max_context = 32768;
+  w.context = 32768;
   w.hidden = 7168;
   w.max_intermediate = 18432;
   w.expert_intermediate = 2048;
@@ -914,15 +914,16 @@ TEST(OpsPlan, MemoryGrowsWithTheStepAndRefusesOtherDims) {
   w.experts = 256;
   w.experts_per_token = 8;
   w.vocab = 129280;
-  w.max_tokens = 512;
-  size_t few = cuda_ops_bytes(Numerics::fp8, w, {.max_sequences = 64});
-  w.max_tokens = 4096;
-  size_t many = cuda_ops_bytes(Numerics::fp8, w, {.max_sequences = 64});
+  w.sequences = 64;
+  w.step_tokens = 512;
+  size_t few = cuda_ops_bytes(Numerics::fp8, w);
+  w.step_tokens = 4096;
+  size_t many = cuda_ops_bytes(Numerics::fp8, w);
   EXPECT_GT(many, few);
   EXPECT_LT(many, size_t{4} << 30);
-  EXPECT_THROW(cuda_ops_bytes(Numerics::exact, w, {}), Error);
+  EXPECT_THROW(cuda_ops_bytes(Numerics::exact, w), Error);
   w.latent = 256;
-  EXPECT_THROW(cuda_ops_bytes(Numerics::fp8, w, {}), Error);
+  EXPECT_THROW(cuda_ops_bytes(Numerics::fp8, w), Error);
 }
 
 }  // namespace

@@ -164,11 +164,11 @@ struct Scene {
       }
       spans.push_back({begin, begin + p.tokens, static_cast<int>(s), p.form});
       int need = (p.before + p.tokens + kPageRows - 1) / kPageRows;
-      w.max_context = std::max<int64_t>(w.max_context, p.before + p.tokens);
+      w.context = std::max<int64_t>(w.context, p.before + p.tokens);
       max_pages = std::max(max_pages, need);
       pages += need;
     }
-    w.max_tokens = static_cast<int>(positions.size());
+    w.step_tokens = static_cast<int>(positions.size());
     // Pages in random order, some never used; what is not written stays NaN.
     std::vector<int32_t> order(static_cast<size_t>(pages) + 3);
     std::iota(order.begin(), order.end(), 0);
@@ -181,7 +181,7 @@ struct Scene {
     rows = static_cast<int64_t>(order.size()) * kPageRows;
     set_cache(kv_format);
     set_rope();
-    batch.tokens = w.max_tokens;
+    batch.tokens = w.step_tokens;
     batch.sequences = static_cast<int>(parts.size());
     batch.positions = positions.data();
     batch.sequence_of = sequence_of.data();
@@ -228,12 +228,12 @@ struct Scene {
   }
   void set_rope() {
     std::vector<float> f = rope_frequencies(K::kRope, 10000.0, nullptr);
-    for (int64_t p = 0; p < w.max_context; ++p)
+    for (int64_t p = 0; p < w.context; ++p)
       for (float x : f) {
         cos.push_back(std::cos(static_cast<float>(p) * x));
         sin.push_back(std::sin(static_cast<float>(p) * x));
       }
-    rope = {cos.data(), sin.data(), K::kRope, w.max_context};
+    rope = {cos.data(), sin.data(), K::kRope, w.context};
   }
 };
 

@@ -38,7 +38,7 @@ struct Query {
 };
 
 Memory scores_of_all(Ops& ops, const Scene& s, const Query& query) {
-  Memory scores(DType::f32, {s.batch.tokens, s.w.max_context + 5});
+  Memory scores(DType::f32, {s.batch.tokens, s.w.context + 5});
   std::vector<int32_t> tokens(static_cast<size_t>(s.batch.tokens));
   std::iota(tokens.begin(), tokens.end(), 0);
   ops.index_scores(scores.tensor, tokens, query.q.tensor, query.weight.tensor, s.kv, s.batch);

@@ -92,8 +92,8 @@ inline DType activation_type(Numerics n) { return n == Numerics::exact ? DType::
 
 inline Workload small_workload(int tokens = 64) {
   Workload w;
-  w.max_tokens = tokens;
-  w.max_context = 1024;
+  w.step_tokens = tokens;
+  w.context = 1024;
   w.hidden = 768;
   w.max_intermediate = 640;
   w.heads = 4;

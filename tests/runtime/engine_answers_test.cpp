@@ -24,10 +24,10 @@ const Checkpoint& small() {
 
 EngineOptions options(int chunk = 512) {
   EngineOptions o;
-  o.threads = 1;
-  o.max_context = 1024;
-  o.max_step_tokens = chunk;
-  o.max_seqs = 4;
+  o.compute.threads = 1;
+  o.compute.context = 1024;
+  o.compute.step_tokens = chunk;
+  o.compute.sequences = 4;
   o.keep_selection = true;
   return o;
 }
@@ -103,7 +103,7 @@ TEST(EngineAnswers, LogprobsChangeNoTokenAndNameTheDrawnOne) {
 TEST(EngineAnswers, PromptLogprobsAreThoseOfTheSameTextGenerated) {
   for (int chunk : {5, 512}) {
     EngineOptions o = options(chunk);
-    o.batch_invariant = true;
+    o.compute.batch_invariant = true;
     o.keep_prefixes = true;  // not for prompts whose every row is wanted
     Engine engine(small().config(), small().weights(), o);
     Request r = request(random_ids(150, 2), 20);
@@ -119,6 +119,34 @@ TEST(EngineAnswers, PromptLogprobsAreThoseOfTheSameTextGenerated) {
       EXPECT_EQ(prompt.prompt_logprobs[i].token, again.ids[i + 1]) << i;
     for (size_t i = 0; i < 20; ++i)
       EXPECT_TRUE(same(prompt.prompt_logprobs[149 + i], generated.logprobs[i])) << i;
+  }
+}
+
+// Log-probabilities of a prompt's end alone: the same ones, with kept pages in front of them and
+// however few rows a step has for them.
+TEST(EngineAnswers, PromptLogprobsFromATokenOnAreTheEndOfAll) {
+  for (int rows : {7, 64, 512}) {
+    EngineOptions o = options(512);
+    o.keep_prefixes = true;
+    o.max_prompt_rows = rows;
+    Engine engine(small().config(), small().weights(), o);
+    Request r = request(random_ids(300, 4), 1);
+    r.logprobs = 1;
+    r.prompt_logprobs = true;
+    const Answer whole = answer_of(engine, r);
+    ASSERT_EQ(whole.prompt_logprobs.size(), 299u);
+    for (int64_t from : {1, 2, 64, 65, 129, 299, 300}) {
+      r.prompt_logprobs_from = from;
+      const int64_t before = engine.stats().reused_tokens;
+      const Answer end = answer_of(engine, r);
+      EXPECT_EQ(engine.stats().reused_tokens - before, (from - 1) / 64 * 64) << from;
+      ASSERT_EQ(end.prompt_logprobs.size(), static_cast<size_t>(300 - from));
+      for (size_t i = 0; i < end.prompt_logprobs.size(); ++i)
+        EXPECT_TRUE(
+            same(end.prompt_logprobs[i], whole.prompt_logprobs[i + static_cast<size_t>(from) - 1]))
+            << from << " " << i;
+      EXPECT_EQ(end.ids, whole.ids);
+    }
   }
 }
 
@@ -141,13 +169,14 @@ TEST(EngineAnswers, SelectionsAreTheIndexers) {
   const std::vector<int64_t> rows = {299, 300, 301, 302};
   TapOps* taps = nullptr;
   EvalOptions e;
-  e.threads = 1;
+  e.compute.threads = 1;
   e.wrap = [&](Ops& ops) {
     auto wrapped = std::make_unique<TapOps>(ops, rows, static_cast<int64_t>(text.size()));
     taps = wrapped.get();
     return wrapped;
   };
-  Evaluator evaluator(c, small().weights(), static_cast<int64_t>(text.size()), e);
+  e.compute.context = static_cast<int64_t>(text.size());
+  Evaluator evaluator(c, small().weights(), e);
   evaluator.set_step_observer([&](int64_t first, int n) { taps->begin_step(first, n); });
   auto ignore = [](int64_t, std::span<const float>) {};
   evaluator.feed(std::span(text).first(300), {}, ignore);
@@ -181,7 +210,7 @@ TEST(EngineAnswers, AShortTextIsSelectedWhole) {
 
 TEST(EngineAnswers, NothingSelectsInADenseRun) {
   EngineOptions o = options();
-  o.attention = AttentionMode::dense;
+  o.compute.attention = AttentionMode::dense;
   EXPECT_THROW(Engine(small().config(), small().weights(), o), Error);
 }
 

@@ -39,6 +39,7 @@ Request random_request(std::mt19937& random, int64_t most) {
   if (roll(4) == 0) {
     r.logprobs = roll(3);
     r.prompt_logprobs = roll(2) == 0;
+    if (r.prompt_logprobs) r.prompt_logprobs_from = 1 + roll(static_cast<int>(r.ids.size()));
   }
   r.keep_selection = roll(4) == 0;
   return r;
@@ -59,13 +60,13 @@ void random_load(FakeMode mode, unsigned seed, LoadCounts& counts, const std::st
   const int pages = 4 + roll(8);
   const int64_t context = int64_t{64} * (3 + roll(2));
   EngineOptions o;
-  o.max_seqs = 1 + roll(6);
-  o.max_step_tokens = 1 + roll(200);
+  o.compute.sequences = 1 + roll(6);
+  o.compute.step_tokens = 1 + roll(200);
   o.keep_prefixes = roll(2) == 0;
-  o.batch_invariant = roll(2) == 0;
+  o.compute.batch_invariant = roll(2) == 0;
   o.keep_selection = true;
   o.overlap = roll(5) > 0;
-  o.threads = 1 + roll(3);
+  o.compute.threads = 1 + roll(3);
   if (!dir.empty()) {
     o.keep_prefixes = true;
     o.cache_dir = dir;
@@ -92,7 +93,7 @@ void random_load(FakeMode mode, unsigned seed, LoadCounts& counts, const std::st
     busy = rig.engine->step();
     rig.engine->check_integrity();
     const EngineSnapshot s = rig.engine->snapshot();
-    EXPECT_LE(s.running, o.max_seqs);
+    EXPECT_LE(s.running, o.compute.sequences);
   }
   for (size_t i = 0; i < kRequests; ++i) {
     const Answer& a = answers[i];
@@ -202,7 +203,7 @@ TEST_P(EngineOnFake, CancelFreesPagesWithinOneStep) {
 
 TEST_P(EngineOnFake, AShortPromptDoesNotWaitForALongOne) {
   EngineOptions o;
-  o.max_step_tokens = 512;
+  o.compute.step_tokens = 512;
   Rig rig(GetParam(), o, 128, 4096);
   Answer slow, quick;
   Request r = request(random_ids(3000, 1), 5);
@@ -226,7 +227,7 @@ TEST_P(EngineOnFake, AShortPromptDoesNotWaitForALongOne) {
 
 TEST_P(EngineOnFake, ABetterPriorityIsServedFirst) {
   EngineOptions o;
-  o.max_seqs = 1;
+  o.compute.sequences = 1;
   Rig rig(GetParam(), o);
   std::vector<int> ended;
   auto submit = [&](int name, int priority) {
@@ -255,8 +256,8 @@ std::vector<int32_t> joined(std::vector<int32_t> a, const std::vector<int32_t>& 
 // Pages that all begin with cost a newcomer nothing, also when one of the others has to go.
 TEST_P(EngineOnFake, ABetterPriorityComesInWhereAllShareTheirBeginning) {
   EngineOptions o;
-  o.max_seqs = 4;
-  o.max_step_tokens = 2048;
+  o.compute.sequences = 4;
+  o.compute.step_tokens = 2048;
   o.keep_prefixes = true;
   Rig rig(GetParam(), o, 40, 30 * 64);
   const std::vector<int32_t> start = random_ids(24 * 64, 1);
@@ -285,9 +286,9 @@ TEST_P(EngineOnFake, ABetterPriorityComesInWhereAllShareTheirBeginning) {
 // What a request finds again of its own, after it was put out, is not what it found of others.
 TEST_P(EngineOnFake, ReuseIsCountedOnce) {
   EngineOptions o;
-  o.max_seqs = 1;
+  o.compute.sequences = 1;
   o.keep_prefixes = true;
-  o.batch_invariant = true;  // pages of answers are kept, too
+  o.compute.batch_invariant = true;  // pages of answers are kept, too
   Rig rig(GetParam(), o);
   RequestStats slow, quick;
   auto submit = [&](unsigned seed, int64_t tokens, int priority, RequestStats& stats) {
@@ -312,8 +313,8 @@ TEST_P(EngineOnFake, ReuseIsCountedOnce) {
 // Behind the first request for which there are no pages nobody is looked up.
 TEST(EngineOnFakeHost, PlansLookUpNoMoreThanTheyNeed) {
   EngineOptions o;
-  o.max_seqs = 16;
-  o.max_step_tokens = 4096;
+  o.compute.sequences = 16;
+  o.compute.step_tokens = 4096;
   o.keep_prefixes = true;
   Rig rig(FakeMode::host, o, 64, 45 * 64);
   const std::vector<int32_t> start = random_ids(20 * 64, 1);
@@ -334,7 +335,7 @@ TEST(EngineOnFakeHost, PlansLookUpNoMoreThanTheyNeed) {
 // Whoever has come in, or will with the next plan, does not count as waiting.
 TEST_P(EngineOnFake, TheQueueBeginsWhereThePlacesEnd) {
   EngineOptions o;
-  o.max_seqs = 4;
+  o.compute.sequences = 4;
   o.max_waiting = 1;
   Rig rig(GetParam(), o);
   std::vector<Answer> answers(6);
@@ -369,7 +370,7 @@ TEST_P(EngineOnFake, TheQueueBeginsWhereThePlacesEnd) {
 
 TEST_P(EngineOnFake, TheQueueIsBounded) {
   EngineOptions o;
-  o.max_seqs = 1;
+  o.compute.sequences = 1;
   o.max_waiting = 2;
   Rig rig(GetParam(), o);
   std::vector<Answer> answers(4);
@@ -401,7 +402,7 @@ TEST_P(EngineOnFake, AFailedDeviceIsToldToAllAndToThoseWhoComeLater) {
   for (bool at_launch : {true, false}) {
     test::TempFolder folder;
     EngineOptions o;
-    o.max_seqs = 2;
+    o.compute.sequences = 2;
     o.keep_prefixes = true;
     o.cache_dir = folder.path();
     o.checkpoint = {1, 2};
@@ -456,8 +457,8 @@ TEST_P(EngineOnFake, ReportsItsSteps) {
 // Threads submit, cancel, and look at the snapshot while the engine runs on a thread of its own.
 TEST_P(EngineOnFake, ManyThreadsLoseNothing) {
   EngineOptions o;
-  o.max_seqs = 4;
-  o.max_step_tokens = 100;
+  o.compute.sequences = 4;
+  o.compute.step_tokens = 100;
   o.keep_prefixes = true;
   Rig rig(GetParam(), o, 16, 256);
   Engine& engine = *rig.engine;

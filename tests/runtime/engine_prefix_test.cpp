@@ -31,9 +31,9 @@ const Checkpoint& small() {
 
 EngineOptions options(int chunk = 512) {
   EngineOptions o;
-  o.threads = 1;
-  o.max_context = 1024;
-  o.max_step_tokens = chunk;
+  o.compute.threads = 1;
+  o.compute.context = 1024;
+  o.compute.step_tokens = chunk;
   o.keep_prefixes = true;
   return o;
 }
@@ -99,8 +99,8 @@ class PrefixHit : public testing::TestWithParam<std::tuple<Numerics, bool, int>>
  protected:
   static EngineOptions chosen() {
     EngineOptions o = options(std::get<2>(GetParam()));
-    o.numerics = std::get<0>(GetParam());
-    o.batch_invariant = std::get<1>(GetParam());
+    o.compute.numerics = std::get<0>(GetParam());
+    o.compute.batch_invariant = std::get<1>(GetParam());
     return o;
   }
 };
@@ -134,7 +134,8 @@ TEST_P(PrefixHit, AConversationGoesOnWhereItWas) {
     const Answer a = ask(engine, text, 70);
     EXPECT_EQ(a.ids, cold(chosen(), text, 70)) << "turn " << turn;
     if (turn == 1) {
-      const bool whole = chosen().batch_invariant || chosen().numerics == Numerics::fp8;
+      const bool whole =
+          chosen().compute.batch_invariant || chosen().compute.numerics == Numerics::fp8;
       EXPECT_EQ(a.reused, whole ? 128 : 64);
     }
     text = joined(joined(text, a.ids), random_ids(30, 4));
@@ -153,7 +154,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(EnginePrefix, AfterEvictionAndAgain) {
   EngineOptions o = options();
-  o.max_context = 256;
+  o.compute.context = 256;
   o.cache_tokens = 5 * 64;
   Engine engine(small().config(), small().weights(), o);
   const std::vector<int32_t> a = random_ids(180, 1), b = random_ids(240, 2);
@@ -172,9 +173,9 @@ TEST(EnginePrefix, AfterEvictionAndAgain) {
 // The whole cache is kept pages, and what waits needs all of it.
 TEST(EnginePrefix, KeptPagesNeverStandInTheWay) {
   EngineOptions o = options(64);
-  o.max_context = 256;
+  o.compute.context = 256;
   o.cache_tokens = 256;
-  o.max_seqs = 4;
+  o.compute.sequences = 4;
   Engine engine(small().config(), small().weights(), o);
   const std::vector<int32_t> start = random_ids(128, 1);
   std::vector<std::vector<int32_t>> prompts;
@@ -238,12 +239,12 @@ TEST(EnginePrefix, RowsAreEqualBitForBit) {
     test::TempFolder one, two;
     const std::vector<int32_t> ids = random_ids(900, 1);
     EngineOptions o = options(1024);
-    o.batch_invariant = invariant;
+    o.compute.batch_invariant = invariant;
     {
       Engine engine(small().config(), small().weights(), with_disk(o, one.path()));
       ask(engine, ids, 1);
     }
-    o.max_step_tokens = 50;
+    o.compute.step_tokens = 50;
     {
       Engine engine(small().config(), small().weights(), with_disk(o, two.path()));
       ask(engine, {ids.begin(), ids.begin() + 200}, 1);
@@ -265,7 +266,7 @@ TEST(EnginePrefix, RowsAreEqualBitForBit) {
 TEST(EnginePrefix, SurvivesARestart) {
   test::TempFolder folder;
   EngineOptions o = with_disk(options(), folder.path());
-  o.max_context = 4096;
+  o.compute.context = 4096;
   const std::vector<int32_t> ids = random_ids(3000, 1);
   std::vector<int32_t> want;
   {
@@ -285,11 +286,11 @@ TEST(EnginePrefix, SurvivesARestart) {
     EXPECT_EQ(ask(engine, ids).reused, 46 * 64);  // from memory now
   }
   // Other rows are other pages, in the same folder.
-  for (auto change : {+[](EngineOptions& e) { e.numerics = Numerics::fp8; },
-                      +[](EngineOptions& e) { e.kv = KvFormat::f32; },
-                      +[](EngineOptions& e) { e.attention = AttentionMode::dense; },
-                      +[](EngineOptions& e) { e.kernels = "reference"; },
-                      +[](EngineOptions& e) { e.batch_invariant = true; },
+  for (auto change : {+[](EngineOptions& e) { e.compute.numerics = Numerics::fp8; },
+                      +[](EngineOptions& e) { e.compute.cache_format = KvFormat::f32; },
+                      +[](EngineOptions& e) { e.compute.attention = AttentionMode::dense; },
+                      +[](EngineOptions& e) { e.compute.kernels = "reference"; },
+                      +[](EngineOptions& e) { e.compute.batch_invariant = true; },
                       +[](EngineOptions& e) { e.checkpoint.b ^= 1; }}) {
     EngineOptions other = o;
     change(other);
@@ -336,10 +337,10 @@ TEST(EnginePrefix, DamagedFilesAreComputedAgain) {
 TEST(EnginePrefix, AFullFolderAndFewPages) {
   test::TempFolder folder;
   EngineOptions o = with_disk(options(64), folder.path());
-  o.max_context = 512;
+  o.compute.context = 512;
   o.cache_tokens = 512;  // eight pages in memory,
-  o.max_seqs = 3;
-  const int64_t file = 384 + kv_shape(small().config(), o.numerics, o.kv, false).bytes_per_page();
+  o.compute.sequences = 3;
+  const int64_t file = 384 + kv_shape(small().config(), o.compute).bytes_per_page();
   o.cache_dir_bytes = 12 * file;  // and not many more on disk
   std::vector<std::vector<int32_t>> prompts;
   for (unsigned i = 0; i < 4; ++i)

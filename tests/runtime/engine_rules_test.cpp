@@ -36,7 +36,7 @@ class EvenOdd final : public TokenConstraint {
 
 TEST_P(EngineRules, AConstraintIsAskedAndToldTokenByToken) {
   EngineOptions o;
-  o.threads = 3;
+  o.compute.threads = 3;
   Rig rig(GetParam(), o, 6, 256);  // few pages: preempted and computed again in the middle
   std::vector<Answer> answers(4);
   std::vector<std::shared_ptr<EvenOdd>> constraints;
@@ -84,7 +84,7 @@ TEST_P(EngineRules, AConstraintThatFailsTakesNobodyWithIt) {
 // rows fit, share steps with others, and are preempted.
 TEST_P(EngineRules, LogprobsAndSelectionsAreOfTheirOwnTokens) {
   EngineOptions o;
-  o.max_seqs = 3;
+  o.compute.sequences = 3;
   o.keep_selection = true;
   o.keep_prefixes = true;
   Rig rig(GetParam(), o, 6, 256);
@@ -147,6 +147,12 @@ TEST_P(EngineRules, RefusesWhatItCanNeverServe) {
   EXPECT_THAT(refusal([](Request& r) { r.logprobs = 21; }), HasSubstr("logprobs is 21: 0 to 20"));
   EXPECT_THAT(refusal([](Request& r) { r.logprobs = -2; }), HasSubstr("logprobs is -2"));
   EXPECT_THAT(refusal([](Request& r) { r.prompt_logprobs = true; }), HasSubstr("logprobs -1"));
+  EXPECT_THAT(refusal([](Request& r) {
+                r.logprobs = 0;
+                r.prompt_logprobs = true;
+                r.prompt_logprobs_from = 21;
+              }),
+              HasSubstr("from token 21 of the prompt on: 1 to its 20 tokens"));
   EXPECT_THAT(refusal([](Request& r) { r.keep_selection = true; }),
               HasSubstr("not started to keep"));
   EXPECT_THAT(refusal([](Request& r) {

@@ -35,9 +35,10 @@ const Checkpoint& small() {
 
 EngineOptions options(int chunk = 512) {
   EngineOptions o;
-  o.threads = 1;  // threads are for one test; the others share the machine with their siblings
-  o.max_context = 2048;
-  o.max_step_tokens = chunk;
+  o.compute.threads =
+      1;  // threads are for one test; the others share the machine with their siblings
+  o.compute.context = 2048;
+  o.compute.step_tokens = chunk;
   return o;
 }
 
@@ -105,8 +106,8 @@ TEST(Engine, GreedyReproducesTheGoldenContinuations) {
   std::ifstream file(kSource + "/tests/data/golden/prompts.json");
   ASSERT_TRUE(file) << "golden prompts are missing";
   EngineOptions o = options();
-  o.numerics = Numerics::exact;
-  o.max_context = 4096;
+  o.compute.numerics = Numerics::exact;
+  o.compute.context = 4096;
   Engine engine(small().config(), small().weights(), o);
   std::vector<Request> requests;
   std::vector<std::vector<int32_t>> want;
@@ -128,8 +129,8 @@ class EngineInvariance : public testing::TestWithParam<Numerics> {};
 
 TEST_P(EngineInvariance, AloneInABatchAndInAnyChunks) {
   EngineOptions o = options();
-  o.numerics = GetParam();
-  const bool two_forms = o.numerics == Numerics::bf16;
+  o.compute.numerics = GetParam();
+  const bool two_forms = o.compute.numerics == Numerics::bf16;
   std::vector<std::vector<int32_t>> alone;
   {
     Engine engine(small().config(), small().weights(), o);
@@ -141,14 +142,14 @@ TEST_P(EngineInvariance, AloneInABatchAndInAnyChunks) {
     }
   }
   for (int chunk : {7, 64, 1000}) {
-    o.max_step_tokens = chunk;
-    o.max_seqs = chunk == 7 ? 3 : 8;
+    o.compute.step_tokens = chunk;
+    o.compute.sequences = chunk == 7 ? 3 : 8;
     Engine engine(small().config(), small().weights(), o);
     EXPECT_EQ(ids_of(run_all(engine, mixed_requests(two_forms))), alone) << "chunk " << chunk;
   }
   // One token a step, as far as a test's time goes; and two threads this once.
-  o.max_step_tokens = 1;
-  o.threads = 2;
+  o.compute.step_tokens = 1;
+  o.compute.threads = 2;
   Engine engine(small().config(), small().weights(), o);
   std::vector<Request> few = mixed_requests(false);
   few.resize(2);
@@ -168,7 +169,7 @@ TEST(Engine, PreemptionDoesNotChangeATokenAndIsCounted) {
     return r;
   };
   EngineOptions o = options();
-  o.max_context = 128;
+  o.compute.context = 128;
   Engine roomy(small().config(), small().weights(), o);
   std::vector<Answer> want = run_all(roomy, requests());
   EXPECT_EQ(roomy.stats().preemptions, 0);
@@ -185,7 +186,7 @@ TEST(Engine, PreemptionDoesNotChangeATokenAndIsCounted) {
 
 TEST(Engine, CancelFreesPagesAndTellsTheSink) {
   EngineOptions o = options();
-  o.max_seqs = 2;
+  o.compute.sequences = 2;
   Engine engine(small().config(), small().weights(), o);
   std::vector<Answer> answers(4);
   std::vector<RequestId> ids;
@@ -239,7 +240,7 @@ TEST(Engine, ASinkMayCancelAndSubmit) {
 
 TEST(Engine, EndsAtStopIdsAtTheLimitAndAtTheContextsEnd) {
   EngineOptions o = options();
-  o.max_context = 100;
+  o.compute.context = 100;
   Engine engine(small().config(), small().weights(), o);
   std::vector<Request> r;
   r.push_back(request(random_ids(90, 3), 500, 0));
@@ -265,7 +266,7 @@ TEST(Engine, EndsAtStopIdsAtTheLimitAndAtTheContextsEnd) {
 
 TEST(Engine, RefusesWhatItCannotRunAndGoesOn) {
   EngineOptions o = options();
-  o.max_context = 100;
+  o.compute.context = 100;
   Engine engine(small().config(), small().weights(), o);
   auto refusal = [&](Request r) {
     r.sink = [](const TokenEvent&) { ADD_FAILURE() << "a refused request was run"; };
@@ -296,7 +297,7 @@ TEST(Engine, ReusesPrefixesWithoutChangingTheAnswer) {
   };
   for (bool invariant : {false, true}) {
     EngineOptions o = options();
-    o.batch_invariant = invariant;
+    o.compute.batch_invariant = invariant;
     Engine fresh(small().config(), small().weights(), o);
     o.keep_prefixes = true;
     Engine keeping(small().config(), small().weights(), o);
@@ -319,7 +320,7 @@ TEST(Engine, BrokenWeightsFailRequestsNotTheProcess) {
   o.keep_prefixes = true;
   for (int chunk : {512, 64}) {  // with the shorter ones most pages are kept before it shows
     for (bool disk : {false, true}) {
-      o.max_step_tokens = chunk;
+      o.compute.step_tokens = chunk;
       o.cache_dir = disk ? folder.path() : "";
       if (disk) o.checkpoint = checkpoint_digest(kSource + "/models/small");
       for (int start = 0; start < 2; ++start) {
@@ -359,7 +360,7 @@ TEST(Engine, BrokenPagesOnDiskAreRemoved) {
     want = ask(engine).ids;
   }
   // Rows that are no numbers, sealed as if they were.
-  const int64_t bytes = kv_shape(small().config(), o.numerics, o.kv, false).bytes_per_page();
+  const int64_t bytes = kv_shape(small().config(), o.compute).bytes_per_page();
   for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
     std::string file = test::read_file(entry.path());
     ASSERT_EQ(file.size(), page_file_bytes(static_cast<size_t>(bytes)));
@@ -386,7 +387,7 @@ TEST(Engine, BrokenPagesOnDiskAreRemoved) {
 
 TEST(Engine, RunsOnAThreadOfItsOwn) {
   EngineOptions o = options();
-  o.threads = 1;
+  o.compute.threads = 1;
   Engine engine(small().config(), small().weights(), o);
   std::jthread thread([&](std::stop_token stop) { engine.run(stop); });
   std::atomic<int> done = 0;
@@ -407,8 +408,8 @@ TEST(Engine, RunsOnAThreadOfItsOwn) {
 
 TEST(Engine, DescribesWhatWasChosen) {
   EngineOptions o = options();
-  o.numerics = Numerics::fp8;
-  o.kernels = "reference";
+  o.compute.numerics = Numerics::fp8;
+  o.compute.kernels = "reference";
   Engine engine(small().config(), small().weights(), o);
   for (const char* part : {"1 thread", "fp8 numerics", "fp8 cache", "sparse", "2048 tokens"})
     EXPECT_THAT(engine.describe(), HasSubstr(part));
@@ -420,16 +421,16 @@ MemoryNeeds needs() {
   n.workspace = 1 << 20;
   n.cache = {10, 512, 64, 128, KvFormat::f32, KvFormat::f32, true};
   n.max_positions = 8192;
-  n.max_seqs = 4;
+  n.sequences = 4;
   return n;
 }
 
 TEST(MemoryPlan, GivesEverySequenceItsContextWhereThatFits) {
   MemoryPlan p = plan_memory(needs(), int64_t{8} << 30);
-  EXPECT_EQ(p.max_context, 8192);
+  EXPECT_EQ(p.context, 8192);
   EXPECT_EQ(p.pages, 4 * 8192 / kPageRows);
   MemoryNeeds n = needs();
-  n.max_context = 100;
+  n.context = 100;
   EXPECT_EQ(plan_memory(n, int64_t{8} << 30).pages, 4 * 2);
   n.cache_tokens = 10;  // one sequence alone must fit
   EXPECT_EQ(plan_memory(n, int64_t{8} << 30).pages, 2);
@@ -448,7 +449,7 @@ TEST(MemoryPlan, TakesItsShareAndSaysWhatFits) {
   EXPECT_EQ(plan_memory(n, available).pages, 200);
   n.cache_share = 0.25;
   EXPECT_EQ(plan_memory(n, available).pages, 128);  // one of the longest, whatever the share
-  n.max_context = 1000;
+  n.context = 1000;
   p = plan_memory(n, available);
   EXPECT_EQ(p.pages, 4 * 16);
   EXPECT_EQ(p.describe_load(),
@@ -463,10 +464,10 @@ TEST(MemoryPlan, ShrinksOnlyWhatNobodyAskedFor) {
   const int64_t page = needs().cache.bytes_per_page();
   const int64_t available = ((int64_t{1} << 30) + (1 << 20) + 20 * page) * 10 / 9 + 1000;
   MemoryPlan p = plan_memory(needs(), available);
-  EXPECT_EQ(p.max_context, 20 * kPageRows);
+  EXPECT_EQ(p.context, 20 * kPageRows);
   EXPECT_EQ(p.pages, 20);
   MemoryNeeds n = needs();
-  n.max_context = 20 * kPageRows + 1;
+  n.context = 20 * kPageRows + 1;
   auto message = [](const MemoryNeeds& what, int64_t bytes) {
     try {
       (void)plan_memory(what, bytes);
@@ -479,7 +480,7 @@ TEST(MemoryPlan, ShrinksOnlyWhatNobodyAskedFor) {
               testing::AllOf(HasSubstr("not enough memory: weights 1.0 GiB"),
                              HasSubstr("1281 tokens in f32"), HasSubstr("1280 tokens would fit")));
   EXPECT_THAT(message(needs(), 1 << 20), HasSubstr("not even one page"));
-  n.max_context = 8193;
+  n.context = 8193;
   EXPECT_THAT(message(n, available), HasSubstr("the model's own is 8192"));
   n = needs();
   n.cache_tokens = 1 << 20;

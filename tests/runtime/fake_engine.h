@@ -20,12 +20,12 @@ inline const char* name_of(FakeMode m) {
 struct Rig {
   explicit Rig(FakeMode mode, EngineOptions o = {}, int pages = 64, int64_t max_context = 512)
       : config(fake_config()) {
-    o.threads = std::max(1, o.threads);  // all processors are shared with the other tests
+    o.compute.threads =
+        std::max(1, o.compute.threads);  // all processors are shared with the other tests
     MemoryPlan plan;
-    plan.max_context = max_context;
+    plan.context = max_context;
     plan.pages = pages;
-    auto device =
-        std::make_unique<FakeRunner>(mode, pages, step_logit_rows(o.max_seqs, o.max_step_tokens));
+    auto device = std::make_unique<FakeRunner>(mode, pages, o.compute.sequences + prompt_rows(o));
     runner = device.get();
     engine = std::make_unique<Engine>(config, std::move(device), plan, o);
   }

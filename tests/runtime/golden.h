@@ -30,12 +30,12 @@ inline const Checkpoint& checkpoint(bool tiny) {
 // The checkpoint's weights where these options need them; on a GPU copied once and kept.
 inline const Weights& weights_for(bool tiny, const EvalOptions& o) {
   const Checkpoint& c = checkpoint(tiny);
-  if (o.device == DeviceKind::cpu) return c.weights();
+  if (o.compute.device == DeviceKind::cpu) return c.weights();
   // Never destroyed: the driver may be gone by then.
   static auto& placed = *new std::map<std::tuple<bool, Numerics, bool>, DeviceWeights>();
   return placed
-      .try_emplace({tiny, o.numerics, o.observed}, c.config(), c.weights(), o.device, o.numerics,
-                   o.observed)
+      .try_emplace({tiny, o.compute.numerics, o.compute.observed}, c.config(), c.weights(),
+                   o.compute)
       .first->second.get();
 }
 
@@ -86,9 +86,9 @@ struct Golden {
                                const std::string& mtp_name = {}) const {
     const Checkpoint& c = checkpoint(tiny);
     std::vector<float> want = to_floats(file.at(mtp_name.empty() ? name : mtp_name));
-    options.mtp = !mtp_name.empty();
-    Evaluator evaluator(c.config(), weights_for(tiny, options), static_cast<int64_t>(tokens.size()),
-                        options);
+    options.compute.mtp = !mtp_name.empty();
+    options.compute.context = static_cast<int64_t>(tokens.size());
+    Evaluator evaluator(c.config(), weights_for(tiny, options), options);
     size_t vocab = static_cast<size_t>(c.config().vocab);
     std::map<int64_t, double> found;
     auto measure = [&](int64_t row, std::span<const float> got) {
@@ -96,8 +96,8 @@ struct Golden {
       if ((i + 1) * vocab > want.size()) return;  // MTP has no answer for the last row
       found[row] = kl(std::span(want).subspan(i * vocab, vocab), got);
     };
-    if (options.mtp) evaluator.set_mtp_sink(measure);
-    evaluator.feed(tokens, rows, options.mtp ? Evaluator::RowSink() : measure);
+    if (options.compute.mtp) evaluator.set_mtp_sink(measure);
+    evaluator.feed(tokens, rows, options.compute.mtp ? Evaluator::RowSink() : measure);
     std::vector<double> out;
     for (auto [row, value] : found) out.push_back(value);
     EXPECT_EQ(out.size(), want.size() / vocab);
@@ -112,14 +112,14 @@ struct Golden {
 
 inline EvalOptions options_of(Numerics numerics) {
   EvalOptions o;
-  o.numerics = numerics;
+  o.compute.numerics = numerics;
   return o;
 }
 
 // A row at a near-tie of experts or picks weighs some hundred times the median, and which side it
 // falls on is luck (docs/numerics.md): with `spare_one` one row may be left out of the mean.
 inline void expect_within_floor(const Golden& g, const EvalOptions& options, bool spare_one) {
-  const bool fp8 = options.numerics == Numerics::fp8;
+  const bool fp8 = options.compute.numerics == Numerics::fp8;
   const char* logits = fp8 ? "faithful.logits" : "exact.logits";
   std::vector<double> rows = g.distance(logits, options);
   Summary limit = g.floor(fp8 ? "faithful.floor_kl" : "bf16.floor_kl");
@@ -151,7 +151,8 @@ inline void expect_layers_within_floor(EvalOptions o, LayerLimits allowed = {}) 
       taps = wrapped.get();
       return wrapped;
     };
-    Evaluator evaluator(c.config(), weights_for(false, o), tokens, o);
+    o.compute.context = tokens;
+    Evaluator evaluator(c.config(), weights_for(false, o), o);
     evaluator.set_step_observer([&](int64_t first, int n) { taps->begin_step(first, n); });
     evaluator.feed_hidden(layer, Tensor(input.data(), DType::f32, {tokens, width}), {}, {});
     const LayerTaps& got = taps->layers().at(layer);

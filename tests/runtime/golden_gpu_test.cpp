@@ -11,11 +11,11 @@
 namespace fathom::golden {
 namespace {
 
-EvalOptions gpu_options(Numerics numerics, int chunk = default_chunk(DeviceKind::cuda)) {
+EvalOptions gpu_options(Numerics numerics, int chunk = default_step_tokens(DeviceKind::cuda)) {
   EvalOptions o = options_of(numerics);
-  o.device = DeviceKind::cuda;
-  o.chunk = chunk;
-  o.threads = 1;
+  o.compute.device = DeviceKind::cuda;
+  o.compute.step_tokens = chunk;
+  o.compute.threads = 1;
   return o;
 }
 
@@ -53,7 +53,7 @@ TEST_P(GoldenGpuFile, IsAsCloseWithPromptsInChunks) {
 
 TEST_P(GoldenGpuFile, IsAsCloseWhenBatchInvariant) {
   EvalOptions o = gpu_options(numerics());
-  o.batch_invariant = true;
+  o.compute.batch_invariant = true;
   expect_within_floor(golden(), o, true);
 }
 
@@ -75,7 +75,7 @@ using GoldenGpu = WithGpu;
 // (docs/numerics.md).
 TEST_F(GoldenGpu, EachFp8LayerOnTheOraclesInputIsWithinItsFloor) {
   EvalOptions o = gpu_options(Numerics::fp8);
-  o.observed = true;
+  o.compute.observed = true;
   expect_layers_within_floor(o, {.error = 1.7, .picks = 0.997});
 }
 
@@ -83,11 +83,11 @@ TEST_F(GoldenGpu, EachFp8LayerOnTheOraclesInputIsWithinItsFloor) {
 
 using Logits = std::map<int64_t, std::vector<float>>;
 
-// Prefill up to `decode_from` in steps of options.chunk, then token by token.
-Logits logits_of(const Golden& g, const EvalOptions& options, size_t decode_from) {
+// Prefill up to `decode_from` in steps of options.compute.step_tokens, then token by token.
+Logits logits_of(const Golden& g, EvalOptions options, size_t decode_from) {
+  options.compute.context = static_cast<int64_t>(g.tokens.size());
   const Checkpoint& c = checkpoint(g.tiny);
-  Evaluator evaluator(c.config(), weights_for(g.tiny, options),
-                      static_cast<int64_t>(g.tokens.size()), options);
+  Evaluator evaluator(c.config(), weights_for(g.tiny, options), options);
   std::vector<int64_t> rows = g.rows;
   for (size_t p = decode_from; p < g.tokens.size(); ++p) rows.push_back(static_cast<int64_t>(p));
   std::sort(rows.begin(), rows.end());
@@ -133,16 +133,16 @@ TEST_P(GoldenGpuBits, RunsAgainToTheSameBits) {
 TEST_P(GoldenGpuBits, ObservingChangesNoBit) {
   EvalOptions o = gpu_options(GetParam(), 256);
   const Logits plain = logits_of(g, o, all - 2);
-  o.observed = true;
+  o.compute.observed = true;
   EXPECT_TRUE(equal_bits(plain, logits_of(g, o, all - 2)));
 }
 
 TEST_P(GoldenGpuBits, ChunksAndDecodingAreOnePrefillWhenBatchInvariant) {
   EvalOptions o = gpu_options(GetParam());
-  o.batch_invariant = true;
+  o.compute.batch_invariant = true;
   const Logits whole = logits_of(g, o, all);
   for (int chunk : {7, 64, 100, 333}) {
-    o.chunk = chunk;
+    o.compute.step_tokens = chunk;
     EXPECT_TRUE(equal_bits(logits_of(g, o, all), whole)) << "chunks of " << chunk;
   }
   EXPECT_TRUE(equal_bits(logits_of(g, o, all - 12), whole)) << "the last tokens decoded";
@@ -171,13 +171,13 @@ class EngineGpu : public WithGpu, public testing::WithParamInterface<Numerics> {
   Ids run(bool batch_invariant, bool together, float temperature, const How& how) const {
     EvalOptions placed = gpu_options(GetParam());
     EngineOptions o;
-    o.numerics = GetParam();
-    o.device = DeviceKind::cuda;
-    o.threads = 1;
-    o.max_context = 2048;
-    o.max_step_tokens = default_chunk(DeviceKind::cuda);
-    o.index_budget = kGpuIndexBudget;
-    o.batch_invariant = batch_invariant;
+    o.compute.numerics = GetParam();
+    o.compute.device = DeviceKind::cuda;
+    o.compute.threads = 1;
+    o.compute.context = 2048;
+    o.compute.step_tokens = default_step_tokens(DeviceKind::cuda);
+    o.compute.index_budget = default_index_budget(DeviceKind::cuda);
+    o.compute.batch_invariant = batch_invariant;
     o.overlap = how.overlap;
     o.keep_selection = how.keep_selection;
     Engine engine(checkpoint(false).config(), weights_for(false, placed), o);

@@ -25,7 +25,7 @@ TEST_P(ExactTest, AgreesWithTheOracle) {
         std::tuple("exact.mtp_logits", AttentionMode::sparse, "exact.mtp_logits")}) {
     if (!g.file.find(name)) continue;
     EvalOptions o = options_of(Numerics::exact);
-    o.attention = attention;
+    o.compute.attention = attention;
     Summary s = summary(g.distance(name, o, mtp));
     EXPECT_LE(s.mean, 1e-6) << name;
     EXPECT_LE(s.max, 1e-4) << name;
@@ -39,7 +39,9 @@ TEST_P(ExactTest, ContinuesGreedilyTokenForToken) {
   std::vector<int32_t> want = ints(g.file.at("exact.greedy"));
   const Checkpoint& c = checkpoint(g.tiny);
   int64_t length = static_cast<int64_t>(g.tokens.size() + want.size());
-  Evaluator evaluator(c.config(), c.weights(), length, options_of(Numerics::exact));
+  EvalOptions options = options_of(Numerics::exact);
+  options.compute.context = length;
+  Evaluator evaluator(c.config(), c.weights(), options);
   int32_t next = -1;
   auto pick = [&](int64_t, std::span<const float> l) {
     next = static_cast<int32_t>(std::max_element(l.begin(), l.end()) - l.begin());
@@ -92,7 +94,8 @@ std::map<int, LayerTaps> taps_of(const Checkpoint& c, EvalOptions options,
     taps = wrapped.get();
     return wrapped;
   };
-  Evaluator evaluator(c.config(), c.weights(), context, options);
+  options.compute.context = context;
+  Evaluator evaluator(c.config(), c.weights(), options);
   evaluator.set_step_observer([&](int64_t first, int n) { taps->begin_step(first, n); });
   evaluator.feed(tokens, {}, {});
   return taps->layers();

@@ -25,13 +25,13 @@ class PrefixGpu : public testing::Test {
 
   EngineOptions options(bool keep) const {
     EngineOptions o;
-    o.device = DeviceKind::cuda;
-    o.threads = 1;
-    o.max_context = 4096;
-    o.max_seqs = 4;
+    o.compute.device = DeviceKind::cuda;
+    o.compute.threads = 1;
+    o.compute.context = 4096;
+    o.compute.sequences = 4;
     o.cache_tokens = 4 * 4096;
-    o.max_step_tokens = 512;
-    o.batch_invariant = true;
+    o.compute.step_tokens = 512;
+    o.compute.batch_invariant = true;
     o.keep_prefixes = keep;
     return o;
   }

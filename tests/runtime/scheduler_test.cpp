@@ -73,6 +73,13 @@ TEST(Scheduler, RowsOfPromptsAreRationed) {
   EXPECT_THAT(plan({}, {watched}, limits).slices, ElementsAre(Slice{0, 0, 21}));
   EXPECT_THAT(plan({watched}, {watched, seq(300, 0)}, limits).slices,
               ElementsAre(Slice{0, 0, 11}, Slice{1, 0, 11}, Slice{2, 0, 300}));
+  // Tokens in front of the first row are not rationed.
+  SeqState late = seq(200, 40);
+  late.prompt_rows = true;
+  late.rows_from = 100;
+  EXPECT_THAT(plan({}, {late}, limits).slices, ElementsAre(Slice{0, 40, 121}));
+  EXPECT_THAT(plan({watched}, {late}, limits).slices,
+              ElementsAre(Slice{0, 0, 11}, Slice{1, 40, 111}));
   limits.prompt_rows = 0;
   EXPECT_THAT(plan({watched, watched}, {}, limits).slices,
               ElementsAre(Slice{0, 0, 1}, Slice{1, 0, 1}));

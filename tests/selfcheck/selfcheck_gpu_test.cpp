@@ -22,8 +22,8 @@ class SelfcheckGpu : public testing::Test {
   static std::set<std::string> failed(SelfcheckOptions options) {
     static const std::unique_ptr<Checkpoint> tiny =
         Checkpoint::load(FATHOM_SOURCE_DIR "/tests/data/tiny");
-    options.device = DeviceKind::cuda;
-    options.threads = 1;
+    options.compute.device = DeviceKind::cuda;
+    options.compute.threads = 1;
     std::set<std::string> ids;
     for (const CheckResult& r : run_selfcheck(tiny->config(), tiny->weights(), nullptr, options))
       if (r.verdict == Verdict::failed) ids.insert(r.id + ": " + r.figure);

@@ -48,7 +48,7 @@ std::set<std::string> failed(const std::vector<CheckResult>& results) {
 template <class Fault>
 std::set<std::string> broken(const Groups& only) {
   SelfcheckOptions options;
-  options.threads = 1;  // quick on a busy machine
+  options.compute.threads = 1;  // quick on a busy machine
   options.wrap = [](Ops& inner) { return std::make_unique<Fault>(inner); };
   return failed(check(only, options));
 }
@@ -320,8 +320,8 @@ TEST(Selfcheck, PassesWithEveryKernelOfThisMachine) {
   for (const CpuKernels& k : cpu_kernels()) {
     if (!k.usable()) continue;
     SelfcheckOptions options;
-    options.kernels = k.name;
-    options.threads = 1;
+    options.compute.kernels = k.name;
+    options.compute.threads = 1;
     std::vector<CheckResult> results =
         k.name == "reference" ? check({"kernels", "selection", "router", "rotation"}, options)
                               : check({}, options);
@@ -414,7 +414,7 @@ TEST(Selfcheck, AModelWithoutIndexerIsCheckedForTheRest) {
   Config dense = tiny().config();
   dense.index_heads = dense.index_dim = dense.index_topk = 0;
   SelfcheckOptions options;
-  options.threads = 1;
+  options.compute.threads = 1;
   options.only = {"selection", "sparsity", "router", "kernels"};
   std::vector<CheckResult> results = run_selfcheck(dense, tiny().weights(), nullptr, options);
   int skipped = 0;

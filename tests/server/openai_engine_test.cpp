@@ -5,79 +5,25 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <optional>
-#include <thread>
 
-#include "model/checkpoint.h"
-#include "runtime/engine.h"
 #include "server/api/openai_format.h"
-#include "server/service.h"
-#include "support/fake_reply.h"
+#include "server/engine_fixture.h"
 #include "support/sse_events.h"
 
 namespace fathom::server {
 namespace {
 
-const std::string kSmall = std::string(FATHOM_SOURCE_DIR) + "/models/small";
-
-// The service that `serve` makes, without sockets.
-class OpenAiEngineTest : public ::testing::Test {
+class OpenAiEngineTest : public EngineFixture {
  protected:
-  static EngineOptions engine_options() {
-    EngineOptions o;
-    o.threads = 1;
-    o.max_context = 2048;
-    o.max_seqs = 4;
-    o.keep_prefixes = true;
-    o.keep_selection = true;
-    return o;
-  }
-  static ServiceOptions service_options(const Config& config) {
-    ServiceOptions o;
-    o.model_names = {"small"};
-    o.encoding = encoding_of_folder(kSmall);
-    o.vocab = config.vocab;
-    o.stop_ids = {config.eos};
-    o.keep_selection = true;
-    return o;
-  }
-
-  OpenAiEngineTest()
-      : checkpoint_(Checkpoint::load(kSmall, {.config_file = "", .with_mtp = false})),
-        tokenizer_(Tokenizer::from_folder(kSmall)),
-        constraints_(tokenizer_, encoding_of_folder(kSmall), {checkpoint_->config().eos}),
-        metrics_("small"),
-        selections_(1 << 20),
-        engine_(checkpoint_->config(), checkpoint_->weights(), engine_options()),
-        service_{engine_,  tokenizer_,  constraints_,
-                 metrics_, selections_, service_options(checkpoint_->config())},
-        router_({}, metrics_) {
-    add_openai_routes(router_, service_);
-    thread_ = std::jthread([this](const std::stop_token& stop) { engine_.run(stop); });
-  }
-
-  std::string post(const std::string& path, const OrderedJson& body) {
-    auto request = std::make_shared<HttpRequest>();
-    request->method = "POST";
-    request->path = path;
-    request->headers["host"] = "127.0.0.1";
-    request->body = body.dump();
-    auto reply = std::make_shared<FakeReply>();
-    router_.handle(request, reply);
-    EXPECT_TRUE(reply->run_until_complete(std::chrono::seconds(120)));
-    EXPECT_EQ(reply->status(), 200) << reply->body();
-    return reply->body();
-  }
-
   // What the program itself answers.
   static OrderedJson generate(const std::string& messages, const std::string& arguments) {
     const std::string file = (std::filesystem::temp_directory_path() /
                               ("fathom_openai_" + std::to_string(getpid()) + ".json"))
                                  .string();
     std::ofstream(file) << messages;
-    const std::string command = std::string(FATHOM_BINARY) + " generate --ckpt-path " + kSmall +
-                                " --messages " + file + " --json --device cpu --threads 1 " +
-                                arguments + " 2>/dev/null";
+    const std::string command = std::string(FATHOM_BINARY) + " generate --ckpt-path " +
+                                kSmallModel + " --messages " + file +
+                                " --json --device cpu --threads 1 " + arguments + " 2>/dev/null";
     FILE* pipe = popen(command.c_str(), "r");
     std::string out;
     char block[4096];
@@ -86,16 +32,6 @@ class OpenAiEngineTest : public ::testing::Test {
     std::filesystem::remove(file);
     return OrderedJson::parse(out, nullptr, false);
   }
-
-  std::unique_ptr<Checkpoint> checkpoint_;
-  Tokenizer tokenizer_;
-  ConstraintFactory constraints_;
-  Metrics metrics_;
-  SelectionStore selections_;
-  Engine engine_;
-  Service service_;
-  Router router_;
-  std::jthread thread_;  // last: it ends before the engine does
 };
 
 TEST_F(OpenAiEngineTest, AnswersAsGenerateDoes) {

@@ -41,9 +41,9 @@ AttentionOps::AttentionOps(Numerics numerics, const Workload& workload, ThreadPo
 void AttentionOps::plan_scratch() {
   const int64_t head_block = std::min(workload_.heads, kMaxHeadBlock);
   const int64_t rows = std::max<int64_t>(head_block, kQueryBlock);
-  const int64_t context = index_ok_ ? workload_.max_context + 16 : 0;
+  const int64_t context = index_ok_ ? workload_.context + 16 : 0;
   // Touched as far as a token sees keys: top-k of them, all in a dense run.
-  const int64_t tiles = (workload_.max_context + kPanelWidth - 1) / kPanelWidth;
+  const int64_t tiles = (workload_.context + kPanelWidth - 1) / kPanelWidth;
   scratch_.resize(static_cast<size_t>(pool_.size()));
   auto carve = [&](Carver& c) {
     for (Scratch& s : scratch_) {
@@ -72,19 +72,19 @@ void AttentionOps::plan_scratch() {
 }
 
 void AttentionOps::plan_shared() {
-  const int64_t heads = workload_.heads, tokens = workload_.max_tokens;
+  const int64_t heads = workload_.heads, tokens = workload_.step_tokens;
   if (dims_ok_) {
     // About 4096 rows: a head's weights are dequantised once per tile of tokens.
     token_tile_ =
         static_cast<int>(std::clamp<int64_t>(4096 / heads, 16, std::max<int64_t>(tokens, 16)));
     head_group_ = static_cast<int>(std::min<int64_t>(heads, std::clamp(pool_.size(), 4, 32)));
     query_tile_ = static_cast<int>(std::min<int64_t>(tokens, 2048));
-    tile_group_ = std::min<int64_t>((workload_.max_context + kPanelWidth - 1) / kPanelWidth, 32);
+    tile_group_ = std::min<int64_t>((workload_.context + kPanelWidth - 1) / kPanelWidth, 32);
   }
   const int64_t latent_row = K::kLatent + K::kRope, query_row = K::kNope + K::kRope;
   const int64_t panels = tile_group_ * head_group_;
   // A row of scores for one token of the longest context must fit, whatever the budget.
-  const int64_t row = (workload_.max_context + kPanelWidth - 1) / kPanelWidth * kPanelWidth;
+  const int64_t row = (workload_.context + kPanelWidth - 1) / kPanelWidth * kPanelWidth;
   score_floats_ =
       index_ok_ ? std::clamp<int64_t>(workload_.index_budget / 4, row, row * tokens) : 0;
   const bool fp8_index = index_ok_ && numerics_ == Numerics::fp8;

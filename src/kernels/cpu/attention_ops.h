@@ -57,7 +57,7 @@ class AttentionOps : public LinearOps {
     float* mixed;        // [head block][latent] attention output in latent space
     float *top, *sum, *carry;
     uint64_t* masks;
-    uint32_t *keys, *active;  // [max_context]: top-k
+    uint32_t *keys, *active;  // [context]: top-k
   };
 
   // Consecutive tokens of one sequence whose scores are computed together.

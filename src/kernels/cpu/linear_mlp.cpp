@@ -109,7 +109,7 @@ void LinearOps::mlp(Tensor out, Tensor x, const MlpWeights& w) {
   const QWeight* in[] = {&w.gate, &w.up};
   const QWeight* back[] = {&w.down};
   std::optional<Form> form = form_for(in);
-  if (!form || !same_shape(w, x.row_size()) || x.rows() > std::max(workload_.max_tokens, 1) ||
+  if (!form || !same_shape(w, x.row_size()) || x.rows() > std::max(workload_.step_tokens, 1) ||
       w.gate.rows > workload_.max_intermediate || !fits(x.rows(), x.row_size()))
     return ReferenceOps::mlp(out, x, w);
   prepare(prepared_, *form, x, 0, padded(x.row_size()));
@@ -121,7 +121,7 @@ void LinearOps::mlp(Tensor out, Tensor x, const MlpWeights& w) {
 bool LinearOps::plan_groups(Tensor ids, Tensor weights, std::span<const MlpWeights> experts,
                             const MlpWeights* shared, int64_t hidden) {
   int64_t tokens = ids.rows(), k = ids.row_size(), count = static_cast<int64_t>(experts.size());
-  if (tokens > std::max(workload_.max_tokens, 1) || k > workload_.experts_per_token ||
+  if (tokens > std::max(workload_.step_tokens, 1) || k > workload_.experts_per_token ||
       count > workload_.experts || hidden > workload_.hidden)
     return false;
   std::fill(expert_begin_.begin(), expert_begin_.end(), 0);

@@ -43,7 +43,7 @@ int64_t widest_input(const Workload& w) {
 LinearOps::LinearOps(Numerics numerics, const Workload& w, ThreadPool& pool,
                      const GemmKernels& kernels)
     : ReferenceOps(numerics, w, pool), kernels_(kernels), product_(kernels, numerics) {
-  int64_t tokens = std::max(w.max_tokens, 1), k = w.experts_per_token;
+  int64_t tokens = std::max(w.step_tokens, 1), k = w.experts_per_token;
   max_entries_ = tokens * (k + 1);
   max_prepared_ = std::max(tokens * widest_input(w), max_entries_ * padded(w.max_intermediate));
   // Memory is touched only as far as it is used, so float32's size does for every form.
@@ -240,7 +240,7 @@ void LinearOps::project(std::span<const Projection> projections, Tensor x) {
 void LinearOps::route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate, const float* bias,
                       const RouterShape& shape) {
   int64_t experts = shape.experts;
-  if (experts > workload_.experts || x.rows() > std::max(workload_.max_tokens, 1))
+  if (experts > workload_.experts || x.rows() > std::max(workload_.step_tokens, 1))
     return ReferenceOps::route(ids, weights, x, gate, bias, shape);
   float* memory = reinterpret_cast<float*>(logits_.data());
   Tensor logit(memory, DType::f32, {x.rows(), experts});

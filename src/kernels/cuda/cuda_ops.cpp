@@ -27,31 +27,29 @@ struct MemoryPlan {
   int64_t total() const { return inputs + coded + permutation + workspace + scratch; }
 };
 
-int max_sequences(const Workload& w, const CudaSettings& s) {
-  return s.max_sequences > 0 ? s.max_sequences : w.max_tokens;
-}
+int step_sequences(const Workload& w) { return w.sequences > 0 ? w.sequences : w.step_tokens; }
 
-MemoryPlan plan_memory(Numerics numerics, const Workload& w, const CudaSettings& s, int sms) {
+MemoryPlan plan_memory(Numerics numerics, const Workload& w, int sms) {
   MemoryPlan m = {};
-  const int64_t rows = int64_t{w.max_tokens} * std::max(w.experts_per_token, 1);
-  m.inputs = round_up(
-      plan_staging(w.max_tokens, max_sequences(w, s), static_cast<int>(max_pages(w))).bytes,
-      kScratchAlign);
-  if (numerics == Numerics::fp8) m.coded = coded_bytes(w.max_tokens, widest_input(w));
+  const int64_t rows = int64_t{w.step_tokens} * std::max(w.experts_per_token, 1);
+  m.inputs =
+      round_up(plan_staging(w.step_tokens, step_sequences(w), static_cast<int>(max_pages(w))).bytes,
+               kScratchAlign);
+  if (numerics == Numerics::fp8) m.coded = coded_bytes(w.step_tokens, widest_input(w));
   m.permutation = round_up((w.experts + 1) * 4, kScratchAlign) + 2 * round_up(rows * 4, 256);
   int64_t workspace =
       static_cast<int64_t>(fp8_gemm_workspace(static_cast<int>(rows), std::max(w.experts, 1)));
   auto need = [&](size_t bytes) { workspace = std::max(workspace, static_cast<int64_t>(bytes)); };
   for (int tile : {kDecodeTile, kPrefillTile})
-    need(mla_decode_workspace(std::min(w.max_tokens, tile), w.heads, w.index_topk, w.max_context,
-                              sms, s.batch_invariant && tile == kDecodeTile));
-  need(mla_prefill_workspace(w.max_context, /*fp8=*/true));
-  if (w.experts > 0) need(permute_workspace(w.max_tokens, w.experts_per_token, w.experts));
+    need(mla_decode_workspace(std::min(w.step_tokens, tile), w.heads, w.index_topk, w.context, sms,
+                              w.batch_invariant && tile == kDecodeTile));
+  need(mla_prefill_workspace(w.context, /*fp8=*/true));
+  if (w.experts > 0) need(permute_workspace(w.step_tokens, w.experts_per_token, w.experts));
   m.workspace = round_up(workspace, kScratchAlign);
-  m.scratch = round_up(
-      std::max(scratch_bytes(numerics, w),
-               static_cast<int64_t>(mha_prefill_workspace(w.max_tokens, w.max_context, 1))),
-      kScratchAlign);
+  m.scratch =
+      round_up(std::max(scratch_bytes(numerics, w),
+                        static_cast<int64_t>(mha_prefill_workspace(w.step_tokens, w.context, 1))),
+               kScratchAlign);
   return m;
 }
 
@@ -67,8 +65,8 @@ void check_workload(Numerics numerics, const Workload& w) {
         " this model has {}, {}, {}, {} and {}: use --device cpu",
         K::kLatent, K::kRope, K::kNope, K::kValue, K::kIndex, w.latent, w.rope, w.nope, w.value,
         w.index_dim);
-  FATHOM_CHECK(w.max_tokens > 0 && w.max_context > 0, "steps of {} tokens, contexts of {}",
-               w.max_tokens, w.max_context);
+  FATHOM_CHECK(w.step_tokens > 0 && w.context > 0, "steps of {} tokens, contexts of {}",
+               w.step_tokens, w.context);
 }
 
 }  // namespace
@@ -85,7 +83,7 @@ CudaOpsImpl::CudaOpsImpl(Numerics numerics, const Workload& workload, const Cuda
          p.minor);
   name_ = fmt::format("{}, {} SMs, {:.1f} GiB", p.name, p.multiProcessorCount,
                       static_cast<double>(p.totalGlobalMem) / (1 << 30));
-  const MemoryPlan plan = plan_memory(numerics, workload, settings, p.multiProcessorCount);
+  const MemoryPlan plan = plan_memory(numerics, workload, p.multiProcessorCount);
   memory_ = Buffer(static_cast<size_t>(plan.total()), memory());
   staging_ = Buffer(2 * static_cast<size_t>(plan.inputs), MemoryKind::pinned);
 
@@ -98,7 +96,7 @@ CudaOpsImpl::CudaOpsImpl(Numerics numerics, const Workload& workload, const Cuda
   inputs_ = carve(plan.inputs);
   codes_ = reinterpret_cast<uint8_t*>(carve(plan.coded));
   Scratch permutation(carve(plan.permutation), plan.permutation);
-  const int64_t rows = int64_t{workload.max_tokens} * std::max(workload.experts_per_token, 1);
+  const int64_t rows = int64_t{workload.step_tokens} * std::max(workload.experts_per_token, 1);
   offsets_ = permutation.take<int32_t>(workload.experts + 1);
   row_of_ = permutation.take<int32_t>(rows);
   token_of_ = permutation.take<int32_t>(rows);
@@ -107,7 +105,7 @@ CudaOpsImpl::CudaOpsImpl(Numerics numerics, const Workload& workload, const Cuda
   scratch_ = Scratch(carve(plan.scratch), plan.scratch);
   launch_.sms = p.multiProcessorCount;
   launch_.pdl = settings.dependent_launch;
-  launch_.batch_invariant = settings.batch_invariant;
+  launch_.batch_invariant = workload.batch_invariant;
   FATHOM_CUDA(cudaStreamCreateWithFlags(&launch_.stream, cudaStreamNonBlocking));
   for (cudaEvent_t& e : copied_) FATHOM_CUDA(cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
 }
@@ -122,8 +120,7 @@ CudaOpsImpl::~CudaOpsImpl() {
 std::string CudaOpsImpl::describe() const { return fmt::format("cuda: {}", name_); }
 
 int64_t CudaOpsImpl::context_limit(int64_t context) const {
-  return cuda::context_limit(context, workload_.index_topk,
-                             round_up(workload_.max_context, kPageRows));
+  return cuda::context_limit(context, workload_.index_topk, round_up(workload_.context, kPageRows));
 }
 
 void CudaOpsImpl::synchronize() {
@@ -162,9 +159,9 @@ void CudaOpsImpl::stage(const StepInputs& in, const StagingPlan& plan) {
   for (int t = 0; t < b.tokens; ++t) {
     FATHOM_CHECK(in.ids[t] >= 0 && in.ids[t] < workload_.vocab, "token {} of a vocabulary of {}",
                  in.ids[t], workload_.vocab);
-    FATHOM_CHECK(b.positions[t] >= 0 && b.positions[t] < workload_.max_context &&
+    FATHOM_CHECK(b.positions[t] >= 0 && b.positions[t] < workload_.context &&
                      b.positions[t] < int64_t{b.max_pages} * kPageRows,
-                 "position {} in a context of {}, {} pages", b.positions[t], workload_.max_context,
+                 "position {} in a context of {}, {} pages", b.positions[t], workload_.context,
                  b.max_pages);
   }
   const int32_t live = in.live;
@@ -184,14 +181,13 @@ StepInputs CudaOpsImpl::begin_step(const StepInputs& in) {
   coded_ = {};
   permuted_ids_ = nullptr;
   const BatchView& b = in.batch;
-  FATHOM_CHECK(b.tokens > 0 && b.tokens <= workload_.max_tokens &&
+  FATHOM_CHECK(b.tokens > 0 && b.tokens <= workload_.step_tokens &&
                    static_cast<int64_t>(in.logit_rows.size()) <= b.tokens,
                "a step of {} tokens and {} logit rows, at most {} planned", b.tokens,
-               in.logit_rows.size(), workload_.max_tokens);
+               in.logit_rows.size(), workload_.step_tokens);
   // A recorded step copies the tables of as many sequences as a replay may bring.
   const bool recorded = capturing();
-  const int tables =
-      recorded ? std::min(b.tokens, max_sequences(workload_, settings_)) : b.sequences;
+  const int tables = recorded ? std::min(b.tokens, step_sequences(workload_)) : b.sequences;
   plan_ = plan_staging(b.tokens, tables, b.max_pages);
   FATHOM_CHECK(b.sequences <= tables && plan_.bytes <= static_cast<int64_t>(staging_.size() / 2),
                "{} page tables of {} pages exceed the {} bytes planned for a step's inputs",
@@ -215,17 +211,17 @@ StepInputs CudaOpsImpl::begin_step(const StepInputs& in) {
   step_.batch.page_tables = at(plan_.page_tables);
   longest_ = context_limit(int64_t{*std::max_element(b.positions, b.positions + b.tokens)} + 1);
   longest_ = std::min(longest_, int64_t{b.max_pages} * kPageRows);
-  absorbed_runs_ = attention_runs(b.spans, AttentionForm::absorbed, settings_.batch_invariant);
+  absorbed_runs_ = attention_runs(b.spans, AttentionForm::absorbed, workload_.batch_invariant);
   return step_;
 }
 
 void CudaOpsImpl::restage(const StepInputs& in) {
   const BatchView& b = in.batch;
   const StagingPlan plan = plan_staging(b.tokens, b.sequences, b.max_pages);
-  FATHOM_CHECK(b.tokens > 0 && b.tokens <= workload_.max_tokens && b.sequences <= b.tokens &&
+  FATHOM_CHECK(b.tokens > 0 && b.tokens <= workload_.step_tokens && b.sequences <= b.tokens &&
                    plan.bytes <= static_cast<int64_t>(staging_.size() / 2),
                "{} tokens of {} sequences with {} pages replayed, at most {} tokens planned",
-               b.tokens, b.sequences, b.max_pages, workload_.max_tokens);
+               b.tokens, b.sequences, b.max_pages, workload_.step_tokens);
   bring(in, plan);
   carried_.clear();
 }
@@ -284,7 +280,7 @@ void CudaOpsImpl::embed(Tensor hidden, const int32_t* ids, const QWeight& table)
 CodesOut CudaOpsImpl::codes_of(const Tensor& out) {
   const int64_t n = out.row_size();
   if (numerics_ != Numerics::fp8 || n % kFp8Block != 0 || n > widest_input(workload_) ||
-      out.row_stride != n || out.rows() > workload_.max_tokens)
+      out.row_stride != n || out.rows() > workload_.step_tokens)
     return {};
   coded_ = {out.data, out.rows(), n, out.row_stride};
   scales_ = reinterpret_cast<float*>(codes_ + round_up(out.rows() * n, kScratchAlign));
@@ -354,10 +350,9 @@ void CudaOpsImpl::gather_rows(Tensor out, Tensor x, std::span<const int32_t> row
 
 namespace fathom {
 
-size_t cuda_ops_bytes(Numerics numerics, const Workload& workload, const CudaSettings& settings) {
+size_t cuda_ops_bytes(Numerics numerics, const Workload& workload) {
   cuda::check_workload(numerics, workload);
-  return static_cast<size_t>(
-      cuda::plan_memory(numerics, workload, settings, cuda::kDefaultSms).total());
+  return static_cast<size_t>(cuda::plan_memory(numerics, workload, cuda::kDefaultSms).total());
 }
 
 std::unique_ptr<CudaOps> make_cuda_ops(Numerics numerics, const Workload& workload,

@@ -11,8 +11,6 @@
 namespace fathom {
 
 struct CudaSettings {
-  int max_sequences = 0;         // of one step; 0: as many as tokens
-  bool batch_invariant = false;  // a token's bits do not depend on what else is in the step
   bool dependent_launch = true;  // kernels start while their predecessor ends
   // Everything in memory that the host reads too: for observers between ops, who synchronise.
   bool shared_memory = false;
@@ -46,7 +44,7 @@ class CudaOps : public Ops {
 };
 
 // Device memory make_cuda_ops will take. Needs no GPU.
-size_t cuda_ops_bytes(Numerics numerics, const Workload& workload, const CudaSettings& settings);
+size_t cuda_ops_bytes(Numerics numerics, const Workload& workload);
 
 // On the current device. Throws Error when it is no sm_90 GPU, when its memory does not suffice,
 // for `exact` numerics and for dims the kernels are not built for.

@@ -23,8 +23,8 @@ OutSegment segment(Bf16* out, int64_t stride, int64_t columns) {
 
 Fp8Rows CudaOpsImpl::quantised(const Tensor& x) {
   const int64_t rows = x.rows(), n = x.row_size();
-  FATHOM_CHECK(rows <= workload_.max_tokens && n <= widest_input(workload_),
-               "[{}, {}] quantised, at most [{}, {}] planned", rows, n, workload_.max_tokens,
+  FATHOM_CHECK(rows <= workload_.step_tokens && n <= widest_input(workload_),
+               "[{}, {}] quantised, at most [{}, {}] planned", rows, n, workload_.step_tokens,
                widest_input(workload_));
   const bool known = coded_.rows_of == x.data && coded_.rows == rows && coded_.n == n &&
                      coded_.stride == x.row_stride;
@@ -173,7 +173,7 @@ void CudaOpsImpl::route(Tensor ids, Tensor weights, Tensor x, const QWeight& gat
 }
 
 PermuteParams CudaOpsImpl::permutation(const int32_t* ids, int64_t tokens, int64_t per_token) {
-  FATHOM_CHECK(tokens <= workload_.max_tokens && per_token <= workload_.experts_per_token,
+  FATHOM_CHECK(tokens <= workload_.step_tokens && per_token <= workload_.experts_per_token,
                "{} tokens of {} experts each permuted", tokens, per_token);
   PermuteParams p;
   p.ids = ids;

@@ -121,10 +121,10 @@ int64_t widest_input(const Workload& w) {
   return std::max<int64_t>(widest, w.q_rank);
 }
 
-int64_t max_pages(const Workload& w) { return (w.max_context + kPageRows - 1) / kPageRows + 2; }
+int64_t max_pages(const Workload& w) { return (w.context + kPageRows - 1) / kPageRows + 2; }
 
 int64_t scratch_bytes(Numerics numerics, const Workload& w) {
-  const int64_t t = w.max_tokens, rows = t * w.experts_per_token;
+  const int64_t t = w.step_tokens, rows = t * w.experts_per_token;
   const int64_t slack = 16 * kScratchAlign;
   auto act = [&](int64_t n, int64_t width) {
     return numerics == Numerics::fp8 ? coded_bytes(n, width)
@@ -140,7 +140,7 @@ int64_t scratch_bytes(Numerics numerics, const Workload& w) {
   int64_t route = 4 * t * w.experts;
   int64_t attend = 4 * std::min<int64_t>(t, kPrefillTile) * w.heads * w.latent;
   int64_t index =
-      w.index_heads > 0 ? std::max(w.index_budget, 4 * round_up(w.max_context, kPageRows)) : 0;
+      w.index_heads > 0 ? std::max(w.index_budget, 4 * round_up(w.context, kPageRows)) : 0;
   return std::max({mlp, moe, route, attend, index}) + slack;
 }
 

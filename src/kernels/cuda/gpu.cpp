@@ -95,26 +95,17 @@ class Reader {
 
 namespace {
 
-CudaSettings settings_of(const GpuOptions& o) {
-  CudaSettings s;
-  s.max_sequences = o.max_sequences;
-  s.batch_invariant = o.batch_invariant;
-  s.shared_memory = o.observed;
-  s.fuse_positions = !o.observed;
-  return s;
-}
-
 // Scores are written in blocks of keys, the last of which may reach past the context.
 constexpr int64_t kScoreSlack = 1024;
 
 // Every op finished before it returns, so that an observer reads what it wrote.
 class SynchronousOps final : public TraceOps {
  public:
-  SynchronousOps(std::unique_ptr<CudaOps> ops, int64_t max_context)
+  SynchronousOps(std::unique_ptr<CudaOps> ops, int64_t context)
       : TraceOps(*ops),
         ops_(std::move(ops)),
-        score_row_(static_cast<size_t>(max_context + kScoreSlack) * sizeof(float),
-                   MemoryKind::shared) {}
+        score_row_(static_cast<size_t>(context + kScoreSlack) * sizeof(float), MemoryKind::shared) {
+  }
 
   StepInputs begin_step(const StepInputs& in) override { return wait(ops_->begin_step(in)); }
   void embed(Tensor hidden, const int32_t* ids, const QWeight& table) override {
@@ -215,16 +206,17 @@ class SynchronousOps final : public TraceOps {
 
 }  // namespace
 
-std::unique_ptr<Ops> make_gpu_ops(Numerics numerics, const Workload& workload,
-                                  const GpuOptions& options) {
-  auto ops = make_cuda_ops(numerics, workload, settings_of(options));
-  if (!options.observed) return ops;
-  return std::make_unique<SynchronousOps>(std::move(ops), workload.max_context);
+std::unique_ptr<Ops> make_gpu_ops(Numerics numerics, const Workload& workload, bool observed) {
+  CudaSettings settings;
+  settings.shared_memory = observed;
+  settings.fuse_positions = !observed;
+  auto ops = make_cuda_ops(numerics, workload, settings);
+  if (!observed) return ops;
+  return std::make_unique<SynchronousOps>(std::move(ops), workload.context);
 }
 
-int64_t gpu_workspace_bytes(Numerics numerics, const Workload& workload,
-                            const GpuOptions& options) {
-  return static_cast<int64_t>(cuda_ops_bytes(numerics, workload, settings_of(options)));
+int64_t gpu_workspace_bytes(Numerics numerics, const Workload& workload) {
+  return static_cast<int64_t>(cuda_ops_bytes(numerics, workload));
 }
 
 void upload_to_gpu(std::span<const UploadPiece> pieces) {

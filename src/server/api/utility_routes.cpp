@@ -1,5 +1,5 @@
-// Routes that are about the server or the tokenizer: /tokenize, /detokenize, /health, /ping,
-// /version, /metrics.
+// Routes that are about the server or the tokenizer: /tokenize, /detokenize, /tokenizer_info,
+// /health, /ping, /version, /metrics.
 #include "base/version.h"
 #include "server/api/chat_turn.h"
 #include "server/api/openai_format.h"
@@ -104,6 +104,9 @@ void add_utility_routes(Router& router, Service& service) {
   });
   router.add("POST", "/detokenize", [&service](const auto& request, const auto& reply) {
     answer_errors(*reply, "tokens", [&] { handle_detokenize(service, *request, *reply); });
+  });
+  router.add("GET", "/tokenizer_info", [&service](const auto&, const auto& reply) {
+    reply->send(200, kJson, dump_json(service.options.tokenizer_info));
   });
   // What watches the server has no key.
   const Router::Route open{.shape = ErrorShape::openai, .needs_key = false};

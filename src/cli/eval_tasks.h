@@ -1,0 +1,49 @@
+// Tasks of `fathom eval` as the command line asks for them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/eval_run.h"
+#include "eval/item_file.h"
+#include "eval/needles.h"
+#include "eval/perplexity.h"
+
+namespace fathom::cli {
+
+struct PerplexityFlags {
+  eval::PerplexityOptions options{.context = 0};  // 0: 4096, or what the model has,
+  int64_t min_windows = 0;  // and less where the texts would have fewer windows than this
+  void add_to(CLI::App& command);
+};
+std::unique_ptr<eval::Task> perplexity_task(const std::string& name,
+                                            const std::vector<std::string>& paths,
+                                            const PerplexityFlags& flags, const TaskSource& source);
+
+struct NeedleFlags {
+  eval::NeedleOptions options;
+  std::string text;  // a file
+  void add_to(CLI::App& command);
+};
+std::unique_ptr<eval::Task> needles_task(const NeedleFlags& flags, uint64_t seed,
+                                         const TaskSource& source);
+
+struct ItemFlags {
+  eval::ItemSettings settings;
+  void add_to(CLI::App& command, const std::string& kind);
+};
+// `kind`: choice or answer; empty: what the file or its items say.
+std::unique_ptr<eval::Task> items_task(const std::string& path, const std::string& kind,
+                                       const eval::ItemSettings& flags, uint64_t seed,
+                                       const TaskSource& source);
+
+struct ParityFlags {
+  std::vector<std::string> tasks;  // files, and the word needles
+  PerplexityFlags perplexity;
+  NeedleFlags needles;
+  void add_to(CLI::App& command);
+};
+// Without a task those of the checkpoint's folder eval/.
+Tasks parity_tasks(const ParityFlags& flags, uint64_t seed, const TaskSource& source);
+
+}  // namespace fathom::cli

@@ -1,0 +1,69 @@
+// The figures of an evaluation, and how they are shown: text, Markdown, JSON. Names of JSON members
+// are documented in docs/eval.md and stay.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "eval/runner.h"
+#include "eval/statistics.h"
+#include "eval/task.h"
+
+namespace fathom::eval {
+
+// One way to compute, on one task.
+struct Row {
+  std::string variant;
+  Estimate estimate;
+  Json extra;
+  size_t kept = 0;     // of the items, measured by an earlier run
+  int64_t tokens = 0;  // of prompts, computed in this run
+  double seconds = 0;
+  bool complete = true;
+};
+
+// Two ways to compute, over the items that both have.
+struct Comparison {
+  std::string variant, reference;
+  Estimate difference;  // variant - reference
+  size_t equal = 0;     // items whose values are the same to the last bit
+  // "no difference larger than 0.013 nats a token at 95 %"
+  std::string verdict;
+};
+
+struct TaskReport {
+  std::string name, kind;
+  Metric metric = Metric::accuracy;
+  size_t items = 0;
+  std::vector<Row> rows;
+  std::vector<Comparison> comparisons;
+  std::vector<Skipped> skipped;  // each once
+};
+
+struct Report {
+  std::string model;
+  Json settings = Json::object();
+  std::vector<TaskReport> tasks;
+
+  bool complete() const;
+  size_t skipped() const;
+};
+
+// What one variant made of a task. Two checkpoints have a task each, with their own tokens.
+struct VariantResult {
+  std::string name;
+  const Task* task = nullptr;
+  RunResult run;
+};
+
+// Each variant is compared with the last, the reference, over the items that both have by
+// Task::where().
+TaskReport report_of(const std::vector<VariantResult>& results);
+
+std::string text_of(const Report& report);
+std::string markdown_of(const Report& report);
+Json json_of(const Report& report);
+// Every difference with its interval, a line a task.
+std::string parity_svg(const Report& report);
+
+}  // namespace fathom::eval

@@ -1,0 +1,75 @@
+#include "runtime/compute_plan.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "io/machine.h"
+
+namespace fathom {
+
+void check_plan(const ComputePlan& p) {
+  if (p.sequences < 1) fail("{} sequences at once: at least 1 is needed", p.sequences);
+  if (p.step_tokens < 1) fail("{} tokens a step: at least 1 is needed", p.step_tokens);
+  if (p.context < 0) fail("a context of {} tokens: at least 1 is needed", p.context);
+  if (p.ranks != 1 || p.rank != 0)
+    fail("rank {} of {}: this build computes a model on one rank", p.rank, p.ranks);
+}
+
+std::string describe(const Config& config, const ComputePlan& p) {
+  const AttentionMode attention = config.has_indexer() ? p.attention : AttentionMode::dense;
+  const int threads = p.threads > 0 ? p.threads : usable_processors();
+  return fmt::format(
+      "{}, {} numerics, {} cache, {} attention{}, {} thread{}; steps of {} tokens, context {}, {} "
+      "sequence{}, {} of index scores, rank {} of {}",
+      name_of(p.device), name_of(p.numerics), name_of(p.latent_format()), name_of(attention),
+      p.batch_invariant ? " (batch-invariant)" : "", threads, threads == 1 ? "" : "s",
+      p.step_tokens, p.context, p.sequences, p.sequences == 1 ? "" : "s",
+      bytes_text(p.index_budget), p.rank, p.ranks);
+}
+
+ForwardOptions forward_options(const ComputePlan& p) {
+  ForwardOptions f;
+  f.numerics = p.numerics;
+  f.attention = p.attention;
+  f.step_tokens = p.step_tokens;
+  f.context = p.context;
+  return f;
+}
+
+Workload workload_of(const Config& c, const ComputePlan& p) {
+  Workload w;
+  w.step_tokens = p.step_tokens;
+  w.context = p.context;
+  w.sequences = step_sequences(p.sequences);
+  w.hidden = c.hidden;
+  w.max_intermediate =
+      std::max({c.intermediate, c.moe_intermediate * std::max(1, c.shared_experts)});
+  w.expert_intermediate = c.moe_intermediate;
+  w.heads = c.heads;
+  w.nope = c.nope;
+  w.rope = c.rope;
+  w.value = c.value;
+  w.latent = c.latent;
+  w.q_rank = c.q_rank;
+  w.index_heads = c.index_heads;
+  w.index_dim = c.index_dim;
+  w.index_topk = c.index_topk;
+  w.experts = c.experts;
+  w.experts_per_token = c.experts_per_token;
+  w.vocab = c.vocab;
+  w.index_budget = p.index_budget;
+  w.ue8m0 = c.ue8m0;
+  w.batch_invariant = p.batch_invariant;
+  return w;
+}
+
+KvShape kv_shape(const Config& config, const ComputePlan& p) {
+  return kv_shape(config, p.numerics, p.cache_format, p.mtp);
+}
+
+FormPolicy form_policy(const Config& config, const ComputePlan& p) {
+  return form_policy(config, p.attention, p.numerics, p.batch_invariant);
+}
+
+}  // namespace fathom

@@ -1,0 +1,75 @@
+// ComputePlan: everything that decides how a model is computed and how much room it is given. The
+// command line is turned into one in a single place (cli/options.h); runtime/model_instance.h
+// builds what computes from it. A plain value: whoever wants another plan changes a copy.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "cache/kv_pool.h"
+#include "kernels/ops.h"
+#include "model/attention_form.h"
+#include "model/config.h"
+#include "model/forward.h"
+#include "numerics/modes.h"
+
+namespace fathom {
+
+enum class DeviceKind : uint8_t { cpu, cuda };
+
+constexpr std::string_view name_of(DeviceKind d) { return d == DeviceKind::cpu ? "cpu" : "cuda"; }
+
+// Tokens of a step that keep the device busy, and bytes of index scores held at once.
+constexpr int default_step_tokens(DeviceKind d) { return d == DeviceKind::cpu ? 512 : 4096; }
+constexpr int64_t default_index_budget(DeviceKind d) {
+  return int64_t{d == DeviceKind::cpu ? 64 : 512} << 20;
+}
+
+struct ComputePlan {
+  // How. The weights must lie on the device (DeviceWeights).
+  DeviceKind device = DeviceKind::cpu;
+  Numerics numerics = Numerics::bf16;
+  std::optional<KvFormat> cache_format;  // of latent rows; none: follows the numerics
+  AttentionMode attention = AttentionMode::sparse;
+  std::string kernels;  // of the CPU; empty: the best usable
+  int threads = 0;      // 0: every processor
+  // One form of attention everywhere, and a token's bits do not depend on what else is in its step.
+  bool batch_invariant = false;
+  // On a GPU: tensors in memory that the host reads too, and every op finished before it returns.
+  // For observers, who look between the ops. Slow.
+  bool observed = false;
+  bool mtp = false;  // the cache has a layer for the MTP block, and the block may be run
+
+  // How much.
+  int step_tokens = 512;              // of one step: longer prompts are computed in chunks
+  int64_t context = 0;                // tokens of one sequence; 0: the model's, or what fits
+  int sequences = 8;                  // computed at once
+  int64_t index_budget = 64LL << 20;  // bytes of index scores held at once
+  int cache_pages = 0;                // of all sequences together, kPageRows tokens each
+  int logit_rows = 0;                 // of one step; 0: one a sequence
+
+  // Which part of the model. Only one rank is built so far.
+  int rank = 0, ranks = 1;
+
+  KvFormat latent_format() const { return cache_format.value_or(default_kv_format(numerics)); }
+};
+
+// Throws Error for a size below 1, and for more ranks than this program can run.
+void check_plan(const ComputePlan& plan);
+
+// One line for the user.
+std::string describe(const Config& config, const ComputePlan& plan);
+
+// Entries that one step may have for sequences: each of them may come twice, with the end of its
+// prompt and with decodes computed again, and padding once more.
+constexpr int step_sequences(int sequences) { return 2 * sequences + 1; }
+
+// What parts of the model are told of a plan.
+ForwardOptions forward_options(const ComputePlan& plan);
+Workload workload_of(const Config& config, const ComputePlan& plan);
+KvShape kv_shape(const Config& config, const ComputePlan& plan);
+FormPolicy form_policy(const Config& config, const ComputePlan& plan);
+
+}  // namespace fathom

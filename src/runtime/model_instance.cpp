@@ -1,0 +1,76 @@
+#include "runtime/model_instance.h"
+
+#include "base/check.h"
+#include "base/error.h"
+#include "kernels/cpu_ops.h"
+#include "kernels/gpu.h"
+#include "runtime/memory_plan.h"
+
+namespace fathom {
+namespace {
+
+int logit_rows(const ComputePlan& p) { return p.logit_rows > 0 ? p.logit_rows : p.sequences; }
+
+std::unique_ptr<Ops> make_ops(const Config& config, const ComputePlan& p, ThreadPool& pool) {
+  check_plan(p);
+  const Workload workload = workload_of(config, p);
+  if (p.device == DeviceKind::cuda) return make_gpu_ops(p.numerics, workload, p.observed);
+  return pick_cpu_kernels(p.kernels).make(p.numerics, workload, pool);
+}
+
+}  // namespace
+
+ModelInstance::ModelInstance(const Config& config, const Weights& weights, const ComputePlan& plan,
+                             ThreadPool& pool, const OpsWrapper& wrap, KvPool* cache)
+    : config_(config),
+      plan_(plan),
+      device_ops_(make_ops(config, plan, pool)),
+      wrapped_(wrap ? wrap(*device_ops_) : nullptr),
+      comm_(make_comm(plan.rank, plan.ranks)),
+      own_cache_(cache ? nullptr
+                       : std::make_unique<KvPool>(kv_shape(config, plan), plan.cache_pages,
+                                                  device_ops_->memory())),
+      cache_(cache ? cache : own_cache_.get()),
+      forward_(config, weights, ops(), *comm_, forward_options(plan)),
+      forms_(form_policy(config, plan)) {
+  if (plan.mtp && !weights.mtp) fail("this checkpoint has no MTP layer");
+  logits(logit_rows(plan));
+}
+
+std::string ModelInstance::describe() const {
+  return fmt::format("{}; {}", device_ops_->describe(), fathom::describe(config_, plan_));
+}
+
+Tensor ModelInstance::logits(int64_t rows) {
+  const size_t bytes = static_cast<size_t>(rows) * static_cast<size_t>(config_.vocab) * 4;
+  if (logits_.size() < bytes) logits_ = Buffer(bytes, device_ops_->memory());
+  return Tensor(logits_.data(), DType::f32, {rows, config_.vocab});
+}
+
+Tensor ModelInstance::step(const StepBatch& batch) {
+  Tensor out = logits(static_cast<int64_t>(batch.logit_rows().size()));
+  forward_.step(batch, cache_->layers(), out);
+  return out;
+}
+
+Tensor ModelInstance::step_from(int first_layer, Tensor hidden, const StepBatch& batch) {
+  Tensor out = logits(static_cast<int64_t>(batch.logit_rows().size()));
+  forward_.step_from(first_layer, hidden, batch, cache_->layers(), out);
+  return out;
+}
+
+Tensor ModelInstance::mtp(const StepBatch& batch, std::span<const int32_t> next_ids) {
+  Tensor out = logits(static_cast<int64_t>(batch.logit_rows().size()));
+  forward_.mtp(batch, next_ids, cache_->layers(), out);
+  return out;
+}
+
+int64_t instance_bytes(const Config& config, const ComputePlan& p) {
+  const int64_t rope = 4 * (p.context + 1) * config.rope;
+  if (p.device == DeviceKind::cpu)
+    return workspace_bytes(config, p.step_tokens, logit_rows(p), p.index_budget) + rope;
+  return gpu_workspace_bytes(p.numerics, workload_of(config, p)) +
+         activation_bytes(config, forward_options(p)) + 4LL * config.vocab * logit_rows(p) + rope;
+}
+
+}  // namespace fathom

@@ -1,0 +1,143 @@
+// A plan says what is computed and how large; the parts of a model are told the same of it, and an
+// instance is built from it alone.
+#include "runtime/compute_plan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "kernels/trace_ops.h"
+#include "runtime/golden.h"
+#include "runtime/model_instance.h"
+
+namespace fathom {
+namespace {
+
+using golden::checkpoint;
+using testing::HasSubstr;
+
+std::string refusal(const ComputePlan& plan) {
+  try {
+    check_plan(plan);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "accepted";
+}
+
+ComputePlan small_plan() {
+  ComputePlan p;
+  p.threads = 1;
+  p.kernels = "reference";
+  p.step_tokens = 16;
+  p.context = 100;
+  p.sequences = 2;
+  p.cache_pages = 4;
+  return p;
+}
+
+TEST(ComputePlan, RefusesSizesBelowOneAndRanksThatAreNotBuilt) {
+  EXPECT_EQ(refusal(small_plan()), "accepted");
+  ComputePlan p = small_plan();
+  p.sequences = 0;
+  EXPECT_THAT(refusal(p), HasSubstr("0 sequences"));
+  p = small_plan();
+  p.step_tokens = -1;
+  EXPECT_THAT(refusal(p), HasSubstr("-1 tokens a step"));
+  p = small_plan();
+  p.ranks = 2;
+  EXPECT_THAT(refusal(p), HasSubstr("rank 0 of 2"));
+  p = small_plan();
+  p.rank = 1;
+  EXPECT_THAT(refusal(p), HasSubstr("rank 1 of 1"));
+}
+
+TEST(ComputePlan, TellsEveryPartTheSame) {
+  ComputePlan p = small_plan();
+  p.numerics = Numerics::fp8;
+  p.batch_invariant = true;
+  p.mtp = true;
+  const Config& c = checkpoint(true).config();
+  const Workload w = workload_of(c, p);
+  EXPECT_EQ(w.step_tokens, 16);
+  EXPECT_EQ(w.context, 100);
+  EXPECT_EQ(w.sequences, step_sequences(2));
+  EXPECT_TRUE(w.batch_invariant);
+  EXPECT_EQ(forward_options(p).step_tokens, 16);
+  EXPECT_EQ(forward_options(p).context, 100);
+  EXPECT_TRUE(form_policy(c, p).one_form);
+  EXPECT_EQ(kv_shape(c, p).latent_format, KvFormat::fp8);
+  EXPECT_EQ(kv_shape(c, p).layers, c.layers + c.mtp_layers);
+  p.cache_format = KvFormat::bf16;
+  EXPECT_EQ(kv_shape(c, p).latent_format, KvFormat::bf16);
+  EXPECT_EQ(kv_shape(c, p).index_format, KvFormat::fp8);  // follows the numerics alone
+
+  EXPECT_THAT(describe(c, p), HasSubstr("cpu, fp8 numerics, bf16 cache, sparse attention "
+                                        "(batch-invariant), 1 thread; steps of 16 tokens, context "
+                                        "100, 2 sequences"));
+}
+
+class Counter final : public TraceOps {
+ public:
+  using TraceOps::TraceOps;
+  int steps = 0;
+  StepInputs begin_step(const StepInputs& in) override {
+    ++steps;
+    return inner_.begin_step(in);
+  }
+};
+
+// What a benchmark and an observer rely on: the wrapper sees the forward pass, the logits of a step
+// are those of its rows, and two instances may take turns on one cache.
+TEST(ModelInstance, IsWhatItsPlanSays) {
+  const Checkpoint& c = checkpoint(true);
+  ThreadPool pool(1);
+  Counter* counter = nullptr;
+  ModelInstance first(c.config(), c.weights(), small_plan(), pool, [&](Ops& ops) {
+    auto made = std::make_unique<Counter>(ops);
+    counter = made.get();
+    return made;
+  });
+  EXPECT_EQ(first.cache().pages(), 4);
+  EXPECT_EQ(&first.ops(), counter);
+  EXPECT_NE(&first.ops(), &first.device_ops());
+  const void* room = first.logits(2).data;
+  EXPECT_EQ(first.logits(1).data, room);
+
+  const std::vector<int32_t> ids{1, 2, 3}, pages{1};
+  StepBatch batch(16, step_sequences(2), 4);
+  batch.add(ids, 0, pages, false, first.forms());
+  batch.want_logits(1);
+  batch.want_logits(2);
+  auto copy = [&](Tensor t) {
+    return std::vector<float>(t.row<float>(0), t.row<float>(0) + t.rows() * t.row_stride);
+  };
+  Tensor out = first.step(batch);
+  EXPECT_EQ(out.rows(), 2);
+  EXPECT_EQ(out.row_size(), c.config().vocab);
+  EXPECT_EQ(counter->steps, 1);
+
+  // The fourth token, by another instance that finds the first three in the cache.
+  ModelInstance second(c.config(), c.weights(), small_plan(), pool, {}, &first.cache());
+  EXPECT_EQ(&second.ops(), &second.device_ops());
+  const std::vector<int32_t> next{4};
+  batch.clear();
+  batch.add(next, 3, pages, true, first.forms());
+  batch.want_logits(0);
+  const std::vector<float> shared = copy(second.step(batch));
+  EXPECT_EQ(counter->steps, 1);
+  EXPECT_EQ(copy(first.step(batch)), shared);
+}
+
+TEST(ModelInstance, RefusesMtpOfACheckpointWithoutIt) {
+  CheckpointOptions without;
+  without.with_mtp = false;
+  const auto c = Checkpoint::load(golden::kData + "tiny", without);
+  ComputePlan p = small_plan();
+  p.mtp = true;
+  ThreadPool pool(1);
+  EXPECT_THROW(ModelInstance(c->config(), c->weights(), p, pool), Error);
+}
+
+}  // namespace
+}  // namespace fathom
