@@ -177,6 +177,12 @@ Inputs LinearOps::interleaved(Form form, Inputs in, int64_t columns, int thread,
   return in;
 }
 
+void LinearOps::multiply_rows(const QWeight& w, Inputs x, Outputs out, int thread) {
+  const Form form{.f32 = true};
+  product_.run(w, form, 0, Product::strips(w), interleaved(form, x, w.cols, thread), out,
+               scratch_[static_cast<size_t>(thread)]);
+}
+
 void LinearOps::over_strips(int64_t strips, int64_t bytes, int64_t rows, bool even, LoopBody body) {
   if (rows <= kStreamRows) {
     if (bytes < kSmallBytes && even) return pool_.parallel_for(strips, 1, body);
