@@ -124,7 +124,7 @@ EvalModel::EvalModel(const Variant& v)
 PageKey EvalModel::prepare(const Variant& v, EngineOptions e) {
   engine_.reset();
   const EngineOptions before = options_;
-  options_ = engine_options_of(v.model, config(), folder_, std::move(e));
+  options_ = engine_options_of(v.model, *checkpoint_, std::move(e));
   options_.checkpoint = digest_;
   if (before.compute.device != options_.compute.device ||
       before.compute.numerics != options_.compute.numerics)

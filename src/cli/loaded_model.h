@@ -55,8 +55,8 @@ class LoadedModel {
 std::vector<int32_t> stop_ids_of(const std::string& folder, const Config& config);
 
 // `engine` with what the options and the folder say of it.
-EngineOptions engine_options_of(const ModelOptions& options, const Config& config,
-                                const std::string& folder, EngineOptions engine);
+EngineOptions engine_options_of(const ModelOptions& options, const Checkpoint& checkpoint,
+                                EngineOptions engine);
 
 // How the folder's generation_config.json would draw tokens; without one, or for what it does not
 // say, temperature 1 and nothing left out.

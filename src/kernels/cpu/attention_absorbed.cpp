@@ -16,7 +16,7 @@ constexpr int kRow = K::kLatent + K::kRope, kQuery = K::kNope + K::kRope;
 constexpr int64_t kRowsAhead = 32;
 // Few heads are done with a row sooner than memory brings the next: then rows are asked for in
 // smaller portions, between the products.
-constexpr int kFewHeads = 8, kPortion = 16;  // what RowDots rounds up to
+constexpr int kPortion = 16;  // what RowDots rounds up to
 
 uint64_t first_lanes(int64_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
 
@@ -50,14 +50,14 @@ void AttentionOps::attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, 
 // side as they lie, but for the pairing of bf16 rows.
 const uint32_t* AttentionOps::load_key_panel(const QWeight& w, int64_t row, Scratch& s) const {
   const bool one_block = w.is_fp8() && (row + w.row_offset) % kFp8Block == 0;
-  if (!exact_ && one_block) {
+  if (!wide_ && one_block) {
     for (int c = 0; c < K::kLatent; c += kFp8Block)
       attention_.dequantise_pairs(w.row<uint8_t>(row) + c, K::kLatent, K::kNope / 2,
                                   w.scales_of_row(row)[c / kFp8Block], s.panel + c, K::kLatent);
     return s.panel;
   }
   load_weights(w, row, K::kNope, s.weights);
-  if (exact_) return s.weights;
+  if (wide_) return s.weights;
   const void* rows[K::kNope];
   for (int r = 0; r < K::kNope; ++r) rows[r] = s.weights + r * words(K::kLatent);
   attention_.pack_pairs(rows, K::kNope / 2, K::kLatent, s.panel, K::kLatent);
@@ -75,18 +75,17 @@ void AttentionOps::absorb_queries(const Attention& a, int begin, int end) {
         auto latent_query = [&](int token) {
           return q_latent_ + ((token - begin) * a.up.heads + h) * words(kRow);
         };
+        int64_t stride;
+        const void* nope = query_words(a.q, t, rows, h * kQuery, K::kNope, s.queries, stride);
         for (int c = 0; c < K::kLatent; c += kPanelWidth) {
-          element().product({element_at(a.q, t, h * kQuery), words(a.q.row_stride), panel + c,
-                             K::kLatent, static_cast<int>(words(K::kNope)), s.product, kPanelWidth,
-                             rows, nullptr});
+          element().product({nope, stride, panel + c, K::kLatent, static_cast<int>(words(K::kNope)),
+                             s.product, kPanelWidth, rows, nullptr});
           for (int r = 0; r < rows; ++r)
-            store_scaled(latent_query(t + r) + words(c), s.product + r * kPanelWidth, kPanelWidth,
-                         1.0f);
+            round_words(s.product + r * kPanelWidth, kPanelWidth, latent_query(t + r) + words(c));
         }
         for (int r = 0; r < rows; ++r)
-          std::memcpy(latent_query(t + r) + words(K::kLatent),
-                      element_at(a.q, t + r, h * kQuery + K::kNope),
-                      static_cast<size_t>(words(K::kRope)) * sizeof(uint32_t));
+          load_words(a.q, t + r, h * kQuery + K::kNope, K::kRope,
+                     latent_query(t + r) + words(K::kLatent));
       }
     }
   });
@@ -133,13 +132,28 @@ void AttentionOps::attend_latent_heads(const Attention& a, int begin, PickedRows
   std::memset(s.mixed, 0, sizeof(float) * static_cast<size_t>(heads) * K::kLatent);
   std::fill_n(s.top, heads, kNoScore);
   std::fill_n(s.sum, heads, 0.0f);
+  // Converted rows stay for the second pass while there is room, and few heads read them as bf16.
+  const bool keep = !lies_ready(a.kv) && mixes_rows(heads) && picked.count <= kept_rows_;
   const void* rows[kPanelWidth];
+  bool bf16 = false, kept = false;
   auto load = [&](int64_t first, int n) {
-    for (int j = 0; j < kPanelWidth; ++j)
-      rows[j] =
-          j < n ? latent_words(a.kv, a.batch.cache_row(picked.token, picked.position(first + j)),
-                               s.rows + j * words(kRow))
-                : zero_row_;
+    for (int j = 0; j < kPanelWidth; ++j) {
+      if (j >= n) {
+        rows[j] = zero_row_;
+      } else if (kept) {
+        rows[j] = s.kept + (first + j) * words(kRow);
+      } else {
+        const int64_t row = a.batch.cache_row(picked.token, picked.position(first + j));
+        uint32_t* place = keep ? s.kept + (first + j) * words(kRow) : s.rows + j * words(kRow);
+        if (mixes_rows(heads)) {
+          const LatentRow from = latent_row(a.kv, row, place);
+          rows[j] = from.data;
+          bf16 = wide_ && from.bf16;
+        } else {
+          rows[j] = latent_words(a.kv, row, place);
+        }
+      }
+    }
   };
   auto tile = [&](int64_t first, const auto& body) {
     const int n = static_cast<int>(std::min<int64_t>(kPanelWidth, picked.count - first));
@@ -158,59 +172,83 @@ void AttentionOps::attend_latent_heads(const Attention& a, int begin, PickedRows
         picked.fetch(a, first + r + portion + kRowsAhead);
         element().dots({q_latent_ + at * words(kRow), words(kRow), heads, rows + r,
                         std::min(portion, n - r), static_cast<int>(words(kRow)), scores + r,
-                        kPanelWidth});
+                        kPanelWidth, bf16});
       }
       element().softmax({scores, &mask, 0, heads, a.scale, s.top, s.sum, s.carry, s.shares});
     });
   // 2^(score - top) / sum = 2^(score - (top + log2 sum)), and no score is above that.
   for (int h = 0; h < heads; ++h) s.top[h] += std::log2(s.sum[h]);
+  kept = keep;
   for (int64_t i = 0; i < picked.count; i += kPanelWidth)
     tile(i, [&](int64_t, int n, uint64_t mask, float* scores) {
       element().softmax({scores, &mask, 0, heads, a.scale, s.top, s.sum, s.carry, s.shares});
-      mix_latent(rows, n, heads, s);
+      mix_latent(rows, bf16, n, heads, s);
     });
   for (int h = 0; h < heads; ++h)
-    store_scaled(o_latent_ + (at + h) * words(K::kLatent), s.mixed + int64_t{h} * K::kLatent,
-                 K::kLatent, 1.0f);
+    round_words(s.mixed + int64_t{h} * K::kLatent, K::kLatent,
+                o_latent_ + (at + h) * words(K::kLatent));
 }
 
 // mixed[h] = carry[h] * mixed[h] + sum over the tile's rows of share * latent row.
-void AttentionOps::mix_latent(const void* const* rows, int n, int heads, Scratch& s) {
-  const int pairs = (n + 1) / 2;
-  if (!exact_ && heads <= kMaxMixRows)
-    return attention_.mix_rows({s.shares, words(kPanelWidth), rows, pairs, K::kLatent, s.mixed,
-                                K::kLatent, heads, s.carry});
-  if (exact_) {
+void AttentionOps::mix_latent(const void* const* rows, bool bf16, int n, int heads, Scratch& s) {
+  const int share_words = wide_ ? n : (n + 1) / 2;
+  if (mixes_rows(heads))
+    return element().mix({s.shares, words(kPanelWidth), rows, share_words, K::kLatent, s.mixed,
+                          K::kLatent, heads, s.carry, bf16});
+  if (wide_) {
     // float32 rows are a panel once they lie together.
     for (int j = 0; j < n; ++j)
       std::memcpy(s.panel + j * K::kLatent, rows[j], sizeof(float) * K::kLatent);
   } else {
-    attention_.pack_pairs(rows, pairs, K::kLatent, s.panel, K::kLatent);
+    attention_.pack_pairs(rows, share_words, K::kLatent, s.panel, K::kLatent);
   }
   for (int c = 0; c < K::kLatent; c += kPanelWidth)
-    element().product({s.shares, words(kPanelWidth), s.panel + c, K::kLatent, exact_ ? n : pairs,
+    element().product({s.shares, words(kPanelWidth), s.panel + c, K::kLatent, share_words,
                        s.mixed + c, K::kLatent, heads, s.carry});
 }
 
-// out[t][h] = o_latent[t][h] Wv_h^T, as dots: rows of weights are used as they lie.
+// out[t][h] = o_latent[t][h] Wv_h^T.
 void AttentionOps::project_values(const Attention& a, int begin, int end) {
   pool_.parallel_dynamic(a.up.heads, 1, [&](int64_t first, int64_t last, int thread) {
-    Scratch& s = scratch_[static_cast<size_t>(thread)];
-    const int64_t ld = a.up.heads * words(K::kLatent);
     for (int64_t h = first; h < last; ++h) {
-      load_weights(a.up.kv_b, h * (K::kNope + K::kValue) + K::kNope, K::kValue, s.weights);
-      const void* weights[K::kValue];
-      for (int r = 0; r < K::kValue; ++r) weights[r] = s.weights + r * words(K::kLatent);
-      for (int t = begin; t < end; t += kTokenBlock) {
-        const int rows = std::min(kTokenBlock, end - t);
-        element().dots({o_latent_ + (t - begin) * ld + h * words(K::kLatent), ld, rows, weights,
-                        K::kValue, static_cast<int>(words(K::kLatent)), s.product, K::kValue});
-        for (int r = 0; r < rows; ++r)
-          store_scaled(element_at(a.out, t + r, h * K::kValue), s.product + r * K::kValue,
-                       K::kValue, 1.0f);
-      }
+      if (wide_)
+        project_head_values(a, begin, end, h, thread);
+      else
+        dot_head_values(a, begin, end, h, scratch_[static_cast<size_t>(thread)]);
     }
   });
+}
+
+// As the product of a linear layer.
+void AttentionOps::project_head_values(const Attention& a, int begin, int end, int64_t h,
+                                       int thread) {
+  const int64_t row = h * (K::kNope + K::kValue) + K::kNope;
+  const QWeight values = a.up.kv_b.slice_rows(row, row + K::kValue);
+  const uint8_t* x[kTokenBlock];
+  for (int t = begin; t < end; t += kTokenBlock) {
+    const int rows = std::min(kTokenBlock, end - t);
+    for (int r = 0; r < rows; ++r)
+      x[r] = reinterpret_cast<const uint8_t*>(o_latent_ +
+                                              ((t - begin + r) * a.up.heads + h) * K::kLatent);
+    multiply_rows(values, {x, nullptr, rows},
+                  {element_at(a.out, t, h * K::kValue), a.out.row_stride, !exact_}, thread);
+  }
+}
+
+// As dots of pairs: rows of weights are used as they lie.
+void AttentionOps::dot_head_values(const Attention& a, int begin, int end, int64_t h, Scratch& s) {
+  const int64_t ld = a.up.heads * words(K::kLatent);
+  load_weights(a.up.kv_b, h * (K::kNope + K::kValue) + K::kNope, K::kValue, s.weights);
+  const void* weights[K::kValue];
+  for (int r = 0; r < K::kValue; ++r) weights[r] = s.weights + r * words(K::kLatent);
+  for (int t = begin; t < end; t += kTokenBlock) {
+    const int rows = std::min(kTokenBlock, end - t);
+    element().dots({o_latent_ + (t - begin) * ld + h * words(K::kLatent), ld, rows, weights,
+                    K::kValue, static_cast<int>(words(K::kLatent)), s.product, K::kValue, false});
+    for (int r = 0; r < rows; ++r)
+      store_scaled(element_at(a.out, t + r, h * K::kValue), s.product + r * K::kValue, K::kValue,
+                   1.0f);
+  }
 }
 
 }  // namespace fathom

@@ -1,6 +1,6 @@
-// Attention kernels for AVX2 and FMA: every operand widened to float32. Correct first; the shape of
-// the work (panels, tiles) is that of the AVX-512 kernels. As there, helpers are in an anonymous
-// namespace and only plain declarations of the project are included.
+// Attention kernels for AVX2 and FMA: every operand widened to float32; rows of the cache are
+// widened in registers on their way. As in the AVX-512 files, helpers are in an anonymous namespace
+// and only plain declarations of the project are included.
 #include "kernels/cpu/attention_kernels.h"
 
 #if defined(__x86_64__)
@@ -9,8 +9,9 @@
 namespace fathom {
 namespace {
 
-constexpr int kProductRows = 1;  // 8 of 16 registers are accumulators already
-constexpr int kIndexHeads = 1;
+// F is two registers, so 6 x 1 are 12 accumulators of 16 registers.
+constexpr int kProductRows = 6, kSlice = 1;
+constexpr int kIndexHeads = 4, kDotSums = 4;
 
 struct F {
   __m256 low, high;
@@ -44,16 +45,16 @@ inline F times_power_of_two(F x, F n) {
 }
 inline float first_lane(F x) { return _mm256_cvtss_f32(x.low); }
 inline float greatest_lane(F x) {
-  alignas(32) float v[8];
-  _mm256_store_ps(v, _mm256_max_ps(x.low, x.high));
-  float top = v[0];
-  for (float y : v) top = y > top ? y : top;
-  return top;
+  __m256 v = _mm256_max_ps(x.low, x.high);
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
 }
 inline float sum_of_lanes(F x) {
-  alignas(32) float v[8];
-  _mm256_store_ps(v, _mm256_add_ps(x.low, x.high));
-  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+  __m256 v = _mm256_add_ps(x.low, x.high);
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
 inline __m256 lanes_of(uint64_t mask) {
   __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
@@ -81,16 +82,7 @@ inline W splat_word(const uint32_t* p) {
 }
 inline F as_floats(W x) { return {_mm256_castsi256_ps(x.low), _mm256_castsi256_ps(x.high)}; }
 
-inline __m256 upper(__m256i x) {
-  return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0xFFFF0000))));
-}
-inline __m256 lower(__m256i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
-inline __m256 dot_pairs(__m256 acc, __m256i a, __m256i b) {
-  return _mm256_fmadd_ps(lower(a), lower(b), _mm256_fmadd_ps(upper(a), upper(b), acc));
-}
-inline F dot_pairs(F acc, W a, W b) {
-  return {dot_pairs(acc.low, a.low, b.low), dot_pairs(acc.high, a.high, b.high)};
-}
+inline W as_words(F x) { return {_mm256_castps_si256(x.low), _mm256_castps_si256(x.high)}; }
 
 // bf16 bits in the upper half of each lane, nearest even; NaN stays NaN.
 inline __m256i rounded_bits(__m256 x) {
@@ -101,30 +93,17 @@ inline __m256i rounded_bits(__m256 x) {
   __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
   return _mm256_blendv_epi8(r, quiet, nan);
 }
-inline __m256i round_words(__m256 even, __m256 odd) {
-  __m256i high =
-      _mm256_and_si256(rounded_bits(odd), _mm256_set1_epi32(static_cast<int>(0xFFFF0000)));
-  return _mm256_or_si256(_mm256_srli_epi32(rounded_bits(even), 16), high);
-}
-// 32 bf16 of two rows, taken alternately.
-inline void interleave(const uint16_t* even, const uint16_t* odd, W& first, W& second) {
-  W* out[2] = {&first, &second};
-  for (int i = 0; i < 2; ++i, even += 16, odd += 16) {
-    W a = {_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(even))),
-           _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(even + 8)))};
-    W b = {_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(odd))),
-           _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(odd + 8)))};
-    out[i]->low = _mm256_or_si256(a.low, _mm256_slli_epi32(b.low, 16));
-    out[i]->high = _mm256_or_si256(a.high, _mm256_slli_epi32(b.high, 16));
-  }
-}
-inline W round_words(F even, F odd) {
-  return {round_words(even.low, odd.low), round_words(even.high, odd.high)};
+inline F round_bf16(F x) {
+  const __m256i upper = _mm256_set1_epi32(-0x10000);
+  return {_mm256_castsi256_ps(_mm256_and_si256(rounded_bits(x.low), upper)),
+          _mm256_castsi256_ps(_mm256_and_si256(rounded_bits(x.high), upper))};
 }
 inline void store_bf16(uint16_t* p, F x) {
-  alignas(32) uint32_t bits[16];
-  store_words(bits, {rounded_bits(x.low), rounded_bits(x.high)});
-  for (int i = 0; i < 16; ++i) p[i] = static_cast<uint16_t>(bits[i] >> 16);
+  __m256i low = _mm256_srli_epi32(rounded_bits(x.low), 16);
+  __m256i high = _mm256_srli_epi32(rounded_bits(x.high), 16);
+  // Packing works within halves of a register: quarters come out as 0, 2, 1, 3.
+  __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xD8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
 }
 inline __m256 load_bf16_8(const uint16_t* p) {
   __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -145,8 +124,12 @@ inline __m256 load_fp8_8(const uint8_t* code) {
 }
 inline F load_fp8(const uint8_t* code) { return {load_fp8_8(code), load_fp8_8(code + 8)}; }
 
-void lane_sums(const F (&acc)[16], float* sums) {
-  for (int i = 0; i < 16; ++i) sums[i] = sum_of_lanes(acc[i]);
+// Halves, pairs of neighbours, pairs of those, halves.
+void lane_sums(const F (&acc)[4], float* sums) {
+  __m256 v[4];
+  for (int i = 0; i < 4; ++i) v[i] = _mm256_add_ps(acc[i].low, acc[i].high);
+  __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
+  _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
 }
 
 #include "kernels/cpu/attention_kernels_inl.h"
@@ -162,88 +145,179 @@ void round_exactly(const float* x, int64_t n, uint16_t* out) {
   for (int64_t i = 0; i < n; i += 16) store_bf16(out + i, load(x + i));
 }
 
-void dequantise_pairs(const uint8_t* code, int64_t ld, int pairs, float scale, uint32_t* out,
-                      int64_t ldo) {
-  for (int p = 0; p < pairs; ++p)
-    for (int i = 0; i < 128; i += 16) {
-      F even = mul(load_fp8(code + 2 * p * ld + i), splat(scale));
-      F odd = mul(load_fp8(code + (2 * p + 1) * ld + i), splat(scale));
-      store_words(out + p * ldo + i, round_words(even, odd));
-    }
+// 8 x 8 words: rows become columns.
+void transpose(__m256i (&x)[8]) {
+  __m256i y[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    y[2 * i] = _mm256_unpacklo_epi32(x[2 * i], x[2 * i + 1]);
+    y[2 * i + 1] = _mm256_unpackhi_epi32(x[2 * i], x[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    x[4 * i] = _mm256_unpacklo_epi64(y[4 * i], y[4 * i + 2]);
+    x[4 * i + 1] = _mm256_unpackhi_epi64(y[4 * i], y[4 * i + 2]);
+    x[4 * i + 2] = _mm256_unpacklo_epi64(y[4 * i + 1], y[4 * i + 3]);
+    x[4 * i + 3] = _mm256_unpackhi_epi64(y[4 * i + 1], y[4 * i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    y[i] = _mm256_permute2x128_si256(x[i], x[i + 4], 0x20);
+    y[i + 4] = _mm256_permute2x128_si256(x[i], x[i + 4], 0x31);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) x[i] = y[i];
 }
 
 void pack_lanes(const void* const* rows, int words, uint32_t* out) {
-  for (int r = 0; r < kPanelWidth; ++r)
-    for (int k = 0; k < words; ++k) {
-      uint32_t x = 0;
-      if (rows[r]) __builtin_memcpy(&x, words_at(rows[r], k), 4);
-      out[k * kPanelWidth + r] = x;
+  for (int r = 0; r < kPanelWidth; r += 8)
+    for (int k = 0; k < words; k += 8) {
+      __m256i x[8];
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i)
+        x[i] = rows[r + i]
+                   ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words_at(rows[r + i], k)))
+                   : _mm256_setzero_si256();
+      transpose(x);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i)
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + (k + i) * kPanelWidth + r), x[i]);
     }
-}
-
-void pack_pairs(const void* const* rows, int pairs, int columns, uint32_t* out, int64_t ldo) {
-  for (int p = 0; p < pairs; ++p) {
-    const uint16_t* even = static_cast<const uint16_t*>(rows[2 * p]);
-    const uint16_t* odd = static_cast<const uint16_t*>(rows[2 * p + 1]);
-    for (int c = 0; c < columns; ++c)
-      out[p * ldo + c] = even[c] | (static_cast<uint32_t>(odd[c]) << 16);
-  }
 }
 
 // ---------------------------------------------------------------------------- top-k
 
+// The first `n` < 8 lanes.
+inline __m256i lanes_below(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline __m256i load_keys(const uint32_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+inline unsigned mask_of(__m256i x) {
+  return static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(x)));
+}
+// 8 keys from `i` on, of which `in` holds those that exist.
+inline __m256i keys_at(const uint32_t* keys, int64_t i, int64_t n, unsigned& in) {
+  if (n - i >= 8) {
+    in = 255;
+    return load_keys(keys + i);
+  }
+  in = (1U << (n - i)) - 1;
+  return _mm256_maskload_epi32(reinterpret_cast<const int*>(keys + i), lanes_below(n - i));
+}
+// Unsigned comparisons, by way of what there is.
+inline unsigned at_least(__m256i x, __m256i bound) {
+  return mask_of(_mm256_cmpeq_epi32(_mm256_max_epu32(x, bound), x));
+}
+
 void order_keys(const float* score, int64_t n, uint32_t* keys, uint32_t* least,
                 uint32_t* greatest) {
-  uint32_t low = 0xFFFFFFFFU, high = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    float x = score[i] + 0.0f;  // -0 = +0
-    uint32_t u;
-    __builtin_memcpy(&u, &x, 4);
-    uint32_t key = u ^ ((0U - (u >> 31)) | 0x80000000U);
-    keys[i] = key;
-    low = key < low ? key : low;
-    high = key > high ? key : high;
+  const __m256i top = _mm256_set1_epi32(static_cast<int>(0x80000000));
+  __m256i low = _mm256_set1_epi32(-1), high = _mm256_setzero_si256();
+  auto key_of = [&](__m256 x) {
+    __m256i bits = _mm256_castps_si256(_mm256_add_ps(x, _mm256_setzero_ps()));  // -0 = +0
+    return _mm256_xor_si256(bits, _mm256_or_si256(_mm256_srai_epi32(bits, 31), top));
+  };
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m256i key = key_of(_mm256_loadu_ps(score + i));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(keys + i), key);
+    low = _mm256_min_epu32(low, key);
+    high = _mm256_max_epu32(high, key);
   }
-  *least = low;
-  *greatest = high;
+  if (i < n) {
+    const __m256i in = lanes_below(n - i);
+    __m256i key = key_of(_mm256_maskload_ps(score + i, in));
+    _mm256_maskstore_epi32(reinterpret_cast<int*>(keys + i), in, key);
+    low = _mm256_min_epu32(low, _mm256_or_si256(key, _mm256_xor_si256(in, _mm256_set1_epi32(-1))));
+    high = _mm256_max_epu32(high, _mm256_and_si256(key, in));
+  }
+  alignas(32) uint32_t lows[8], highs[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lows), low);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(highs), high);
+  *least = lows[0], *greatest = highs[0];
+  for (int j = 1; j < 8; ++j) {
+    *least = lows[j] < *least ? lows[j] : *least;
+    *greatest = highs[j] > *greatest ? highs[j] : *greatest;
+  }
 }
 
 int64_t count_at_least(const uint32_t* keys, int64_t n, uint32_t bound) {
+  const __m256i b = _mm256_set1_epi32(static_cast<int>(bound));
   int64_t count = 0;
-  for (int64_t i = 0; i < n; ++i) count += keys[i] >= bound;
+  for (int64_t i = 0; i < n; i += 8) {
+    unsigned in;
+    __m256i x = keys_at(keys, i, n, in);
+    count += __builtin_popcount(at_least(x, b) & in);
+  }
   return count;
 }
 
-int64_t keep(const uint32_t* keys, int64_t n, uint32_t bound, bool at_least, uint32_t* out) {
+// Lane numbers of the set bits of a mask, first ones first: what brings chosen lanes together.
+struct Chosen {
+  alignas(32) int32_t lane[256][8];
+  constexpr Chosen() : lane() {
+    for (int mask = 0; mask < 256; ++mask)
+      for (int i = 0, n = 0; i < 8; ++i)
+        if (mask >> i & 1) lane[mask][n++] = i;
+  }
+};
+constexpr Chosen kChosen;
+
+inline int store_chosen(uint32_t* out, unsigned chosen, __m256i x) {
+  const int count = __builtin_popcount(chosen);
+  __m256i order = _mm256_load_si256(reinterpret_cast<const __m256i*>(kChosen.lane[chosen]));
+  _mm256_maskstore_epi32(reinterpret_cast<int*>(out), lanes_below(count),
+                         _mm256_permutevar8x32_epi32(x, order));
+  return count;
+}
+
+int64_t keep(const uint32_t* keys, int64_t n, uint32_t bound, bool at_least_bound, uint32_t* out) {
+  const __m256i b = _mm256_set1_epi32(static_cast<int>(bound));
+  const unsigned flip = at_least_bound ? 0 : 255;
   int64_t kept = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    uint32_t key = keys[i];
-    if ((key >= bound) == at_least) out[kept++] = key;
+  for (int64_t i = 0; i < n; i += 8) {
+    unsigned in;
+    __m256i x = keys_at(keys, i, n, in);
+    kept += store_chosen(out + kept, (at_least(x, b) ^ flip) & in, x);
   }
   return kept;
 }
 
 void emit(const uint32_t* keys, int64_t n, uint32_t bound, int64_t ties, int32_t* out) {
-  for (int64_t i = 0; i < n; ++i)
-    if (keys[i] > bound || (keys[i] == bound && ties-- > 0)) *out++ = static_cast<int32_t>(i);
+  const __m256i b = _mm256_set1_epi32(static_cast<int>(bound));
+  __m256i position = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  uint32_t* to = reinterpret_cast<uint32_t*>(out);
+  for (int64_t i = 0; i < n; i += 8) {
+    unsigned in;
+    __m256i x = keys_at(keys, i, n, in);
+    unsigned equal = mask_of(_mm256_cmpeq_epi32(x, b)) & in;
+    unsigned chosen = at_least(x, b) & in & ~equal;
+    for (; equal != 0 && ties > 0; --ties, equal &= equal - 1) chosen |= equal & (0U - equal);
+    if (chosen) to += store_chosen(to, chosen, position);
+    position = _mm256_add_epi32(position, _mm256_set1_epi32(8));
+  }
 }
 
 }  // namespace
 
 const AttentionKernels kAttentionAvx2 = {
     .name = "avx2",
-    .f32 = {product<FloatElement>, dots<FloatElement>, softmax<FloatElement>,
+    .f32 = {product<FloatElement>, dot_floats, mix_floats, softmax<FloatElement>,
             index_tile<FloatElement>},
-    .bf16 = {product<PairElement>, dots<PairElement>, softmax<PairElement>,
-             index_tile<PairElement>},
+    .bf16 = {product<FloatElement>, dot_floats, mix_floats, softmax<RoundedElement>,
+             index_tile<FloatElement>},
+    .pairs = false,
     .pack_lanes = pack_lanes,
-    .pack_pairs = pack_pairs,
-    .mix_rows = mix_rows,
-    .round_pairs = round_pairs,
+    .pack_pairs = nullptr,
+    .round_pairs = nullptr,
+    .dequantise_pairs = nullptr,
     .dequantise_bf16 = dequantise_bf16,
-    .dequantise_pairs = dequantise_pairs,
     .dequantise_f32 = dequantise_f32,
     .to_bf16 = to_bf16_scaled,
+    .to_rounded = to_rounded,
     .round = round_exactly,
     .to_f32 = to_f32,
     .order_keys = order_keys,

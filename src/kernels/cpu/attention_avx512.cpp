@@ -14,8 +14,8 @@
 namespace fathom {
 namespace {
 
-constexpr int kProductRows = 6;  // 24 accumulators and 4 panel registers of 32
-constexpr int kIndexHeads = 4;
+constexpr int kProductRows = 6, kSlice = 4;  // 24 accumulators and 4 panel registers of 32
+constexpr int kIndexHeads = 4, kDotSums = 16;
 
 using F = __m512;
 using W = __m512i;
@@ -46,12 +46,17 @@ inline W splat_word(const uint32_t* p) {
   return _mm512_set1_epi32(x);
 }
 inline F as_floats(W x) { return _mm512_castsi512_ps(x); }
+inline W as_words(F x) { return _mm512_castps_si512(x); }
 inline F dot_pairs(F acc, W a, W b) {
   return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
 }
 inline void store_bf16(uint16_t* p, F x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
+}
+inline F round_bf16(F x) {
+  __m256i bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
+  return as_floats(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 inline F load_bf16(const uint16_t* p) {
   __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -164,6 +169,7 @@ inline F load_fp8(const uint8_t* code) {
 }
 
 #include "kernels/cpu/attention_kernels_inl.h"
+#include "kernels/cpu/attention_pairs_inl.h"
 
 // One group of a cache row: too short for a table of its own.
 void dequantise_row(const uint8_t* code, float scale, uint16_t* out) {
@@ -379,18 +385,19 @@ void emit(const uint32_t* keys, int64_t n, uint32_t bound, int64_t ties, int32_t
 
 const AttentionKernels kAttentionAvx512 = {
     .name = "avx512",
-    .f32 = {product<FloatElement>, dots<FloatElement>, softmax<FloatElement>,
+    .f32 = {product<FloatElement>, dot_floats, mix_floats, softmax<FloatElement>,
             index_tile<FloatElement>},
-    .bf16 = {product<PairElement>, dots<PairElement>, softmax<PairElement>,
+    .bf16 = {product<PairElement>, dots_of<PairElement, WordRow>, mix_pairs, softmax<PairElement>,
              index_tile<PairElement>},
+    .pairs = true,
     .pack_lanes = pack_lanes,
     .pack_pairs = pack_pairs,
-    .mix_rows = mix_rows,
     .round_pairs = round_pairs,
-    .dequantise_bf16 = dequantise_bf16,
     .dequantise_pairs = dequantise_pairs,
+    .dequantise_bf16 = dequantise_bf16,
     .dequantise_f32 = dequantise_f32,
     .to_bf16 = to_bf16_scaled,
+    .to_rounded = to_rounded,
     .round = round_exactly,
     .to_f32 = to_f32,
     .order_keys = order_keys,

@@ -157,19 +157,22 @@ void AttentionOps::expand_head(int64_t tile, int head, Scratch& s) {
   uint32_t* values = value_panels_ + slot * words(kPanelWidth) * K::kValue;
   const uint32_t* wk = key_weights_ + head * words(K::kNope * K::kLatent);
   const uint32_t* wv = value_weights_ + head * words(K::kValue * K::kLatent);
-  float* out = exact_ ? reinterpret_cast<float*>(keys) : s.product;
+  float* out = wide_ ? reinterpret_cast<float*>(keys) : s.product;
   element().product(
       {wk, latent, s.lanes, kPanelWidth, latent, out, kPanelWidth, K::kNope, nullptr});
-  if (!exact_) attention_.round_pairs(out, kPanelWidth, K::kNope / 2, keys, kPanelWidth);
+  if (!wide_) attention_.round_pairs(out, kPanelWidth, K::kNope / 2, keys, kPanelWidth);
+  if (wide_ && !exact_) attention_.to_rounded(out, K::kNope * kPanelWidth, 1.0f, out);
   std::memcpy(keys + words(K::kNope) * kPanelWidth, s.lanes + words(K::kLatent) * kPanelWidth,
               sizeof(uint32_t) * static_cast<size_t>(words(K::kRope)) * kPanelWidth);
   for (int c = 0; c < K::kValue; c += kPanelWidth) {
-    float* to = exact_ ? reinterpret_cast<float*>(values) + c : s.product;
-    const int64_t ld = exact_ ? K::kValue : kPanelWidth;
+    float* to = wide_ ? reinterpret_cast<float*>(values) + c : s.product;
+    const int64_t ld = wide_ ? K::kValue : kPanelWidth;
     element().product(
         {s.rows, words(kRow), wv + c * latent, kPanelWidth, latent, to, ld, kPanelWidth, nullptr});
-    if (!exact_) attention_.round_pairs(to, ld, kPanelWidth / 2, values + c, K::kValue);
+    if (!wide_) attention_.round_pairs(to, ld, kPanelWidth / 2, values + c, K::kValue);
   }
+  float* all = reinterpret_cast<float*>(values);
+  if (wide_ && !exact_) attention_.to_rounded(all, kPanelWidth * K::kValue, 1.0f, all);
 }
 
 // Queries [begin, end), heads [head, head + heads) of the group, over the tiles expanded.
@@ -183,6 +186,11 @@ void AttentionOps::attend_queries(const Attention& a, const ExpandedBlock& b, in
   for (int r = 0; r < rows; ++r)
     visible[r].emplace(a.picked, begin + r, a.batch.positions[begin + r],
                        b.first_tile * kPanelWidth);
+  const void* queries[kMaxHeadGroup];
+  int64_t stride = 0;
+  for (int h = 0; h < heads; ++h)
+    queries[h] = query_words(a.q, begin, rows, int64_t{b.head + head + h} * kQuery, kQuery,
+                             s.queries + int64_t{h} * kQueryBlock * kQuery, stride);
   for (int64_t tile = 0; tile < stop; ++tile) {
     uint64_t any = 0;
     for (int r = 0; r < rows; ++r) any |= s.masks[r] = visible[r]->of_tile(b.first_tile + tile);
@@ -192,9 +200,8 @@ void AttentionOps::attend_queries(const Attention& a, const ExpandedBlock& b, in
       const int64_t state = int64_t{h} * query_tile_ + (begin - b.begin);
       const uint32_t* keys = key_panels_ + slot * words(kQuery) * kPanelWidth;
       const uint32_t* values = value_panels_ + slot * words(kPanelWidth) * K::kValue;
-      element().product({element_at(a.q, begin, int64_t{b.head + h} * kQuery),
-                         words(a.q.row_stride), keys, kPanelWidth, static_cast<int>(words(kQuery)),
-                         s.scores, kPanelWidth, rows, nullptr});
+      element().product({queries[h - head], stride, keys, kPanelWidth,
+                         static_cast<int>(words(kQuery)), s.scores, kPanelWidth, rows, nullptr});
       element().softmax({s.scores, s.masks, 1, rows, a.scale, state_top_ + state,
                          state_sum_ + state, s.carry, s.shares});
       for (int c = 0; c < K::kValue; c += kPanelWidth)

@@ -30,23 +30,34 @@ bool AttentionOps::fits_index(Tensor index_q, const KvView& kv) const {
          index_q.dtype == expected && kv.index_format == index_format_of(numerics_);
 }
 
-// The queries in the element type: where they lie, or fp8 codes as bf16 (every code is exact there;
-// the scale is in head_weight).
+// The queries in the element type: where they lie, or converted (fp8 codes are exact in bf16; their
+// scale is in head_weight).
 const uint32_t* AttentionOps::index_words(Tensor index_q, const BatchView& batch, int64_t& stride) {
-  if (index_q.dtype != DType::fp8_e4m3) {
+  const bool fp8 = index_q.dtype == DType::fp8_e4m3;
+  if (!fp8 && (exact_ || !wide_)) {
     stride = words(index_q.row_stride);
     return static_cast<const uint32_t*>(index_q.data);
   }
   const int heads = static_cast<int>(index_q.dims[1]);
   stride = words(int64_t{heads} * kDim);
   pool_.parallel_for(batch.tokens, 8, [&](int64_t begin, int64_t end, int) {
-    for (int64_t t = begin; t < end; ++t) {
-      const uint8_t* code = static_cast<const uint8_t*>(index_q.data) + t * index_q.row_stride;
-      uint16_t* out = reinterpret_cast<uint16_t*>(index_q_ + t * stride);
-      attention_.dequantise_bf16(code, kDim, heads, 1.0f, out, kDim);
-    }
+    for (int64_t t = begin; t < end; ++t)
+      index_row_words(element_at(index_q, static_cast<int>(t), 0), fp8, heads,
+                      index_q_ + t * stride);
   });
   return index_q_;
+}
+
+// `rows` rows of index values, FP8 codes without their scales or bf16, in the element type.
+void AttentionOps::index_row_words(const void* from, bool fp8, int rows, uint32_t* out) const {
+  if (!fp8)
+    return attention_.to_f32(static_cast<const uint16_t*>(from), rows * kDim,
+                             reinterpret_cast<float*>(out));
+  const uint8_t* code = static_cast<const uint8_t*>(from);
+  if (wide_)
+    attention_.dequantise_f32(code, kDim, rows, 1.0f, reinterpret_cast<float*>(out), kDim);
+  else
+    attention_.dequantise_bf16(code, kDim, rows, 1.0f, reinterpret_cast<uint16_t*>(out), kDim);
 }
 
 void AttentionOps::score_tile(const ScoreRows& rows, int64_t tile, const uint32_t* q, int64_t ldq,
@@ -61,15 +72,17 @@ void AttentionOps::score_tile(const ScoreRows& rows, int64_t tile, const uint32_
   static_assert(kPageRows % kPanelWidth == 0, "a tile lies within one page");
   const int64_t first_row = batch.cache_row(rows.begin, first);
   const std::byte* tile_rows = kv.index_row(first_row);
-  for (int i = 0; i < valid; ++i) keys[i] = tile_rows + i * kv.index_value_bytes();
-  if (fp8) {
-    // Unscaled codes: the scale is applied to the score, as the definition has it.
-    uint16_t* bf16 = reinterpret_cast<uint16_t*>(s.rows);
-    attention_.dequantise_bf16(reinterpret_cast<const uint8_t*>(tile_rows), kDim, valid, 1.0f, bf16,
-                               kDim);
-    for (int i = 0; i < valid; ++i) keys[i] = bf16 + i * kDim;
-    std::memcpy(key_scale, kv.index_scales(first_row), static_cast<size_t>(valid) * sizeof(float));
+  const bool ready = !fp8 && (exact_ || !wide_);
+  // Unscaled codes: the scale is applied to the score, as the definition has it.
+  if (!ready) index_row_words(tile_rows, fp8, valid, s.rows);
+  for (int i = 0; i < valid; ++i) {
+    if (ready)
+      keys[i] = tile_rows + i * kv.index_value_bytes();
+    else
+      keys[i] = s.rows + i * words(kDim);
   }
+  if (fp8)
+    std::memcpy(key_scale, kv.index_scales(first_row), static_cast<size_t>(valid) * sizeof(float));
   attention_.pack_lanes(keys, static_cast<int>(words(kDim)), s.lanes);
   // Tokens before the tile do not see it.
   int begin =

@@ -2,10 +2,12 @@
 // data and function pointers only, because the files that define the tables are compiled for
 // processors that others do not have.
 //
-// A *word* is 32 bits of a row: one float32, or two consecutive bf16. Products take their second
-// operand as a panel: for each word of the summed dimension, 64 columns side by side. So every lane
-// of a register is one output and sums its products in ascending order: a result depends on its own
-// row and column only, never on how many rows or columns are computed together.
+// A *word* is 32 bits of a row: one float32, or two consecutive bf16 where the processor multiplies
+// such pairs. Elsewhere bf16 numerics run on float32 words that hold bf16 values; rows of a cache
+// are then still read as the bf16 they are. Products take their second operand as a panel: for each
+// word of the summed dimension, 64 columns side by side. So every lane of a register is one output
+// and sums its products in ascending order: a result depends on its own row and column only, never
+// on how many rows or columns are computed together.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +20,7 @@ inline constexpr int kPanelWidth = 64;  // columns of a panel, keys of a tile
 // differences stay finite.
 inline constexpr float kNoScore = -3.0e38f;
 inline constexpr float kLog2E = 1.4426950408889634f;  // folded into the scale: weights are 2^x
-inline constexpr int kMaxMixRows = 6;
+inline constexpr int kMaxMixRows = 6;                 // of one pass over the rows
 
 // c[r][0 .. 64) = carry[r] * c[r] + a[r] . b           (without `carry`: = a[r] . b)
 struct PanelProduct {
@@ -43,19 +45,22 @@ struct RowDots {
   int words;
   float* out;
   int64_t ldo;
+  bool bf16_rows;  // q is of float32 words, `rows` are bf16
 };
 
-// c[r] = carry[r] * c[r] + sum over row pairs of a[r] . rows, for bf16 rows as they lie: the
-// product with pack_pairs(rows) as its panel, without writing the panel. Pays while c has few rows.
+// c[r] = carry[r] * c[r] + a[r] . b for rows of b as they lie, bit-equal to `product` with them as
+// its panel (for pairs: what pack_pairs makes of them). Pays while c has few rows.
 struct RowMix {
-  const void* a;  // [rows] of `pairs` words
+  const void* a;  // [rows] of `words`
   int64_t lda;
-  const void* const* b;  // 2 * pairs rows of `columns` bf16
-  int pairs, columns;    // a multiple of 64
+  const void* const*
+      b;               // [words] rows of float32, or [2 * words] rows of bf16 where words are pairs
+  int words, columns;  // columns: a multiple of 64
   float* c;
   int64_t ldc;
   int rows;
   const float* carry;
+  bool bf16_rows;  // a is of float32 words, the rows of b are bf16
 };
 
 // One step of an online softmax over a tile of 64 keys. Scores outside a row's mask weigh exactly
@@ -94,6 +99,7 @@ struct IndexTile {
 struct ElementKernels {
   void (*product)(const PanelProduct&);
   void (*dots)(const RowDots&);
+  void (*mix)(const RowMix&);
   void (*softmax)(const SoftmaxTile&);
   void (*index)(const IndexTile&);
 };
@@ -101,25 +107,28 @@ struct ElementKernels {
 struct AttentionKernels {
   const char* name;
   ElementKernels f32, bf16;
+  // Whether the words of `bf16` are pairs; else they are float32 with weights rounded to bf16.
+  bool pairs;
 
   // out[w][i] = word w of rows[i], i < 64; a null row reads as zeros. `words` a multiple of 16.
   void (*pack_lanes)(const void* const* rows, int words, uint32_t* out);
-  // bf16 rows 2p and 2p + 1 side by side: out[p][c] = (rows[2p][c], rows[2p + 1][c]).
+  // Where words are pairs, null elsewhere: bf16 rows 2p and 2p + 1 side by side, out[p][c] =
+  // (rows[2p][c], rows[2p + 1][c]);
   void (*pack_pairs)(const void* const* rows, int pairs, int columns, uint32_t* out, int64_t ldo);
-  // Bit-equal to `product` on packed pairs; up to kMaxMixRows rows.
-  void (*mix_rows)(const RowMix&);
-  // Pairs from float32 rows of 64 columns, rounded to bf16.
+  // the same from float32 rows of 64 columns, rounded to bf16;
   void (*round_pairs)(const float* c, int64_t ldc, int pairs, uint32_t* out, int64_t ldo);
+  // and from rows 2 * pairs of one weight block.
+  void (*dequantise_pairs)(const uint8_t* code, int64_t ld, int pairs, float scale, uint32_t* out,
+                           int64_t ldo);
   // rows x 128 codes of one weight block, rounded to bf16 or as float32.
   void (*dequantise_bf16)(const uint8_t* code, int64_t ld, int rows, float scale, uint16_t* out,
                           int64_t ldo);
-  // rows 2 * pairs of a block as pack_pairs leaves them.
-  void (*dequantise_pairs)(const uint8_t* code, int64_t ld, int pairs, float scale, uint32_t* out,
-                           int64_t ldo);
   void (*dequantise_f32)(const uint8_t* code, int64_t ld, int rows, float scale, float* out,
                          int64_t ldo);
   // out = bf16(x * scale + 0), which turns -0 into +0; n a multiple of 16.
   void (*to_bf16)(const float* x, int64_t n, float scale, uint16_t* out);
+  // The same as float32; `out` may be x.
+  void (*to_rounded)(const float* x, int64_t n, float scale, float* out);
   // out = bf16(x), every bit as numerics/bf16.h has it.
   void (*round)(const float* x, int64_t n, uint16_t* out);
   void (*to_f32)(const uint16_t* x, int64_t n, float* out);

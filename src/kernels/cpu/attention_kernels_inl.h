@@ -1,115 +1,145 @@
 // Bodies of the kernels in attention_kernels.h, written on the small vector layer that the
-// including file defines before it (F: 16 floats, W: 16 words). Included once per instruction set,
-// inside namespace fathom and an anonymous namespace, so that nothing here is shared between the
-// sets.
-
-// What a product does with a word: a float32 fused multiply-add or a bf16 pair product.
-struct FloatElement {
-  static F step(F acc, W a, W b) { return fmadd(as_floats(a), as_floats(b), acc); }
-};
-struct PairElement {
-  static F step(F acc, W a, W b) { return dot_pairs(acc, a, b); }
-};
+// including file defines before it (F: 16 floats, W: 16 words), with the shape of register blocks:
+//   kProductRows  rows of a product, x kSlice accumulators each
+//   kSlice        vectors of a panel's row that are worked on at a time: 4, or a divisor
+//   kIndexHeads   heads of an index tile, x kSlice accumulators
+//   kDotSums      accumulators of dot products: 4 or 16
+// Included once per instruction set, inside namespace fathom and an anonymous namespace, so that
+// nothing here is shared between the sets.
 
 inline const uint32_t* words_at(const void* base, int64_t word) {
   return static_cast<const uint32_t*>(base) + word;
 }
 
+// What a product does with a word: a float32 fused multiply-add.
+struct FloatElement {
+  static F step(F acc, W a, W b) { return fmadd(as_floats(a), as_floats(b), acc); }
+};
+// The same, and weights of a softmax are rounded to bf16.
+struct RoundedElement : FloatElement {};
+
+// 16 words of a row, or 16 bf16 of one as float32 words.
+struct WordRow {
+  static W load(const void* row, int64_t i) { return load_words(words_at(row, i)); }
+};
+struct Bf16Row {
+  static W load(const void* row, int64_t i) {
+    return as_words(load_bf16(static_cast<const uint16_t*>(row) + i));
+  }
+};
+
 // ---------------------------------------------------------------------------- product
 
+// Rows [row, row + R) times vectors [first, first + kSlice) of the panel's rows.
 template <class E, int R>
-void product_rows(const PanelProduct& g, int row) {
-  F acc[R][4];
-  float* c = g.c + row * g.ldc;
+void product_slice(const PanelProduct& g, int row, int first) {
+  F acc[R][kSlice];
+  float* c = g.c + row * g.ldc + 16 * first;
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j)
+    for (int j = 0; j < kSlice; ++j)
       acc[r][j] = g.carry ? mul(load(c + r * g.ldc + 16 * j), splat(g.carry[row + r])) : zero();
   const uint32_t* a = words_at(g.a, row * g.lda);
-  const uint32_t* b = words_at(g.b, 0);
+  const uint32_t* b = words_at(g.b, 16 * first);
   for (int k = 0; k < g.words; ++k, b += g.ldb) {
-    W b0 = load_words(b), b1 = load_words(b + 16), b2 = load_words(b + 32), b3 = load_words(b + 48);
+    W y[kSlice];
+#pragma GCC unroll 4
+    for (int j = 0; j < kSlice; ++j) y[j] = load_words(b + 16 * j);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       W x = splat_word(a + r * g.lda + k);
-      acc[r][0] = E::step(acc[r][0], x, b0);
-      acc[r][1] = E::step(acc[r][1], x, b1);
-      acc[r][2] = E::step(acc[r][2], x, b2);
-      acc[r][3] = E::step(acc[r][3], x, b3);
+#pragma GCC unroll 4
+      for (int j = 0; j < kSlice; ++j) acc[r][j] = E::step(acc[r][j], x, y[j]);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) store(c + r * g.ldc + 16 * j, acc[r][j]);
+    for (int j = 0; j < kSlice; ++j) store(c + r * g.ldc + 16 * j, acc[r][j]);
 }
 
 template <class E, int R>
-void product_tail(const PanelProduct& g, int row) {
-  if constexpr (R > 0) {
-    if (g.rows - row == R) return product_rows<E, R>(g, row);
-    product_tail<E, R - 1>(g, row);
+void product_rows(const PanelProduct& g, int row, int first) {
+  if constexpr (R > 1) {
+    if (g.rows - row < R) return product_rows<E, R - 1>(g, row, first);
   }
+  product_slice<E, R>(g, row, first);
 }
 
 template <class E>
 void product(const PanelProduct& g) {
-  int row = 0;
-  for (; row + kProductRows <= g.rows; row += kProductRows) product_rows<E, kProductRows>(g, row);
-  product_tail<E, kProductRows - 1>(g, row);
+  for (int first = 0; first < 4; first += kSlice)
+    for (int row = 0; row < g.rows; row += kProductRows)
+      product_rows<E, kProductRows>(g, row, first);
 }
 
 // ---------------------------------------------------------------------------- mix
 
-template <int R>
-void mix_columns(const RowMix& m, int column) {
-  F acc[R][4];
-  float* c = m.c + column;
+// Rows of b that are met slice after slice: they stay in L1 meanwhile.
+constexpr int kMixRows = 16;
+
+template <class Row, int R>
+void mix_slice(const RowMix& m, int row, int begin, int end, int column) {
+  F acc[R][kSlice];
+  float* c = m.c + row * m.ldc + column;
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) acc[r][j] = mul(load(c + r * m.ldc + 16 * j), splat(m.carry[r]));
-  const uint32_t* a = words_at(m.a, 0);
-  for (int p = 0; p < m.pairs; ++p) {
-    const uint16_t* even = static_cast<const uint16_t*>(m.b[2 * p]) + column;
-    const uint16_t* odd = static_cast<const uint16_t*>(m.b[2 * p + 1]) + column;
-    W b[4];
-    interleave(even, odd, b[0], b[1]);
-    interleave(even + 32, odd + 32, b[2], b[3]);
+    for (int j = 0; j < kSlice; ++j) {
+      acc[r][j] = load(c + r * m.ldc + 16 * j);
+      if (begin == 0) acc[r][j] = mul(acc[r][j], splat(m.carry[row + r]));
+    }
+  const uint32_t* a = words_at(m.a, row * m.lda);
+  for (int k = begin; k < end; ++k) {
+    W y[kSlice];
+#pragma GCC unroll 4
+    for (int j = 0; j < kSlice; ++j) y[j] = Row::load(m.b[k], column + 16 * j);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      W x = splat_word(a + r * m.lda + p);
+      W x = splat_word(a + r * m.lda + k);
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) acc[r][j] = dot_pairs(acc[r][j], x, b[j]);
+      for (int j = 0; j < kSlice; ++j) acc[r][j] = FloatElement::step(acc[r][j], x, y[j]);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) store(c + r * m.ldc + 16 * j, acc[r][j]);
+    for (int j = 0; j < kSlice; ++j) store(c + r * m.ldc + 16 * j, acc[r][j]);
 }
 
-template <int R>
-void mix_of(const RowMix& m) {
+template <class Row, int R>
+void mix_part(const RowMix& m, int row, int begin, int end) {
   if constexpr (R > 1) {
-    if (m.rows < R) return mix_of<R - 1>(m);
+    if (m.rows - row < R) return mix_part<Row, R - 1>(m, row, begin, end);
   }
-  for (int column = 0; column < m.columns; column += kPanelWidth) mix_columns<R>(m, column);
+  for (int column = 0; column < m.columns; column += 16 * kSlice)
+    mix_slice<Row, R>(m, row, begin, end, column);
 }
 
-void mix_rows(const RowMix& m) { mix_of<kMaxMixRows>(m); }
+template <class Row>
+void mix_rows_of(const RowMix& m) {
+  for (int begin = 0; begin < m.words; begin += kMixRows) {
+    const int end = begin + kMixRows < m.words ? begin + kMixRows : m.words;
+    for (int row = 0; row < m.rows; row += kMaxMixRows)
+      mix_part<Row, kMaxMixRows>(m, row, begin, end);
+  }
+}
+
+void mix_floats(const RowMix& m) {
+  m.bf16_rows ? mix_rows_of<Bf16Row>(m) : mix_rows_of<WordRow>(m);
+}
 
 // ---------------------------------------------------------------------------- dots
 
-// The 16 sums of a block of H heads x 16 / H rows: always 16 chains of additions, so that the
-// latency of one is hidden by the others.
-template <class E, int H>
+// The sums of a block of H heads x kDotSums / H rows: always as many chains of additions, so that
+// the latency of one is hidden by the others.
+template <class E, class Row, int H>
 void dot_block(const RowDots& d, int head, int row) {
-  constexpr int R = 16 / H;
-  F acc[16];
+  constexpr int R = kDotSums / H;
+  F acc[kDotSums];
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) acc[i] = zero();
+  for (int i = 0; i < kDotSums; ++i) acc[i] = zero();
   const uint32_t* q = words_at(d.q, head * d.ldq);
   for (int k = 0; k < d.words; k += 16) {
     W y[H];
@@ -117,28 +147,32 @@ void dot_block(const RowDots& d, int head, int row) {
     for (int h = 0; h < H; ++h) y[h] = load_words(q + h * d.ldq + k);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      W x = load_words(words_at(d.rows[row + i], k));
+      W x = Row::load(d.rows[row + i], k);
 #pragma GCC unroll 4
       for (int h = 0; h < H; ++h) acc[h * R + i] = E::step(acc[h * R + i], y[h], x);
     }
   }
-  alignas(64) float sums[16];  // [head][row]
+  alignas(64) float sums[kDotSums];  // [head][row]
   lane_sums(acc, sums);
   for (int h = 0; h < H; ++h)
     __builtin_memcpy(d.out + (head + h) * d.ldo + row, sums + R * h, sizeof(float) * R);
 }
 
-template <class E, int H>
+template <class E, class Row, int H>
 void dot_rows(const RowDots& d, int head) {
-  for (int row = 0; row < d.count; row += 16 / H) dot_block<E, H>(d, head, row);
+  for (int row = 0; row < d.count; row += kDotSums / H) dot_block<E, Row, H>(d, head, row);
 }
 
-template <class E>
-void dots(const RowDots& d) {
+template <class E, class Row>
+void dots_of(const RowDots& d) {
   int head = 0;
-  for (; head + 4 <= d.heads; head += 4) dot_rows<E, 4>(d, head);
-  for (; head + 2 <= d.heads; head += 2) dot_rows<E, 2>(d, head);
-  if (head < d.heads) dot_rows<E, 1>(d, head);
+  for (; head + 4 <= d.heads; head += 4) dot_rows<E, Row, 4>(d, head);
+  for (; head + 2 <= d.heads; head += 2) dot_rows<E, Row, 2>(d, head);
+  if (head < d.heads) dot_rows<E, Row, 1>(d, head);
+}
+
+void dot_floats(const RowDots& d) {
+  d.bf16_rows ? dots_of<FloatElement, Bf16Row>(d) : dots_of<FloatElement, WordRow>(d);
 }
 
 // ---------------------------------------------------------------------------- softmax
@@ -162,8 +196,8 @@ inline F exp2_of(F x) {
 inline void store_weights(FloatElement, void* out, int64_t i, F w) {
   store(static_cast<float*>(out) + i, w);
 }
-inline void store_weights(PairElement, void* out, int64_t i, F w) {
-  store_bf16(static_cast<uint16_t*>(out) + i, w);
+inline void store_weights(RoundedElement, void* out, int64_t i, F w) {
+  store(static_cast<float*>(out) + i, round_bf16(w));
 }
 
 template <class E>
@@ -209,32 +243,33 @@ struct LinesAhead {
   }
 };
 
+// Heads q[0 .. H) and vectors [first, first + kSlice) of the keys.
 template <class E, int H>
-void index_heads(const IndexTile& t, const uint32_t* q, const float* weight, LinesAhead& ahead,
-                 F (&score)[4]) {
-  F acc[H][4];
+void index_heads(const IndexTile& t, const uint32_t* q, const float* weight, int first,
+                 LinesAhead& ahead, F (&score)[4]) {
+  F acc[H][kSlice];
 #pragma GCC unroll 4
   for (int h = 0; h < H; ++h)
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) acc[h][j] = zero();
-  const uint32_t* b = words_at(t.keys, 0);
+    for (int j = 0; j < kSlice; ++j) acc[h][j] = zero();
+  const uint32_t* b = words_at(t.keys, 16 * first);
   for (int k = 0; k < t.words; ++k, b += kPanelWidth) {
-    W b0 = load_words(b), b1 = load_words(b + 16), b2 = load_words(b + 32), b3 = load_words(b + 48);
+    W y[kSlice];
+#pragma GCC unroll 4
+    for (int j = 0; j < kSlice; ++j) y[j] = load_words(b + 16 * j);
     ahead.step();
 #pragma GCC unroll 4
     for (int h = 0; h < H; ++h) {
       W x = splat_word(q + h * t.words + k);
-      acc[h][0] = E::step(acc[h][0], x, b0);
-      acc[h][1] = E::step(acc[h][1], x, b1);
-      acc[h][2] = E::step(acc[h][2], x, b2);
-      acc[h][3] = E::step(acc[h][3], x, b3);
+#pragma GCC unroll 4
+      for (int j = 0; j < kSlice; ++j) acc[h][j] = E::step(acc[h][j], x, y[j]);
     }
   }
 #pragma GCC unroll 4
   for (int h = 0; h < H; ++h)
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j)
-      score[j] = fmadd(vmax(acc[h][j], zero()), splat(weight[h]), score[j]);
+    for (int j = 0; j < kSlice; ++j)
+      score[first + j] = fmadd(vmax(acc[h][j], zero()), splat(weight[h]), score[first + j]);
 }
 
 template <class E>
@@ -246,8 +281,11 @@ void index_tile(const IndexTile& t) {
     const float* weight = t.head_weight + r * t.ldw;
     int h = 0;
     for (; h + kIndexHeads <= t.heads; h += kIndexHeads)
-      index_heads<E, kIndexHeads>(t, q + h * t.words, weight + h, ahead, score);
-    for (; h < t.heads; ++h) index_heads<E, 1>(t, q + h * t.words, weight + h, ahead, score);
+      for (int j = 0; j < 4; j += kSlice)
+        index_heads<E, kIndexHeads>(t, q + h * t.words, weight + h, j, ahead, score);
+    for (; h < t.heads; ++h)
+      for (int j = 0; j < 4; j += kSlice)
+        index_heads<E, 1>(t, q + h * t.words, weight + h, j, ahead, score);
     float* out = t.out + r * t.ldo;
     for (int j = 0; j < 4; ++j)
       store(out + 16 * j, t.key_scale ? mul(score[j], load(t.key_scale + 16 * j)) : score[j]);
@@ -256,15 +294,13 @@ void index_tile(const IndexTile& t) {
 
 // ---------------------------------------------------------------------------- conversions
 
-void round_pairs(const float* c, int64_t ldc, int pairs, uint32_t* out, int64_t ldo) {
-  for (int p = 0; p < pairs; ++p)
-    for (int j = 0; j < kPanelWidth; j += 16)
-      store_words(out + p * ldo + j,
-                  round_words(load(c + 2 * p * ldc + j), load(c + (2 * p + 1) * ldc + j)));
-}
-
 void to_bf16_scaled(const float* x, int64_t n, float scale, uint16_t* out) {
   for (int64_t i = 0; i < n; i += 16) store_bf16(out + i, fmadd(load(x + i), splat(scale), zero()));
+}
+
+void to_rounded(const float* x, int64_t n, float scale, float* out) {
+  for (int64_t i = 0; i < n; i += 16)
+    store(out + i, round_bf16(fmadd(load(x + i), splat(scale), zero())));
 }
 
 void to_f32(const uint16_t* x, int64_t n, float* out) {

@@ -31,11 +31,26 @@ AttentionOps::AttentionOps(Numerics numerics, const Workload& workload, ThreadPo
     : LinearOps(numerics, workload, pool, gemm),
       attention_(kernels),
       exact_(numerics == Numerics::exact),
+      wide_(exact_ || !kernels.pairs),
       dims_ok_(workload.latent == K::kLatent && workload.rope == K::kRope &&
                workload.nope == K::kNope && workload.value == K::kValue),
       index_ok_(workload.index_heads > 0 && workload.index_dim == K::kIndex) {
+  plan_groups();
   plan_scratch();
   plan_shared();
+}
+
+// How much of a step is worked on at a time.
+void AttentionOps::plan_groups() {
+  if (!dims_ok_) return;
+  const int64_t heads = workload_.heads, tokens = workload_.step_tokens;
+  // About 4096 rows: a head's weights are dequantised once per tile of tokens.
+  token_tile_ =
+      static_cast<int>(std::clamp<int64_t>(4096 / heads, 16, std::max<int64_t>(tokens, 16)));
+  head_group_ =
+      static_cast<int>(std::min<int64_t>(heads, std::clamp(pool_.size(), 4, kMaxHeadGroup)));
+  query_tile_ = static_cast<int>(std::min<int64_t>(tokens, 2048));
+  tile_group_ = std::min<int64_t>((workload_.context + kPanelWidth - 1) / kPanelWidth, 32);
 }
 
 void AttentionOps::plan_scratch() {
@@ -45,9 +60,15 @@ void AttentionOps::plan_scratch() {
   // Touched as far as a token sees keys: top-k of them, all in a dense run.
   const int64_t tiles = (workload_.context + kPanelWidth - 1) / kPanelWidth;
   scratch_.resize(static_cast<size_t>(pool_.size()));
+  kept_rows_ = std::min<int64_t>(workload_.index_topk, tiles * kPanelWidth);
+  // Room for a block of tokens of one head, too.
+  const int64_t queries =
+      wide_ && !exact_ ? std::max<int64_t>(head_group_ * kQueryBlock, kTokenBlock) : 0;
   auto carve = [&](Carver& c) {
     for (Scratch& s : scratch_) {
       c.take(s.rows, words(kPanelWidth * (K::kLatent + K::kRope)));
+      c.take(s.kept, words(kept_rows_ * (K::kLatent + K::kRope)));
+      c.take(s.queries, queries * (K::kNope + K::kRope));
       c.take(s.lanes, words(kPanelWidth * (K::kLatent + K::kRope)));
       c.take(s.weights, words(K::kNope * K::kLatent));
       c.take(s.panel, words(K::kNope * K::kLatent));
@@ -73,21 +94,13 @@ void AttentionOps::plan_scratch() {
 
 void AttentionOps::plan_shared() {
   const int64_t heads = workload_.heads, tokens = workload_.step_tokens;
-  if (dims_ok_) {
-    // About 4096 rows: a head's weights are dequantised once per tile of tokens.
-    token_tile_ =
-        static_cast<int>(std::clamp<int64_t>(4096 / heads, 16, std::max<int64_t>(tokens, 16)));
-    head_group_ = static_cast<int>(std::min<int64_t>(heads, std::clamp(pool_.size(), 4, 32)));
-    query_tile_ = static_cast<int>(std::min<int64_t>(tokens, 2048));
-    tile_group_ = std::min<int64_t>((workload_.context + kPanelWidth - 1) / kPanelWidth, 32);
-  }
   const int64_t latent_row = K::kLatent + K::kRope, query_row = K::kNope + K::kRope;
   const int64_t panels = tile_group_ * head_group_;
   // A row of scores for one token of the longest context must fit, whatever the budget.
   const int64_t row = (workload_.context + kPanelWidth - 1) / kPanelWidth * kPanelWidth;
   score_floats_ =
       index_ok_ ? std::clamp<int64_t>(workload_.index_budget / 4, row, row * tokens) : 0;
-  const bool fp8_index = index_ok_ && numerics_ == Numerics::fp8;
+  const bool other_index = index_ok_ && !exact_ && (wide_ || numerics_ == Numerics::fp8);
   auto carve = [&](Carver& c) {
     c.take(zero_row_, latent_row);
     c.take(q_latent_, words(token_tile_ * heads * latent_row));
@@ -100,7 +113,7 @@ void AttentionOps::plan_shared() {
     c.take(state_top_, int64_t{head_group_} * query_tile_);
     c.take(state_sum_, int64_t{head_group_} * query_tile_);
     c.take(scores_, score_floats_);
-    c.take(index_q_, fp8_index ? words(tokens * workload_.index_heads * K::kIndex) : 0);
+    c.take(index_q_, other_index ? words(tokens * workload_.index_heads * K::kIndex) : 0);
   };
   Carver plan(nullptr);
   carve(plan);

@@ -43,11 +43,15 @@ class AttentionOps : public LinearOps {
   static constexpr int kQueryBlock = 48;  // rows of one expanded work item: 8 register blocks
   static constexpr int kTokenBlock = 64;  // rows of one product with a head's weights
   static constexpr int kMaxHeadBlock = 128;
+  static constexpr int kMaxHeadGroup = 32;
+  static constexpr int kFewHeads = 8;  // that share a row while it is read, as it lies
 
   // What one thread needs at once. Sizes in words of the element type (attention_kernels.h).
   struct Scratch {
     uint32_t* rows;      // [64][latent + rope] converted cache rows
-    uint32_t* lanes;     // the same as a panel
+    uint32_t* kept;      // [kept_rows_][latent + rope] those of a token, between its two passes
+    uint32_t* queries;   // [head group][query block][nope + rope] as float32 words
+    uint32_t* lanes;     // rows as a panel
     uint32_t* weights;   // [128][latent] dequantised rows of kv_b
     uint32_t* panel;     // the same as a panel, or latent rows in pairs
     float* product;      // [128][64]
@@ -96,21 +100,34 @@ class AttentionOps : public LinearOps {
     int64_t first_tile, tiles;  // key tiles expanded at present
   };
 
-  int64_t words(int64_t elements) const { return exact_ ? elements : elements / 2; }
+  // A cached row as kernels can read it: words of the element type, or bf16 beside float32 words.
+  struct LatentRow {
+    const void* data;
+    bool bf16;
+  };
+
+  int64_t words(int64_t elements) const { return wide_ ? elements : elements / 2; }
   const ElementKernels& element() const { return exact_ ? attention_.f32 : attention_.bf16; }
   bool fits(const KvUpWeights& up, const KvView& kv) const;
+  void plan_groups();
   void plan_scratch();
   void plan_shared();
 
   // attention_tiles.cpp
   void load_weights(const QWeight& w, int64_t row, int rows, uint32_t* out) const;
+  bool lies_ready(const KvView& kv) const;
+  LatentRow latent_row(const KvView& kv, int64_t row, uint32_t* scratch) const;
   const void* latent_words(const KvView& kv, int64_t row, uint32_t* scratch) const;
+  void load_words(Tensor x, int token, int64_t element, int n, uint32_t* out) const;
+  void round_words(const float* x, int64_t n, uint32_t* out) const;
   // Element `element` of a row of a tensor, for kernels that take words.
   static void* element_at(Tensor x, int token, int64_t element) {
     return static_cast<std::byte*>(x.data) +
            (token * x.row_stride + element) * static_cast<int64_t>(size_of(x.dtype));
   }
   void store_scaled(void* out, const float* x, int64_t n, float scale) const;
+  const void* query_words(Tensor q, int token, int rows, int64_t element, int n, uint32_t* scratch,
+                          int64_t& stride) const;
 
   // attention_cache.cpp
   void load_values(Tensor x, int64_t t, int64_t at, int n, float* out) const;
@@ -121,6 +138,7 @@ class AttentionOps : public LinearOps {
   // attention_index.cpp
   bool fits_index(Tensor index_q, const KvView& kv) const;
   const uint32_t* index_words(Tensor index_q, const BatchView& batch, int64_t& stride);
+  void index_row_words(const void* from, bool fp8, int rows, uint32_t* out) const;
   void score_tile(const ScoreRows& rows, int64_t tile, const uint32_t* q, int64_t ldq,
                   Tensor head_weight, const KvView& kv, const BatchView& batch,
                   std::span<const std::byte> ahead, Scratch& s);
@@ -136,8 +154,11 @@ class AttentionOps : public LinearOps {
   void attend_latent(const Attention& a, int begin, int end);
   void attend_latent_heads(const Attention& a, int begin, PickedRows& picked, int head, int heads,
                            Scratch& s);
-  void mix_latent(const void* const* rows, int n, int heads, Scratch& s);
+  bool mixes_rows(int heads) const { return heads <= (wide_ ? kFewHeads : kMaxMixRows); }
+  void mix_latent(const void* const* rows, bool bf16, int n, int heads, Scratch& s);
   void project_values(const Attention& a, int begin, int end);
+  void project_head_values(const Attention& a, int begin, int end, int64_t h, int thread);
+  void dot_head_values(const Attention& a, int begin, int end, int64_t h, Scratch& s);
 
   // attention_expanded.cpp
   void pack_value_weights(const KvUpWeights& up, int head, uint32_t* panel, Scratch& s) const;
@@ -151,7 +172,9 @@ class AttentionOps : public LinearOps {
 
   const AttentionKernels& attention_;
   const bool exact_;
+  const bool wide_;  // words are float32 whatever the numerics
   const bool dims_ok_, index_ok_;
+  int64_t kept_rows_ = 0;
 
   Buffer scratch_memory_, shared_memory_;
   std::vector<Scratch> scratch_;  // per thread
@@ -175,7 +198,7 @@ class AttentionOps : public LinearOps {
   // Indexer.
   float* scores_ = nullptr;
   int64_t score_floats_ = 0;
-  uint32_t* index_q_ = nullptr;  // fp8 queries as bf16
+  uint32_t* index_q_ = nullptr;  // queries in the element type, where they are not
   std::vector<ScoreRows> score_list_;
 };
 

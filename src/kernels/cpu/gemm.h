@@ -3,11 +3,16 @@
 // function pointers only: no inline function may be emitted there and picked for the whole program.
 //
 // Order of summation. A bit-equal result for any batch, thread count and chunking needs one order,
-// whichever kernel runs. Here it is: columns are taken in 16-byte units; lane j of 4 sums its share
-// of every unit (two bf16 or one float32 value), unit after unit; every kDepth columns (kBlock when
-// products carry block scales) the lanes are added as (0 + 2) + (1 + 3) to the running sum of the
-// output. Four lanes an output, not sixteen, make that last step cheap enough for short rows; not
-// one, so that FP8 codes need no transposition on their way from memory.
+// whichever kernel runs. There are two.
+//   bf16     Columns are taken in 16-byte units; lane j of 4 sums its share of every unit (two
+//            values), unit after unit; every kDepth columns (kBlock when products carry block
+//            scales) the lanes are added as (0 + 2) + (1 + 3) to the running sum of the output.
+//            Four lanes an output, not sixteen, make that last step cheap enough for short rows;
+//            not one, so that FP8 codes need no transposition on their way from memory.
+//   float32  Lane j of a whole vector sums the columns that are j modulo its width, from zero in
+//            each block of kBlock; a block's sums times its scales are added to totals, lane by
+//            lane, and every kDepth columns the totals' lanes are added, in a fixed tree, to the
+//            running sum. A weight row needs no shuffling then, and each lane adds few products.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +24,9 @@ inline constexpr int kDepth = 512;     // columns of one pass: 16 rows of them f
 inline constexpr int kBlock = 128;     // columns under one scale
 inline constexpr int kStep = 16;       // activations and panels are zero-padded to this
 inline constexpr int kStreamRows = 8;  // most activation rows that weights are streamed for
+// The values of a panel, 4 bytes each at most. Behind them is room for a factor per block.
+inline constexpr int kPanelValueBytes = kStripRows * kDepth * 4;
+inline constexpr int kPanelBytes = kPanelValueBytes + 64;
 
 enum class WeightCode : uint8_t { fp8, bf16, f16, f32 };
 
@@ -33,8 +41,9 @@ struct Strip {
   bool round_to_bf16 = false;  // dequantised values are bf16, whatever the panel holds
 };
 
-// A panel: one strip's columns [k0, k0 + depth) as [unit of 16 bytes][z < 4][lane < 4], where (z,
-// lane) is row 4 * lane + z: the sums of a tile then come out in row order without a shuffle.
+// A panel is one strip's columns [k0, k0 + depth), in an order of its kernels' own. That of bf16:
+// [unit of 16 bytes][z < 4][lane < 4], where (z, lane) is row 4 * lane + z, so that the sums of a
+// tile come out in row order without a shuffle.
 struct TileJob {
   const uint8_t* const* x = nullptr;  // activation rows
   int64_t x_offset = 0;               // bytes from the start of each row
@@ -64,7 +73,7 @@ struct TileJob {
 struct StreamJob {
   Strip strip;
   const uint8_t* next = nullptr;  // the strip that this thread will want next, to prefetch
-  // The rows interleaved, [unit of 16 bytes][rows]: one pointer, however many there are.
+  // The rows interleaved, [unit][rows]: one pointer, however many there are.
   const uint8_t* x = nullptr;
   int rows = 0;
   const float* const* x_scale = nullptr;
@@ -127,7 +136,8 @@ struct CombineJob {
 struct ProductKernels {
   void (*pack)(const Strip& strip, int64_t k0, int depth, uint8_t* panel) = nullptr;
   void (*tile)(const TileJob& job) = nullptr;
-  void (*stream)(const StreamJob& job) = nullptr;  // null: there is none, pack
+  void (*stream)(const StreamJob& job) = nullptr;
+  int stream_unit = 0;  // bytes of a row that lie together when its rows are interleaved
 };
 
 struct GemmKernels {

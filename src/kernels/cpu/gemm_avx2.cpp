@@ -13,7 +13,8 @@ namespace {
 struct V {
   using F = __m256;
   static constexpr int kLanes = 8;
-  static constexpr int kTileRows = 3;  // x 4 accumulators and 1 activation: 13 of 16 registers
+  static constexpr int kTileRows = 3;     // x 4 accumulators, 3 activations, 1 weight: 16 registers
+  static constexpr int kStreamSums = 12;  // accumulators beside the weights being expanded
 
   static F zero() { return _mm256_setzero_ps(); }
   static F set1(float v) { return _mm256_set1_ps(v); }
@@ -28,7 +29,15 @@ struct V {
     __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), words);
   }
-  static F round_bf16(F v);
+  static F round_bf16(F v) {
+    __m256i u = _mm256_castps_si256(v);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    __m256i r = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+    // NaN: quiet it instead, since the carry could run into the sign.
+    __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+    r = _mm256_blendv_epi8(r, quiet, _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
+    return _mm256_castsi256_ps(_mm256_and_si256(r, _mm256_set1_epi32(-0x10000)));
+  }
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
   static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
@@ -53,16 +62,47 @@ struct V {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
   }
-  static F unpack_low(F a, F b) { return _mm256_unpacklo_ps(a, b); }
-  static F unpack_high(F a, F b) { return _mm256_unpackhi_ps(a, b); }
-  static F unpack_low_pairs(F a, F b) {
-    return _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+  // The sums of the lanes of four vectors: pairs of neighbours, pairs of those, then the halves.
+  static __m128 lane_sums(const F (&a)[4]) {
+    F s = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
+    return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
   }
-  static F unpack_high_pairs(F a, F b) {
-    return _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+
+  static F load_f16(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
-  static F broadcast_unit(const uint8_t* p) {
-    return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
+  // The greatest magnitudes of the codes met so far.
+  using Codes = __m256i;
+  static Codes no_codes() { return _mm256_setzero_si256(); }
+  static bool has_nan(Codes seen) {
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi8(seen, _mm256_set1_epi8(0x7F))) != 0;
+  }
+  // 32 codes as they read in half precision, whose exponent has a bit more above: 2^-8 of the
+  // value.
+  static void halves_of_fp8(const uint8_t* p, F (&w)[4], Codes& seen) {
+    __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    seen = _mm256_max_epu8(seen, _mm256_and_si256(codes, _mm256_set1_epi8(0x7F)));
+    auto half = [](__m256i word) {
+      return _mm256_and_si256(_mm256_srai_epi16(word, 1),
+                              _mm256_set1_epi16(static_cast<int16_t>(0xBFFF)));
+    };
+    __m256i low = half(_mm256_unpacklo_epi8(_mm256_setzero_si256(), codes));
+    __m256i high = half(_mm256_unpackhi_epi8(_mm256_setzero_si256(), codes));
+    w[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(low));
+    w[1] = _mm256_cvtph_ps(_mm256_castsi256_si128(high));
+    w[2] = _mm256_cvtph_ps(_mm256_extracti128_si256(low, 1));
+    w[3] = _mm256_cvtph_ps(_mm256_extracti128_si256(high, 1));
+  }
+  // 8 codes, NaN included.
+  static F load_fp8(const uint8_t* p) {
+    __m256i c = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    __m256i magnitude = _mm256_and_si256(c, _mm256_set1_epi32(0x7F));
+    __m256i sign = _mm256_slli_epi32(_mm256_xor_si256(c, magnitude), 24);
+    // Shifted into place the exponent is 120 too small, which a multiplication mends exactly,
+    // subnormal codes included.
+    F value = mul(_mm256_castsi256_ps(_mm256_slli_epi32(magnitude, 20)), set1(0x1p120f));
+    __m256i nan = _mm256_slli_epi32(_mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7F)), 22);
+    return _mm256_or_ps(value, _mm256_castsi256_ps(_mm256_or_si256(sign, nan)));
   }
   // |v| <= 448. Normal values round at mantissa bit 20; below 2^-6 the steps are 2^-9, which is
   // the last place of 2^14.
@@ -84,15 +124,14 @@ struct V {
 };
 
 #include "kernels/cpu/gemm_inl.h"
+#include "kernels/cpu/product_f32_inl.h"
 #include "kernels/cpu/rows_inl.h"
-
-inline V::F V::round_bf16(F v) { return round_to_bf16(v); }
 
 }  // namespace
 
 const GemmKernels kGemmAvx2 = {
     .name = "avx2",
-    .f32 = {pack_f32, tile<DotF32>, nullptr},
+    .f32 = {pack_f32, tile_f32, stream_f32, sizeof(V::F)},
     .bf16 = {},
     .prepare = prepare,
     .norm = norm,

@@ -15,68 +15,14 @@
 namespace fathom {
 namespace {
 
-struct V {
-  using F = __m512;
-  static constexpr int kLanes = 16;
-  static constexpr int kTileRows = 6;  // x 4 accumulators, 4 weights, 1 activation: 29 registers
+// Results below 2^-126 become zero, which no consumer can tell.
+inline __m256i to_bf16_bits(__m512 v) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)); }
 
-  static F zero() { return _mm512_setzero_ps(); }
-  static F set1(float v) { return _mm512_set1_ps(v); }
-  static F load(const float* p) { return _mm512_loadu_ps(p); }
-  static void store(float* p, F v) { _mm512_storeu_ps(p, v); }
-  static F load_bf16(const uint16_t* p) {
-    __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
-  }
-  static void store_bf16(uint16_t* p, F v) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bf16_bits(v));
-  }
-  static F round_bf16(F v) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16_bits(v)), 16));
-  }
-  static F add(F a, F b) { return _mm512_add_ps(a, b); }
-  static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
-  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-  static F div(F a, F b) { return _mm512_div_ps(a, b); }
-  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-  static F min(F a, F b) { return _mm512_min_ps(a, b); }
-  static F max(F a, F b) { return _mm512_max_ps(a, b); }
-  static F abs(F a) { return _mm512_abs_ps(a); }
-  static F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT); }
-  static F scale_by_power(F a, F n) { return _mm512_scalef_ps(a, n); }
-  static float greatest(F a) { return _mm512_reduce_max_ps(a); }
-  static float sum(F a) { return _mm512_reduce_add_ps(a); }
-  static F unpack_low(F a, F b) { return _mm512_unpacklo_ps(a, b); }
-  static F unpack_high(F a, F b) { return _mm512_unpackhi_ps(a, b); }
-  static F unpack_low_pairs(F a, F b) {
-    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
-  }
-  static F unpack_high_pairs(F a, F b) {
-    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
-  }
-  static F broadcast_unit(const uint8_t* p) {
-    return _mm512_broadcast_f32x4(_mm_loadu_ps(reinterpret_cast<const float*>(p)));
-  }
-  // |v| <= 448. Normal values round at mantissa bit 20; below 2^-6 the steps are 2^-9, which is
-  // the last place of 2^14.
-  static F round_e4m3(F v) {
-    __m512i bits = _mm512_castps_si512(abs(v));
-    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 20), _mm512_set1_epi32(1));
-    __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFFF)));
-    F normal = _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(-0x100000)));
-    F small = sub(add(abs(v), set1(16384.0f)), set1(16384.0f));
-    __mmask16 tiny = _mm512_cmp_ps_mask(abs(v), set1(0.015625f), _CMP_LT_OQ);
-    F r = _mm512_mask_mov_ps(normal, tiny, small);
-    r = _mm512_or_ps(r, _mm512_and_ps(v, set1(-0.0f)));
-    return _mm512_mask_mov_ps(r, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), v);
-  }
-
- private:
-  // Nearest even; results below 2^-126 become zero, which no consumer can tell.
-  static __m256i bf16_bits(F v) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)); }
-};
+#include "kernels/cpu/vector_avx512_inl.h"
 
 #include "kernels/cpu/gemm_inl.h"
+#include "kernels/cpu/product_bf16_inl.h"
+#include "kernels/cpu/product_f32_inl.h"
 #include "kernels/cpu/rows_inl.h"
 
 struct DotBf16 {
@@ -345,7 +291,7 @@ void stream_rows(const StreamJob& job) {
     }
   }
   for (int m = 0; m < kRows; ++m)
-    store_outputs(job.out, job.out_bf16, m * job.out_stride, 0, kStripRows, sum[m]);
+    store_outputs(job.out, job.out_bf16, m * job.out_stride, kStripRows, sum[m]);
 }
 
 template <bool kFp8>
@@ -378,8 +324,8 @@ void stream_bf16(const StreamJob& job) {
 
 const GemmKernels kGemmAvx512 = {
     .name = "avx512",
-    .f32 = {pack_f32, tile<DotF32>, nullptr},
-    .bf16 = {pack_bf16, tile<DotBf16>, stream_bf16},
+    .f32 = {pack_f32, tile_f32, stream_f32, sizeof(V::F)},
+    .bf16 = {pack_bf16, tile<DotBf16>, stream_bf16, 16},
     .prepare = prepare,
     .norm = norm,
     .silu = silu,

@@ -164,17 +164,23 @@ void LinearOps::prepare(Prepared& place, Form form, Tensor x, int64_t first, int
 // -------------------------------------------------------------------------------- projections
 
 Inputs LinearOps::interleaved(Form form, Inputs in, int64_t columns, int thread, int64_t key) {
-  if (!product_.streams(form, columns, in.rows)) return in;
+  if (!Product::streams(columns, in.rows)) return in;
   if (in.rows == 1) {  // its own tile
     in.interleaved = in.x[0];
     return in;
   }
   uint8_t* place = reinterpret_cast<uint8_t*>(interleaved_.data()) + thread * interleaved_bytes_;
   int64_t& there = interleaved_key_[static_cast<size_t>(thread)];
-  if (key < 0 || there != key) Product::interleave(in, columns, place);
+  if (key < 0 || there != key) product_.interleave(form, in, columns, place);
   there = key;
   in.interleaved = place;
   return in;
+}
+
+void LinearOps::multiply_rows(const QWeight& w, Inputs x, Outputs out, int thread) {
+  const Form form{.f32 = true};
+  product_.run(w, form, 0, Product::strips(w), interleaved(form, x, w.cols, thread), out,
+               scratch_[static_cast<size_t>(thread)]);
 }
 
 void LinearOps::over_strips(int64_t strips, int64_t bytes, int64_t rows, bool even, LoopBody body) {

@@ -32,6 +32,10 @@ class LinearOps : public ReferenceOps {
   std::string describe() const override;
 
  protected:
+  // out = x W^T of float32 rows, on the calling thread of a parallel region: what attention makes
+  // of its own rows. FP8 weights are dequantised, activations are not quantised.
+  void multiply_rows(const QWeight& w, Inputs x, Outputs out, int thread);
+
   const GemmKernels& kernels_;
 
  private:

@@ -6,7 +6,6 @@
 namespace fathom {
 namespace {
 
-constexpr int64_t kPanelBytes = int64_t{kStripRows} * kDepth * 4;
 constexpr int64_t kCarryBytes = int64_t{kRowChunk} * kStripRows * 4;
 constexpr int64_t kTileBytes = int64_t{kRowChunk} * ProductScratch::kTileStride * 4;
 
@@ -94,10 +93,11 @@ Strip Product::strip_at(const QWeight& w, Form form, int64_t strip) const {
   return s;
 }
 
-void Product::interleave(Inputs in, int64_t columns, uint8_t* to) {
+void Product::interleave(Form form, Inputs in, int64_t columns, uint8_t* to) const {
+  const int64_t bytes = columns * element_size(form), unit = of(form).stream_unit;
   for (int64_t m = 0; m < in.rows; ++m)
-    for (int64_t i = 0; i < 2 * columns; i += 16)
-      std::memcpy(to + i * in.rows + 16 * m, in.x[m] + i, 16);
+    for (int64_t i = 0; i < bytes; i += unit)
+      std::memcpy(to + i * in.rows + unit * m, in.x[m] + i, static_cast<size_t>(unit));
 }
 
 void Product::run(const QWeight& w, Form form, int64_t begin, int64_t end, Inputs in, Outputs out,
@@ -106,7 +106,7 @@ void Product::run(const QWeight& w, Form form, int64_t begin, int64_t end, Input
   auto from = [&](int64_t strip, int64_t row) {
     return Outputs{out.at(row, first_row(w, strip) - column0), out.stride, out.bf16};
   };
-  if (streams(form, w.cols, in.rows)) {
+  if (streams(w.cols, in.rows)) {
     FATHOM_CHECK(in.interleaved, "{} rows to stream for are not interleaved", in.rows);
     // The last strip may have fewer rows than a stream needs; both ways give the same bits.
     for (; begin < end; ++begin) {
@@ -142,7 +142,7 @@ void Product::stream(const QWeight& w, Form form, int64_t strip, Inputs in, Outp
 void Product::panel(const QWeight& w, Form form, int64_t begin, int64_t end, Inputs in, Outputs out,
                     const ProductScratch& scratch) const {
   const ProductKernels& k = of(form);
-  int element = form.f32 ? 4 : 2;
+  const int element = element_size(form);
   for (int64_t k0 = 0; k0 < w.cols; k0 += kDepth) {
     int depth = static_cast<int>(std::min<int64_t>(kDepth, w.cols - k0));
     for (int64_t s = begin; s < end; ++s)

@@ -80,12 +80,12 @@ class Product {
   static int64_t first_row(const QWeight& w, int64_t strip);
   // Whether `rows` activation rows are better served by streaming the codes than by panels. If so,
   // run() wants them interleaved as well.
-  bool streams(Form form, int64_t columns, int64_t rows) const {
-    return rows <= kStreamRows && of(form).stream && columns % kStep == 0;
+  static bool streams(int64_t columns, int64_t rows) {
+    return rows <= kStreamRows && columns % kStep == 0;
   }
-  // [unit of 16 bytes][row of in]: interleaved_bytes() at `to`.
-  static void interleave(Inputs in, int64_t columns, uint8_t* to);
-  static int64_t interleaved_bytes(int64_t columns, int64_t rows) { return rows * columns * 2; }
+  // [unit][row of in], the units of the form's kernels: interleaved_bytes() at `to`.
+  void interleave(Form form, Inputs in, int64_t columns, uint8_t* to) const;
+  static int64_t interleaved_bytes(int64_t columns, int64_t rows) { return rows * columns * 4; }
 
   // Strips [begin, end) of w. Column 0 of `out` is row first_row(begin) of w.
   void run(const QWeight& w, Form form, int64_t begin, int64_t end, Inputs in, Outputs out,
@@ -97,6 +97,7 @@ class Product {
   void panel(const QWeight& w, Form form, int64_t begin, int64_t end, Inputs in, Outputs out,
              const ProductScratch& scratch) const;
   const ProductKernels& of(Form form) const { return form.f32 ? kernels_.f32 : kernels_.bf16; }
+  static int element_size(Form form) { return form.f32 ? 4 : 2; }
 
   const GemmKernels& kernels_;
   const Numerics numerics_;

@@ -1,0 +1,103 @@
+// The vector operations of gemm_inl.h in 512 bits. Included by files that define, before it,
+//   __m256i to_bf16_bits(__m512 v)   16 values rounded to bf16, nearest even; NaN stays NaN
+// because processors with AVX-512 differ in having an instruction for that.
+
+struct V {
+  using F = __m512;
+  static constexpr int kLanes = 16;
+  static constexpr int kTileRows = 6;     // x 4 accumulators, and up to 7 operands: 31 registers
+  static constexpr int kStreamSums = 24;  // accumulators beside the weights being expanded
+
+  static F zero() { return _mm512_setzero_ps(); }
+  static F set1(float v) { return _mm512_set1_ps(v); }
+  static F load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+  static F load_bf16(const uint16_t* p) {
+    __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+  }
+  static void store_bf16(uint16_t* p, F v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16_bits(v));
+  }
+  static F round_bf16(F v) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(to_bf16_bits(v)), 16));
+  }
+  static F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F div(F a, F b) { return _mm512_div_ps(a, b); }
+  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F min(F a, F b) { return _mm512_min_ps(a, b); }
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F abs(F a) { return _mm512_abs_ps(a); }
+  static F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT); }
+  static F scale_by_power(F a, F n) { return _mm512_scalef_ps(a, n); }
+  static float greatest(F a) { return _mm512_reduce_max_ps(a); }
+  static float sum(F a) { return _mm512_reduce_add_ps(a); }
+  static F unpack_low(F a, F b) { return _mm512_unpacklo_ps(a, b); }
+  static F unpack_high(F a, F b) { return _mm512_unpackhi_ps(a, b); }
+  static F unpack_low_pairs(F a, F b) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  }
+  static F unpack_high_pairs(F a, F b) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  }
+  static F broadcast_unit(const uint8_t* p) {
+    return _mm512_broadcast_f32x4(_mm_loadu_ps(reinterpret_cast<const float*>(p)));
+  }
+  // The sums of the lanes of four vectors: halves, pairs of neighbours, pairs of those, halves.
+  static __m128 lane_sums(const F (&a)[4]) {
+    auto fold = [](F x) {
+      return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    };
+    __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(fold(a[0]), fold(a[1])),
+                              _mm256_hadd_ps(fold(a[2]), fold(a[3])));
+    return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
+  }
+
+  static F load_f16(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  // The greatest magnitudes of the codes met so far.
+  using Codes = __m256i;
+  static Codes no_codes() { return _mm256_setzero_si256(); }
+  static bool has_nan(Codes seen) {
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi8(seen, _mm256_set1_epi8(0x7F))) != 0;
+  }
+  // 32 codes as they read in half precision, whose exponent has a bit more above: 2^-8 of the
+  // value.
+  static void halves_of_fp8(const uint8_t* p, F (&w)[2], Codes& seen) {
+    __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    seen = _mm256_max_epu8(seen, _mm256_and_si256(codes, _mm256_set1_epi8(0x7F)));
+    __m512i words = _mm512_slli_epi16(_mm512_cvtepi8_epi16(codes), 7);
+    __m512i halves = _mm512_and_si512(words, _mm512_set1_epi16(static_cast<int16_t>(0xBFFF)));
+    w[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
+    w[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
+  }
+  // 16 codes, NaN included.
+  static F load_fp8(const uint8_t* p) {
+    __m512i c = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    __m512i magnitude = _mm512_and_si512(c, _mm512_set1_epi32(0x7F));
+    __m512i sign = _mm512_slli_epi32(_mm512_xor_si512(c, magnitude), 24);
+    // Shifted into place the exponent is 120 too small, which a multiplication mends exactly,
+    // subnormal codes included.
+    F value = mul(_mm512_castsi512_ps(_mm512_slli_epi32(magnitude, 20)), set1(0x1p120f));
+    __mmask16 nan = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7F));
+    __m512i bits = _mm512_or_si512(_mm512_castps_si512(value), sign);
+    return _mm512_castsi512_ps(
+        _mm512_mask_or_epi32(bits, nan, bits, _mm512_set1_epi32(0x7FC00000)));
+  }
+  // |v| <= 448. Normal values round at mantissa bit 20; below 2^-6 the steps are 2^-9, which is
+  // the last place of 2^14.
+  static F round_e4m3(F v) {
+    __m512i bits = _mm512_castps_si512(abs(v));
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 20), _mm512_set1_epi32(1));
+    __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFFF)));
+    F normal = _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(-0x100000)));
+    F small = sub(add(abs(v), set1(16384.0f)), set1(16384.0f));
+    __mmask16 tiny = _mm512_cmp_ps_mask(abs(v), set1(0.015625f), _CMP_LT_OQ);
+    F r = _mm512_mask_mov_ps(normal, tiny, small);
+    r = _mm512_or_ps(r, _mm512_and_ps(v, set1(-0.0f)));
+    return _mm512_mask_mov_ps(r, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), v);
+  }
+};
