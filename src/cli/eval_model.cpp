@@ -111,8 +111,7 @@ std::vector<Variant> VariantOptions::variants() const {
 }
 
 EvalModel::EvalModel(const Variant& v)
-    : folder_(v.folder),
-      checkpoint_(load(v)),
+    : checkpoint_(load(v)),
       tokenizer_(Tokenizer::from_folder(v.folder)),
       encoding_(choose_encoding(v.model.encoding, v.folder)),
       stop_ids_(stop_ids_of(v.folder, config())),

@@ -51,7 +51,6 @@ class EvalModel {
   const EngineOptions& options() const { return options_; }
 
  private:
-  std::string folder_;
   std::unique_ptr<Checkpoint> checkpoint_;
   Tokenizer tokenizer_;
   Encoding encoding_;
