@@ -1,22 +1,84 @@
-# fathom_library(name deps...): static library fathom_NAME of all sources below src/NAME.
+# fathom_edges(name out): the folders that src/NAME may include by src/layers.txt, as targets.
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/layers.txt)
+function(fathom_edges name out)
+  file(STRINGS ${CMAKE_SOURCE_DIR}/src/layers.txt lines REGEX "^(${name}(/[^:]*)?:|.tests.$)")
+  set(targets "")
+  foreach(line ${lines})
+    if(line MATCHES "tests.$")  # the lines of other sections follow
+      break()
+    endif()
+    string(REGEX REPLACE "^[^:]*: *" "" line "${line}")
+    string(REGEX MATCHALL "[^ ]+" rooms "${line}")
+    list(TRANSFORM rooms REPLACE "/.*" "")
+    list(REMOVE_ITEM rooms ${name} cuda)
+    list(TRANSFORM rooms PREPEND fathom_)
+    list(APPEND targets ${rooms})
+  endforeach()
+  list(REMOVE_DUPLICATES targets)
+  set(${out} ${targets} PARENT_SCOPE)
+endfunction()
+
+# fathom_library(name libraries...): static library fathom_NAME of all sources below src/NAME,
+# linked to the folders it may include and to `libraries` of others.
 function(fathom_library name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
   list(FILTER sources EXCLUDE REGEX "cli/main.cpp$|/cuda/")  # CUDA: see cuda.cmake
   add_library(fathom_${name} STATIC ${sources})
   target_include_directories(fathom_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
-  target_link_libraries(fathom_${name} PUBLIC ${ARGN})
+  fathom_edges(${name} edges)
+  target_link_libraries(fathom_${name} PUBLIC ${edges} ${ARGN})
   set_target_properties(fathom_${name} PROPERTIES LINKER_LANGUAGE CXX)
+  fathom_precompile(fathom_${name} program)
+  fathom_unite(fathom_${name} ${sources})
 endfunction()
 
-# Large headers of others, compiled once a target: they are most of the build's time.
-function(fathom_precompile target)
-  target_precompile_headers(${target} PRIVATE <algorithm> <functional> <map> <memory> <string> <vector>
-                                              <fmt/format.h> ${ARGN})
-  # g++ 12 sees std::string's own memcpy out of bounds (its bug 105651); as a precompiled header is
-  # not a system header for it, it then says so.
+# fathom_unite(target sources...): with FATHOM_UNITY the files of a folder are compiled eight at a
+# time, each group as one: they share the cost of the headers and of the templates they all use.
+function(fathom_unite target)
+  if(NOT FATHOM_UNITY OR target MATCHES "kernels|cli")
+    return()
+  endif()
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
+  # A source of a group is an included file for g++, which warns of anonymous namespaces in those.
+  target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
+  list(SORT ARGN)
+  set(last_folder "")
+  foreach(source ${ARGN})
+    get_filename_component(folder ${source} DIRECTORY)
+    if(NOT folder STREQUAL last_folder)
+      set(last_folder ${folder})
+      set(number 0)
+    endif()
+    file(RELATIVE_PATH name ${CMAKE_SOURCE_DIR} ${folder})
+    string(REPLACE "/" "_" name ${name})
+    math(EXPR group "${number} / 8")
+    math(EXPR number "${number} + 1")
+    set_source_files_properties(${source} PROPERTIES UNITY_GROUP ${name}_${group})
+  endforeach()
+endfunction()
+
+# fathom_precompiled(name headers...): large headers of others, compiled once for all targets that
+# then call fathom_precompile(TARGET NAME): parsing them was most of the build's time.
+function(fathom_precompiled name)
+  set(source ${CMAKE_BINARY_DIR}/generated/precompiled_${name}.cpp)
+  file(CONFIGURE OUTPUT ${source} CONTENT "// CMake compiles headers in advance for a target that has a source.\n")
+  add_library(fathom_precompiled_${name} OBJECT ${source})
+  target_link_libraries(fathom_precompiled_${name} PRIVATE fmt::fmt nlohmann_json::nlohmann_json)
+  target_precompile_headers(fathom_precompiled_${name} PRIVATE ${ARGN})
+  fathom_precompile_flags(fathom_precompiled_${name})
+endfunction()
+
+function(fathom_precompile target name)
+  target_precompile_headers(${target} REUSE_FROM fathom_precompiled_${name})
+  fathom_precompile_flags(${target})
+endfunction()
+
+# g++ 12 sees std::string's own memcpy out of bounds (its bug 105651); as a precompiled header is
+# not a system header for it, it then says so.
+function(fathom_precompile_flags target)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    target_compile_options(${target} PRIVATE -Wno-array-bounds -Wno-restrict -Wno-stringop-overflow
-                                             -Wno-stringop-overread)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-array-bounds> $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>
+      $<$<COMPILE_LANGUAGE:CXX>:-Wno-stringop-overflow> $<$<COMPILE_LANGUAGE:CXX>:-Wno-stringop-overread>)
   endif()
 endfunction()
 
@@ -36,7 +98,7 @@ function(fathom_test name)
   add_executable(test_${name} ${sources})
   target_link_libraries(test_${name} PRIVATE ${ARGN} GTest::gtest GTest::gmock GTest::gtest_main)
   target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
-  fathom_precompile(test_${name} <gmock/gmock.h> <gtest/gtest.h>)
+  fathom_precompile(test_${name} tests)
   target_compile_definitions(test_${name} PRIVATE FATHOM_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                                   FATHOM_BINARY="$<TARGET_FILE:fathom>")
   add_test(NAME ${name} COMMAND test_${name} --gtest_filter=-Long*)
