@@ -15,15 +15,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-// What the weights will occupy once every page of them has been read.
-int64_t mapped_bytes(const std::string& folder) {
-  int64_t bytes = 0;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder))
-    if (entry.path().extension() == ".safetensors")
-      bytes += static_cast<int64_t>(entry.file_size());
-  return bytes;
-}
-
 std::string generation_config_path(const std::string& folder) {
   return folder + "/generation_config.json";
 }
@@ -51,13 +42,12 @@ std::unique_ptr<Checkpoint> load(const std::string& folder, const std::string& c
   return Checkpoint::load(folder, options);
 }
 
-EngineOptions completed(const ModelOptions& o, const Config& config, const std::string& folder,
-                        EngineOptions e) {
+EngineOptions completed(const ModelOptions& o, const Checkpoint& checkpoint, EngineOptions e) {
   e.compute = o.compute.plan();
-  if (!e.cache_dir.empty()) e.checkpoint = checkpoint_digest(folder, o.config);
+  if (!e.cache_dir.empty()) e.checkpoint = checkpoint_digest(checkpoint.path(), o.config);
   const bool gpu = e.compute.device == DeviceKind::cuda;
-  e.weight_bytes =
-      gpu ? PlacedWeights::bytes_on_gpu(config, e.compute.numerics) : mapped_bytes(folder);
+  e.weight_bytes = gpu ? PlacedWeights::bytes_on_gpu(checkpoint.config(), e.compute.numerics)
+                       : checkpoint.mapped_bytes();
   // Asked before the weights are there, and again by nobody: what they take is in weight_bytes.
   if (gpu) e.available_bytes = static_cast<int64_t>(device_memory_free());
   return e;
@@ -81,7 +71,7 @@ LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
       tokenizer_(Tokenizer::from_folder(folder)),
       encoding_(choose_encoding(options.encoding, folder)),
       stop_ids_(stop_ids_of(folder, config())),
-      engine_options_(completed(options, config(), folder, std::move(engine))) {
+      engine_options_(completed(options, *checkpoint_, std::move(engine))) {
   const EngineOptions& e = engine_options_;
   if (e.compute.device == DeviceKind::cuda)
     fmt::print(stderr, "{}\n", plan_engine(config(), e).describe());

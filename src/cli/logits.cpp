@@ -156,9 +156,6 @@ int run(const Options& o) {
   const DeviceWeights weights(config, checkpoint->weights(), eval.compute);
   Evaluator evaluator(config, weights.get(), eval);
   fmt::print(stderr, "{}\n", evaluator.describe());
-  if (taps)
-    evaluator.set_step_observer(
-        [&](int64_t first, int tokens) { taps->begin_step(first, tokens); });
 
   RowTable logits(asked, config.vocab), mtp_logits(below_last, config.vocab);
   evaluator.set_mtp_sink([&](int64_t row, auto values) { mtp_logits.set(row, values); });

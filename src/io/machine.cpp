@@ -1,9 +1,8 @@
 #include "io/machine.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <fstream>
+#include <string>
 
 namespace fathom {
 namespace {
@@ -34,18 +33,6 @@ int64_t available_memory() {
   int64_t files = std::max<int64_t>(0, number_of(group + "memory.stat", "inactive_file"));
   if (limit >= 0 && used >= 0) free = std::min(free, std::max<int64_t>(0, limit - used + files));
   return free;
-}
-
-std::string bytes_text(int64_t bytes) {
-  if (bytes < 10 * 1024) return fmt::format("{} bytes", bytes);
-  double value = static_cast<double>(bytes) / 1024;
-  const char* unit = "KiB";
-  for (const char* next : {"MiB", "GiB", "TiB"}) {
-    if (value < 1024) break;
-    value /= 1024;
-    unit = next;
-  }
-  return fmt::format("{:.{}f} {}", value, value < 100 ? 1 : 0, unit);
 }
 
 }  // namespace fathom

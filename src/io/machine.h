@@ -2,15 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 namespace fathom {
 
 // Bytes a program can take without pushing others out: MemAvailable, or what is left of the control
 // group's limit when that is less. 0 when the system does not say.
 int64_t available_memory();
-
-// "5.3 GiB"; below 10 KiB in bytes.
-std::string bytes_text(int64_t bytes);
 
 }  // namespace fathom

@@ -16,7 +16,7 @@ OrderedJson model_json(const Service& service, const std::string& name) {
   json["owned_by"] = "fathom";
   json["root"] = service.options.model_names.front();
   json["parent"] = nullptr;
-  json["max_model_len"] = service.engine.max_context();
+  json["max_model_len"] = service.engine.context();
   return json;
 }
 

@@ -63,7 +63,7 @@ std::optional<ResponsesRequest> read(Service& service, ResponseStore& stored,
   // Before the engine's own check, which does not know what the limit is called here.
   const GenerationRequest& generation = request.chat.generation;
   const auto prompt = static_cast<int64_t>(generation.prompt.size());
-  const int64_t left = service.engine.max_context() - prompt;
+  const int64_t left = service.engine.context() - prompt;
   if (left > 0 && generation.max_tokens > left) {
     fail("max_output_tokens: the prompt has {} tokens and leaves room for {}, found {}", prompt,
          left, generation.max_tokens);
