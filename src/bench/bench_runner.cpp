@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "io/machine.h"
 #include "kernels/cpu_ops.h"
 #include "kernels/trace_ops.h"
@@ -27,9 +28,13 @@ class RouteCounter : public TraceOps {
  public:
   RouteCounter(Ops& inner, int experts) : TraceOps(inner), seen_(static_cast<size_t>(experts)) {}
 
-  void route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate, const float* bias,
-             const RouterShape& shape) override {
-    inner_.route(ids, weights, x, gate, bias, shape);
+  // Distinct (layer, expert) pairs of the steps since the last call.
+  int64_t take() { return std::exchange(distinct_, 0); }
+
+ private:
+  void after(OpKind kind, std::span<const Tensor> results) override {
+    if (kind != OpKind::route) return;
+    const Tensor& ids = results[0];
     std::fill(seen_.begin(), seen_.end(), 0);
     for (int64_t t = 0; t < ids.rows(); ++t)
       for (int64_t i = 0; i < ids.row_size(); ++i) {
@@ -39,18 +44,14 @@ class RouteCounter : public TraceOps {
       }
   }
 
-  // Distinct (layer, expert) pairs of the steps since the last call.
-  int64_t take() { return std::exchange(distinct_, 0); }
-
- private:
   std::vector<uint8_t> seen_;
   int64_t distinct_ = 0;
 };
 
-// Reads a byte of every page, so that no figure waits for the disk.
+// Reads a byte of every memory page of the weights, so that no figure includes the disk.
 void touch(const Config& config, const Weights& weights, ThreadPool& pool) {
   constexpr int64_t kPage = 4096;
-  std::atomic<uint8_t> sink{0};  // keeps the reading from being dropped
+  std::atomic<uint8_t> sink{0};  // keeps the compiler from dropping the reads
   Weights views = weights;
   for_each_tensor(config, views, [&](const TensorSpec&, WeightSlot slot) {
     // The MTP block of the copy is new and empty: it does not run here.
@@ -72,7 +73,7 @@ double median(std::vector<double> values) {
   return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-// The options' plan, large enough for every row. Pages are the caller's to say.
+// The options' plan with sizes for the largest rows. The caller adds the pages.
 ComputePlan plan_of(const BenchOptions& o) {
   ComputePlan p = o.compute;
   p.sequences = *std::max_element(o.batches.begin(), o.batches.end());
@@ -256,7 +257,7 @@ void BenchRunner::check_options() const {
   }
 }
 
-// Settles what the caches may take before anything is taken.
+// Decides how much memory the caches may take, before any of it is allocated.
 void BenchRunner::plan_memory() {
   const ComputePlan plan = plan_of(options_);
   int64_t available =
@@ -285,7 +286,7 @@ int64_t BenchRunner::pages_of(int64_t context, int batch) const {
   return batch * pages_for(context + options_.decode_tokens);
 }
 
-// Of the largest row that fits.
+// The pages of the largest row that fits.
 int BenchRunner::most_pages() const {
   int64_t most = 0;
   for (int64_t context : options_.contexts)

@@ -1,9 +1,9 @@
-// Times the model's own steps: prompts of given lengths in chunks, and decode steps of several
-// sequences at once that each have a cache of that length. Uses the forward pass directly, below
-// scheduler and sampler: what is timed is the model.
+// Times steps of the model on a CPU: prompts of given lengths in chunks, and decode steps of
+// several sequences at once, each with a cache of that length. It runs the forward pass directly,
+// without scheduler and sampler, so that only the model is timed.
 //
-// Tokens are random ids: the work depends on them only through the experts they are routed to, and
-// those are counted while timing.
+// Tokens are random ids. The work depends on them only through the experts they are routed to, and
+// these are counted while timing.
 #pragma once
 
 #include <functional>
@@ -23,14 +23,15 @@ namespace fathom {
 constexpr int kMaxBatch = 1024;
 
 struct BenchOptions {
-  ComputePlan compute;  // of a CPU; context and sequences are the rows' own
+  ComputePlan compute;  // for a CPU; its context and sequences are replaced by those below
   std::vector<int64_t> contexts;
   std::vector<int> batches;
   int decode_tokens = 32;  // steps of one decode figure
   int repeat = 3;          // figures are medians of so many runs
-  double patience = 60;    // seconds; a figure that took longer in all is not repeated
-  // Beyond so many tokens in all, caches of further sequences are copies of the first ones: that
-  // changes little in the work (their tokens differ), and prefilling eight times 128K takes hours.
+  double patience = 60;    // seconds: runs of one figure are not repeated beyond this
+  // The caches of so many tokens are prefilled; those of further sequences are copies of the first
+  // ones. That changes the work little (the decoded tokens still differ), and prefilling eight
+  // times 128K takes hours.
   int64_t prefilled_tokens = 16384;
   int64_t limits_buffer = 0;      // see measure_limits
   int64_t available_memory = -1;  // bytes; -1: what the machine says
@@ -52,7 +53,7 @@ struct BenchFigure {
 struct BenchRow {
   int64_t context = 0;
   int batch = 0;
-  std::string skipped;                 // why there are no figures
+  std::string skipped;                 // why there are no figures; else empty
   std::optional<BenchFigure> prefill;  // in the first row of a context
   std::optional<BenchFigure> decode;
 };
@@ -67,8 +68,9 @@ struct BenchSetup {
 
 class BenchRunner {
  public:
-  // Checks options (Error), plans memory, measures the machine's limits and brings the weights into
-  // memory. Config and weights must outlive the runner.
+  // Checks the options, plans memory, measures the machine's limits and reads the weights into
+  // memory. Config and weights must outlive the runner. Throws Error for options that cannot be
+  // run.
   BenchRunner(const Config& config, const Weights& weights, const BenchOptions& options);
   ~BenchRunner();
   BenchRunner(const BenchRunner&) = delete;
@@ -76,14 +78,14 @@ class BenchRunner {
 
   const BenchSetup& setup() const { return setup_; }
   const CostModel& model() const { return *model_; }
-  // What a reader of the figures should know; complete after run.
+  // Notes that a reader of the figures should know. Complete after run().
   const std::vector<std::string>& notes() const { return notes_; }
 
-  // Every context with every batch, in the order asked for.
+  // Times every context with every batch, in the order of the options.
   void run(const std::function<void(const BenchRow&)>& on_row);
 
  private:
-  class Machine;  // what one step needs: pool, ops, forward pass, batch
+  class Machine;  // the model instance with its threads and batch
   void check_options() const;
   void plan_memory();
   int64_t pages_of(int64_t context, int batch) const;
@@ -99,7 +101,7 @@ class BenchRunner {
   std::vector<std::string> notes_;
   int64_t workspace_ = 0;     // bytes
   int64_t budget_ = 0;        // bytes that caches may take
-  bool weights_stay_ = true;  // in memory, once read
+  bool weights_stay_ = true;  // the weights stay in memory once they have been read
   std::unique_ptr<CostModel> model_;
   std::unique_ptr<Machine> machine_;
 };

@@ -1,6 +1,6 @@
-// The cost model of `bench`: the bytes a step must move and the floating-point operations it must
-// do, whoever does them. It counts what the algorithm needs and not what an implementation happens
-// to do, so a share of a machine's limit below one is room for improvement.
+// The cost model of `bench`: the bytes that a step must move and the floating-point operations that
+// it must do. It counts what the algorithm needs and not what an implementation does. So the share
+// of the machine's limit that is missing to one is room for improvement.
 //
 // Bytes   every matrix a step uses is read once, as it is stored (FP8 codes with their scales,
 // bf16);

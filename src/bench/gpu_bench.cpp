@@ -9,8 +9,8 @@
 
 #include "base/error.h"
 #include "base/thread_pool.h"
+#include "base/units.h"
 #include "cache/kv_pool.h"
-#include "io/machine.h"
 #include "kernels/gpu.h"
 #include "runtime/step_runner.h"
 
@@ -28,7 +28,7 @@ double median(std::vector<double> v) {
   return v[v.size() / 2];
 }
 
-// Rows of one run by what they measure.
+// What a figure measures.
 struct Key {
   AttentionMode attention;
   bool decode;
@@ -58,7 +58,7 @@ class Run {
     plan_cache();
   }
 
-  // Sequences that a cache of `context` tokens each has room for.
+  // How many sequences of `context` tokens each fit into the cache.
   int room(int64_t context) const {
     return static_cast<int>(pages_ / pages_for(context + kBenchSlack));
   }
@@ -112,8 +112,8 @@ class Run {
     return static_cast<int32_t>(random_() % static_cast<uint64_t>(config_.vocab));
   }
 
-  // Sparse: the whole prompt, so that the cache holds what a prompt leaves there. Dense: only the
-  // chunks that are asked for, on the same rows.
+  // Sparse: runs the whole prompt, so that the cache holds the rows of a prompt. Dense: runs only
+  // the chunks to be measured, on the same rows.
   void prefill(StepRunner& runner, AttentionMode mode, Times& times) {
     const std::vector<int32_t> table = page_table(0, longest_ - kBenchSlack);
     StepBatch batch(options_.compute.step_tokens, 2, static_cast<int>(table.size()));

@@ -1,9 +1,9 @@
-// What tokens cost on a GPU, by context and batch, sparse and dense: whole steps as the engine runs
-// them (recorded graphs, sampling included), of a model or of a slice of one.
+// Times whole steps on a GPU, by context and batch, sparse and dense. The steps are those of the
+// engine (recorded graphs, sampling included), of a model or of a slice of one.
 //
-// A slice of 1 dense and N MoE layers stands for all layers: run with 1, 2 and 1 + N of them, the
-// cost of an MoE layer is a difference, and so the cost of the whole model follows. What is counted
-// once too often is embedding and head, in each dense layer but one.
+// From a slice of 1 dense and N MoE layers the cost of the whole model is extrapolated: it is run
+// with 1, 2 and 1 + N layers, and differences give the cost of an MoE layer. Embedding and head are
+// counted once too often for each dense layer but one.
 #pragma once
 
 #include <functional>
@@ -16,18 +16,18 @@
 
 namespace fathom {
 
-// Positions behind a context that decoding may use.
+// Positions after a context that decoding may use.
 inline constexpr int64_t kBenchSlack = 64;
 
-// Decode steps in front of the measured ones: they load kernels and record the graph.
+// Decode steps before the measured ones: they load kernels and record the graph.
 inline constexpr int kBenchWarmup = 3;
 
 struct GpuBenchOptions {
-  // Of a GPU; attention, context and sequences are the rows' own.
+  // For a GPU. Attention, context and sequences are replaced: every row has its own.
   ComputePlan compute;
   std::vector<int64_t> contexts{2048, 32768, 131072};
   std::vector<int> batches{1, 16, 64};
-  int decode_steps = 21;  // of which a figure is the median
+  int decode_steps = 21;  // a figure is the median of so many
   int whole_layers = 0;   // layers of the model that a slice stands for, 0: no extrapolation
   int whole_dense = 0;    // of these, with a dense MLP
   double dollars_per_hour = 2.0;
@@ -52,7 +52,7 @@ struct GpuBenchRow {
   }
 };
 
-// Weights must lie on the GPU. Rows come in order of mode and context when all is measured.
+// Weights must lie on the GPU. Returns all rows, in order of attention mode and context.
 std::vector<GpuBenchRow> bench_gpu(const Config& config, const Weights& weights,
                                    const GpuBenchOptions& options,
                                    const std::function<void(const std::string&)>& progress);

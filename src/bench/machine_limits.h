@@ -1,8 +1,8 @@
-// What this machine can do at best, measured: the yardsticks of `bench`.
+// The measured limits of this machine, which `bench` compares its figures with.
 //
-// The rate of products is that of the best multiply-add instruction on registers alone, which no
-// matrix product reaches: it has to load its operands. What a good library gets out of the same
-// machine (oneDNN's bf16 product of 128 rows) is measured beside it by bench/gemm_bench.
+// The rate of products is that of the best multiply-add instruction on registers alone. No matrix
+// product reaches it, since a product also loads its operands. bench/gemm_bench measures what a
+// good library (oneDNN, a bf16 product of 128 rows) reaches on the same machine.
 #pragma once
 
 #include <cstdint>
@@ -17,11 +17,11 @@ struct MachineLimits {
   std::string processor;         // model name
   int64_t last_level_cache = 0;  // bytes; 0 when the system does not say
   int threads = 0;
-  double load = 0;          // average of the last minute, before measuring: others take a share
-  int64_t buffer = 0;       // bytes read over and over to find the next figure
+  double load = 0;     // average of the last minute before measuring: other programs take a share
+  int64_t buffer = 0;  // bytes that are read repeatedly to measure read_per_s
   double read_per_s = 0;    // bytes, streamed from memory by all threads
   double flops_per_s = 0;   // products of the kind the numerics are made of, all threads
-  std::string instruction;  // that does them
+  std::string instruction;  // the one that does them
 };
 
 std::string processor_name();

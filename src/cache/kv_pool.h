@@ -26,8 +26,8 @@ constexpr KvFormat default_kv_format(Numerics n) {
                                : KvFormat::fp8;
 }
 
-// What one token costs. Index rows follow the numerics alone: their format is part of how scores
-// are computed, not a matter of thrift.
+// The formats of cache rows, and so the bytes of one token. The format of index rows follows the
+// numerics alone: it is part of how scores are computed and not a way to save memory.
 struct KvShape {
   int layers = 0;  // MTP layers, when kept, come last
   int latent = 0, rope = 0, index_dim = 0;

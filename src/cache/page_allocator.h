@@ -1,6 +1,7 @@
-// Who holds which page of the cache. Pages are numbers; their memory is KvPool's. A page may be
-// held by several (a shared prefix), so it has a count of holders. Without holders it is free, or,
-// when someone keeps what is in it, idle: as good as free to whoever plans, and emptied last.
+// Reference counts of the cache's pages. A page is a number here; its memory is KvPool's. Several
+// sequences may hold one page (a shared prefix), so each page has a count of holders. A page
+// without holders is free; or idle, when a keeper still wants its rows. The scheduler may count an
+// idle page as free: it is evicted when no free page is left.
 #pragma once
 
 #include <cstdint>
@@ -8,14 +9,15 @@
 
 namespace fathom {
 
-// Whoever keeps pages that nobody holds.
+// The owner of rows that outlive their holders (the prefix tree).
 class PageKeeper {
  public:
   virtual ~PageKeeper() = default;
-  // A kept page has lost its last holder, or has got one again.
+  // A kept page has lost its last holder, or has its first one again.
   virtual void page_idle(int32_t page) = 0;
   virtual void page_held(int32_t page) = 0;
-  // Room is needed: one idle page, no longer kept. Asked only while there is one.
+  // Evicts one idle page, which is then no longer kept, and returns it. Called only while an idle
+  // page exists.
   virtual int32_t give_up_page() = 0;
 };
 
@@ -24,17 +26,17 @@ class PageAllocator {
  public:
   explicit PageAllocator(int pages);
 
-  // A page for new rows, now held once: a free one, or else an idle one that its keeper gives up.
-  // Asking when there is neither is a bug: the scheduler counts first.
+  // A page for new rows, with one holder: a free page, or else an idle one, evicted. It is a bug to
+  // ask when there is neither: the scheduler counts first.
   int32_t take();
-  // One more holder of a page that is held or kept.
+  // Adds a holder to a page that is held or kept.
   void share(int32_t page);
-  // One holder less; without any the page is free, or idle if it is kept.
+  // Takes a holder away. Without holders the page is free, or idle if it is kept.
   void release(int32_t page);
 
-  // At most one keeper; it must outlive every use of its pages, or drop them.
+  // There is at most one keeper. It must outlive its kept pages, or drop them first.
   void set_keeper(PageKeeper* keeper) { keeper_ = keeper; }
-  // From now on a held page is kept, or any page no longer.
+  // Marks a held page as kept; ends that for any page.
   void keep(int32_t page);
   void drop(int32_t page);
 
@@ -45,8 +47,8 @@ class PageAllocator {
   int holders(int32_t page) const;
   bool idle(int32_t page) const { return holders(page) == 0 && kept_[page]; }
 
-  // Every page is either free once, with no holder and not kept, or something else; stops the
-  // program otherwise. Linear in the number of pages: run when idle and after every step of a test.
+  // Stops the program unless the free list holds exactly the pages that nobody holds or keeps, each
+  // once. Linear in the number of pages: for an idle engine and for tests, after every step.
   void check_integrity() const;
 
  private:

@@ -1,6 +1,6 @@
-// A page of the cache as a file: what it is of, and the rows. The front of a file follows from the
-// page's identity and its rows alone, so a reader checks it by writing down what it must be and
-// comparing: nothing in a file is believed.
+// A page of the cache as a file: a front that says which page it is, then the rows. The front
+// follows from the page's identity and its rows alone. So a reader works out the front that the
+// file must have and compares; it trusts no field of the file.
 #pragma once
 
 #include <array>
@@ -17,8 +17,8 @@ namespace fathom {
 // numerics that changes a bit of the cache.
 inline constexpr uint32_t kPageFileVersion = 1;
 
-// Which page. `root`: what keys start from, and so what rows are computed from and with
-// (checkpoint, numerics, kernels).
+// Which page. `root` is the key that every text of one engine starts from. It identifies what rows
+// are computed from and with: checkpoint, numerics, kernels (runtime/cache_origin.h).
 struct PageId {
   PageKey root, before, key;
   std::array<int32_t, kPageRows> ids = {};
@@ -44,7 +44,7 @@ inline std::byte* payload_of(std::byte* image) { return image + sizeof(PageFileF
 // Writes the front of an image whose payload is in place.
 void seal_page_file(std::span<std::byte> image, const PageId& id);
 
-// Why these bytes are not the file of page `id` with `payload` bytes of rows; empty: they are.
+// Why these bytes are not the file of page `id` with `payload` bytes of rows. Empty when they are.
 std::string page_file_fault(std::span<const std::byte> file, const PageId& id, size_t payload);
 
 // Names in a cache folder: "fathom-" and the key, then ".page", or ".NUMBER.tmp" for one being

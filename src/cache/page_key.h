@@ -1,6 +1,6 @@
-// How pages of the cache are named by what is in them, and how bytes on disk are checked. Our own
-// mixes of multiplications and rotations: fast, spread well, and no defence against someone who
-// looks for collisions; who relies on a key compares the tokens too.
+// Keys that name a page of the cache by its content, and checksums of bytes on disk. The hash is
+// our own mix of multiplications and rotations. It is fast and spreads well, but somebody who
+// searches for collisions will find them: code that relies on a key compares the tokens as well.
 #pragma once
 
 #include <bit>
@@ -55,8 +55,8 @@ inline PageKey page_key(PageKey before, std::span<const int32_t> ids) {
   return extended(before, ids.size());
 }
 
-// Brings `keys` up to the whole pages of `ids`; key i is of page i. `root`: what all keys of one
-// engine start from. A text only grows, so keys that are there stay.
+// Appends to `keys` until every whole page of `ids` has its key: key i is page i's. `root` is the
+// key that all texts of one engine start from. A text only grows, so existing keys stay valid.
 inline void extend_keys(std::vector<PageKey>& keys, PageKey root, std::span<const int32_t> ids) {
   for (size_t page = keys.size(); page < ids.size() / kPageRows; ++page)
     keys.push_back(page_key(keys.empty() ? root : keys.back(),

@@ -1,4 +1,5 @@
-// The rows of a page, wherever the cache lies: what keeping pages on disk needs of a device.
+// Access to the rows of a page, whatever memory the cache lies in. Storing pages on disk needs no
+// more of a device than this.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +11,10 @@ class PageRows {
  public:
   virtual ~PageRows() = default;
 
-  // A page of the cache as one piece of KvShape::bytes_per_page(). Done on return. A page is read
-  // when the steps that write it are finished, and may be written while no step to come reads it:
-  // that waits for the steps under way, which may still read what was there.
+  // Copies a page as one block of KvShape::bytes_per_page() bytes; the copy is complete on return.
+  // The caller reads a page only after the steps that write it have finished. It writes a page only
+  // while no later step reads it; the call waits for the steps in flight, which may still read the
+  // old rows.
   virtual void read_page(int32_t page, std::byte* to) = 0;
   virtual void write_page(int32_t page, const std::byte* from) = 0;
 };

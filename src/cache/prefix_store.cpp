@@ -13,18 +13,18 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "io/machine.h"
+#include "base/units.h"
 
 namespace fathom {
 namespace {
 
 namespace fs = std::filesystem;
 
-// The folder is looked through after this share of its limit has been written, and once more as
-// much is left free: another process writes there, too.
+// The folder is scanned again after this share of its limit has been written. Twice that share is
+// left free, since another process may write to the folder, too.
 constexpr int64_t kStridesOfLimit = 20;
-// A page counts as last used this much earlier than the one in front of it: about what computing
-// one takes, so that a text loses its end before its beginning.
+// A page counts as last used this much earlier than the page before it, so that a text loses its
+// end before its beginning. It is about the time of computing a page.
 constexpr int64_t kDepthNanoseconds = 20'000'000;
 
 class File {
@@ -54,7 +54,7 @@ int write_all(int fd, const std::byte* data, size_t bytes) {
   return 0;
 }
 
-// Bytes that could be read, at most `bytes`.
+// Reads up to `bytes` bytes and returns how many could be read.
 size_t read_some(int fd, std::byte* data, size_t bytes) {
   size_t got = 0;
   while (got < bytes) {
@@ -66,14 +66,14 @@ size_t read_some(int fd, std::byte* data, size_t bytes) {
   return got;
 }
 
-// Marks a file as used now, or a little earlier the deeper its page lies.
+// Sets the time of last use to now, less kDepthNanoseconds for each page before it.
 void mark_used(int fd, int64_t depth) {
   timespec now{};
   clock_gettime(CLOCK_REALTIME, &now);
   const int64_t at = int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec - depth * kDepthNanoseconds;
   const timespec then = {at / 1'000'000'000, at % 1'000'000'000};
   const timespec times[2] = {then, then};
-  // Where that is not permitted (a file of another user's) the file is removed earlier, no worse.
+  // If that is not permitted (a file of another user), the file is merely removed earlier.
   (void)futimens(fd, times);
 }
 
@@ -83,7 +83,7 @@ struct Found {
   int64_t bytes = 0, used = 0;  // nanoseconds
 };
 
-// Files of pages in the folder; what is no regular file is not ours.
+// The page files of the folder. Anything but a regular file is not ours.
 std::vector<Found> pages_in(const std::string& dir) {
   std::vector<Found> found;
   std::error_code ignored;
@@ -109,7 +109,7 @@ bool is_current(const std::string& path) {
          std::memcmp(start, &want, kStart) == 0;
 }
 
-// What a killed run has left: its writer would hold a lock.
+// Removes unfinished files of killed runs. A running writer holds a lock on its file.
 void remove_unfinished(const std::string& dir) {
   std::error_code ignored;
   for (fs::directory_iterator at(dir, ignored), end; !ignored && at != end; at.increment(ignored)) {
@@ -229,7 +229,7 @@ std::string PrefixStore::path_of(PageKey key) const {
   return options_.dir + "/" + page_file_name(key);
 }
 
-// Of this writer alone: process numbers may be shared between containers.
+// A random name, as process numbers may be shared between containers.
 std::string PrefixStore::unfinished_path(PageKey key) const {
   std::random_device random;
   const std::string page = path_of(key);
@@ -242,7 +242,7 @@ void PrefixStore::open_folder() {
   fs::create_directories(options_.dir, error);
   if (error) fail("cannot make the cache folder {}: {}", options_.dir, error.message());
   remove_unfinished(options_.dir);
-  // To be told now, not by the first page: a file as they are written.
+  // Tries to write a file, so that a read-only folder is reported now and not at the first page.
   const std::string trial = unfinished_path({});
   {
     File file(trial, O_WRONLY | O_CREAT | O_EXCL);
@@ -275,7 +275,7 @@ bool PrefixStore::offer(const PageId& id, int64_t depth,
   std::byte* image = writing_->try_take();
   if (!image) return false;
   fill(payload_of(image));
-  // The digest is left to the writer; until then the front holds the page's identity alone.
+  // The writing thread computes the digest. Until then the front holds the page's identity alone.
   std::memcpy(image, &id, sizeof id);
   std::lock_guard lock(mutex_);
   files_.emplace(id.key, static_cast<int64_t>(file_bytes_));
@@ -290,7 +290,7 @@ void PrefixStore::count_skipped(int64_t pages) {
   stats_.skipped += pages;
 }
 
-// In its turn behind the page's own write.
+// Queued, so that it comes after a write of the same page.
 void PrefixStore::remove(PageKey key) {
   std::lock_guard lock(mutex_);
   forget_locked(key);
@@ -312,7 +312,7 @@ void PrefixStore::write_loop() {
       lock.lock();
       since_trim = 0;
     }
-    writes_.pop_front();  // what is queued is known to trim()
+    writes_.pop_front();  // trim() counts the queued ones itself
     lock.unlock();
     if (write.image) {
       write_file(write);
@@ -332,8 +332,8 @@ void PrefixStore::remove_file(PageKey key) {
   forget(key);
 }
 
-// The name that others look for appears when everything is on the disk. A machine that loses power
-// may lose the name again; it never has a name with half a file.
+// The final name appears after the content has been synced. A machine that loses power may lose the
+// name again, but never has a name with half a file.
 void PrefixStore::write_file(const Write& write) {
   PageId id;
   std::memcpy(&id, write.image, sizeof id);
@@ -356,7 +356,7 @@ void PrefixStore::write_file(const Write& write) {
   failing_ = error != 0;
   if (!error) {
     ++stats_.written;
-    // A look through the folder may have missed it.
+    // A scan of the folder may have missed it.
     if (files_.emplace(write.key, static_cast<int64_t>(file_bytes_)).second)
       stats_.bytes += static_cast<int64_t>(file_bytes_);
     return;
@@ -367,17 +367,17 @@ void PrefixStore::write_file(const Write& write) {
   if (news) report(fmt::format("cannot write {}: {}", unfinished, std::strerror(error)));
 }
 
-// Looks at the folder itself: other processes write and remove there too.
+// Scans the folder: other processes write and remove files there, too.
 void PrefixStore::trim() {
   std::vector<Found> found = pages_in(options_.dir);
   std::sort(found.begin(), found.end(),
             [](const Found& a, const Found& b) { return a.used < b.used; });
   int64_t bytes = 0;
   for (const Found& f : found) bytes += f.bytes;
-  // Room for what is written until the next look, by this process and by another.
+  // Leaves room for what this process and another may write until the next scan.
   size_t gone = 0;
   for (; gone < found.size() && bytes > options_.max_bytes - 2 * stride_; ++gone) {
-    unlink(found[gone].path.c_str());  // someone else may have done it: gone is gone
+    unlink(found[gone].path.c_str());  // fails if another process has removed it, which is fine
     bytes -= found[gone].bytes;
   }
   std::lock_guard lock(mutex_);
@@ -419,7 +419,7 @@ void PrefixStore::read_loop() {
   }
 }
 
-// Asks at every page whether someone still waits: a fetch may be let go of at any time.
+// Checks before every page whether the fetch still exists: its request may drop it at any time.
 void PrefixStore::serve(const std::weak_ptr<PageFetch>& wanted) {
   for (size_t page = 0;; ++page) {
     std::byte* image = reading_->take();
@@ -442,13 +442,13 @@ void PrefixStore::serve(const std::weak_ptr<PageFetch>& wanted) {
 
 bool PrefixStore::read_page(const PageId& id, size_t depth, std::byte* image) {
   const std::string path = path_of(id.key);
-  File file(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);  // a pipe of this name must not hold us up
+  File file(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);  // a pipe of this name must not block
   struct stat s {};
   if (!file || fstat(file.fd(), &s) != 0 || !S_ISREG(s.st_mode)) {
     forget(id.key);
     return false;
   }
-  // One byte more than a page would show a file that is too long.
+  // Reads one byte beyond the page, to notice a file that is too long.
   size_t got = read_some(file.fd(), image, file_bytes_);
   std::byte more;
   if (got == file_bytes_) got += read_some(file.fd(), &more, 1);
@@ -471,7 +471,7 @@ bool PrefixStore::read_page(const PageId& id, size_t depth, std::byte* image) {
 
 void PrefixStore::forget(PageKey key) {
   std::lock_guard lock(mutex_);
-  // A page still queued is there soon.
+  // A page that is still queued will have a file soon.
   if (std::none_of(writes_.begin(), writes_.end(),
                    [&](const Write& w) { return w.image && w.key == key; }))
     forget_locked(key);

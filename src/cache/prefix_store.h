@@ -1,11 +1,12 @@
-// Pages of the cache in a folder, so that prompts survive a restart. One file a page, named by the
-// page's key (page_file.h). A file comes to its name only when it is whole and on the disk; one
-// that is not what it must be is removed when it is met, and its page is computed again. Files of
-// other names are left alone. Several processes may share a folder: names say what is in a file,
-// so whoever writes one writes the same.
+// Pages of the cache in a folder, so that prompts survive a restart. Each page is one file, named
+// by its key (page_file.h). A file gets its final name only after its content is complete and
+// synced. A damaged file is removed when it is read, and its page is computed again. Files with
+// other names are never touched. Several processes may share a folder: a name determines the
+// content, so two writers of one name write the same bytes.
 //
-// The disk is slow and may hang; the engine must not. Pages are handed over by copy and written by
-// a thread; where it does not keep up, pages are not stored. They are read by another thread.
+// The disk is slow and may hang; the engine must not. The engine copies a page into a buffer, and
+// one thread writes it; while that thread does not keep up, pages are not stored. Another thread
+// reads.
 #pragma once
 
 #include <chrono>
@@ -26,30 +27,30 @@ namespace fathom {
 
 struct PrefixStoreOptions {
   std::string dir;
-  int64_t max_bytes = 0;                  // of all files; the ones not used for longest are removed
+  int64_t max_bytes = 0;                  // of all files; the least recently used are removed
   int64_t page_bytes = 0;                 // rows of a page
   MemoryKind staging = MemoryKind::host;  // pinned where pages come from a GPU
-  // Told of writes that begin to fail and of files removed as damaged; from other threads.
+  // Called when writes begin to fail and when a damaged file was removed; from other threads.
   std::function<void(const std::string&)> on_problem;
-  int64_t staging_bytes = 64 << 20;  // for pages on their way, in each direction; at least two
+  int64_t staging_bytes = 64 << 20;  // of buffers in each direction; room for two at least
 };
 
 struct PrefixStoreStats {
   int64_t files = 0, bytes = 0;  // as far as this process knows
   int64_t written = 0, read = 0;
-  int64_t skipped = 0;   // not stored: the disk did not keep up (count_skipped)
-  int64_t damaged = 0;   // files removed as not what they should be
+  int64_t skipped = 0;   // not stored since the disk did not keep up (count_skipped)
+  int64_t damaged = 0;   // removed since their content was not what their name says
   int64_t failures = 0;  // of writing
 };
 
-// Buffers for whole files, a fixed number of them. Thread-safe.
+// A fixed number of buffers, each for one whole file. Thread-safe.
 class StagingPool {
  public:
   StagingPool(int count, size_t bytes, MemoryKind kind);
   std::byte* try_take();
-  // Waits for one, or for close(): then null.
+  // Waits for a free buffer. Null after close().
   std::byte* take();
-  // Whether there is one, now or after `most`.
+  // Whether a buffer is free, waiting for one no longer than `most`.
   bool wait_for_free(std::chrono::milliseconds most);
   void give(std::byte* buffer);
   void close();
@@ -64,8 +65,8 @@ class StagingPool {
   bool closed_ = false;
 };
 
-// Consecutive pages of one text on their way from the disk. Whoever wants them no longer lets go
-// of it.
+// Consecutive pages of one text that are being read from the disk. Reading ends early when the last
+// reference to this object goes.
 class PageFetch {
  public:
   explicit PageFetch(std::shared_ptr<StagingPool> pool) : pool_(std::move(pool)) {}
@@ -73,20 +74,20 @@ class PageFetch {
   PageFetch(const PageFetch&) = delete;
   PageFetch& operator=(const PageFetch&) = delete;
 
-  // Not changed once it is under way: what page 0 follows, the text, its keys, and the first page
-  // that is wanted.
+  // Constant once reading has begun: the key that page 0 follows, the text, the keys of its pages,
+  // and the first page that is wanted.
   PageKey root;
   std::vector<int32_t> ids;
   std::vector<PageKey> keys;
   size_t first = 0;
 
   PageId id(size_t page) const;
-  // No more pages will come than those that are ready.
+  // Whether reading has ended: no page will follow those that are ready.
   bool over() const;
-  // Images of the next pages, in order; give each back to the pool.
+  // Images of the next pages, in order. The caller gives each back to the pool.
   std::vector<std::byte*> take_ready();
   void give(std::byte* image) { pool_->give(image); }
-  // No more are wanted.
+  // Ends reading: no further page is wanted.
   void stop();
 
  private:
@@ -100,37 +101,38 @@ class PageFetch {
 // Every method may be called from any thread; none but the constructor touches the disk.
 class PrefixStore {
  public:
-  // Makes the folder where it is missing, removes what killed runs have left, and finds what there
-  // is. Throws Error when the folder cannot be written, or the limit holds not even one page.
+  // Makes the folder if it is missing, removes unfinished files of killed runs, and lists the pages
+  // in it. Throws Error when the folder cannot be written, or when the limit is below one page.
   explicit PrefixStore(const PrefixStoreOptions& options);
-  // Writes what is queued.
+  // Writes the queued pages first.
   ~PrefixStore();
   PrefixStore(const PrefixStore&) = delete;
   PrefixStore& operator=(const PrefixStore&) = delete;
 
-  // Whether there is, or will be, a file of this page; it may turn out to be damaged.
+  // Whether a file of this page exists or is queued. It may still turn out to be damaged.
   bool contains(PageKey key) const;
-  // Queues a page that the store lacks; `fill` is called at once to put its rows at the address
-  // given. False: not taken, as too many are queued; to be offered again. `depth`: pages before it
-  // in its text; of pages used together the deeper ones are removed first.
+  // Queues a page that the store lacks. `fill` is called before this returns and puts the page's
+  // rows at the address given. False: too many pages are queued, and the caller may offer it again
+  // later. `depth` is the number of pages before it in its text: of pages used together the deeper
+  // ones are removed first.
   bool offer(const PageId& id, int64_t depth, const std::function<void(std::byte*)>& fill);
-  // Whether offer() would take a page, now or after a while.
+  // Whether offer() would take a page: now, or after waiting no longer than `most`.
   bool has_room() { return wait_for_room(std::chrono::milliseconds(0)); }
   bool wait_for_room(std::chrono::milliseconds most) { return writing_->wait_for_free(most); }
   void count_skipped(int64_t pages);
-  // Removes the file of a page whose rows have turned out to be wrong.
+  // Removes the file of a page whose rows turned out to be wrong.
   void remove(PageKey key);
 
-  // Starts to read the pages of `keys` from `first` on, up to the first that is not there. `root`:
-  // what the key of page 0 follows. A thread takes one fetch after the other.
+  // Starts to read the pages of `keys` from number `first` on, up to the first that is missing.
+  // `root` is the key that page 0's follows. The reading thread serves fetches one after the other.
   std::shared_ptr<PageFetch> fetch(PageKey root, std::span<const int32_t> ids,
                                    std::span<const PageKey> keys, size_t first);
-  // Whether the reader has something to do, be it that nobody wants it any more.
+  // Whether the reading thread is busy, possibly with pages that nobody wants any more.
   bool is_reading() const;
-  // Until some fetch has news, or for so long.
+  // Waits until some fetch has new pages or has ended, but no longer than `most`.
   void wait_for_news(std::chrono::milliseconds most);
 
-  // Until everything queued is written: for tests and an orderly end.
+  // Waits until every queued page is written: for tests and an orderly end.
   void flush();
   PrefixStoreStats stats() const;
 
@@ -158,8 +160,8 @@ class PrefixStore {
 
   const PrefixStoreOptions options_;
   const size_t file_bytes_;
-  // Bytes that may be written between two looks through the folder. Another process may write as
-  // much meanwhile.
+  // Bytes that may be written between two scans of the folder. Another process may write as much in
+  // that time.
   const int64_t stride_;
   std::shared_ptr<StagingPool> writing_, reading_;
 
@@ -168,7 +170,7 @@ class PrefixStore {
   std::unordered_map<PageKey, int64_t, PageKeyHash> files_;  // and their bytes; queued ones too
   std::deque<Write> writes_;
   std::deque<std::weak_ptr<PageFetch>> fetches_;
-  bool failing_ = false;  // the last write did
+  bool failing_ = false;  // the last write failed
   bool busy_ = false, serving_ = false, stop_ = false, has_news_ = false;
   PrefixStoreStats stats_;
 

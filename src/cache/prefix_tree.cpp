@@ -13,8 +13,9 @@ PrefixTree::PrefixTree(PageAllocator& pages)
   pages_.set_keeper(this);
 }
 
-// Page number `page` of a text whose page in front is kept as `before`. As tokens and the page in
-// front are compared, by induction the whole text is: a key that two texts share is no match.
+// The kept page for page number `page` of a text whose page before is kept as `before`. The tokens
+// and the page before are compared, and so, by induction, the whole text: two texts with one key do
+// not match.
 int32_t PrefixTree::child(int32_t before, const PrefixQuery& q, size_t page) const {
   auto it = by_key_.find(q.keys[page]);
   if (it == by_key_.end()) return kRoot;
@@ -63,7 +64,7 @@ bool PrefixTree::insert(const PrefixQuery& q, std::span<int32_t> pages) {
   for (size_t i = 0; i < q.keys.size(); ++i) {
     int32_t at = child(before, q, i);
     if (at == kRoot) {
-      // Another text has this key: what is kept stays, this text goes without from here.
+      // Another text has this key: its page stays, and this text is not kept from here on.
       if (by_key_.contains(q.keys[i])) return false;
       at = pages[i];
       add(q, i, before, at);
@@ -83,7 +84,7 @@ void PrefixTree::add(const PrefixQuery& q, size_t i, int32_t before, int32_t pag
   nodes_[static_cast<size_t>(page)] = {q.keys[i], before, 0, clock_, false};
   const std::span<const int32_t> ids = q.page_ids(i);
   std::copy(ids.begin(), ids.end(), ids_.begin() + static_cast<int64_t>(page) * kPageRows);
-  // The page in front is held by the caller: it is not among the idle leaves.
+  // The page before is held by the caller, so it is not among the idle leaves.
   if (before != kRoot) ++nodes_[static_cast<size_t>(before)].next;
 }
 
@@ -105,7 +106,7 @@ int32_t PrefixTree::give_up_page() {
   return page;
 }
 
-// The allocator is told by whoever calls.
+// The caller tells the allocator.
 void PrefixTree::forget(int32_t page) {
   Node& n = nodes_[static_cast<size_t>(page)];
   idle_leaves_.erase({n.used, page});
@@ -119,19 +120,19 @@ void PrefixTree::left_by_child(int32_t page) {
   if (--n.next == 0 && pages_.idle(page)) idle_leaves_.insert({n.used, page});
 }
 
-void PrefixTree::mark_sound(const PrefixQuery& q) {
+void PrefixTree::mark_verified(const PrefixQuery& q) {
   int32_t at = kRoot;
   for (size_t i = 0; i < q.keys.size() && (at = child(at, q, i)) != kRoot; ++i)
-    nodes_[static_cast<size_t>(at)].sound = true;
+    nodes_[static_cast<size_t>(at)].verified = true;
 }
 
-std::vector<PageKey> PrefixTree::drop_unsound(const PrefixQuery& q) {
+std::vector<PageKey> PrefixTree::drop_unverified(const PrefixQuery& q) {
   int32_t at = kRoot;
   for (size_t i = 0; i < q.keys.size(); ++i) {
     at = child(at, q, i);
-    if (at == kRoot || !nodes_[static_cast<size_t>(at)].sound) break;
+    if (at == kRoot || !nodes_[static_cast<size_t>(at)].verified) break;
   }
-  if (at == kRoot || nodes_[static_cast<size_t>(at)].sound) return {};
+  if (at == kRoot || nodes_[static_cast<size_t>(at)].verified) return {};
   std::vector<PageKey> dropped;
   for (int32_t page : subtree(at)) {
     const Node& n = nodes_[static_cast<size_t>(page)];
@@ -144,8 +145,8 @@ std::vector<PageKey> PrefixTree::drop_unsound(const PrefixQuery& q) {
   return dropped;
 }
 
-// A page and all that continue it. Pages know only what they follow: each goes up until it meets
-// one that is decided.
+// A page and all pages that continue it. A node knows only the page before it, so each walks up
+// until it meets one that is decided.
 std::vector<int32_t> PrefixTree::subtree(int32_t top) const {
   enum class Place : uint8_t { unknown, inside, outside };
   std::vector<Place> where(nodes_.size(), Place::unknown);

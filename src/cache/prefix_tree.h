@@ -1,11 +1,11 @@
-// Cache pages of prompts already computed, kept for requests that begin alike: the next turn of a
-// conversation, the same system prompt. Latent and index rows of a token lie in the same page, so
-// sharing a page shares both.
+// Cache pages of computed prompts, kept for later requests with the same beginning: the next turn
+// of a conversation, a shared system prompt. A page holds the latent and the index rows of its
+// tokens, so sharing a page shares both.
 //
-// A page is known by the tokens in it and all tokens before: pages form a tree, and a prompt is a
-// way down from its root. Only whole pages of prompt rows are kept. A page in use is never written
-// again (rows are appended behind it), and rows of generated tokens are left out unless decode
-// rounds as prefill does: so an answer does not depend on what the cache happened to hold.
+// A page is identified by its tokens and all tokens before them. So the kept pages form a tree, and
+// a prompt is a path down from its root. Only whole pages of prompt rows are kept. A kept page is
+// never written again: new rows are appended in other pages. Rows of generated tokens are kept only
+// where decode rounds as prefill does. So an answer does not depend on what the cache holds.
 #pragma once
 
 #include <cstdint>
@@ -30,10 +30,10 @@ struct PrefixQuery {
   }
 };
 
-// Thread-compatible: the engine thread owns it, as it owns the allocator. Kept pages that nobody
-// holds count as free there. They are given up by last use, and a page never before those that
-// continue it. Everything here costs time by the pages of the text, not by what is kept; giving up
-// one page costs the logarithm of the idle ones.
+// Thread-compatible: the engine thread owns it, as it owns the allocator. Kept pages without
+// holders count as free there. They are evicted least recently used first, and no page before the
+// pages that continue it. Time grows with the pages of the text asked about, not with the size of
+// the tree; evicting a page takes logarithmic time in the number of idle pages.
 class PrefixTree final : public PageKeeper {
  public:
   // `pages` must outlive this object and have no other keeper.
@@ -42,33 +42,36 @@ class PrefixTree final : public PageKeeper {
   PrefixTree(const PrefixTree&) = delete;
   PrefixTree& operator=(const PrefixTree&) = delete;
 
-  // What holding a prefix would bring: its pages, and how many of them, the last ones, are idle
-  // now: an idle page that is held counts as free no longer.
+  // What holding a prefix would give: its pages, and how many of them (the last ones) are idle now.
+  // An idle page stops counting as free when it is held.
   struct Found {
     int64_t pages = 0, idle = 0;
     std::vector<int32_t> path;  // the pages, in order
   };
-  // The longest kept prefix of at most as many pages as `q` has keys.
+  // The longest kept prefix of `q`, of at most as many pages as `q` has keys.
   Found find(const PrefixQuery& q) const;
-  // The same, and the caller is now a holder of each page.
+  // The same; the caller becomes a holder of each page.
   std::vector<int32_t> hold(const PrefixQuery& q);
 
-  // Keeps the pages of a computed text: the rows of page i lie in pages[i], one for each key of
-  // `q`, held by the caller. Where a page is kept already, the caller is given that one (the rows
-  // are the same) and its own is freed: so who holds a kept page holds all before it, and what is
-  // idle can go, leaves first. True when each page of the text is kept now.
+  // Keeps the pages of a computed text. pages[i] holds the rows of page i, one for each key of `q`;
+  // the caller holds them all. Where the tree has a page already, the caller gets that one instead
+  // (its rows are the same), and its own is freed. So a holder of a kept page also holds all pages
+  // before it, and idle pages can be evicted from the leaves. True when every page of the text is
+  // now kept.
   bool insert(const PrefixQuery& q, std::span<int32_t> pages);
 
-  // A token was drawn from rows behind these pages, as far as they are kept: they are sound.
-  void mark_sound(const PrefixQuery& q);
-  // Rows computed from these pages are no numbers: forgets those not known to be sound, and
-  // whatever continues them. Who holds one keeps it. Costs time by what is kept. Their keys.
-  std::vector<PageKey> drop_unsound(const PrefixQuery& q);
+  // Marks the kept pages of `q` as verified: a token was drawn from logits computed on top of them,
+  // so their rows are numbers.
+  void mark_verified(const PrefixQuery& q);
+  // For a text whose logits were not numbers: forgets its pages that are not verified, and every
+  // page that continues them. Holders keep theirs. Returns the keys of what was forgotten. Takes
+  // time linear in the size of the tree.
+  std::vector<PageKey> drop_unverified(const PrefixQuery& q);
 
-  // The kept page with this text up to its end, or -1. Does not count as use.
+  // The kept page that ends this text, or -1. Does not count as a use.
   int32_t page_at(const PrefixQuery& q) const;
 
-  // Gives up everything idle and forgets what is held.
+  // Frees every idle page, and no longer keeps the held ones.
   void clear();
   int size() const { return static_cast<int>(by_key_.size()); }
 
@@ -80,10 +83,10 @@ class PrefixTree final : public PageKeeper {
   static constexpr int32_t kRoot = -1;
   struct Node {
     PageKey key;
-    int32_t before = kRoot;  // the page in front
-    int32_t next = 0;        // pages kept that continue this one
+    int32_t before = kRoot;  // the page before this one
+    int32_t next = 0;        // how many kept pages continue this one
     uint64_t used = 0;       // when its last holder left
-    bool sound = false;      // then all pages in front are, too
+    bool verified = false;   // and so are all pages before it
   };
 
   int32_t child(int32_t before, const PrefixQuery& q, size_t page) const;
@@ -95,8 +98,8 @@ class PrefixTree final : public PageKeeper {
   PageAllocator& pages_;
   std::unordered_map<PageKey, int32_t, PageKeyHash> by_key_;
   std::vector<Node> nodes_;   // by page
-  std::vector<int32_t> ids_;  // of each page, to tell texts of one key apart
-  std::set<std::pair<uint64_t, int32_t>> idle_leaves_;  // what may go, by last use
+  std::vector<int32_t> ids_;  // of each page: compared, as two texts might have one key
+  std::set<std::pair<uint64_t, int32_t>> idle_leaves_;  // what may be evicted, by last use
   uint64_t clock_ = 0;
 };
 

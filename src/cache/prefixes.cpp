@@ -5,9 +5,10 @@
 namespace fathom {
 namespace {
 
-// What an engine without work waits for a disk that takes nothing.
+// How long an engine without work waits for a disk that takes no page.
 constexpr std::chrono::seconds kWritePatience{5};
-// Texts that wait to be stored, in caches full of pages: their tokens are held, not their rows.
+// The limit of texts that wait to be stored, as a multiple of the cache's pages. Only their tokens
+// are held, not their rows.
 constexpr size_t kMostUnstored = 4;
 
 }  // namespace
@@ -39,36 +40,37 @@ std::vector<int32_t> Prefixes::hold(PrefixState& state, std::span<const int32_t>
   if (!on_) return {};
   std::vector<int32_t> held = tree_.hold(query(state, ids));
   state.kept = held.size();
-  state.sound = 0;
+  state.verified = 0;
   state.fetch.reset();
   return held;
 }
 
 void Prefixes::keep(PrefixState& state, std::span<const int32_t> ids, std::span<int32_t> pages,
-                    bool sound) {
+                    bool verified) {
   if (!on_) return;
   const size_t whole = ids.size() / kPageRows;
   const bool more = whole > state.kept;
-  if (!more && !(sound && state.sound < whole)) return;
+  if (!more && !(verified && state.verified < whole)) return;
   const PrefixQuery q = query(state, ids);
   if (more) {
     state.kept = whole;
     tree_.insert(q, pages.first(whole));
   }
-  if (!sound) return;
-  state.sound = whole;
-  tree_.mark_sound(q);
+  if (!verified) return;
+  state.verified = whole;
+  tree_.mark_verified(q);
   if (store_) queue_for_disk(state, q);
 }
 
 void Prefixes::discard(PrefixState& state, std::span<const int32_t> ids) {
   if (!on_) return;
-  const std::vector<PageKey> dropped = tree_.drop_unsound(query(state, ids));
+  const std::vector<PageKey> dropped = tree_.drop_unverified(query(state, ids));
   if (store_)
     for (PageKey key : dropped) store_->remove(key);
 }
 
-// Pages that were found in memory are stored too: the disk may not have kept up when they were new.
+// Pages that were found in memory are queued, too: the disk may not have kept up when they were
+// new.
 void Prefixes::queue_for_disk(PrefixState& state, const PrefixQuery& q) {
   size_t next = state.queued;
   state.queued = q.keys.size();
@@ -91,16 +93,16 @@ void Prefixes::drop_oldest_unstored() {
   unstored_.pop_front();
 }
 
-// In order: a reader goes no further than the first page that is not there.
+// In order of the text: a reader stops at the first page that is missing.
 void Prefixes::store_some() {
   while (!unstored_.empty() && store_next(unstored_.front())) drop_oldest_unstored();
 }
 
-// False where the disk has no room for the next page.
+// False when the store has no room for the next page.
 bool Prefixes::store_next(Unstored& text) {
   if (!store_->has_room()) return false;  // before the text is looked up
   const PrefixQuery q{text.ids, text.keys};
-  const std::vector<int32_t> pages = tree_.find(q).path;  // as far as they are kept still
+  const std::vector<int32_t> pages = tree_.find(q).path;  // those that are still kept
   for (; text.next < pages.size(); ++text.next) {
     const size_t i = text.next;
     PageId id;
@@ -140,7 +142,7 @@ bool Prefixes::awaits_disk(PrefixState& state, std::span<const int32_t> ids) {
     const PrefixQuery q = query(state, ids);
     const PrefixTree::Found found = tree_.find(q);
     const auto first = static_cast<size_t>(found.pages);
-    // No more than there is room for, beside what it continues.
+    // No more pages than there is room for beside those that they continue.
     const auto room = static_cast<size_t>(pages_.free_pages() - found.idle);
     size_t end = first;
     while (end < q.keys.size() && end - first < room && store_->contains(q.keys[end])) ++end;
@@ -150,7 +152,8 @@ bool Prefixes::awaits_disk(PrefixState& state, std::span<const int32_t> ids) {
     loading_.push_back({state.fetch, first});
   }
   if (state.fetch && state.fetch->over()) state.fetch.reset();
-  // Pages come for one request after the other: a page for any of them is news.
+  // Requests are served one after the other, so a page read for any of them shows that the disk
+  // works.
   if (state.fetch && Clock::now() - std::max(state.asked, last_loaded_) > patience_) {
     given_up_ = true;
     state.fetch->stop();
@@ -159,7 +162,8 @@ bool Prefixes::awaits_disk(PrefixState& state, std::span<const int32_t> ids) {
   return state.fetch != nullptr;
 }
 
-// Not while a read hangs that somebody has given up on: everybody would wait in vain behind it.
+// False while a read hangs that a request has stopped waiting for: others would wait behind it in
+// vain.
 bool Prefixes::may_ask_disk() {
   given_up_ = given_up_ && store_->is_reading();
   return !given_up_;
@@ -178,14 +182,15 @@ void Prefixes::take_loaded() {
   });
 }
 
-// False when there is no use for more: what they continue has been given up, or there is no room.
+// False when further pages are of no use: the pages that they continue were evicted, or there is no
+// room.
 bool Prefixes::take_images(PageFetch& fetch, size_t& next, std::span<std::byte* const> images) {
   PrefixQuery q{fetch.ids, fetch.keys};
-  // While the beginning is held, taking a page cannot give up what this one continues.
+  // The pages before are held meanwhile, so that taking a page does not evict one of them.
   std::vector<int32_t> held = tree_.hold(q);
   bool all_taken = held.size() >= next;
   for (size_t i = 0; all_taken && i < images.size(); ++i, ++next) {
-    if (next < held.size()) continue;  // someone has computed it meanwhile
+    if (next < held.size()) continue;  // computed by a request in the meantime
     all_taken = pages_.free_pages() > 0;
     if (!all_taken) break;
     held.push_back(pages_.take());
@@ -193,13 +198,13 @@ bool Prefixes::take_images(PageFetch& fetch, size_t& next, std::span<std::byte* 
   }
   q.keys = q.keys.first(held.size());
   tree_.insert(q, held);
-  // The end first: it is the first to go again.
+  // The last page first: it is then evicted first.
   for (size_t i = held.size(); i-- > 0;) pages_.release(held[i]);
   return all_taken;
 }
 
 void Prefixes::wait_for_disk() {
-  // Short: requests that come and go meanwhile are heard of afterwards.
+  // Briefly: new and cancelled requests are noticed only afterwards.
   store_->wait_for_news(std::chrono::milliseconds(5));
 }
 

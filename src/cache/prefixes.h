@@ -1,5 +1,5 @@
-// What the engine asks about prompts that begin alike: pages kept in memory (PrefixTree) and, where
-// there is a folder for them, on disk (PrefixStore).
+// Prefix caching as the engine uses it: pages kept in memory (PrefixTree) and, with a cache folder,
+// on disk (PrefixStore).
 #pragma once
 
 #include <chrono>
@@ -16,57 +16,60 @@
 
 namespace fathom {
 
-// What is known of one request's text; lives with the request.
+// What is known about one request's text. Part of the request.
 struct PrefixState {
-  std::vector<PageKey> keys;         // of its whole pages, as far as they were needed
-  size_t kept = 0;                   // pages that were handed to keep()
-  size_t sound = 0;                  // of these, known to be sound
-  size_t queued = 0;                 // of these, to be stored on disk
-  bool asked_disk = false;           // at most once a request
-  std::shared_ptr<PageFetch> fetch;  // under way
+  std::vector<PageKey> keys;         // of its whole pages, as far as they have been needed
+  size_t kept = 0;                   // pages that were passed to keep()
+  size_t verified = 0;               // of these, the verified ones
+  size_t queued = 0;                 // of these, the ones queued for the disk
+  bool asked_disk = false;           // done at most once a request
+  std::shared_ptr<PageFetch> fetch;  // in progress, or null
   std::chrono::steady_clock::time_point asked;
 };
 
 // Thread-compatible: the engine thread owns it.
 class Prefixes {
  public:
-  // `pages` must outlive this object. With `on` false nothing is kept and nothing is found. `root`:
-  // what keys start from, see cache_origin.
+  // `pages` must outlive this object. With `on` false nothing is kept and nothing is found. `root`
+  // is the key that every text starts from, see cache_origin().
   Prefixes(PageAllocator& pages, bool on, PageKey root = {});
-  // From now on pages are stored and looked up on disk too; `rows` reads and writes what they hold.
-  // Throws Error as PrefixStore does. `patience`: how long a request waits for the next page.
+  // Stores and looks up pages on disk, too, from now on. `rows` reads and writes their content.
+  // Throws Error as PrefixStore does. A request waits no longer than `patience` for its next page.
   void use_disk(const PrefixStoreOptions& options, PageRows& rows,
                 std::chrono::milliseconds patience);
 
-  // The longest kept beginning of `ids`, in whole pages. Give it the tokens whose rows may be
-  // reused: the last one of a text must be computed, as its logits are wanted.
+  // The longest kept prefix of `ids`, in whole pages. The caller passes only tokens whose rows may
+  // be reused: the last token of a text must be computed, as its logits are wanted.
   PrefixTree::Found find(PrefixState& state, std::span<const int32_t> ids);
-  // The same pages, held for the caller.
+  // The same; the caller becomes a holder of the pages.
   std::vector<int32_t> hold(PrefixState& state, std::span<const int32_t> ids);
-  // `ids` have their rows in `pages`, computed and never to be written again: whole pages of them
-  // are kept. Changes `pages` where another request's page holds the same. Cheap when there is no
-  // new whole page. `sound`: a token was drawn from the logits behind them. Not before that do
-  // pages go to disk.
-  void keep(PrefixState& state, std::span<const int32_t> ids, std::span<int32_t> pages, bool sound);
-  // What came out behind these rows was broken: those not known to be sound are kept no longer, in
-  // memory or on disk.
+  // Keeps the whole pages of `ids`, whose rows are computed, lie in `pages` and are never written
+  // again. Replaces a page in `pages` where another request's page has the same content. Cheap when
+  // no page is new. `verified`: a token was drawn from the logits computed on top of them. Pages go
+  // to disk only after that.
+  void keep(PrefixState& state, std::span<const int32_t> ids, std::span<int32_t> pages,
+            bool verified);
+  // For a text whose logits were not numbers: its pages that are not verified are no longer kept,
+  // in memory or on disk.
   void discard(PrefixState& state, std::span<const int32_t> ids);
 
-  // Hands pages to the disk as far as it has room for them: call once a step. They are stored after
-  // their request has ended, too, as long as they are kept in memory.
+  // Hands pages to the store as far as it has room. Called once a step. Pages whose request has
+  // ended are stored, too, as long as they are kept in memory.
   void store_some();
-  // The same when there is nothing else to do: waits a moment for room. False: nothing is left to
-  // store, or the disk takes nothing.
+  // The same for an engine with nothing else to do: waits a moment for room. False when nothing is
+  // left to store or the disk takes nothing.
   bool store_rest();
-  // The device has failed: nothing can be read from it any more.
+  // Stops storing. Called when the device has failed: pages can no longer be read from it.
   void store_no_more();
 
-  // Whether pages of `ids` are on their way from the disk: worth waiting for, as reading a page
-  // takes a fraction of computing it. The first call for a request starts reading what there is.
+  // Whether pages of `ids` are being read from the disk. Worth waiting for: reading a page takes a
+  // fraction of the time of computing it. The first call for a request starts the reading.
   bool awaits_disk(PrefixState& state, std::span<const int32_t> ids);
-  // Takes in what has come from the disk: find() finds it then. Call before planning.
+  // Adds the pages that have been read to those kept in memory, where find() finds them. Called
+  // before planning.
   void take_loaded();
-  // When there is nothing to do but wait for awaits_disk(): sleeps for a moment at most.
+  // Sleeps for a moment at most, until a page has been read: for an engine that has nothing else to
+  // do.
   void wait_for_disk();
 
   const PrefixStore* store() const { return store_.get(); }  // null: none
@@ -75,7 +78,7 @@ class Prefixes {
  private:
   using Clock = std::chrono::steady_clock;
 
-  // A text with pages to store, from `next` on.
+  // A text whose pages from number `next` on are to be stored.
   struct Unstored {
     std::vector<int32_t> ids;
     std::vector<PageKey> keys;
@@ -83,7 +86,7 @@ class Prefixes {
   };
   struct Loading {
     std::weak_ptr<PageFetch> fetch;
-    size_t next = 0;  // page that comes next
+    size_t next = 0;  // the page that comes next
   };
 
   PrefixQuery query(PrefixState& state, std::span<const int32_t> ids);
@@ -101,10 +104,10 @@ class Prefixes {
   std::unique_ptr<PrefixStore> store_;
   std::vector<Loading> loading_;
   std::chrono::milliseconds patience_{};
-  Clock::time_point last_loaded_;  // when a page last came from the disk,
-  bool given_up_ = false;          // and whether somebody has stopped waiting since
+  Clock::time_point last_loaded_;  // when a page was last read from the disk,
+  bool given_up_ = false;          // and whether a request has stopped waiting since
   std::deque<Unstored> unstored_;  // oldest first
-  size_t unstored_pages_ = 0;      // of these texts, those that need no storing included
+  size_t unstored_pages_ = 0;      // of these texts, including pages that need no storing
   Clock::time_point last_stored_;  // when the disk last took a page
   int64_t pages_looked_up_ = 0;
 };

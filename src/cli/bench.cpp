@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "bench/bench_runner.h"
 #include "bench/gpu_kernels.h"
 #include "cli/bench_gpu.h"
@@ -56,20 +57,19 @@ std::string count_text(double n) {
 void print_head(const Subject& s) {
   const BenchSetup& setup = s.setup();
   const MachineLimits& limits = setup.limits;
-  fmt::print("machine   {}, {} threads; reads {:.1f} GB/s, multiplies {:.0f} GFLOP/s ({})\n",
-             limits.processor, limits.threads, limits.read_per_s / 1e9, limits.flops_per_s / 1e9,
+  fmt::print("machine   {}, {} threads; reads {}, multiplies {} ({})\n", limits.processor,
+             limits.threads, rate_text(limits.read_per_s), flop_rate_text(limits.flops_per_s),
              limits.instruction);
-  fmt::print("model     {}: {}, {} layers, {} parameters ({} active), {:.1f} MB of weights\n",
-             s.options.path, s.config.model_type, s.config.layers,
-             count_text(static_cast<double>(s.parameters().total)),
-             count_text(static_cast<double>(s.parameters().active)),
-             static_cast<double>(setup.volumes.bytes()) / 1e6);
+  fmt::print(
+      "model     {}: {}, {} layers, {} parameters ({} active), {} of weights\n", s.options.path,
+      s.config.model_type, s.config.layers, count_text(static_cast<double>(s.parameters().total)),
+      count_text(static_cast<double>(s.parameters().active)), bytes_text(setup.volumes.bytes()));
   fmt::print("compute   {} numerics, {} attention, {} cache of {} bytes a token, {}\n\n",
              name_of(s.compute.numerics), s.attention(), name_of(setup.cache.latent_format),
              setup.cache.bytes_per_token(), setup.kernels);
   fmt::print("{:>7} {:>5} | {:^28} | {:^62}\n", "", "", "prefill", "decode");
   fmt::print("{:>7} {:>5} | {:>10} {:>9} {:>7} | {:>9} {:>9} {:>9} {:>7} {:>7} {:>8} {:>7}\n",
-             "context", "batch", "tok/s", "GFLOP/s", "of peak", "tok/s", "ms/step", "MB/step",
+             "context", "batch", "tok/s", "GFLOP/s", "of peak", "tok/s", "ms/step", "MiB/step",
              "GB/s", "of mem", "GFLOP/s", "experts");
 }
 
@@ -87,7 +87,7 @@ void print_row(const MachineLimits& limits, const BenchRow& row) {
     fmt::print("{:>10} {:>9} {:>7} | ", "", "", "");
   const BenchFigure& d = *row.decode;
   fmt::print("{:>9.1f} {:>9.3f} {:>9.2f} {:>7.2f} {:>6.1f}% {:>8.1f} {:>7.1f}\n", d.tokens_per_s(),
-             d.seconds * 1e3, d.cost.bytes.total() / 1e6, d.bytes_per_s() / 1e9,
+             d.seconds * 1e3, d.cost.bytes.total() / kMiB, d.bytes_per_s() / 1e9,
              100 * d.bytes_per_s() / limits.read_per_s, d.flops_per_s() / 1e9, d.experts_per_layer);
   check_output();  // long runs are watched through pipes
 }

@@ -4,11 +4,11 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "bench/bench_runner.h"
 #include "bench/gpu_bench.h"
 #include "cli/command.h"
 #include "convert/presets.h"
-#include "io/machine.h"
 #include "model/checkpoint.h"
 #include "runtime/device.h"
 

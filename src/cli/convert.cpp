@@ -1,4 +1,5 @@
 #include "convert/convert.h"
+#include "base/units.h"
 
 #include <fmt/format.h>
 
@@ -25,9 +26,8 @@ int run_convert(const ConvertOptions& options) {
       break;
     case ConvertResult::State::written: {
       auto rate = static_cast<double>(result.read_bytes) / std::max(result.seconds, 1e-3);
-      fmt::print("done: {} read, {} in {}, {:.1f} s ({}/s)\n", size_text(result.read_bytes),
-                 size_text(result.written_bytes), options.save, result.seconds,
-                 size_text(static_cast<uint64_t>(rate)));
+      fmt::print("done: {} read, {} in {}, {:.1f} s ({})\n", bytes_text(result.read_bytes),
+                 bytes_text(result.written_bytes), options.save, result.seconds, rate_text(rate));
       break;
     }
   }

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "cli/command.h"
 #include "io/machine.h"
 #include "model/checkpoint.h"

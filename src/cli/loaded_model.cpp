@@ -52,7 +52,7 @@ EngineOptions engine_options_of(const ModelOptions& o, const Checkpoint& checkpo
   const bool gpu = e.compute.device == DeviceKind::cuda;
   // On a CPU: what the mapped files will occupy once every page of them has been read.
   e.weight_bytes =
-      gpu ? PlacedWeights::bytes_on_gpu(config, e.compute.numerics) : checkpoint.file_bytes();
+      gpu ? PlacedWeights::bytes_on_gpu(config, e.compute.numerics) : checkpoint.mapped_bytes();
   // Asked before the weights are there, and again by nobody: what they take is in weight_bytes.
   if (gpu) e.available_bytes = static_cast<int64_t>(device_memory_free());
   return e;

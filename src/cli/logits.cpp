@@ -157,9 +157,6 @@ int run(const Options& o) {
   Evaluator evaluator(config, weights.get(), eval);
   say_threads(o.compute.threads);
   fmt::print(stderr, "{}\n", evaluator.describe());
-  if (taps)
-    evaluator.set_step_observer(
-        [&](int64_t first, int tokens) { taps->begin_step(first, tokens); });
 
   RowTable logits(asked, config.vocab), mtp_logits(below_last, config.vocab);
   evaluator.set_mtp_sink([&](int64_t row, auto values) { mtp_logits.set(row, values); });

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "cli/command.h"
 #include "cli/options.h"
 #include "convert/presets.h"
@@ -35,8 +36,8 @@ int run_make_checkpoint(Flags flags) {
     return 0;
   }
   auto rate = static_cast<double>(result.bytes) / std::max(result.seconds, 1e-3);
-  fmt::print("done: {} in {:.1f} s ({}/s)\n", size_text(result.bytes), result.seconds,
-             size_text(static_cast<uint64_t>(rate)));
+  fmt::print("done: {} in {:.1f} s ({})\n", bytes_text(result.bytes), result.seconds,
+             rate_text(rate));
   return 0;
 }
 

@@ -13,19 +13,19 @@
 
 #include "base/authority.h"
 #include "base/error.h"
+#include "base/units.h"
 #include "cli/command.h"
 #include "cli/file_limit.h"
 #include "cli/loaded_model.h"
 #include "cli/output.h"
 #include "cli/signals.h"
-#include "io/machine.h"
 #include "server/http/http_server.h"
 #include "server/metrics.h"
 #include "server/router.h"
 #include "server/server_log.h"
 #include "server/service.h"
-#include "text/utf8.h"
 #include "server/tokenizer_info.h"
+#include "text/utf8.h"
 
 namespace fathom::cli {
 namespace {
@@ -158,6 +158,8 @@ void describe(const ServiceOptions& s, bool needs_keys) {
              needs_keys ? "requests need an API key" : "no API key needed");
 }
 
+int64_t cache_dir_bytes(const Options& o) { return static_cast<int64_t>(o.cache_dir_gib * kGiB); }
+
 void describe_cache(const LoadedModel& model, const Options& o) {
   // Of a GPU it has been said before the weights went there.
   if (model.engine_options().compute.device == DeviceKind::cpu)
@@ -166,8 +168,8 @@ void describe_cache(const LoadedModel& model, const Options& o) {
              o.no_prefixes ? "not kept" : "kept");
   if (o.cache_dir.empty()) return;
   const PrefixStoreStats s = model.engine().cache_dir_stats();
-  fmt::print(stderr, "cache folder {}: {} pages, {} of {:.1f} GiB\n", o.cache_dir, s.files,
-             bytes_text(s.bytes), o.cache_dir_gib);
+  fmt::print(stderr, "cache folder {}: {} pages, {} of {}\n", o.cache_dir, s.files,
+             bytes_text(s.bytes), bytes_text(cache_dir_bytes(o)));
 }
 
 EngineOptions engine_options(const Options& o, Metrics& metrics,
@@ -176,7 +178,7 @@ EngineOptions engine_options(const Options& o, Metrics& metrics,
   e.max_waiting = o.max_queue;
   e.keep_prefixes = !o.no_prefixes;
   e.cache_dir = o.cache_dir;
-  e.cache_dir_bytes = static_cast<int64_t>(o.cache_dir_gib * (int64_t{1} << 30));
+  e.cache_dir_bytes = cache_dir_bytes(o);
   e.on_cache_problem = [log](const std::string& what) { log->write(LogLevel::warning, what); };
   e.keep_selection = o.keep_selection;
   e.on_step = [&metrics](const StepReport& step) { metrics.observe_step(step); };

@@ -1,5 +1,5 @@
-// Ranks of a model-parallel group. Ops stay local; the forward pass calls these where partial sums
-// of a split weight meet.
+// The link between the ranks of a model-parallel group. Ops work on one rank alone; the forward
+// pass calls all_reduce where each rank has computed its part of a sum over a split weight.
 #pragma once
 
 #include <memory>
@@ -13,7 +13,7 @@ class Comm {
   virtual ~Comm() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  // Sums `x` over all ranks, in rank order (every rank gets the same bits), in place.
+  // Replaces `x` by its sum over all ranks, added in rank order: every rank gets the same bits.
   virtual void all_reduce(Tensor x) = 0;
 };
 

@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/thread_pool.h"
+#include "base/units.h"
 #include "convert/copier.h"
 #include "convert/disk_space.h"
 #include "convert/piece_loop.h"
@@ -33,7 +34,7 @@ using std::chrono::steady_clock;
 constexpr const char* kConfig = "config.json";
 constexpr const char* kManifest = "conversion.json";  // what SAVE was made from
 constexpr uint64_t kFinished = UINT64_MAX;            // as Staging::done(): every piece
-constexpr int kMaxThreads = 16;                       // more only queue up at the disk
+constexpr int kMaxThreads = 16;                       // more would only queue at the disk
 
 // What else a converted folder needs: the tokenizer, the chat template, the sampling defaults.
 std::vector<SourceFile> side_files(const std::string& dir) {
@@ -133,12 +134,12 @@ class Conversion {
     for (const SourceFile& f : source_.files) from += f.bytes;
     for (const auto& layout : layouts_) to += layout.file_bytes;
     say_(fmt::format("{}: {} tensors in {} files, {}", o_.source, source_.tensors.size(),
-                     source_.files.size(), size_text(from)));
+                     source_.files.size(), bytes_text(from)));
     for (int r = 0; r < o_.ranks; ++r)
       say_(fmt::format("  {}: {} tensors, {} ({} bytes)", saved(rank_file(r)),
-                       plan_.ranks[r].size(), size_text(layouts_[r].file_bytes),
+                       plan_.ranks[r].size(), bytes_text(layouts_[r].file_bytes),
                        layouts_[r].file_bytes));
-    if (o_.ranks > 1) say_(fmt::format("  in all {}", size_text(to)));
+    if (o_.ranks > 1) say_(fmt::format("  in all {}", bytes_text(to)));
     for (const SourceFile& f : sides_) say_(fmt::format("  {}: copied", saved(f.name)));
     say_(fmt::format("  {}: copied{}", saved(kConfig),
                      o_.drop_mtp && had_mtp_ ? ", with num_nextn_predict_layers 0" : ""));
@@ -163,8 +164,8 @@ class Conversion {
     return true;
   }
 
-  // Files of some other checkpoint are not this run's to overwrite or to mix with. Those of this
-  // very plan are: they are taken away first, config.json before all, to be made anew.
+  // Files of another checkpoint must not be overwritten or mixed with. Files of the same plan are
+  // removed first, config.json before all others, and made anew.
   void refuse_other_contents(const Staging& staging) {
     bool ours = staging.resumable() || slurp(saved(kManifest)) == manifest_;
     for (const auto& entry : fs::directory_iterator(o_.save)) {
@@ -180,7 +181,7 @@ class Conversion {
     if (ours) fs::remove(saved(kConfig));
   }
 
-  // Bytes of an earlier run, which this one takes over or removes.
+  // Bytes that an earlier run has written, which this one continues or removes.
   uint64_t reserved() const {
     uint64_t bytes = 0;
     for (int r = 0; r < o_.ranks; ++r)
@@ -199,8 +200,8 @@ class Conversion {
     check_disk_space(o_.save, needed);
   }
 
-  // True when an earlier run was broken off after it had begun to give the files their names: all
-  // are whole then, some here and some still in the staging folder.
+  // Whether an earlier run was interrupted while giving the files their final names. All files are
+  // complete in that case, some in their place and some still in the staging folder.
   bool all_published(const Staging& staging) const {
     bool finished = staging.resumable() && staging.done() == kFinished;
     if (!finished && slurp(saved(kManifest)) != manifest_) return false;
@@ -227,17 +228,17 @@ class Conversion {
       try {
         for (PartFile& p : parts) p.create();
       } catch (...) {
-        staging.remove();  // on a full disk the space is wanted back
+        staging.remove();  // frees the space of a full disk
         throw;
       }
     }
     uint64_t first = std::min(staging.done(), copier.pieces());
     uint64_t total = copier.bytes_before(copier.pieces()), start = copier.bytes_before(first);
     if (first > 0)
-      say_(fmt::format("resuming an interrupted run at {} of {}", size_text(start),
-                       size_text(total)));
-    // Syncing all along keeps the disk busy from the start, and makes what `done` says true even
-    // when the machine loses power.
+      say_(fmt::format("resuming an interrupted run at {} of {}", bytes_text(start),
+                       bytes_text(total)));
+    // Syncing at intervals keeps the disk busy from the start, and `done` stays true when the
+    // machine loses power.
     uint64_t synced = start;
     auto sync_to = [&](uint64_t pieces) {
       for (PartFile& p : parts) p.sync();
@@ -261,7 +262,8 @@ class Conversion {
     for (const auto& layout : layouts_) result_.written_bytes += layout.file_bytes;
   }
 
-  // The final names, config.json last: without it no program takes the folder for a model.
+  // Gives the files their final names, config.json last: without it no program takes the folder for
+  // a model.
   void publish(Staging& staging) {
     if (!staging.resumable() && !fs::exists(Staging::path(o_.save, ""))) staging.restart();
     for (int r = 0; r < o_.ranks; ++r)

@@ -15,7 +15,8 @@ struct ConvertOptions {
   bool drop_mtp = false;
   bool dry_run = false;
   int threads = 0;  // 0: all processors
-  // After how many bytes what is written is forced to disk and noted as a place to resume from.
+  // After so many bytes the written data are synced to disk, and the next run can resume from
+  // there.
   uint64_t sync_bytes = 256 << 20;
 };
 
@@ -26,9 +27,9 @@ struct ConvertResult {
   double seconds = 0;
 };
 
-// `say` gets one line for every thing a user wants to know (plan, resumption, what is left out).
-// Throws Error before anything is written when something is wrong with the source, and leaves
-// nothing that passes for a checkpoint when something goes wrong later; the next run resumes.
+// Calls `say` with lines for the user: the plan, a resumption, what is left out. Throws Error
+// before anything is written if the source has a problem. If it fails later, the target folder
+// holds nothing that could be taken for a checkpoint, and the next run resumes.
 ConvertResult convert(const ConvertOptions& options,
                       const std::function<void(const std::string&)>& say);
 

@@ -47,8 +47,8 @@ void Copier::copy(uint64_t piece, int thread) {
   for (const CopyTarget& target : job.targets) write(job, target, p.rows, thread);
 }
 
-// The system's own read-ahead follows one reader a file; with several it guesses wrong and reads
-// little at a time. So each piece asks for the one that will be needed a few pieces later.
+// The system's read-ahead follows one reader per file. With several readers it guesses wrong and
+// reads little at a time. So each piece requests the one that will be needed a few pieces later.
 void Copier::read_ahead(uint64_t piece) const {
   if (piece >= pieces_.size()) return;
   const Piece& p = pieces_[piece];
@@ -80,8 +80,8 @@ void Copier::write(const CopyJob& job, const CopyTarget& target, Range rows, int
   int64_t width = target.row_bytes.size();
   const std::byte* from = read_[thread].data() + (part.begin - rows.begin) * job.row_bytes;
   if (width != job.row_bytes) {
-    // A column split: the pieces of the rows are brought together, so that they are written at
-    // once.
+    // A split by columns: the parts of the rows are gathered first, so that one write takes them
+    // all.
     std::vector<std::byte>& packed = gathered_[thread];
     auto bytes = static_cast<size_t>(part.size() * width);
     if (packed.size() < bytes) packed.resize(bytes);

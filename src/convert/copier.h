@@ -10,8 +10,7 @@
 
 namespace fathom {
 
-// Some rows of a job; small enough that a few of them fit into memory and a resumed run loses
-// little.
+// Some rows of a job. Pieces are small: several fit into memory, and a resumed run repeats little.
 struct Piece {
   size_t job = 0;
   Range rows;

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "convert/progress.h"
 
 namespace fathom {
@@ -18,8 +19,8 @@ void check_disk_space(const std::string& folder, uint64_t needed) {
   if (statvfs(at.c_str(), &disk) != 0) return;  // a filesystem that does not tell
   uint64_t available = static_cast<uint64_t>(disk.f_bavail) * disk.f_frsize;
   if (available < needed)
-    fail("not enough disk space at {}: {} needed, {} free", at.string(), size_text(needed),
-         size_text(available));
+    fail("not enough disk space at {}: {} needed, {} free", at.string(), bytes_text(needed),
+         bytes_text(available));
 }
 
 }  // namespace fathom

@@ -35,7 +35,7 @@ class Runner {
   void work(int thread) {
     try {
       while (!stop_) {
-        // Announced before it is taken, so that the announcement is never above the piece.
+        // Announced before the piece is taken, so that the announced number is never above it.
         at_[thread] = next_.load();
         uint64_t i = next_++;
         if (i >= loop_.count) break;

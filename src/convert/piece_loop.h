@@ -1,5 +1,5 @@
-// Many pieces of work over threads, with what a resumable copy needs to know while it runs: how far
-// everything is done.
+// Runs many pieces of work on several threads and reports, while it runs, below which piece all are
+// done: a resumable copy needs to know that.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ struct PieceLoop {
   int threads = 1;
   // Does piece `i`; `thread` is 0 .. threads - 1. May throw: the loop then stops.
   std::function<void(uint64_t i, int thread)> work;
-  // Called on the caller's thread about ten times a second: every piece below `done` is finished.
+  // Called on the caller's thread about ten times a second. Every piece below `done` is finished.
   std::function<void(uint64_t done)> watch;
 };
 

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "base/units.h"
+
 namespace fathom {
 namespace {
 
@@ -17,15 +19,6 @@ constexpr auto kRedraw = milliseconds(200);       // on a terminal
 constexpr auto kLine = std::chrono::seconds(10);  // into a pipe or a log
 
 }  // namespace
-
-std::string size_text(uint64_t bytes) {
-  static constexpr const char* kUnits[] = {"kB", "MB", "GB", "TB"};
-  if (bytes < 1000) return fmt::format("{} B", bytes);
-  double value = static_cast<double>(bytes) / 1000;
-  int unit = 0;
-  for (; value >= 999.5 && unit < 3; ++unit) value /= 1000;
-  return fmt::format("{:.{}f} {}", value, value < 99.95 ? 1 : 0, kUnits[unit]);
-}
 
 std::string time_text(double seconds) {
   auto s = static_cast<int64_t>(std::clamp(seconds, 0.0, 3.6e6) + 0.5);
@@ -43,9 +36,9 @@ std::string progress_line(const std::string& label, uint64_t done, uint64_t tota
   }
   std::string left =
       rate > 0 ? time_text(static_cast<double>(total - done) / rate) : std::string("-:--");
-  return fmt::format("{}{} {:3.0f} %  {} of {}  {}/s  {} left", label, bar, 100 * share,
-                     size_text(done), size_text(total), size_text(static_cast<uint64_t>(rate)),
-                     left);
+  return fmt::format("{}{} {:3.0f} %  {} of {}  {}  {} left", label, bar, 100 * share,
+                     bytes_text(static_cast<int64_t>(done)),
+                     bytes_text(static_cast<int64_t>(total)), rate_text(rate), left);
 }
 
 Progress::Progress(std::string label, uint64_t total, uint64_t start)

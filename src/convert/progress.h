@@ -1,5 +1,5 @@
-// Shows how a long copy goes: a bar with rate and time left on a terminal, a line now and then
-// elsewhere, nothing at all when it is over at once.
+// Shows the progress of a long copy: on a terminal a bar with rate and remaining time, elsewhere a
+// line every ten seconds, and nothing for a copy of less than half a second.
 #pragma once
 
 #include <chrono>
@@ -10,8 +10,8 @@ namespace fathom {
 
 class Progress {
  public:
-  // Writes to standard error. `start` bytes of `total` were there before (a resumed run): they
-  // count for the share done, not for the rate.
+  // Writes to standard error. `start` bytes of `total` are done already (a resumed run): they count
+  // for the share that is done, not for the rate.
   Progress(std::string label, uint64_t total, uint64_t start = 0);
   ~Progress();
   void update(uint64_t done);
@@ -25,7 +25,6 @@ class Progress {
   bool terminal_, drawn_ = false;
 };
 
-std::string size_text(uint64_t bytes);  // "12.3 GB"
 std::string time_text(double seconds);  // "1:02:03" or "4:05"
 // The bar's line, without terminal codes.
 std::string progress_line(const std::string& label, uint64_t done, uint64_t total, double rate,

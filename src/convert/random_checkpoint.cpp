@@ -12,6 +12,7 @@
 
 #include "base/error.h"
 #include "base/thread_pool.h"
+#include "base/units.h"
 #include "convert/disk_space.h"
 #include "convert/piece_loop.h"
 #include "convert/progress.h"
@@ -99,7 +100,7 @@ class Maker {
 
   void describe() {
     say_(fmt::format("{}: {} tensors in {} files, {} ({} bytes of weights), seed {}", o_.out,
-                     tensors_.size(), files_.size(), size_text(total_), total_, o_.seed));
+                     tensors_.size(), files_.size(), bytes_text(total_), total_, o_.seed));
     say_("no tokenizer is written: prompts must be token ids");
   }
 

@@ -1,5 +1,5 @@
-// Random checkpoints with the names, shapes and formats of real ones, for tests and for benchmarks
-// at sizes whose real weights are not at hand.
+// Random checkpoints with the names, shapes and formats of real ones: for tests, and for benchmarks
+// of models whose real weights are not available.
 #pragma once
 
 #include <cstdint>

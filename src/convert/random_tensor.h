@@ -1,4 +1,4 @@
-// What the tensors of a random checkpoint hold.
+// The content of the tensors of a random checkpoint.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace fathom {
 
 struct RandomTensor {
   std::string name;
-  std::string stream;  // name whose draws it takes: its own, or the tensor it is a copy of
+  std::string stream;  // the name that seeds its values: its own, or that of the tensor it copies
   std::vector<int64_t> shape;
   DType dtype = DType::bf16;
   double mean = 0, std = 1;
@@ -38,9 +38,9 @@ class RandomFiller {
   void fill(size_t t, int64_t begin, int64_t end, std::byte* out) const;
 
  private:
-  // FP8 blocks differ in scale, so that a reader that takes the wrong block's scale is noticed: the
-  // weights have one distribution throughout, and a block stores them with the least scale that
-  // holds them times one of a few factors.
+  // FP8 blocks differ in scale, so that a reader that takes the wrong block's scale is noticed. The
+  // weights of all blocks have one distribution. A block's scale is the least one that can
+  // represent its weights, times one of a few factors.
   int level(const Draws& draws, int64_t block) const;
   double scale(const RandomTensor& t, int level) const;
   void fill_fp8(size_t t, int64_t begin, int64_t end, std::byte* out) const;

@@ -1,4 +1,4 @@
-// Random numbers for made-up checkpoints: value i of tensor T under seed S depends on (S, T, i)
+// Random numbers for random checkpoints. Value i of tensor T under seed S depends on (S, T, i)
 // alone, so any number of threads, in any order, writes the same bytes.
 #pragma once
 

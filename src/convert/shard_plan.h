@@ -1,5 +1,5 @@
-// Which bytes of a Hugging Face checkpoint go where in the files of a model-parallel one. A pure
-// function: nothing is read or written but the source's headers.
+// Where each byte of a Hugging Face checkpoint goes in the files of a model-parallel one. A pure
+// function of the headers of the source's files.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct Range {
 
 // Rank's share of `n` rows, columns or experts; `ranks` divides n.
 Range shard_range(int64_t n, int rank, int ranks);
-// The 128-blocks that cover the elements of a range. Where a shard ends inside a block, it and the
+// The 128-blocks that cover the elements of a range. If a shard ends inside a block, it and the
 // next shard both carry that block's scale.
 Range covering_blocks(Range elements);
 
@@ -42,10 +42,10 @@ struct ShardPlan {
   std::vector<std::vector<TensorDecl>> ranks;
   std::vector<CopyJob> jobs;         // in the order of the source's files
   std::vector<std::string> dropped;  // source tensors that are left out on purpose
-  std::vector<std::string> unknown;  // and those that this model has no use for
+  std::vector<std::string> unknown;  // source tensors that the model does not have
 };
 
-// Throws Error that lists everything missing, misshapen or indivisible at once.
+// Throws an Error that lists every tensor that is missing, has a wrong shape or cannot be divided.
 ShardPlan plan_shards(const Config& config, const Source& source, int ranks);
 
 }  // namespace fathom

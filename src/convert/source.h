@@ -1,5 +1,5 @@
-// A Hugging Face checkpoint folder as the converter sees it: where each tensor's bytes lie. Nothing
-// stays mapped; the data are read with pread.
+// A Hugging Face checkpoint folder as the converter sees it: the place of each tensor's bytes. No
+// file stays mapped; the converter reads the data with pread.
 #pragma once
 
 #include <cstdint>
@@ -32,10 +32,8 @@ struct Source {
   std::map<std::string, ForeignTensor> foreign;  // of dtypes that no weight has
 };
 
-// Reads the files that model.safetensors.index.json names, or all *.safetensors that are not hidden
-// without one. Throws
-// Error for a folder that holds none, that DeepSeek's converter or this one made, or whose index
-// names what is not there.
+// The tensors of a folder, by the rules of CheckpointFiles: those that loading a model follows,
+// too. Throws Error for a folder that is no checkpoint, is damaged, or is a converted one already.
 Source open_source(const std::string& dir);
 
 SourceFile stat_source(const std::string& dir, const std::string& name);

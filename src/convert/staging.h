@@ -1,7 +1,7 @@
-// The half-made result of a conversion. Everything is written below SAVE/.convert-part and moved to
-// its final name when all of it is there, config.json last: at no moment does SAVE hold something
-// that passes for a whole checkpoint. What a killed run left there is taken up again if it belongs
-// to the same plan, and removed otherwise.
+// The unfinished result of a conversion. All files are written below SAVE/.convert-part and moved
+// to their final names when all are complete, config.json last. So SAVE never holds an incomplete
+// set of files that could be taken for a checkpoint. What a killed run left there is continued if
+// it belongs to the same plan, and removed otherwise.
 #pragma once
 
 #include <cstdint>
@@ -21,9 +21,9 @@ class PartFile {
   PartFile(PartFile&& other) noexcept;
   PartFile(const PartFile&) = delete;
 
-  // Opens what is there if header and size are right.
+  // Opens the existing file. False unless its header and size are right.
   bool reopen();
-  // Reserves the whole size on disk, so that a full disk is found here.
+  // Reserves the whole size on disk, so that a full disk is an error here and not later.
   void create();
   void write(uint64_t at, const void* data, size_t bytes);
   void sync();
@@ -43,19 +43,19 @@ bool has_layout(const std::string& path, const SafetensorsLayout& layout);
 
 class Staging {
  public:
-  // Locks SAVE (made if needed) against a second converter. `manifest` identifies the plan.
+  // Makes SAVE if needed and locks it against a second converter. `manifest` identifies the plan.
   Staging(const std::string& save, std::string manifest);
   ~Staging();
   Staging(const Staging&) = delete;
 
   static std::string path(const std::string& save, const std::string& name);
   std::string path(const std::string& name) const { return path(save_, name); }
-  // Pieces an interrupted run of the same plan has finished; none when there was no such run.
+  // Whether an interrupted run of the same plan exists, and how many pieces it has finished.
   bool resumable() const { return resumable_; }
   uint64_t done() const { return done_; }
-  // Removes what an other run left and notes the plan.
+  // Removes what another run left and records the plan.
   void restart();
-  // Everything below `pieces` has reached the disk.
+  // Records that every piece below `pieces` has reached the disk.
   void note_done(uint64_t pieces);
   // Gives a finished file its final name.
   void publish(const std::string& name);

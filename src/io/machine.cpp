@@ -1,11 +1,11 @@
 #include "io/machine.h"
 
-#include <fmt/format.h>
 #include <sys/sysinfo.h>
 
 #include <algorithm>
 #include <fstream>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "base/control_group.h"
@@ -39,18 +39,6 @@ int64_t available_memory(const std::string& root) {
   const int64_t machine = memory_of_machine(root);
   const std::optional<int64_t> group = control_group_memory(root);
   return group ? std::min(machine, *group) : machine;
-}
-
-std::string bytes_text(int64_t bytes) {
-  if (bytes < 10 * 1024) return fmt::format("{} bytes", bytes);
-  double value = static_cast<double>(bytes) / 1024;
-  const char* unit = "KiB";
-  for (const char* next : {"MiB", "GiB", "TiB"}) {
-    if (value < 1024) break;
-    value /= 1024;
-    unit = next;
-  }
-  return fmt::format("{:.{}f} {}", value, value < 100 ? 1 : 0, unit);
 }
 
 }  // namespace fathom

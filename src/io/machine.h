@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 namespace fathom {
 
@@ -10,8 +9,5 @@ namespace fathom {
 // leave when that is less (base/control_group.h). 0 when the system does not say. Files are read
 // below `root`, which tests replace.
 int64_t available_memory(const std::string& root = "");
-
-// "5.3 GiB"; below 10 KiB in bytes.
-std::string bytes_text(int64_t bytes);
 
 }  // namespace fathom

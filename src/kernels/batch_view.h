@@ -1,4 +1,4 @@
-// What an op needs to know of the flat batch of one step, and where a token's cache rows lie.
+// The flat batch of one step as an op sees it, and the place of a token's cache rows.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,8 @@ struct AttentionSpan {
   AttentionForm form;
 };
 
-// One step's tokens, flat: prefill chunks and decodes of several sequences one after another.
+// The tokens of one step in one list: prefill chunks and decodes of several sequences, one after
+// another.
 struct BatchView {
   int tokens = 0;
   int sequences = 0;
@@ -34,8 +35,9 @@ struct BatchView {
   int64_t cache_row(int t, int64_t pos) const { return row_of(page_table(sequence_of[t]), pos); }
 };
 
-// What one step brings beside tensors. `live` tokens are real; those behind them pad the step to a
-// size for which a GPU has a recorded graph: position 0 of a sequence of their own, no experts.
+// The inputs of one step beside tensors. The first `live` tokens are real. The tokens after them
+// pad the step to a size for which a GPU has a recorded graph: they stand at position 0 of a
+// sequence of their own and go to no expert.
 struct StepInputs {
   BatchView batch;
   int live = 0;
@@ -55,8 +57,8 @@ struct KvView {
 
   std::byte* latent_row(int64_t row) const { return latent + row * latent_stride; }
 
-  // A page of index rows is the values of its kPageRows tokens and then (fp8) their scales: so its
-  // codes are one box for the copy engine of a GPU and one stream for a CPU.
+  // A page of index rows is the values of its kPageRows tokens, followed (fp8) by their scales. So
+  // a GPU's copy engine fetches the codes of a page as one box, and a CPU reads them as one stream.
   int64_t index_value_bytes() const {
     return index_format == KvFormat::fp8 ? index_dim : index_stride;
   }

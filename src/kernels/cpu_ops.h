@@ -1,4 +1,4 @@
-// The CPU's implementations of Ops, best first, chosen by what the processor can do.
+// The implementations of Ops for a CPU, best first. Which one is used depends on the processor.
 #pragma once
 
 #include <memory>
@@ -21,11 +21,11 @@ struct CpuKernels {
 // "avx512", "avx2", "reference": best first; the reference is always usable.
 std::span<const CpuKernels> cpu_kernels();
 
-// The first usable row, or the named one. Throws Error when the name is unknown or the processor
-// cannot run it.
+// The first usable implementation, or the named one. Throws Error when the name is unknown or when
+// the processor cannot run it.
 const CpuKernels& pick_cpu_kernels(std::string_view forced = {});
 
-// Plain loops with float64 sums, any dims: what the others are compared with.
+// Plain loops with float64 sums, for any dims. The other implementations are compared with it.
 std::unique_ptr<Ops> make_reference_ops(Numerics, const Workload&, ThreadPool&);
 
 }  // namespace fathom

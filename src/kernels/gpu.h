@@ -1,5 +1,5 @@
-// The GPU as the folders above see it: whether there is one, its Ops, and how weights get into its
-// memory. No CUDA header in sight; a build without CUDA says so in GpuInfo.
+// The GPU as other folders see it: whether there is one, its Ops, and the way into its memory. This
+// header includes nothing of CUDA. In a build without CUDA, GpuInfo says so.
 #pragma once
 
 #include <cstdint>
@@ -16,11 +16,11 @@ namespace fathom {
 struct GpuInfo {
   bool usable = false;
   std::string name;     // "NVIDIA H100 80GB HBM3"
-  std::string why_not;  // when it is not usable, in words for the user
+  std::string why_not;  // why it is not usable, for the user
   int64_t free = 0;     // bytes of memory
 };
 
-// The first GPU. Never throws: a machine without one is a normal machine.
+// The first GPU of this machine. Never throws: not having one is no error.
 GpuInfo find_gpu();
 
 // `observed`: tensors lie in memory that host and GPU share, and every op is finished before it
@@ -31,8 +31,8 @@ std::unique_ptr<Ops> make_gpu_ops(Numerics numerics, const Workload& workload, b
 // Bytes that make_gpu_ops takes for itself beside weights, cache and activations.
 int64_t gpu_workspace_bytes(Numerics numerics, const Workload& workload);
 
-// A part of what is to be written to `to`: `fill` puts its `bytes` (at most kUploadPiece) bytes at
-// the address given. Called from several threads at once.
+// Data for `bytes` bytes (at most kUploadPiece) of GPU memory at `to`: `fill` writes them to the
+// host address that it is given. Called on several threads at once.
 struct UploadPiece {
   void* to = nullptr;
   size_t bytes = 0;
@@ -40,14 +40,14 @@ struct UploadPiece {
 };
 inline constexpr size_t kUploadPiece = size_t{16} << 20;
 
-// Fills memory of the GPU through pinned buffers, by several readers at once.
+// Copies the pieces to the GPU through pinned buffers. Several threads fill buffers at once.
 void upload_to_gpu(std::span<const UploadPiece> pieces);
 
-// Bytes from one place of the GPU's memory to another, finished on return.
+// Copies bytes within the GPU's memory. The copy is complete on return.
 void copy_on_gpu(void* to, const void* from, size_t bytes);
 
-// Values of a counter-based generator, the same for the same seed: e4m3 codes with a standard
-// deviation of 64, or bf16 values with deviation `scale`.
+// Fill GPU memory with values of a counter-based generator: the same seed gives the same values.
+// e4m3 codes with a standard deviation of 64; bf16 values with a standard deviation of `scale`.
 void fill_random_fp8(void* to, int64_t count, uint64_t seed);
 void fill_random_bf16(void* to, int64_t count, float scale, uint64_t seed);
 

@@ -1,5 +1,5 @@
-// Everything the model may ask of a device. One method per *meaning*, not per kernel: the CPU
-// composes loops, a GPU is free to fuse inside one.
+// Everything that the model asks of a device. There is one method per *meaning*, not per kernel: a
+// CPU composes loops inside a method, a GPU may fuse kernels inside one.
 //
 // Activations are float32 in `exact` numerics and bf16 otherwise; every op rounds its result once,
 // to the dtype of its output tensor (docs/numerics.md). T is the number of tokens of the step.
@@ -33,7 +33,7 @@ struct LayerNormWeights {
   const float* bias = nullptr;
 };
 
-// Sizes that bound every step; an implementation allocates its workspace from them once.
+// Sizes that bound every step. An implementation allocates its workspace from them once.
 struct Workload {
   int step_tokens = 0;                   // tokens of one step
   int64_t context = 0;                   // positions of one sequence
@@ -57,12 +57,13 @@ class Ops {
 
   // Where every tensor, weight, cache and table these ops are given must lie.
   virtual MemoryKind memory() const { return MemoryKind::host; }
-  // Between the host's memory and theirs, behind all that was asked for before.
+  // Copies between the host's memory and theirs, in order with the ops called before. Complete on
+  // return.
   virtual void upload(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
   virtual void download(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
 
-  // In front of each step: brings its inputs to where the ops can reach them. What comes back is
-  // what the ops are then called with, until the next call.
+  // Called before each step: brings its inputs to where the ops can reach them. The ops of the step
+  // are called with the inputs that it returns.
   virtual StepInputs begin_step(const StepInputs& inputs) { return inputs; }
 
   // For observers: the ops that follow belong to this layer (the MTP block is layer `layers`).
@@ -112,13 +113,13 @@ class Ops {
   virtual void index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
                           const BatchView& batch) = 0;
 
-  // The scores themselves, for observers: scores[i, s] of batch token tokens[i], s <= its position;
-  // the rest of the row is left alone.                                     scores [n, >= context]
+  // The scores themselves, for observers: scores[i, s] of batch token tokens[i], s <= its position.
+  // The rest of the row is not written.                                    scores [n, >= context]
   virtual void index_scores(Tensor scores, std::span<const int32_t> tokens, Tensor index_q,
                             Tensor head_weight, const KvView& kv, const BatchView& batch) = 0;
 
   // Attention over the picked positions (all earlier ones when `picked` is empty), for the spans of
-  // the batch that have the respective form; other rows of out are left alone.
+  // the batch that have the respective form. Other rows of `out` are not written.
   //   expanded  keys and values per head from the latent rows            q [T, H, nope + rope]
   //   absorbed  query times the key part of kv_b, attention in latent space, value part last
   //                                                                      out [T, H * value]

@@ -1,5 +1,6 @@
-// Which evaluation of attention a token gets. Decided by its position and by whether it is decoded
-// or prefilled, never by how a prompt was cut into chunks: so chunking cannot change a bit.
+// Which of the two evaluations of attention a token gets. It depends on the token's position and on
+// whether it is decoded or prefilled, never on how a prompt is cut into chunks: so chunking changes
+// no bit.
 #pragma once
 
 #include <cstdint>
@@ -26,12 +27,12 @@ struct FormPolicy {
 // they break even where the number of earlier keys is top-k times the ratio of the two. The
 // expanded form also expands every earlier key once a step: with steps of 512 tokens that adds 2
 // (nope + value) latent / 512 FLOP a head to each pair, which moves the even point to 0.56 of that.
-// Measured it lies at about a half (docs/performance.md). A dense run stays expanded.
+// Measured, the even point is at about a half (docs/performance.md). A dense run stays expanded.
 inline constexpr double kExpandedShare = 0.5;
 
-// fp8 numerics is the reference's rounding points, and those are the absorbed form's: expanded keys
-// would be rounded elsewhere, and each layer would leave the reference by 1.2 to 1.4 times what
-// another summation order costs (docs/numerics.md).
+// fp8 numerics has the rounding points of the reference, and those are the absorbed form's.
+// Expanded keys would be rounded elsewhere: each layer would differ from the reference by 1.2
+// to 1.4 times as much as another order of summation does (docs/numerics.md).
 inline FormPolicy form_policy(const Config& c, AttentionMode mode, Numerics numerics,
                               bool batch_invariant) {
   FormPolicy policy;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "io/machine.h"
 #include "model/tensor_list.h"
 #include "model/tensor_parts.h"
@@ -44,7 +45,7 @@ int64_t bytes_to_own(const CheckpointFiles& files, const Config& c) {
 
 std::unique_ptr<Checkpoint> Checkpoint::load(const std::string& dir,
                                              const CheckpointOptions& options) {
-  // The config first: the plainest message for a folder that is something else.
+  // The config first: it gives the clearest message for a folder that is no checkpoint.
   Config config = load_config(dir, options.config_file);
   CheckpointFiles files = CheckpointFiles::open(dir);
   CheckpointReport report = check_checkpoint(files, config, options);
@@ -76,6 +77,12 @@ const float* Checkpoint::own(std::vector<float> values) {
 std::byte* Checkpoint::own_bytes(size_t bytes) {
   owned_bytes_ += static_cast<int64_t>(bytes);
   return buffers_.emplace_back(bytes).data();
+}
+
+int64_t Checkpoint::mapped_bytes() const {
+  int64_t bytes = 0;
+  for (const SafetensorsFile& file : files_.files()) bytes += static_cast<int64_t>(file.bytes());
+  return bytes;
 }
 
 void Checkpoint::fill(const TensorSpec& spec, WeightSlot slot) {

@@ -1,4 +1,5 @@
-// A checkpoint in memory: the files it lies in, what had to be copied, and the weights as views.
+// A checkpoint in memory: its mapped files, the tensors that had to be copied, and the weights as
+// views of both.
 #pragma once
 
 #include <memory>
@@ -18,23 +19,23 @@ struct CheckpointOptions {
   bool with_mtp = true;     // false: leave the MTP layer out even if it is there
 };
 
-// What is wrong with a checkpoint, by tensor name, without loading it.
+// The problems of a checkpoint, by tensor name, found without loading it.
 struct CheckpointReport {
-  Config config;  // mtp_layers is 0 when its tensors are not there or not wanted
+  Config config;  // mtp_layers is 0 when their tensors are missing or not wanted
   std::vector<std::string> problems, warnings;
 };
 
-// Checks every tensor of config's list in `files`: presence, shape, dtype, scales. `config` is
-// changed where the files have no MTP layer.
+// Checks in `files` every tensor that `config` asks for: presence, shape, dtype, scales. If the
+// files have no MTP layer, the report's config has none.
 CheckpointReport check_checkpoint(const CheckpointFiles& files, const Config& config,
                                   const CheckpointOptions& options = {});
 
-// Memory that loading takes beside the mapped files (see Checkpoint); only for a checkpoint without
-// problems.
+// Memory that loading takes beside the mapped files (see Checkpoint). Valid only for a checkpoint
+// without problems.
 int64_t bytes_to_own(const CheckpointFiles& files, const Config& c);
 
-// Weights of one file a tensor stay in the mapped files. Copied into owned memory are: norms and
-// other vectors (as float32), tensors joined from several shards, unaligned ones.
+// A weight that one file holds whole is used where it is mapped. Copied into owned memory are norms
+// and other vectors (as float32), tensors joined from several shards, and unaligned ones.
 class Checkpoint {
  public:
   // A Hugging Face folder or a converted one. Throws Error that lists every problem.
@@ -46,7 +47,7 @@ class Checkpoint {
   const std::string& path() const { return path_; }
   const std::vector<std::string>& warnings() const { return warnings_; }
   int64_t owned_bytes() const { return owned_bytes_; }
-  int64_t file_bytes() const { return files_.bytes(); }  // of the files that it lies in
+  int64_t mapped_bytes() const;  // of the files: what they occupy once all of them has been read
 
  private:
   Checkpoint(std::string path, CheckpointFiles files)

@@ -48,7 +48,7 @@ class Checker {
     if (parts[0].scale) shared_blocks(spec, parts);
   }
 
-  // What is in the files and in no list.
+  // Tensors of the files that are in no list.
   void extras(const Config& c, bool mtp_wanted) {
     std::string mtp = files_.stored_name(fmt::format("model.layers.{}.", c.layers));
     std::unordered_set<std::string> seen;
@@ -129,7 +129,7 @@ class Checker {
               bad - values.begin(), s.file);
   }
 
-  // A block on the border of two shards has its scale in both: they must be the same block's.
+  // Two shards may share a block at their border. Both then have its scale, which must be equal.
   void shared_blocks(const TensorSpec& spec, const std::vector<TensorPart>& parts) {
     std::vector<float> all = joined_scales(spec, parts);
     int64_t width = (spec.shape[1] + kFp8Block - 1) / kFp8Block;

@@ -1,4 +1,4 @@
-// The files of a checkpoint folder as one set of named tensors, whichever tool wrote them.
+// The files of a checkpoint folder as one set of named tensors, no matter which tool wrote them.
 #pragma once
 
 #include <string>
@@ -24,6 +24,10 @@ class CheckpointFiles {
   const std::vector<std::string>& problems() const { return problems_; }
   const std::vector<std::string>& warnings() const { return warnings_; }
 
+  // Every tensor of a rank's files, by stored name.
+  const std::unordered_map<std::string, const StoredTensor*>& tensors(int rank = 0) const {
+    return by_rank_[static_cast<size_t>(rank)];
+  }
   // Names below are Hugging Face names; null: not there.
   const StoredTensor* find(const std::string& name, int rank = 0) const;
   // One of a dtype that nothing here computes with.

@@ -1,4 +1,4 @@
-// The sizes and choices of a checkpoint. Everything comes from config.json; nothing is assumed.
+// The sizes and architecture choices of a checkpoint. All of it comes from config.json.
 #pragma once
 
 #include <optional>

@@ -1,4 +1,4 @@
-// How large a model is, from its config alone.
+// The size of a model, computed from its config alone.
 #pragma once
 
 #include <cstdint>

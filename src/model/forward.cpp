@@ -26,7 +26,7 @@ std::vector<std::byte> converted(Tensor x, DType to) {
 }  // namespace
 
 int64_t activation_bytes(const Config& c, const ForwardOptions& o) {
-  // Every tensor of Activations, in float32 to be safe, and slack for alignment.
+  // Every tensor of Activations, counted as float32, and slack for alignment.
   int64_t per_token = 5LL * c.hidden + c.q_rank + c.latent + c.rope +
                       c.heads * int64_t{c.qk_dim() + c.value} + 2LL * c.index_heads * c.index_dim +
                       c.index_dim + c.index_heads + c.index_topk + 2LL * c.experts_per_token;
@@ -77,7 +77,7 @@ Forward::Forward(const Config& config, const Weights& weights, Ops& ops, Comm& c
   ops_.upload(rope_memory_.data(), table.data(), rope_memory_.size());
 }
 
-// `offset` is added to every position: the MTP block's tokens stand one later than their cache
+// `offset` is added to every position: a token of the MTP block stands one position after its cache
 // slot.
 RopeTable Forward::rope(int offset) const {
   int64_t pairs = config_.rope / 2;
@@ -214,8 +214,8 @@ void Forward::mtp(const StepBatch& batch, std::span<const int32_t> next_ids,
                "MTP asked of a model without it, or without a cache layer for it");
   if (batch.tokens() == 0) return;
   const MtpWeights& w = *weights_.mtp;
-  // The same memory as in the step before: a.normed still holds the main model's final hidden
-  // state.
+  // The activations lie in the same memory as in the step before, so a.normed still holds the main
+  // model's final hidden state.
   Activations a = activations(batch.tokens());
   StepInputs next = batch.inputs();
   next.ids = next_ids.data();

@@ -34,15 +34,17 @@ class Forward {
   // batch.logit_rows(): logits [R, vocab] f32, in the ops' memory.
   void step(const StepBatch& batch, std::span<const KvView> kv, Tensor logits);
 
-  // As step, from the residual stream in front of layer `first` instead of the embedding.
+  // As step, but starts from the residual stream before layer `first` instead of the embedding.
   // hidden [T, D] f32 or bf16, in the host's memory; `first` may be config.layers: then only norm
   // and head run.
   void step_from(int first, Tensor hidden, const StepBatch& batch, std::span<const KvView> kv,
                  Tensor logits);
 
-  // MTP module over the batch just stepped: next_ids[t] is the token after batch token t. Writes
-  // the logits of the token after that one. Its cache entry for next_ids[t] (position p + 1) lies
-  // in slot p of kv.back(): slot 0 would stay empty otherwise.        logits [R, vocab] f32
+  // Runs the MTP module over the batch of the last step: next_ids[t] is the token after batch token
+  // t. Writes the logits of the token after that one. The module's cache entry for next_ids[t],
+  // which stands at position p + 1, lies in slot p of kv.back(), as slot 0 would otherwise stay
+  // empty.
+  //                                                                   logits [R, vocab] f32
   void mtp(const StepBatch& batch, std::span<const int32_t> next_ids, std::span<const KvView> kv,
            Tensor logits);
 

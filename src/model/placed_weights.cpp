@@ -13,7 +13,7 @@
 namespace fathom {
 namespace {
 
-constexpr int64_t kAlign = 256;  // of every array; what follows another one inside a group is not
+constexpr int64_t kAlign = 256;  // of every array, but not of those after the first of a group
 constexpr float kCodeDeviation = 64.0f;  // of random e4m3 codes
 
 int64_t blocks(int64_t n) { return (n + kFp8Block - 1) / kFp8Block; }
@@ -29,8 +29,8 @@ void write_bf16(const QWeight& w, int64_t begin, int64_t end, std::byte* to) {
     out[i - begin] = to_bf16(weight_at(w, i / w.cols, i % w.cols));
 }
 
-// Walks the weights in the order in which they will lie. With a base address it sets the pointers
-// of `to` and lists what has to be copied; without one it only counts.
+// Walks the weights in the order in which they are placed. With a base address it sets the pointers
+// of `to` and lists the copies to make; without one it only counts bytes.
 class Placement {
  public:
   Placement(const Config& c, const Weights& from, Weights& to, Numerics numerics, std::byte* base)
@@ -56,7 +56,7 @@ class Placement {
   int64_t bytes() const { return at_; }
   std::vector<UploadPiece>& pieces() { return pieces_; }
 
-  // Arrays by what they hold, for filling them with random values.
+  // The arrays by content, for filling them with random values.
   struct Array {
     std::byte* at;
     int64_t count;   // elements
@@ -79,7 +79,7 @@ class Placement {
     vector(a.q_norm, b.q_norm, c_.q_rank);
     vector(a.kv_norm, b.kv_norm, c_.latent);
     const bool indexer = a.indexer.k.rows > 0;
-    // kv_a's 576 rows end within a block of scales: it comes last.
+    // kv_a comes last, as its 576 rows end within a block of scales.
     if (indexer) {
       group({{&a.q_a, &b.q_a}, {&a.indexer.k, &b.indexer.k}, {&a.kv_a, &b.kv_a}});
       group({{&a.q_b, &b.q_b}, {&a.indexer.q_b, &b.indexer.q_b}});
@@ -113,7 +113,7 @@ class Placement {
 
   void matrix(const QWeight& from, QWeight& to) { group({{&from, &to}}); }
 
-  // Codes one behind the other, then scales one behind the other; or bf16 values.
+  // All codes one after the other, then all scales; or bf16 values.
   void group(const std::vector<Pair>& pairs) {
     align();
     for (const Pair& p : pairs) {
@@ -181,7 +181,8 @@ class Placement {
 
   void kv_up(const KvUpWeights& f, KvUpWeights& t) {
     t = f;
-    // kv_b itself is for the reference implementation alone, which observers run on shared memory.
+    // kv_b itself is used only by the reference implementation, which observers run on shared
+    // memory.
     matrix(f.kv_b, t.kv_b);
     const int64_t heads = f.heads, nope = f.nope, value = f.value, latent = f.latent;
     const int64_t width = nope + value;
@@ -224,7 +225,7 @@ class Placement {
   }
 
  public:
-  // Stands for a vector that exists and whose values come later.
+  // Stands for a vector that exists but has no values yet.
   static const float* unfilled() {
     static const float none = 0;
     return &none;

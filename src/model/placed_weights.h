@@ -1,6 +1,6 @@
-// Weights where the ops can reach them. A CPU reads them in the mapped files; for a GPU they are
-// copied into its memory, laid out as its kernels read them:
-//   projections of one input lie one behind the other and run as one product,
+// Weights in the memory of the device that uses them. A CPU reads them in the mapped files. For a
+// GPU they are copied into its memory and laid out as its kernels read them:
+//   projections of one input lie one after the other and run as one product,
 //   the experts of a layer are one array of stacked gate and up matrices, and one of down matrices,
 //   kv_b is bf16 in two parts, the key part transposed,
 //   what is neither FP8 nor a vector is bf16; in bf16 numerics FP8 weights are dequantised to it.
@@ -18,7 +18,7 @@ namespace fathom {
 
 class PlacedWeights {
  public:
-  // Bytes of GPU memory that the weights of this model take.
+  // Bytes of GPU memory that the weights of a model take.
   static int64_t bytes_on_gpu(const Config& config, Numerics numerics);
 
   // Copies `host` (with a scale for every FP8 matrix) to the GPU. kind: device, or shared for
@@ -26,8 +26,8 @@ class PlacedWeights {
   static PlacedWeights copy_to_gpu(const Config& config, const Weights& host, Numerics numerics,
                                    MemoryKind kind);
 
-  // The same shapes filled on the GPU by a counter-based generator: for measurements of sizes that
-  // no disk here has to hold. Deviations are those that keep activations near 1.
+  // Weights of the same shapes, filled on the GPU by a counter-based generator: for measuring
+  // models without having their files. Their standard deviations keep activations near 1.
   static PlacedWeights random(const Config& config, Numerics numerics, uint64_t seed);
 
   const Weights& weights() const { return *weights_; }

@@ -1,5 +1,5 @@
-// The tokens of one step, flat: prefill chunks and decodes of many sequences together. The only
-// thing that crosses from the runtime into the model.
+// The tokens of one step in one list: prefill chunks and decodes of many sequences together. It is
+// all that the runtime passes to the model.
 #pragma once
 
 #include <cstdint>
@@ -18,13 +18,12 @@ class StepBatch {
 
   void clear();
 
-  // Appends consecutive tokens of one sequence, the first at `first_position`. `pages` must cover
-  // position first_position + ids.size() - 1. Logits are wanted for the tokens whose index within
-  // `ids` is listed by want_logits afterwards.
+  // Appends consecutive tokens of one sequence, the first at `first_position`. `pages` is the
+  // sequence's page table and must cover position first_position + ids.size() - 1.
   void add(std::span<const int32_t> ids, int64_t first_position, std::span<const int32_t> pages,
            bool decode, const FormPolicy& forms);
 
-  // Asks for the logits of batch token `token`; the order of calls is the order of logit rows.
+  // Asks for the logits of batch token `token`. The order of the calls is the order of logit rows.
   void want_logits(int token) { logit_rows_.push_back(token); }
 
   int tokens() const { return static_cast<int>(ids_.size()); }
@@ -35,8 +34,8 @@ class StepBatch {
   BatchView view() const;
   StepInputs inputs() const;
 
-  // Appends tokens that stand for nothing until there are `tokens`, all at position 0 of one more
-  // sequence in `page`, which must belong to nobody else.
+  // Appends padding until there are `tokens` tokens: all at position 0 of one more sequence, whose
+  // rows lie in `page`. No other sequence may use that page.
   void pad(int tokens, int32_t page);
 
  private:

@@ -1,5 +1,5 @@
-// Every tensor of a model, said once: loader, converter, random-checkpoint maker, size report and
-// sharding walk this list.
+// The list of all tensors of a model, written once. Loader, converter, maker of random checkpoints,
+// size report and sharding walk this list.
 #pragma once
 
 #include <string>
@@ -13,8 +13,8 @@ namespace fathom {
 // How a tensor is divided over model-parallel ranks (names as in DeepSeek's converter).
 enum class Split { none, rows, cols, expert };
 
-// What a tensor is, which decides its usual dtype: matrices are FP8 with block scales in an FP8
-// checkpoint; `plain` matrices (embedding, head, router gate, weights_proj) are bf16.
+// The kind of a tensor decides its usual dtype. In an FP8 checkpoint a `matrix` is FP8 with block
+// scales; a `plain` matrix (embedding, head, router gate, weights_proj) is bf16.
 enum class Kind { matrix, plain, norm, f32_vector };
 
 struct TensorSpec {

@@ -13,8 +13,8 @@ namespace fathom {
 struct TensorPart {
   const StoredTensor* weight = nullptr;
   const StoredTensor* scale = nullptr;
-  // Of the full matrix, what this part holds; its scale holds every block these touch. A block on
-  // the border of two parts is therefore in both.
+  // The rows and columns of the full matrix that this part holds. Its scale covers every block that
+  // they touch, so two parts may both have the scale of a block on their border.
   int64_t row_begin = 0, row_end = 0, col_begin = 0, col_end = 0;
 
   int64_t block_row() const { return row_begin / kFp8Block; }
@@ -26,8 +26,9 @@ struct TensorPart {
 // model.x.weight -> model.x.weight_scale_inv
 std::string scale_name(const std::string& name);
 
-// Split tensors have a part per rank (empty where a shard lacks it), experts the part of the rank
-// that has them, all others that of rank 0. No parts: the sizes do not divide by the ranks.
+// A split tensor has one part per rank (empty where a shard lacks it); an expert has the part of
+// the rank that holds it; any other tensor has the part of rank 0. There are no parts if the sizes
+// are not divisible by the number of ranks.
 std::vector<TensorPart> find_parts(const CheckpointFiles& files, const TensorSpec& spec);
 
 // The scales of the whole tensor, [ceil(rows / 128), ceil(cols / 128)].

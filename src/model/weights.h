@@ -1,5 +1,5 @@
-// The weights of a model, by the paper's names. Views only: the checkpoint that loaded them owns
-// the memory (mapped files, converted vectors, joined shards).
+// The weights of a model, by the paper's names. These are views: the checkpoint that loaded them
+// owns the memory (mapped files, converted vectors, joined shards).
 #pragma once
 
 #include <optional>

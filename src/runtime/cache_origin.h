@@ -1,5 +1,5 @@
-// What rows of the cache are computed from and with. Pages may be exchanged between runs exactly
-// where all of it is the same: it is where the keys of pages start from.
+// A key of everything that cache rows are computed from and with. The keys of pages start from it,
+// so two runs share stored pages exactly if all of it is the same.
 #pragma once
 
 #include <string>
@@ -10,13 +10,14 @@
 
 namespace fathom {
 
-// Tells checkpoints apart by their config and a sample of every tensor, not by names or times: a
-// copy is the same checkpoint, one fine-tuned further is another. Reads one or two pages a tensor.
+// Identifies a checkpoint by its config and a sample of every tensor, not by file names or times: a
+// copy is the same checkpoint, a fine-tuned one is another. Reads one or two memory pages a tensor.
 // `config_file`: as given to load_config. Throws Error for what is no checkpoint.
 PageKey checkpoint_digest(const std::string& folder, const std::string& config_file = {});
 
-// With the engine's options: numerics, formats, attention and the kernels that this machine would
-// run them with; and with the program's version, as a later one's kernels may round otherwise.
+// The digest of the checkpoint together with the engine's numerics, formats and attention, the
+// kernels that this machine uses for them, and the program's version: the kernels of a later
+// version may round differently.
 PageKey cache_origin(const Config& config, const EngineOptions& options);
 
 }  // namespace fathom

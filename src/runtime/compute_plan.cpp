@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "base/thread_pool.h"
-#include "io/machine.h"
+#include "base/units.h"
 
 namespace fathom {
 

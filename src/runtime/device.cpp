@@ -5,7 +5,7 @@
 #include <chrono>
 
 #include "base/error.h"
-#include "io/machine.h"
+#include "base/units.h"
 
 namespace fathom {
 
@@ -18,7 +18,7 @@ DeviceChoice choose_device(std::string_view asked) {
     return choice;
   }
   if (asked == "cuda") fail("--device cuda: {}", gpu.why_not);
-  // A machine without a GPU needs no explanation; one whose GPU lies idle does.
+  // A machine without a GPU needs no explanation; one whose GPU is not used does.
   if (!gpu.name.empty()) choice.note = fmt::format("not using the GPU: {}", gpu.why_not);
   return choice;
 }
@@ -33,9 +33,8 @@ DeviceWeights::DeviceWeights(const Config& config, const Weights& host, const Co
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   if (progress)
-    fmt::print(stderr, "weights: {} to the GPU in {:.1f} s, {:.1f} GB/s\n",
-               bytes_text(placed_->bytes()), seconds,
-               static_cast<double>(placed_->bytes()) / seconds / 1e9);
+    fmt::print(stderr, "weights: {} to the GPU in {:.1f} s, {}\n", bytes_text(placed_->bytes()),
+               seconds, rate_text(static_cast<double>(placed_->bytes()) / seconds));
 }
 
 DeviceWeights::DeviceWeights(PlacedWeights placed) : placed_(std::move(placed)) {}

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "cache/kv_pool.h"
 #include "io/machine.h"
 #include "runtime/cache_origin.h"
@@ -55,7 +56,7 @@ MemoryPlan plan_engine(const Config& config, const EngineOptions& o) {
   const bool gpu = compute.device == DeviceKind::cuda;
   MemoryNeeds needs;
   needs.weights = o.weight_bytes;
-  // Workspace grows with the context; one that is not named yet is at most the model's own.
+  // Workspace grows with the context. A context that is not settled yet is at most the model's own.
   needs.workspace = runner_bytes(
       setup_of(config, o, compute.context > 0 ? compute.context : config.max_positions, 0));
   needs.cache = kv_shape(config, compute);
@@ -64,8 +65,9 @@ MemoryPlan plan_engine(const Config& config, const EngineOptions& o) {
   needs.sequences = compute.sequences;
   needs.cache_tokens = o.cache_tokens;
   int64_t available = gpu ? static_cast<int64_t>(device_memory_free()) : available_memory();
-  if (gpu) needs.keep_free = 0.02;  // fragments and recorded graphs; nobody else is expected there
-  // A GPU's memory is there for this; a host's is shared with whatever else runs on it.
+  if (gpu)
+    needs.keep_free = 0.02;  // fragments and recorded graphs: no other program is expected there
+  // A GPU's memory is used by this program alone; a host's is shared with other programs.
   needs.cache_share = gpu ? 1 : 0.5;
   needs.fill = gpu && o.keep_prefixes;
   if (!gpu && !o.cache_dir.empty()) needs.workspace += 2 * o.cache_dir_staging;
@@ -109,12 +111,12 @@ Engine::Impl::Impl(const Config& config, std::unique_ptr<StepRunner> runner, con
 }
 
 Result<RequestId> Engine::Impl::submit(Request request) {
-  const RequestLimits limits{config_.vocab, max_context(), memory_.pages, options_.keep_selection};
+  const RequestLimits limits{config_.vocab, context(), memory_.pages, options_.keep_selection};
   if (std::optional<Failure> wrong = check_request(request, limits)) return *wrong;
 
   const int64_t n = static_cast<int64_t>(request.ids.size());
   auto s = std::make_unique<Sequence>();
-  s->ids.reserve(static_cast<size_t>(std::min(max_context(), n + request.max_new_tokens)));
+  s->ids.reserve(static_cast<size_t>(std::min(context(), n + request.max_new_tokens)));
   s->ids = request.ids;
   s->prompt = n;
   s->request = std::move(request);
@@ -124,7 +126,7 @@ Result<RequestId> Engine::Impl::submit(Request request) {
 
   std::lock_guard lock(inbox_mutex_);
   if (published_.failed) return Failure{503, "the engine has failed and serves nothing any more"};
-  // Those for which there are places will not wait beyond the next plan.
+  // Requests for which there are places wait no longer than until the next plan.
   const int64_t places = std::max(0, options_.compute.sequences - published_.running);
   const int64_t queued = static_cast<int64_t>(inbox_.size()) + published_.waiting - places;
   if (options_.max_waiting > 0 && queued >= options_.max_waiting)
@@ -224,7 +226,7 @@ bool Engine::step() { return impl_->step(); }
 void Engine::run(const std::stop_token& stop) { impl_->run(stop); }
 std::string Engine::describe() const { return impl_->describe(); }
 EngineStats Engine::stats() const { return impl_->stats(); }
-int64_t Engine::max_context() const { return impl_->max_context(); }
+int64_t Engine::context() const { return impl_->context(); }
 PrefixStoreStats Engine::cache_dir_stats() const { return impl_->cache_dir_stats(); }
 const MemoryPlan& Engine::memory() const { return impl_->memory(); }
 void Engine::check_integrity() const { impl_->check_integrity(); }

@@ -1,10 +1,10 @@
-// The engine as server and command line see it. Requests and answers are tokens (request.h): no
-// tensor, page or device is in sight there. Options and statistics do speak of the device, the
-// cache and its folder, for whoever sets an engine up or watches one; a test may bring a device of
-// its own (StepRunner).
+// The engine as server and command line see it. Requests and answers are token ids (request.h) and
+// know nothing of tensors, pages or devices. Options and statistics do name the device, the cache
+// and its folder, for the code that sets an engine up or reports on it. Tests may pass a device of
+// their own (StepRunner).
 //
-// What a request gets is a function of the request and the engine's options alone: not of what else
-// is in the batch, how its prompt was cut into chunks, or whether it was preempted on the way.
+// The answer to a request is a function of the request and the engine's options alone. It does not
+// depend on what else is in the batch, how the prompt is cut into chunks, or on preemption.
 #pragma once
 
 #include <algorithm>
@@ -33,21 +33,21 @@ struct EngineOptions {
   ComputePlan compute;
   int max_prompt_rows = 64;    // tokens of a step with log-probabilities of a prompt to tell
   int64_t cache_tokens = 0;    // of all requests; 0: enough for compute.sequences, or what fits
-  bool keep_prefixes = false;  // pages nobody uses are kept for requests that begin alike
-  std::string cache_dir;       // kept pages go to this folder too, and come back; empty: none
+  bool keep_prefixes = false;  // keep pages of prompts for requests that begin alike
+  std::string cache_dir;       // stores kept pages and finds them after a restart; empty: none
   int64_t cache_dir_bytes = int64_t{16} << 30;  // of that folder at most
-  int64_t cache_dir_staging = 64 << 20;  // of pages on their way there, and on their way back
-  // A request waits so long for the next page from there, and then computes what is missing.
+  int64_t cache_dir_staging = 64 << 20;         // bytes of buffers, for each direction
+  // A request waits no longer than this for its next page from there, then it is computed.
   std::chrono::milliseconds cache_dir_patience{200};
   PageKey checkpoint;  // checkpoint_digest(); cache_dir needs it
-  // Of that folder; on other threads.
+  // Called on other threads with problems of that folder.
   std::function<void(const std::string&)> on_cache_problem;
-  int max_waiting = 0;  // requests that wait at once; the next one is refused. 0: any number
+  int max_waiting = 0;          // requests that may wait; further ones are refused. 0: any number
   bool keep_selection = false;  // requests may ask what the indexer selected
-  // Where the device works on its own, the host prepares a step and delivers another meanwhile.
+  // On a GPU: the host prepares a step and delivers another while the device computes a third.
   bool overlap = true;
   std::function<void(const StepReport&)> on_step;  // on the engine thread; must not block
-  int64_t weight_bytes = 0;  // memory the weights will come to occupy (mapped, not yet touched)
+  int64_t weight_bytes = 0;  // memory that the weights take once all of them have been read
   std::optional<int64_t> available_bytes;  // none: what the machine says
 };
 
@@ -56,13 +56,12 @@ constexpr int prompt_rows(const EngineOptions& o) {
   return std::min(o.compute.step_tokens, o.max_prompt_rows);
 }
 
-// What an engine with these options will take, before anything is taken. Throws Error when it does
-// not fit.
+// The memory that an engine with these options takes. Throws Error when it does not fit.
 MemoryPlan plan_engine(const Config& config, const EngineOptions& options);
 
 struct EngineStats {
   int64_t steps = 0;
-  int64_t prompt_tokens = 0, generated_tokens = 0;    // computed as such; recomputed ones again
+  int64_t prompt_tokens = 0, generated_tokens = 0;  // computed; a token computed again counts again
   double prompt_seconds = 0, generation_seconds = 0;  // a mixed step's time is split by tokens
   int64_t preemptions = 0;
   int64_t reused_tokens = 0;    // found among kept pages on admission
@@ -73,29 +72,29 @@ struct EngineStats {
 
 class Engine final : public TokenEngine {
  public:
-  // Plans memory, then takes all of it. Config and weights must outlive the engine. Throws Error
-  // when the machine cannot.
+  // Plans memory, then allocates all of it. Config and weights must outlive the engine. Throws
+  // Error when the machine does not have it.
   Engine(const Config& config, const Weights& weights, const EngineOptions& options);
-  // On a device of the caller's, for tests: `plan` says what its cache holds.
+  // For tests: on the caller's device, whose cache has the size that `plan` says.
   Engine(const Config& config, std::unique_ptr<StepRunner> runner, const MemoryPlan& plan,
          const EngineOptions& options);
   ~Engine() override;
 
-  // A failure: 400 for what can never be served (empty or too long prompt, id outside the
-  // vocabulary, parameter out of range), 429 when max_waiting requests wait already beside those
-  // for which there are places, 503 once the engine has failed.
+  // Fails with 400 for a request that can never be served (empty or too long prompt, id outside the
+  // vocabulary, parameter out of range), with 429 when max_waiting requests wait already (not
+  // counting those that the next step admits), and with 503 once the engine has failed.
   Result<RequestId> submit(Request request) override;
   void cancel(RequestId id) override;
   EngineSnapshot snapshot() const override;
-  int64_t max_context() const override;
-  const MemoryPlan& memory() const;          // what was taken
+  int64_t context() const override;
+  const MemoryPlan& memory() const;          // what was allocated
   PrefixStoreStats cache_dir_stats() const;  // from any thread; all zero without such a folder
 
-  // One step further: plans and starts the next, delivers what has come out. False when there was
-  // nothing to do. Always from the same thread. Throws Error when the device fails, after every
-  // request has been told; the engine then refuses whatever is submitted.
+  // Plans and starts the next step and delivers the results of the one before. False when there was
+  // nothing to do. Always called from the same thread. Throws Error when the device fails, after
+  // every request has got its last event; the engine then refuses new requests.
   bool step();
-  // Steps until asked to stop, asleep while there is nothing to do.
+  // Steps until asked to stop; sleeps while there is nothing to do.
   void run(const std::stop_token& stop);
 
   // What was chosen, for the user, one line.

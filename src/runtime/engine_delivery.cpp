@@ -1,4 +1,5 @@
-// What came out of a step: tokens to their sequences, events to whoever asked, pages back.
+// The results of a step: tokens go to their sequences, events to the requests' sinks, and pages of
+// ended sequences come back.
 #include <algorithm>
 
 #include "cache/kv_pool.h"
@@ -12,8 +13,9 @@ void Engine::Impl::retire(Flight& flight) {
   read_logits(flight);
   const auto over = Clock::now();
   account(flight, over);
-  // Prompts under way: others may share what there is of them, and drop it with them when their
-  // logits turn out to be broken. Those that end here are kept when they are sound.
+  // The computed pages of unfinished prompts are kept at once, not yet verified, so that others can
+  // share them. If their logits turn out to be broken, discard() drops them. The pages of a prompt
+  // that this step finishes are kept after its token was drawn, as verified.
   for (size_t i = 0; i < flight.members.size(); ++i)
     if (Sequence& s = *flight.members[i]; !s.ended && flight.computed[i] < s.known())
       keep_prefix(s, flight.computed[i], false);
@@ -32,7 +34,7 @@ void Engine::Impl::retire(Flight& flight) {
   options_.on_step(report);
 }
 
-// Steps that overlap share the device: each counts from when the one before it was over.
+// Steps that overlap share the device, so a step's time counts from the end of the one before it.
 void Engine::Impl::account(Flight& flight, Clock::time_point over) {
   flight.seconds = seconds_between(std::max(flight.launched, last_finish_), over);
   const int prompts = flight.tokens - flight.decodes;
@@ -43,9 +45,9 @@ void Engine::Impl::account(Flight& flight, Clock::time_point over) {
   stats_.generation_seconds += flight.seconds * flight.decodes * share;
 }
 
-// Rows with rules, constraints or log-probabilities, shared among the threads. A constraint hears
-// of its token at once: its next mask is computed while the others are drawn and the next step
-// runs.
+// Reads the rows with rules, constraints or log-probabilities, distributed over the threads. A
+// constraint gets its token at once, so that its next mask is computed while other rows are drawn
+// and the next step runs.
 void Engine::Impl::read_logits(const Flight& flight) {
   if (!flight.logits) return;
   logprobs_.assign(flight.rows.size(), {});
@@ -67,7 +69,7 @@ void Engine::Impl::read_logits(const Flight& flight) {
   threads_.parallel_dynamic(static_cast<int64_t>(rows_to_read_.size()), 1, read);
 }
 
-// Touches nothing but what belongs to this row: others are read meanwhile.
+// Touches only what belongs to this row: other threads read other rows at the same time.
 void Engine::Impl::read_row(const Row& row, size_t at, RuledSampler& sampler) {
   Sequence& s = *row.sequence;
   const std::span<const float> logits = runner_->logits(static_cast<int>(at));
@@ -82,7 +84,7 @@ void Engine::Impl::read_row(const Row& row, size_t at, RuledSampler& sampler) {
     logprobs_[at] = logprobs_of(logits, drawn_[at].value(), s.request.logprobs);
 }
 
-// A constraint that throws has failed its own request, not the engine.
+// A constraint that throws fails its own request, not the engine.
 Result<int32_t> Engine::Impl::draw_for(Sequence& s, std::span<const float> logits,
                                        RuledSampler& sampler) {
   try {
@@ -96,7 +98,7 @@ Result<int32_t> Engine::Impl::draw_for(Sequence& s, std::span<const float> logit
 
 void Engine::Impl::deliver(const Row& row, size_t at) {
   Sequence& s = *row.sequence;
-  if (!row.draws || s.ended) return;  // a step too far: its end came out of the step before
+  if (!row.draws || s.ended) return;  // it ended in the step before: this token is discarded
   --s.pending;
   if (const Result<int32_t>& token = drawn_[at]; token.ok()) {
     accept(s, token.value(), at);
@@ -106,11 +108,11 @@ void Engine::Impl::deliver(const Row& row, size_t at) {
   }
 }
 
-// Positions below `computed` have their rows. Under one form of attention those of generated tokens
-// are as good as a prompt's.
-void Engine::Impl::keep_prefix(Sequence& s, int64_t computed, bool sound) {
+// Keeps the pages of positions below `computed`. Rows of generated tokens are kept only under one
+// form of attention, where they are bit for bit those of a prompt.
+void Engine::Impl::keep_prefix(Sequence& s, int64_t computed, bool verified) {
   const int64_t most = forms_.one_form ? computed : std::min(computed, s.prompt);
-  prefixes_.keep(s.prefix, std::span(s.ids).first(static_cast<size_t>(most)), s.pages, sound);
+  prefixes_.keep(s.prefix, std::span(s.ids).first(static_cast<size_t>(most)), s.pages, verified);
 }
 
 void Engine::Impl::accept(Sequence& s, int32_t token, size_t row) {
@@ -132,7 +134,7 @@ void Engine::Impl::accept(Sequence& s, int32_t token, size_t row) {
   const std::vector<int32_t>& stops = s.request.stop_ids;
   if (std::find(stops.begin(), stops.end(), token) != stops.end())
     event.finish = Finish::stop;
-  else if (s.generated() >= s.request.max_new_tokens || s.known() >= max_context())
+  else if (s.generated() >= s.request.max_new_tokens || s.known() >= context())
     event.finish = Finish::length;
   event.stats = &s.stats;
   if (s.request.logprobs >= 0) event.logprobs = &logprobs_[row];
@@ -142,7 +144,7 @@ void Engine::Impl::accept(Sequence& s, int32_t token, size_t row) {
   if (s.request.sink) s.request.sink(event);
 }
 
-// What the token in front of the one just accepted picked.
+// The selection of the token before the one just accepted.
 const Selection& Engine::Impl::selection_of(const Sequence& s, size_t row) {
   selection_.position = s.known() - 2;
   selection_.layers.clear();
@@ -151,7 +153,7 @@ const Selection& Engine::Impl::selection_of(const Sequence& s, size_t row) {
   return selection_;
 }
 
-// Announces an end that no token comes with.
+// Ends a sequence without a token, and tells its sink.
 void Engine::Impl::finish(Sequence& s, Finish how, std::string error) {
   end(s);
   TokenEvent event;
@@ -162,8 +164,8 @@ void Engine::Impl::finish(Sequence& s, Finish how, std::string error) {
   if (s.request.sink) s.request.sink(event);
 }
 
-// Gives back the pages, unless a step under way still uses them; sweep() takes the sequence off its
-// list.
+// Gives back the pages, unless a step in flight still uses them. sweep() removes the sequence from
+// its list.
 void Engine::Impl::end(Sequence& s) {
   if (s.in_flight == 0) release_pages(s);
   s.ended = true;
@@ -199,7 +201,7 @@ void Engine::Impl::release_pages(Sequence& s) {
 void Engine::Impl::fail_everything(const std::string& why) {
   {
     std::lock_guard lock(inbox_mutex_);
-    published_.failed = true;  // from here on submit() refuses: nobody is left out below
+    published_.failed = true;  // from now on submit() refuses: no request is missed below
     for (Owned& s : inbox_) waiting_.push_back(std::move(s));
     inbox_.clear();
   }

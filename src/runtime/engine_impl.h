@@ -1,5 +1,5 @@
-// Inside the engine. One thread steps and owns everything but the inbox; other threads see the
-// inbox and the published snapshot alone.
+// The implementation of Engine. One thread steps and owns everything but the inbox. Other threads
+// access only the inbox and the published snapshot.
 #pragma once
 
 #include <condition_variable>
@@ -26,7 +26,7 @@ class Engine::Impl {
   Result<RequestId> submit(Request request);
   void cancel(RequestId id);
   EngineSnapshot snapshot() const;
-  int64_t max_context() const { return memory_.context; }
+  int64_t context() const { return memory_.context; }
   const MemoryPlan& memory() const { return memory_; }
   PrefixStoreStats cache_dir_stats() const {
     return prefixes_.store() ? prefixes_.store()->stats() : PrefixStoreStats{};
@@ -41,20 +41,20 @@ class Engine::Impl {
   using Clock = Sequence::Clock;
   using Owned = std::unique_ptr<Sequence>;
 
-  // A logit row of a step: the last known token of a sequence, from which the next is drawn, or a
-  // token of a prompt whose log-probabilities are wanted.
+  // A logit row of a step. It belongs to the last known token of a sequence, and the next token is
+  // drawn from it; or to a token of a prompt whose log-probabilities are wanted.
   struct Row {
     Sequence* sequence = nullptr;
     int64_t position = 0;
     bool draws = true;
   };
-  // A step that was launched and is not finished.
+  // A step in flight: launched and not finished.
   struct Flight {
     std::vector<Row> rows;
-    std::vector<Sequence*> members;  // whose pages it uses
-    std::vector<int64_t> computed;   // by member: positions below have their rows afterwards
+    std::vector<Sequence*> members;  // the sequences whose pages it uses
+    std::vector<int64_t> computed;   // by member: positions below this have rows afterwards
     int tokens = 0, decodes = 0;
-    bool logits = false;  // the host reads some row's: the next step cannot start before
+    bool logits = false;  // the host reads some row: the next step is launched only after that
     Clock::time_point launched;
     double seconds = 0;       // of model and sampling
     double host_seconds = 0;  // of planning
@@ -65,7 +65,7 @@ class Engine::Impl {
   void take_inbox();
   void publish();
 
-  // engine_step.cpp: what is computed next
+  // engine_step.cpp: plans and launches the next step
   bool advance();
   std::optional<Flight> launch_next(bool ahead);
   Plan make_plan();
@@ -78,14 +78,14 @@ class Engine::Impl {
   void add_to_batch(Sequence& s, const Slice& slice, Flight& flight);
   void add_rows(Sequence& s, const Slice& slice, Flight& flight);
 
-  // engine_delivery.cpp: what came out
+  // engine_delivery.cpp: reads and delivers the results
   void retire(Flight& flight);
   void account(Flight& flight, Clock::time_point over);
   void read_logits(const Flight& flight);
   void read_row(const Row& row, size_t at, RuledSampler& sampler);
   Result<int32_t> draw_for(Sequence& s, std::span<const float> logits, RuledSampler& sampler);
   void deliver(const Row& row, size_t at);
-  void keep_prefix(Sequence& s, int64_t computed, bool sound);
+  void keep_prefix(Sequence& s, int64_t computed, bool verified);
   void accept(Sequence& s, int32_t token, size_t row);
   const Selection& selection_of(const Sequence& s, size_t row);
   void finish(Sequence& s, Finish how, std::string error = {});
@@ -103,10 +103,10 @@ class Engine::Impl {
   const FormPolicy forms_;
   StepBatch batch_;
   std::vector<Draw> draws_;             // one a logit row,
-  std::vector<Result<int32_t>> drawn_;  // and what came of it
+  std::vector<Result<int32_t>> drawn_;  // and its result
   std::vector<CarriedId> carried_;
   std::vector<TokenLogprobs> logprobs_;  // one a logit row, where asked for
-  std::vector<size_t> rows_to_read_;     // logit rows with work for the host
+  std::vector<size_t> rows_to_read_;     // logit rows that the host reads
   std::vector<RuledSampler> samplers_;   // one a thread
   Selection selection_;
   PageAllocator pages_;
@@ -115,9 +115,9 @@ class Engine::Impl {
   // Both in order of rank: priority, then arrival.
   std::vector<Owned> running_;
   std::deque<Owned> waiting_;
-  std::vector<Owned> leaving_;  // ended, their pages still used by a step under way
+  std::vector<Owned> leaving_;  // ended, but a step in flight still uses their pages
   std::optional<Flight> flight_;
-  bool awaits_disk_ = false;  // the first that could come in would, if its pages were read
+  bool awaits_disk_ = false;  // the first waiting request waits for pages from the disk
   Clock::time_point last_finish_;
   EngineStats stats_;
   int64_t prefix_queries_ = 0, prefix_hits_ = 0;
@@ -127,7 +127,7 @@ class Engine::Impl {
   std::vector<Owned> inbox_;
   std::vector<RequestId> cancels_;
   RequestId last_id_ = 0;
-  // As of the last plan, or the end of its step; its `waiting` leaves the inbox out.
+  // As of the last plan, or the end of its step. Its `waiting` does not count the inbox.
   EngineSnapshot published_;
 };
 

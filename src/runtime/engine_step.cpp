@@ -1,4 +1,4 @@
-// The engine's way forward: what the next step computes, and getting it under way.
+// Plans the next step of the engine and launches it.
 #include <algorithm>
 
 #include "cache/kv_pool.h"
@@ -22,14 +22,14 @@ bool Engine::Impl::step() {
   try {
     return advance();
   } catch (const std::exception& e) {
-    // The device or the machine failed under us: no request can go on, and whoever steps must know.
+    // The device or the machine has failed: no request can go on, and the caller must know.
     fail_everything(e.what());
     throw;
   }
 }
 
-// With a device of its own the next step is launched before the one under way is waited for:
-// planning it, and delivering what came out, then take none of the device's time.
+// On a GPU the next step is launched before the one in flight is waited for, so that planning and
+// delivery take none of the device's time.
 bool Engine::Impl::advance() {
   take_inbox();
   drop_cancelled();
@@ -39,8 +39,8 @@ bool Engine::Impl::advance() {
   }
   std::optional<Flight> next;
   if (flight_) {
-    // A token that the host draws must be there before the step that reads it, and logits must be
-    // read before others take their place.
+    // A token that the host draws must be known before the step that reads it is launched, and
+    // logits must be read before the next step overwrites them.
     if (!flight_->logits) next = launch_next(true);
     retire(*flight_);
     flight_.reset();
@@ -60,7 +60,8 @@ std::optional<Engine::Impl::Flight> Engine::Impl::launch_next(bool ahead) {
   if (running_.empty() && waiting_.empty()) return std::nullopt;
   prefixes_.take_loaded();
   const Plan plan = make_plan();
-  // Whoever is to be put out may be ending just now: such plans wait for what is under way.
+  // A sequence to be preempted may be ending in the step in flight. A plan that preempts therefore
+  // waits until that step is finished.
   if (ahead && !plan.preempted.empty()) return std::nullopt;
   if (!ahead && plan.slices.empty() && awaits_disk_) {
     prefixes_.wait_for_disk();
@@ -71,7 +72,7 @@ std::optional<Engine::Impl::Flight> Engine::Impl::launch_next(bool ahead) {
                waiting_.size());
   Flight flight;
   carry_out(plan, flight);
-  publish();  // who has come in does not wait for as long as the step takes
+  publish();  // metrics show the admitted requests before the step has run
   if (batch_.tokens() == 0) return std::nullopt;
   flight.launched = Clock::now();
   flight.host_seconds = seconds_between(begin, flight.launched);
@@ -79,23 +80,23 @@ std::optional<Engine::Impl::Flight> Engine::Impl::launch_next(bool ahead) {
   return flight;
 }
 
-// Kept pages that nobody uses count as free: they are given up as pages are taken.
+// Idle kept pages count as free: they are evicted when pages are taken.
 Plan Engine::Impl::make_plan() {
   awaits_disk_ = false;
   std::vector<SeqState> running, waiting;
   for (const Owned& s : running_) running.push_back(state_of(*s));
-  std::vector<std::vector<int32_t>> paths;  // what states of waiting ones point to
-  // Pages there could be for waiting ones at most: what is free, and what is held by those that the
-  // first of them might put out.
+  std::vector<std::vector<int32_t>> paths;  // page lists that the waiting states point to
+  // The most pages that waiting sequences could get: the free ones, and those held by sequences
+  // that the first waiting one might preempt.
   int64_t room = pages_.free_pages();
   if (!waiting_.empty())
     for (const Owned& r : running_)
       if (r->request.priority > waiting_[0]->request.priority)
         room += static_cast<int64_t>(r->pages.size());
-  // Those that may come in with this plan look for their beginning among the kept pages. They hold
-  // nothing before they do come in: a page that would be idle no longer counts as one they lack.
-  // A place is free, or is taken from one of worse priority. Behind the first for which there are
-  // no pages nobody needs to look, as nobody overtakes it.
+  // Waiting sequences that this plan might admit look up their prefix among the kept pages. They
+  // hold no page until they are admitted, so an idle page that they find still counts as one that
+  // they need. A place may be free or taken from a sequence of worse priority. The loop ends at the
+  // first sequence for which there are no pages, as none overtakes it.
   for (size_t i = 0; i < waiting_.size() && room >= 0; ++i) {
     Sequence& s = *waiting_[i];
     const auto worse = std::count_if(running_.begin(), running_.end(), [&](const Owned& r) {
@@ -103,7 +104,7 @@ Plan Engine::Impl::make_plan() {
     });
     if (running_.size() + i >= static_cast<size_t>(options_.compute.sequences + worse)) break;
     awaits_disk_ = prefixes_.awaits_disk(s.prefix, reusable(s));
-    if (awaits_disk_) break;  // and nobody overtakes it
+    if (awaits_disk_) break;  // none overtakes it
     PrefixTree::Found found = prefixes_.find(s.prefix, reusable(s));
     SeqState state = state_of(s);
     state.cached = found.pages * kPageRows;
@@ -115,7 +116,7 @@ Plan Engine::Impl::make_plan() {
   }
   Limits limits;
   limits.step_tokens = options_.compute.step_tokens;
-  limits.max_running = options_.compute.sequences;
+  limits.sequences = options_.compute.sequences;
   limits.free_pages = pages_.free_pages();
   limits.prompt_rows = prompt_rows(options_);
   return plan_step(running, waiting, limits);
@@ -123,8 +124,8 @@ Plan Engine::Impl::make_plan() {
 
 SeqState Engine::Impl::state_of(const Sequence& s) const {
   SeqState x;
-  // One whose last token is being drawn has nothing left to compute.
-  x.known = s.last_pending(max_context()) ? s.cached : s.known() + s.pending;
+  // A sequence whose last token is being drawn has nothing left to compute.
+  x.known = s.last_pending(context()) ? s.cached : s.known() + s.pending;
   x.cached = s.cached;
   x.pages = static_cast<int64_t>(s.pages.size());
   x.page_ids = s.pages;
@@ -134,9 +135,9 @@ SeqState Engine::Impl::state_of(const Sequence& s) const {
   return x;
 }
 
-// Tokens whose rows may be another request's. Not the last, whose logits are wanted; not generated
-// ones, whose rows are decode's, unless those are a prompt's bit for bit; none from where each
-// token's logits are wanted.
+// The tokens whose rows may come from another request. The last one is excluded, as its logits are
+// wanted. Generated ones are excluded unless decode computes the same bits as prefill. So are those
+// from which on the logits of every token are wanted.
 std::span<const int32_t> Engine::Impl::reusable(const Sequence& s) const {
   if (s.wants_prompt_rows())
     return std::span(s.ids).first(static_cast<size_t>(s.first_prompt_row()));
@@ -158,13 +159,13 @@ void Engine::Impl::carry_out(const Plan& plan, Flight& flight) {
   flight.tokens = batch_.tokens();
 }
 
-// Pages first come back, then found ones are held, and then others go out: taking gives up kept
-// ones.
+// In this order: preempted sequences release their pages, admitted ones hold the kept pages that
+// they found, and only afterwards are new pages taken, which may evict kept ones.
 void Engine::Impl::admit_and_preempt(const Plan& plan) {
   const int admitted = plan.admitted(running_.size());
   std::vector<Owned> out;
   FATHOM_CHECK(plan.preempted.empty() || leaving_.empty(),
-               "{} to be put out while {} that have ended hold pages", plan.preempted.size(),
+               "{} to be preempted while {} that have ended hold pages", plan.preempted.size(),
                leaving_.size());
   for (int victim : plan.preempted) {
     Owned& s = running_[static_cast<size_t>(victim)];
@@ -185,8 +186,8 @@ void Engine::Impl::admit_and_preempt(const Plan& plan) {
   for (Owned& s : out) insert_by_rank(waiting_, std::move(s));
 }
 
-// When a request first comes in. What it finds again after it was put out is its own work, which
-// may go beyond its prompt.
+// Counts reuse when a request is admitted for the first time. Pages that it finds again after a
+// preemption are its own work, and may reach beyond its prompt.
 void Engine::Impl::count_reuse(Sequence& s) {
   const int64_t reused = std::min(s.cached, s.prompt);
   s.stats.reused_tokens = reused;
@@ -202,15 +203,15 @@ void Engine::Impl::add_to_batch(Sequence& s, const Slice& slice, Flight& flight)
   flight.members.push_back(&s);
   flight.computed.push_back(slice.end);
   ++s.in_flight;
-  if (slice.begin == s.known()) {  // what the step under way is about to draw
+  if (slice.begin == s.known()) {  // the token that the step in flight draws
     const int32_t unknown = 0;
     carried_.push_back({batch_.tokens(), s.pending_row});
     batch_.add({&unknown, 1}, slice.begin, s.pages, true, forms_);
     s.cached = slice.end;
     return add_rows(s, slice, flight);
   }
-  // A generated token is decoded even when it is computed again after a preemption: its cache rows
-  // then have the bits they had before.
+  // A generated token is decoded even when it is computed again after a preemption, so that its
+  // cache rows have the same bits as before.
   const int64_t middle = std::clamp(s.prompt, slice.begin, slice.end);
   auto add = [&](int64_t begin, int64_t end, bool decode) {
     if (begin == end) return;
@@ -224,7 +225,7 @@ void Engine::Impl::add_to_batch(Sequence& s, const Slice& slice, Flight& flight)
   add_rows(s, slice, flight);
 }
 
-// Asks for the logits of the slice just added that somebody needs.
+// Asks for those logits of the slice just added that are needed.
 void Engine::Impl::add_rows(Sequence& s, const Slice& slice, Flight& flight) {
   const int first = batch_.tokens() - static_cast<int>(slice.end - slice.begin);
   auto want = [&](int64_t position, const Draw& draw, bool draws) {

@@ -60,7 +60,6 @@ void Evaluator::step(std::span<const int32_t> ids, int32_t next_id, int first_la
   int64_t first = position_, end = first + static_cast<int64_t>(ids.size());
   const ComputePlan& plan = instance_.plan();
   if (end > plan.context) fail("{} tokens do not fit a context of {}", end, plan.context);
-  if (on_step_) on_step_(first, static_cast<int>(ids.size()));
   auto begin_row = std::lower_bound(rows.begin(), rows.end(), first);
   auto end_row = std::lower_bound(begin_row, rows.end(), end);
   std::vector<int64_t> wanted(begin_row, end_row);

@@ -1,5 +1,5 @@
-// Evaluator: one sequence through the model, with everything a proof may want to turn: step tokens,
-// kernels, decode or prefill, an observer around the ops. Behind `logits` and `selfcheck`.
+// Evaluator: runs one sequence through the model under any plan, as prefill or decode, with an
+// observer around the ops if wanted. What `logits` and `selfcheck` are built on.
 #pragma once
 
 #include <functional>
@@ -45,9 +45,6 @@ class Evaluator {
   // Where the MTP block's logits go (ComputePlan::mtp): its row at position p is for token p + 2.
   void set_mtp_sink(RowSink sink) { mtp_sink_ = std::move(sink); }
 
-  // Called in front of every step with its first position and its number of tokens.
-  void set_step_observer(std::function<void(int64_t, int)> f) { on_step_ = std::move(f); }
-
  private:
   void step(std::span<const int32_t> ids, int32_t next_id, int first_layer, Tensor hidden,
             bool decode, std::span<const int64_t> rows, const RowSink& sink);
@@ -60,7 +57,6 @@ class Evaluator {
   std::vector<float> host_logits_;
   int64_t position_ = 0;
   RowSink mtp_sink_;
-  std::function<void(int64_t, int)> on_step_;
 };
 
 }  // namespace fathom

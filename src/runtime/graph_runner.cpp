@@ -1,12 +1,12 @@
-// Steps on a GPU. A step of decodes alone is recorded as one CUDA graph per padded size and context
-// limit, and replayed: the host then launches once instead of a few dozen times a layer. Steps with
-// prompts in them are launched kernel by kernel; they are long enough to hide it.
+// Steps on a GPU. A step of decodes only is recorded as one CUDA graph per padded size and context
+// limit and replayed: the host then launches once instead of a few dozen times a layer. Steps with
+// prompts are launched kernel by kernel; they run long enough to hide that.
 //
-// Two steps may be under way: what the host gives to one and takes from it lies in a slot of its
-// own, and the ids that one draws are the next one's inputs without the host having seen them.
+// Two steps may be in flight. The host's inputs and outputs of each lie in a slot of its own, and
+// the ids that one step draws are the inputs of the next without passing through the host.
 //
-// Nothing but sampling parameters goes to the GPU beside the step's inputs, and nothing comes back
-// but token ids; and, where a request asks for it, rows of logits and what the indexer picked.
+// Beside a step's inputs only sampling parameters go to the GPU. Token ids come back and, for
+// requests that ask for them, rows of logits and what the indexer picked.
 #include "runtime/step_runner.h"
 
 #if defined(FATHOM_WITH_CUDA)
@@ -44,8 +44,8 @@ class Graph {
   cudaGraphExec_t exec_ = nullptr;
 };
 
-// Keeps what the tokens of the logit rows pick, layer by layer, in the GPU's memory: copies on the
-// stream, so that they are recorded with the step.
+// Keeps, layer by layer and in the GPU's memory, what the indexer picks for the tokens of the logit
+// rows. Its copies go to the ops' stream, so that they are recorded with the step.
 class DevicePicks final : public TraceOps {
  public:
   DevicePicks(Ops& inner, cudaStream_t stream, int layers, int rows, int topk)
@@ -59,12 +59,12 @@ class DevicePicks final : public TraceOps {
     tokens_.reserve(static_cast<size_t>(rows));
   }
 
-  // In front of each step. A recording is replayed for whatever is asked for later, so it copies
-  // the rows of all; which tokens those are may not change between replays.
+  // Called before each step. A recording copies the rows of all logit rows, since later replays may
+  // ask for any of them. Which tokens those are may not change between replays.
   void watch(std::span<const int32_t> logit_rows) {
     tokens_.assign(logit_rows.begin(), logit_rows.end());
   }
-  // To the host, layer by layer: [layers, topk].
+  // Copies one row's picks to the host: [layers, topk].
   void fetch(int row, void* to) const {
     FATHOM_CUDA(cudaMemcpy2DAsync(to, row_bytes(), place(row, 0),
                                   static_cast<size_t>(rows_) * row_bytes(), row_bytes(),
@@ -72,25 +72,19 @@ class DevicePicks final : public TraceOps {
   }
   size_t row_bytes() const { return static_cast<size_t>(topk_) * sizeof(int32_t); }
 
-  void enter_layer(int layer) override {
-    inner_.enter_layer(layer);
-    layer_ = layer;
-  }
-  void index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
-                  const BatchView& batch) override {
-    inner_.index_topk(picked, index_q, head_weight, kv, batch);
-    if (layer_ >= layers_) return;
+ private:
+  void after(OpKind kind, std::span<const Tensor> results) override {
+    if (kind != OpKind::index_topk || layer() >= layers_) return;
+    const Tensor& picked = results[0];
     for (size_t row = 0; row < tokens_.size();) {
-      size_t end = row + 1;  // neighbours go together: the tokens of a step of decodes all do
+      size_t end = row + 1;  // one copy for neighbours: in a step of decodes that is all of them
       while (end < tokens_.size() && tokens_[end] == tokens_[end - 1] + 1) ++end;
-      FATHOM_CUDA(cudaMemcpyAsync(place(static_cast<int>(row), layer_),
+      FATHOM_CUDA(cudaMemcpyAsync(place(static_cast<int>(row), layer()),
                                   picked.row<int32_t>(tokens_[row]), (end - row) * row_bytes(),
                                   cudaMemcpyDeviceToDevice, stream_));
       row = end;
     }
   }
-
- private:
   std::byte* place(int row, int layer) const {
     return picks_.data() +
            (static_cast<size_t>(layer) * static_cast<size_t>(rows_) + static_cast<size_t>(row)) *
@@ -99,12 +93,11 @@ class DevicePicks final : public TraceOps {
 
   cudaStream_t stream_;
   const int layers_, rows_, topk_;
-  int layer_ = 0;
   std::vector<int32_t> tokens_;
   Buffer picks_;  // [layers, rows, topk] i32
 };
 
-// Beside the ops' own: what is queued on one does not wait for the other.
+// A stream beside the ops' own: work on one does not wait for work on the other.
 class Stream {
  public:
   Stream() { FATHOM_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
@@ -129,18 +122,18 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-// What the host gives to a step and takes from it, in pinned memory.
+// The host's inputs and outputs of one step, in pinned memory.
 struct Slot {
   Slot(size_t draws_bytes, size_t ids_bytes, size_t picks_bytes)
       : draws(draws_bytes, MemoryKind::pinned),
         ids(ids_bytes, MemoryKind::pinned),
         picks(picks_bytes, MemoryKind::pinned) {}
   std::vector<Draw> asked;
-  Buffer draws, ids, picks;  // picks: [rows, layers, topk], empty where nobody asks
+  Buffer draws, ids, picks;  // picks: [rows, layers, topk], empty if selections are not kept
   Event done;
 };
 
-// The GPU's ops, for what they can beside computing: streams, recordings, ids that stay there.
+// The GPU's ops with what is specific to them: streams, recordings, ids that stay on the GPU.
 CudaOps& cuda_ops(Ops& ops) {
   auto* cuda = dynamic_cast<CudaOps*>(&ops);
   FATHOM_CHECK(cuda, "steps are recorded with the GPU's own ops, not with {}", ops.describe());
@@ -172,14 +165,14 @@ class GraphRunner final : public StepRunner {
   }
 
   ~GraphRunner() override {
-    cudaStreamSynchronize(stream_);  // a step under way still uses what goes now
+    cudaStreamSynchronize(stream_);  // a step in flight still uses what is freed now
   }
   GraphRunner(const GraphRunner&) = delete;
   GraphRunner& operator=(const GraphRunner&) = delete;
 
   void launch(StepBatch& batch, std::span<const Draw> draws,
               std::span<const CarriedId> carried) override {
-    FATHOM_CHECK(launched_ - finished_ < steps_at_once(), "{} steps are under way already",
+    FATHOM_CHECK(launched_ - finished_ < steps_at_once(), "{} steps are in flight already",
                  launched_ - finished_);
     const int padded = std::min(padded_tokens(batch.tokens()), step_tokens_);
     const BatchView view = batch.view();
@@ -208,7 +201,7 @@ class GraphRunner final : public StepRunner {
   }
 
   void finish(std::vector<Result<int32_t>>& tokens) override {
-    FATHOM_CHECK(finished_ < launched_, "no step is under way");
+    FATHOM_CHECK(finished_ < launched_, "no step is in flight");
     const Slot& slot = slots_[finished_++ % 2];
     FATHOM_CUDA(cudaEventSynchronize(slot.done.get()));
     tokens.clear();
@@ -237,7 +230,7 @@ class GraphRunner final : public StepRunner {
   std::string describe() const override { return instance_.describe(); }
   int64_t cache_bytes() const override { return instance_.cache().bytes(); }
 
-  // On a stream of their own, so that reading does not wait for the step under way.
+  // On a stream of its own, so that reading does not wait for the step in flight.
   void read_page(int32_t page, std::byte* to) override {
     for (const KvPool::Blocks& b : instance_.cache().blocks(page)) {
       if (b.bytes == 0) continue;
@@ -260,7 +253,7 @@ class GraphRunner final : public StepRunner {
   }
 
  private:
-  // What a recording depends on beside sizes that never change.
+  // What a recording depends on, beside sizes that never change.
   using Key = std::pair<int, int64_t>;  // tokens, context limit
 
   std::unique_ptr<Ops> observer(const RunnerSetup& s, Ops& ops) {
@@ -293,13 +286,13 @@ class GraphRunner final : public StepRunner {
                                 cudaMemcpyHostToDevice, stream_));
   }
 
-  // What the host asked to see, behind the step.
+  // Copies the results that the host asked for, after the step.
   void fetch(Slot& slot) {
     FATHOM_CUDA(cudaMemcpyAsync(slot.ids.data(), ids_.data(), slot.asked.size() * sizeof(int32_t),
                                 cudaMemcpyDeviceToHost, stream_));
     for (size_t row = 0; row < slot.asked.size(); ++row) {
-      // One buffer for both slots: nothing is launched behind a step whose logits the host reads
-      // before it is finished.
+      // One buffer serves both slots: no step is launched while one whose logits the host reads is
+      // in flight.
       if (slot.asked[row].logits)
         FATHOM_CUDA(cudaMemcpyAsync(host_logits_.data() + row * row_bytes(),
                                     logits_ + row * row_bytes(), row_bytes(),
@@ -310,7 +303,7 @@ class GraphRunner final : public StepRunner {
     }
   }
 
-  // Model and sampling onto the stream, the part that is recorded.
+  // Queues model and sampling on the stream: the part that is recorded.
   void enqueue(const StepBatch& batch) {
     const int rows = static_cast<int>(batch.logit_rows().size());
     ops_.carry_ids(rows_of_ids_);
@@ -321,8 +314,8 @@ class GraphRunner final : public StepRunner {
                         reinterpret_cast<int32_t*>(ids_.data()), launch_);
   }
 
-  // The first step of a kind runs as it is: kernels are loaded then, which a recording must not
-  // wait for. The second is recorded.
+  // The first step of a kind runs without a recording: it loads kernels, which must not happen
+  // while recording. The second is recorded.
   void replay(const StepBatch& batch) {
     const std::span<const int32_t> positions = batch.positions();
     const Key key{
@@ -356,10 +349,10 @@ class GraphRunner final : public StepRunner {
   ModelInstance instance_;
   CudaOps& ops_;  // the instance's
   cudaStream_t stream_;
-  Stream copies_;      // of pages that no step writes any more
-  std::byte* logits_;  // the instance's, [rows, vocab] f32: recordings hold the address
+  Stream copies_;      // for pages that no step writes any more
+  std::byte* logits_;  // the instance's, [rows, vocab] f32; recordings hold the address
   Buffer host_logits_, draws_, ids_;
-  std::array<Slot, 2> slots_;  // of the step launched first, second, first again, ...
+  std::array<Slot, 2> slots_;  // used in turn
   int64_t launched_ = 0, finished_ = 0;
   std::vector<int32_t> rows_of_ids_;  // of the step being launched: see CudaOps::carry_ids
   cuda::Launch launch_;

@@ -1,5 +1,5 @@
-// What the host does to a row of logits in front of the draw: penalties, biases, masks. Work is
-// proportional to the tokens a rule names, beside one copy of the row.
+// What the host does to a row of logits before a token is drawn: penalties, biases, masks. Beside
+// one copy of the row, the work is proportional to the number of tokens that the rules name.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ class SeenTokens {
   std::unordered_map<int32_t, size_t> place_;
 };
 
-// Everything that decides about one token.
+// Everything that decides one draw.
 struct RuledDraw {
   const Request* request = nullptr;
   const SeenTokens* seen = nullptr;  // read only where the rules have penalties
@@ -41,16 +41,16 @@ struct RuledDraw {
   int64_t position = 0;              // of the token that is drawn
 };
 
-// Draws by rules and constraint; what neither touches is the Sampler's own draw, to the bit.
-// Thread-compatible. Memory is taken in the constructor.
+// Draws under rules and a constraint. Without either it draws bit for bit as Sampler does.
+// Thread-compatible. Allocates in its constructor only.
 class RuledSampler {
  public:
   explicit RuledSampler(int64_t vocab);
 
-  // Fails, for this request alone, when the logits are not numbers or when the constraint leaves
-  // nothing. Where rules and constraint contradict each other (too early to stop, and nothing else
-  // is allowed) the constraint wins. Waits for the constraint's mask; the caller hands the token to
-  // accept().
+  // Fails, for this request alone, when the logits are not numbers or when the constraint allows no
+  // token. If rules and constraint contradict each other (too early to stop, and nothing else is
+  // allowed), the constraint wins. Waits for the constraint's mask. The caller passes the drawn
+  // token to TokenConstraint::accept().
   Result<int32_t> draw(std::span<const float> logits, const RuledDraw& draw);
 
  private:
@@ -60,9 +60,9 @@ class RuledSampler {
   std::vector<float> row_;
 };
 
-// Whether a request's tokens can only be drawn on the host,
+// Whether a request's tokens can be drawn on the host only,
 inline bool draws_by_host(const Request& r) { return r.rules.any() || r.constraint != nullptr; }
-// and whether the host must see the logits behind each.
+// and whether the host must read the logits of each.
 inline bool reads_logits(const Request& r) { return draws_by_host(r) || r.logprobs >= 0; }
 
 // Log-softmax of a row of the model's logits, in float64: the log-probability of `token`, and of

@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "base/error.h"
-#include "io/machine.h"
+#include "base/units.h"
 
 namespace fathom {
 MemoryPlan plan_memory(const MemoryNeeds& n, int64_t available) {

@@ -1,4 +1,4 @@
-// What a run needs of the machine's memory, settled before any of it is taken.
+// How the machine's memory is divided, decided before any of it is allocated.
 #pragma once
 
 #include <cstdint>
@@ -10,16 +10,18 @@
 namespace fathom {
 
 struct MemoryNeeds {
-  int64_t weights = 0;    // still to be read from disk, or mapped: they want to stay in memory
+  int64_t weights = 0;    // mapped or still to be read; planned as if all of it stays in memory
   int64_t workspace = 0;  // activations, scores, logits
   KvShape cache;
   int64_t max_positions = 0;  // of the model
   int64_t context = 0;        // asked for; 0: as much as fits, up to the model's own
   int sequences = 1;
-  double keep_free = 0.1;    // share of the available memory that is left to others
-  int64_t cache_tokens = 0;  // asked for, all sequences together; 0: as much as they may need,
-  double cache_share = 1;    // but, beyond one sequence alone, no more of what is left than this
-  bool fill = false;         // and never less: what is not needed keeps prefixes
+  double keep_free = 0.1;  // share of the available memory that is left to other programs
+  // Tokens of all sequences together that are asked for. 0: as many as all sequences may need, but
+  // (unless one sequence alone needs more) at most `cache_share` of the memory that is left.
+  int64_t cache_tokens = 0;
+  double cache_share = 1;
+  bool fill = false;  // takes that share even if less is needed: the rest keeps prefixes
 };
 
 struct MemoryPlan {
@@ -34,8 +36,8 @@ struct MemoryPlan {
   std::string describe_load() const;  // another: how many requests of which length fit at once
 };
 
-// Fits the cache into what is left beside weights and workspace. What the user asked for is never
-// cut: where it does not fit, Error with the plan and with what would.
+// Fits the cache into the memory left beside weights and workspace. What the user asked for is
+// never reduced: if it does not fit, throws Error with the plan and with what would fit.
 MemoryPlan plan_memory(const MemoryNeeds& needs, int64_t available);
 
 // Memory of one step beside weights and cache: an estimate from above.

@@ -16,7 +16,7 @@ namespace fathom {
 using RequestId = uint64_t;
 
 enum class Finish : uint8_t {
-  none,       // goes on
+  none,       // not finished
   stop,       // one of the stop ids
   length,     // max_new_tokens, or the end of the context
   cancelled,  // by cancel()
@@ -62,22 +62,22 @@ struct Selection {
   std::vector<std::span<const int32_t>> layers;  // ascending positions
 };
 
-// Called on the engine thread; what it points to is good for the time of the call.
+// Passed to the sink on the engine thread. What it points to is valid during the call only.
 struct TokenEvent {
   RequestId id = 0;
-  int32_t token = -1;            // -1: only the end is announced (cancelled, error)
-  Finish finish = Finish::none;  // anything else: the last event of this request
+  int32_t token = -1;            // -1: no token, only the end (cancelled, error)
+  Finish finish = Finish::none;  // not none: the last event of this request
   std::string error;
   const RequestStats* stats = nullptr;
   const TokenLogprobs* logprobs = nullptr;  // of `token`, when asked for
   // Of the prompt's tokens from Request::prompt_logprobs_from on, with the first event, when asked
   // for.
   std::span<const TokenLogprobs> prompt_logprobs = {};
-  const Selection* selection = nullptr;  // what led to `token`, when asked for
+  const Selection* selection = nullptr;  // what the model attended to for `token`, when asked for
 };
 
-// Changes to the logits before a token is drawn, in the order written here. They depend on nothing
-// but the request's own tokens.
+// Changes to the logits before a token is drawn, applied in the order of the fields. They depend on
+// the request's own tokens alone.
 struct LogitRules {
   std::vector<std::pair<int32_t, float>> bias;  // added to the logit of a token, -100 to 100
   // Above 0: logits of tokens seen in prompt or answer are divided by it if positive, multiplied
@@ -100,12 +100,12 @@ class TokenConstraint {
   // Bit i % 64 of word i / 64: whether token i may come next. Empty: any token may. Ids past the
   // last word may not. Waits until the mask is computed; at least one bit is set.
   virtual std::span<const uint64_t> allowed() = 0;
-  // Takes the token that was drawn and returns at once: the next mask is computed on another thread
-  // while the model computes the next logits.
+  // Advances the constraint by the token that was drawn, and returns at once: another thread
+  // computes the next mask while the model computes the next logits.
   virtual void accept(int32_t token) = 0;
 };
 
-// Alternatives that `logprobs` may ask for.
+// The most alternatives that `logprobs` may ask for.
 inline constexpr int kMaxTopLogprobs = 20;
 
 struct Request {

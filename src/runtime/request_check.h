@@ -1,4 +1,4 @@
-// What an engine accepts of a request, before anything is done for it.
+// Checks a request before the engine accepts it.
 #pragma once
 
 #include <cstdint>

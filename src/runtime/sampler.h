@@ -16,7 +16,7 @@ Result<SamplingParams> checked(const SamplingParams& params);
 // NaN, +inf, or nothing but -inf.
 Result<int32_t> greedy(std::span<const float> logits);
 
-// Thread-compatible. Memory is taken in the constructor.
+// Thread-compatible. Allocates in its constructor only.
 class Sampler {
  public:
   explicit Sampler(int64_t vocab);

@@ -7,8 +7,8 @@
 namespace fathom {
 namespace {
 
-// The state of one planning: what each sequence gets, and what is left. Sequences count through
-// running and then waiting, as in Slice.
+// The state of planning one step: what each sequence gets, and what is left. Sequences are numbered
+// through running and then waiting, as in Slice.
 class Planner {
  public:
   Planner(std::span<const SeqState> running, std::span<const SeqState> waiting,
@@ -19,14 +19,14 @@ class Planner {
         gone_(running.size(), false),
         budget_(limits.step_tokens),
         free_(limits.free_pages),
-        places_(limits.max_running - static_cast<int>(running.size())),
+        places_(limits.sequences - static_cast<int>(running.size())),
         rows_(limits.prompt_rows) {}
 
   Plan run() {
     for (int i = 0; i < count(); ++i)
       if (is_decode(i)) give(i, 1);
     give_prompts();
-    if (plan_.preempted.empty()) admit();  // what was just put out must not come straight back in
+    if (plan_.preempted.empty()) admit();  // a sequence just preempted must not be admitted again
     add_slices(true);
     add_slices(false);
     return std::move(plan_);
@@ -56,12 +56,12 @@ class Planner {
     while (more_pages(s, tokens) > free_) {
       int64_t room = (s.pages + free_) * kPageRows - s.cached;
       if (room > 0) {
-        tokens = room;  // a shorter chunk fits: nobody has to go
+        tokens = room;  // a shorter chunk fits without preempting
         break;
       }
       int victim = last_rank();
-      // The others are out and this one is still short: sequences that are just leaving hold pages,
-      // which a later plan finds.
+      // All others are preempted and pages are still missing: sequences that have ended, but are
+      // still in flight, hold them. A later plan finds them free.
       if (victim == 0) return;
       preempt(victim);
       if (victim == i) return;
@@ -71,15 +71,15 @@ class Planner {
     budget_ -= tokens;
   }
 
-  // The running sequence that goes first when room is needed; 0, which never goes, when it is the
-  // only one.
+  // The running sequence that is preempted first; 0, which is never preempted, if it is the only
+  // one.
   int last_rank() const {
     for (int i = count() - 1; i > 0; --i)
       if (!is_gone(i)) return i;
     return 0;
   }
 
-  // Takes back what this plan has given it, too: it may have been a decode, served before.
+  // Also takes back what this plan has given it: it may be a decode, which was served already.
   void preempt(int i) {
     free_ += at(i).pages - held_by_others(i) + more_pages(at(i), take(i));
     budget_ += take(i);
@@ -89,7 +89,7 @@ class Planner {
     ++places_;
   }
 
-  // Leading pages that both have.
+  // How many leading pages both have in common.
   static int64_t common(const SeqState& a, const SeqState& b) {
     size_t same = 0, end = std::min(a.page_ids.size(), b.page_ids.size());
     while (same < end) {
@@ -101,8 +101,8 @@ class Planner {
     }
     return static_cast<int64_t>(same);
   }
-  // Of the pages of `i`, how many some other running sequence holds that stays. As all share from
-  // the front, it is the one that has most in common.
+  // How many pages of `i` are also held by a running sequence that is not preempted. As texts share
+  // pages from the front, it is the largest number that `i` has in common with any one of them.
   int64_t held_by_others(int i) const {
     int64_t most = 0;
     for (int j = 0; j < count(); ++j)
@@ -123,8 +123,8 @@ class Planner {
     for (size_t k = 0; k < list.size(); ++k) give(list[k], shares[k]);
   }
 
-  // Tokens of each prompt when `budget` is shared among them, in turn and to the end of a page at a
-  // time. Where there is less than a page for each, all get as much first.
+  // Tokens of each prompt when `budget` is shared among them: in turns, each up to the end of its
+  // page. If there is less than a page for each, all get the same number in the first turn.
   std::vector<int64_t> shared(const std::vector<int>& list, int64_t budget) const {
     std::vector<int64_t> share(list.size(), 0);
     int watched = 0;
@@ -150,7 +150,7 @@ class Planner {
     return share;
   }
 
-  // Pages that would be left if all that runs were computed to its end.
+  // Pages that would be left after computing every known token of the running sequences.
   int64_t unclaimed() const {
     int64_t pages = free_;
     for (int i = 0; i < count(); ++i)
@@ -163,12 +163,12 @@ class Planner {
   void admit() {
     int admitted = 0;
     while (admitted < static_cast<int>(waiting_.size())) {
-      if (!make_room(admitted)) break;  // no overtaking: a long prompt must get its turn
+      if (!make_room(admitted)) break;  // none overtakes it: a long prompt must get its turn
       --places_;
       ++admitted;
     }
     if (admitted == 0) return;
-    // There are pages for all of them now: what prompts got so far is shared anew.
+    // There are pages for all of them now: the tokens given to prompts are shared out anew.
     const std::vector<int> list = prompts(admitted);
     int64_t budget = budget_;
     for (int i : list) budget += take(i);
@@ -176,8 +176,8 @@ class Planner {
     for (size_t k = 0; k < list.size(); ++k) take(list[k]) = shares[k];
   }
 
-  // Pages that the first `n` waiting sequences take. Pages they share with running ones cost
-  // nothing while one of these stays.
+  // Pages that the first `n` waiting sequences need. Pages shared with a running sequence that is
+  // not preempted cost nothing.
   int64_t needed(int n, bool some_are_out) const {
     int64_t pages = 0;
     for (int i = count(); i < count() + n; ++i)
@@ -186,8 +186,8 @@ class Planner {
     return pages;
   }
 
-  // Whether the next waiting sequence can come in behind those admitted so far: it may put out
-  // running ones of worse priority, but only when that makes room enough.
+  // Whether the next waiting sequence can be admitted after those admitted so far. It preempts
+  // running ones of worse priority, but only if that makes enough room.
   bool make_room(int admitted) {
     const SeqState& s = at(count() + admitted);
     const std::vector<int> sharing = prompts(admitted);
@@ -206,7 +206,7 @@ class Planner {
       ++places;
       tokens += is_prompt(i) ? 1 : take(i);
       room += at(i).pages - held_by_others(i) + more_pages(at(i), missing(at(i)));
-      gone_[static_cast<size_t>(i)] = true;  // for a trial
+      gone_[static_cast<size_t>(i)] = true;  // on trial
     }
     const bool fits = enough();
     for (int i : out) gone_[static_cast<size_t>(i)] = false;

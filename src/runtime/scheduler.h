@@ -1,19 +1,24 @@
-// What the next step computes, as a pure function: same state, same plan. No clock, no device, no
-// page is touched here; the engine carries the plan out.
+// What the next step computes, as a pure function: the same state gives the same plan. It reads no
+// clock and touches no device and no page; the engine carries the plan out.
 //
-// Who is served first is a matter of rank: priority, then arrival. The rules, in order:
-//   1. decodes first: every running sequence that lacks one token gets it (a waiting reader feels
-//      a missing token sooner than a longer wait for the first one);
-//   2. then the prompts in work share what is left of the step's tokens: each gets the same, less
-//      only where it lacks less, in whole pages where the share is as much as a page. So a short
-//      prompt is through in a step or two while a long one goes on;
-//   3. waiting sequences come in by rank, none overtaking, while there are places, a token for each
-//      and pages for everything that is known of them. One of strictly better priority than
-//      running ones puts these out, from the last rank up, when that makes room for it. Pages that
-//      texts share are counted once: one comes free when the last of its holders is put out, and
-//      costs the newcomer nothing while someone who stays holds it;
-//   4. when pages run out, the running sequence of the last rank gives up all of its pages and
-//      waits again, to be computed anew later. The first in rank never does, so it finishes.
+// Sequences are served in order of rank: priority, then arrival. The rules, in order:
+//   1. Decodes first: every running sequence that lacks one token gets it. A reader notices a
+//   missing
+//      token sooner than a longer wait for the first one.
+//   2. The prompts that are being computed share what is left of the step's tokens. Each gets the
+//      same number, or what it still lacks if that is less. Shares of a page or more are rounded
+//      down to whole pages. So a short prompt is done in a step or two while a long one goes on.
+//   3. Waiting sequences are admitted in order of rank, none overtaking another, as long as the
+//   step
+//      has a place and a token for each, and the cache has pages for all of its known tokens. A
+//      waiting sequence of strictly better priority preempts running ones, the last in rank first,
+//      if that makes room for it. Pages that texts share count once: a page becomes free when its
+//      last holder is preempted, and costs the admitted sequence nothing while a remaining one
+//      holds it.
+//   4. When pages run out, the running sequence of the last rank is preempted: it gives up all of
+//   its
+//      pages, waits again and is computed anew later. The first in rank is never preempted, so it
+//      finishes.
 #pragma once
 
 #include <cstdint>
@@ -23,26 +28,26 @@
 namespace fathom {
 
 struct SeqState {
-  int64_t known = 0;         // tokens of the prompt and generated so far
-  int64_t cached = 0;        // of these, how many are in the cache; less than known in all but name
-  int64_t pages = 0;         // pages held; of a waiting one, those that others hold for it to share
+  int64_t known = 0;         // tokens of the prompt and generated ones
+  int64_t cached = 0;        // of these, the ones with rows in the cache
+  int64_t pages = 0;         // pages held; for a waiting one: pages of others that it can share
   int priority = 0;          // lower numbers are served first
-  bool prompt_rows = false;  // tokens of it take a logit row, not its last one alone:
+  bool prompt_rows = false;  // tokens of the prompt take a logit row, not only the last one:
   int64_t rows_from = 0;     // all from this position on
-  // Which pages these are, in order. Texts share pages from the front alone: two lists agree up to
-  // some place and nowhere behind it. May be left empty where no page is shared.
+  // Which pages these are, in order. Texts share pages from the front only: two lists agree up to
+  // some place and differ everywhere after it. May be empty if no page is shared.
   std::span<const int32_t> page_ids = {};
 };
 
 struct Limits {
   int step_tokens = 0;     // tokens of one step
-  int max_running = 0;     // sequences at once
+  int sequences = 0;       // sequences at once
   int64_t free_pages = 0;  // pages nobody holds
   int prompt_rows = 0;     // logit rows of one step beside the last one of each sequence
 };
 
-// Tokens [begin, end) of a sequence. `seq` counts through running and then waiting: running.size()
-// is the first waiting sequence, which this plan admits.
+// Tokens [begin, end) of a sequence. `seq` is an index into the running sequences followed by the
+// waiting ones: running.size() is the first waiting sequence, which this plan admits.
 struct Slice {
   int seq;
   int64_t begin, end;
@@ -53,7 +58,7 @@ struct Plan {
   std::vector<Slice> slices;   // decodes, then chunks of prompts; a sequence at most once
   std::vector<int> preempted;  // indices of running, the last rank first
 
-  // How many waiting sequences come in: always the first ones.
+  // How many waiting sequences are admitted: always the first ones.
   int admitted(size_t running) const {
     int n = 0;
     for (const Slice& s : slices) n += s.seq >= static_cast<int>(running);
@@ -61,11 +66,11 @@ struct Plan {
   }
 };
 
-// `running` and `waiting` are in order of rank, each for itself. A running sequence may lack
-// nothing (known == cached): it keeps its place and its pages. Whoever calls must see to it that
-// the greatest sequence alone fits into all pages: where nobody else holds any, every plan then
-// makes progress, if only by putting somebody out. A plan that puts somebody out may be carried out
-// only when nobody but `running` holds pages.
+// `running` and `waiting` are each in order of rank. A running sequence that lacks nothing (known
+// == cached) keeps its place and its pages. The caller makes sure that the longest sequence alone
+// fits into all pages. Then every plan makes progress, possibly by preempting, as long as no
+// sequence outside `running` holds pages. A plan that preempts may be carried out only in that
+// case.
 Plan plan_step(std::span<const SeqState> running, std::span<const SeqState> waiting,
                const Limits& limits);
 

@@ -30,19 +30,13 @@ std::span<const int32_t> SelectionTap::picked(int row, int layer) const {
                                    static_cast<size_t>(counts_[at]));
 }
 
-void SelectionTap::enter_layer(int layer) {
-  inner_.enter_layer(layer);
-  layer_ = layer;
-}
-
-void SelectionTap::index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
-                              const BatchView& batch) {
-  inner_.index_topk(picked, index_q, head_weight, kv, batch);
-  if (layer_ >= layers_) return;  // the MTP block's are nobody's
+void SelectionTap::after(OpKind kind, std::span<const Tensor> results) {
+  if (kind != OpKind::index_topk || layer() >= layers_) return;  // the MTP block's are nobody's
+  const Tensor& picked = results[0];
   for (const Watched& w : watched_) {
     const int32_t* from = picked.row<int32_t>(w.token);
     const int32_t* end = std::find(from, from + topk_, -1);
-    const size_t at = place(w.row, layer_);
+    const size_t at = place(w.row, layer());
     std::copy(from, end, picks_.begin() + static_cast<int64_t>(at) * topk_);
     counts_[at] = static_cast<int32_t>(end - from);
   }

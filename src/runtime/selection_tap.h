@@ -1,6 +1,6 @@
-// SelectionTap: keeps what the indexer picked for the tokens whose logits are wanted, layer by
-// layer, so that a reader can be shown what an answer was made from. Only an engine that was asked
-// to keep selections has one between model and ops; the others pay nothing.
+// SelectionTap: keeps what the indexer picked, layer by layer, for the tokens whose logits are
+// wanted. A user interface shows with it which earlier tokens an answer is based on. Only an engine
+// that is asked to keep selections puts one between model and ops.
 #pragma once
 
 #include <span>
@@ -11,23 +11,21 @@
 
 namespace fathom {
 
-// On the host's memory. Thread-compatible; memory is taken in the constructor.
+// For ops on the host's memory. Thread-compatible. Allocates in its constructor only.
 class SelectionTap final : public TraceOps {
  public:
   // `rows`: logit rows of one step; `topk`: positions that a token picks at most.
   SelectionTap(Ops& inner, int layers, int rows, int topk);
 
-  // In front of each step: the batch tokens of its logit rows, and which of them are to be kept.
+  // Called before each step: the batch tokens of its logit rows, and which of them are to be kept.
   void watch(std::span<const int32_t> logit_rows, std::span<const Draw> draws);
-  // What that row's token picked, ascending: all positions up to its own where they are not more
-  // than top-k.
+  // The positions picked for that row's token, ascending. All positions up to its own if these are
+  // at most top-k.
   std::span<const int32_t> picked(int row, int layer) const;
 
-  void enter_layer(int layer) override;
-  void index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
-                  const BatchView& batch) override;
-
  private:
+  void after(OpKind kind, std::span<const Tensor> results) override;
+
   struct Watched {
     int row, token;
   };
@@ -36,7 +34,6 @@ class SelectionTap final : public TraceOps {
   }
 
   const int layers_, rows_, topk_;
-  int layer_ = 0;
   std::vector<Watched> watched_;
   std::vector<int32_t> picks_;   // [layers, rows, topk]
   std::vector<int32_t> counts_;  // [layers, rows]

@@ -1,6 +1,6 @@
 // One step of the engine on a device: the forward pass over a batch, and the next token of every
-// sequence that has come to its end. The engine knows no tensor, no graph and no device beyond
-// this.
+// sequence whose known tokens are all computed. The engine knows no tensor, no graph and no device
+// beyond this interface.
 #pragma once
 
 #include <memory>
@@ -23,13 +23,13 @@ namespace fathom {
 struct Draw {
   SamplingParams params;
   int64_t position = 0;         // of the token that is drawn
-  bool by_host = false;         // nothing is drawn here, the caller does
+  bool by_host = false;         // the runner draws nothing: the caller does
   bool logits = false;          // the caller reads the row's logits
-  bool keep_selection = false;  // the caller reads what the row's token picked
+  bool keep_selection = false;  // the caller reads what the indexer picked for the row's token
 };
 
-// A token of the batch whose id is what row `row` of the step launched before drew: the device has
-// it, the host has not seen it yet.
+// A token of the batch whose id is drawn by logit row `row` of the step launched before. The device
+// has the id; the host has not seen it yet.
 struct CarriedId {
   int token = 0;
   int row = 0;
@@ -47,20 +47,20 @@ struct RunnerSetup {
 
 class StepRunner : public PageRows {
  public:
-  // Starts a step: the batch, and what is to be drawn for its logit rows, in their order. A device
-  // of its own returns at once; the arguments need not outlive the call. A device that fails
-  // throws, here or in finish().
+  // Starts a step on `batch`; draws[i] says what to do with logit row i. On a GPU it returns before
+  // the step has run; the arguments need not outlive the call. Throws Error when the device fails,
+  // here or in finish().
   virtual void launch(StepBatch& batch, std::span<const Draw> draws,
                       std::span<const CarriedId> carried) = 0;
-  // Waits for the oldest step that is under way. tokens[row] is what its row drew (nothing, where
-  // the host draws); a failure is that request's alone.
+  // Waits for the oldest step in flight. tokens[row] is the token that its row drew, or -1 where
+  // the host draws; a failure there concerns that row's request alone.
   virtual void finish(std::vector<Result<int32_t>>& tokens) = 0;
-  // Steps that may be under way at once: above 1, ids may be carried from one to the next.
+  // Steps that may be in flight at once. If above 1, ids may be carried from one to the next.
   virtual int steps_at_once() const { return 1; }
 
-  // Of the step finished last, until the next one is finished or two more are launched: what was
-  // asked for of a row. Behind a step with logits to read none is launched before it is finished.
-  // The logits, [vocab]:
+  // What a Draw of the step finished last asked for. Valid until the next step is finished or two
+  // more are launched. The engine launches no step before one whose logits it reads is finished.
+  // The logits of a row, [vocab]:
   virtual std::span<const float> logits(int row) const = 0;
   // What the indexer of a layer picked for the row's token, ascending:
   virtual std::span<const int32_t> picked(int row, int layer) const = 0;
@@ -73,11 +73,12 @@ class StepRunner : public PageRows {
   virtual int64_t cache_bytes() const = 0;
 };
 
-// Logit rows that a step may need room for: padding included.
+// The number of tokens that a step of `tokens` decodes is padded to: so few sizes that a graph can
+// be recorded for each.
 int padded_tokens(int tokens);
 
-// The setup's plan with what a runner adds: a logit row for each token of padding, and on a GPU a
-// page where padding lies.
+// The setup's plan with what a runner adds on a GPU: logit rows for padding tokens, and a page of
+// cache for them.
 ComputePlan runner_plan(const RunnerSetup& setup);
 
 // Memory of a runner beside weights and the plan's pages of cache: an estimate from above.

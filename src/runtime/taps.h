@@ -1,5 +1,5 @@
-// TapOps: records, for chosen positions of one sequence, what every layer did: the residual stream
-// behind it, the indexer's scores and picks, the experts.
+// TapOps: records what every layer computes for chosen positions of one sequence: the residual
+// stream after the layer, the indexer's scores and picks, the experts.
 #pragma once
 
 #include <map>
@@ -19,23 +19,22 @@ struct LayerTaps {
 
 class TapOps final : public TraceOps {
  public:
-  // `rows`: positions to record, ascending; `context`: length of the whole sequence.
+  // `rows`: positions to record, ascending; `context`: length of the whole sequence, whose steps
+  // hold no other one's tokens.
   TapOps(Ops& inner, std::vector<int64_t> rows, int64_t context);
-
-  // To be called in front of each step with the first position and the number of its tokens.
-  void begin_step(int64_t first_position, int tokens);
 
   const std::map<int, LayerTaps>& layers() const { return layers_; }
 
+  StepInputs begin_step(const StepInputs& inputs) override;
   void enter_layer(int layer) override;
-  void add_rms_norm(Tensor normed, Tensor residual, Tensor update, const float* gain,
-                    float eps) override;
   void index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
                   const BatchView& batch) override;
-  void route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate, const float* bias,
-             const RouterShape& shape) override;
 
  private:
+  void after(OpKind kind, std::span<const Tensor> results) override;
+  void record_residual(Tensor residual);
+  void record_experts(Tensor ids);
+
   // A recorded row that belongs to the current step: its place in rows_ and its batch token.
   struct Hit {
     size_t row;

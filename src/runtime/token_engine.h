@@ -1,4 +1,5 @@
-// What a server needs of an engine, so that it can be tested with one that follows a script.
+// The interface that a server needs of an engine. Tests of the server use an engine that follows a
+// script instead of the real one.
 #pragma once
 
 #include <cstdint>
@@ -8,21 +9,21 @@
 
 namespace fathom {
 
-// The state behind the last step, for metrics and health; totals count from the start.
+// The state after the last step, for metrics and health checks. Totals count from the start.
 struct EngineSnapshot {
   int64_t steps = 0;
-  int64_t prompt_tokens = 0, generated_tokens = 0;  // computed as such; recomputed ones again
+  int64_t prompt_tokens = 0, generated_tokens = 0;  // computed; a token computed again counts again
   int64_t preemptions = 0;
-  int64_t prefix_queries = 0, prefix_hits = 0;  // tokens of prompts looked up, and found
+  int64_t prefix_queries = 0, prefix_hits = 0;  // tokens of prompts looked up, and of these found
   int running = 0, waiting = 0;
-  int64_t pages = 0, free_pages = 0;  // kept prefixes count as free: they go when room is needed
-  bool failed = false;                // the device or the machine gave up; nothing will be served
+  int64_t pages = 0, free_pages = 0;  // idle kept pages count as free: they can be evicted
+  bool failed = false;  // the device or the machine failed; no request is served any more
 };
 
-// One step as it went, reported on the engine thread.
+// What one step did; reported on the engine thread.
 struct StepReport {
   int tokens = 0;           // computed
-  int decodes = 0;          // of these, one a sequence that continues its answer
+  int decodes = 0;          // of these, the ones that continue an answer: one a sequence
   int sequences = 0;        // in the step
   double seconds = 0;       // of model and sampling
   double host_seconds = 0;  // planning, book-keeping and delivery around it
@@ -32,15 +33,15 @@ class TokenEngine {
  public:
   virtual ~TokenEngine() = default;
 
-  // From any thread. A failure is final and says the HTTP status that fits: 400 for a request that
-  // can never be served, 429 when too many wait already. The sink is not called then.
+  // From any thread. A failure carries the HTTP status that fits: 400 for a request that can never
+  // be served, 429 when too many requests wait already. The sink is not called in that case.
   virtual Result<RequestId> submit(Request request) = 0;
-  // From any thread. The sink hears of it within one step, unless the request has ended by then.
+  // From any thread. The sink gets the last event within one step, unless the request has ended.
   virtual void cancel(RequestId id) = 0;
   // From any thread.
   virtual EngineSnapshot snapshot() const = 0;
   // Tokens of prompt and answer together that one request may have.
-  virtual int64_t max_context() const = 0;
+  virtual int64_t context() const = 0;
 };
 
 }  // namespace fathom

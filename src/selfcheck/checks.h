@@ -1,4 +1,4 @@
-// What the groups of checks share. Internal to run_selfcheck.
+// State and helpers that the groups of checks share. Internal to run_selfcheck.
 #pragma once
 
 #include <fmt/format.h>
@@ -21,15 +21,15 @@ struct CheckContext {
   const Weights& weights;
   const Tokenizer* tokenizer;
   const SelfcheckOptions& options;
-  bool large = false;             // sampled instead of compared whole
+  bool large = false;             // too large to compare whole: weights are sampled
   int64_t model_topk = 0;         // the checkpoint's own
   std::vector<int32_t> ids = {};  // the sequence of the runs
   std::vector<CheckResult> results = {};
-  // What the GPU reads, in memory that the checks read too; made when first asked for.
+  // Weights for a GPU, in memory that the checks can read, too. Copied when first asked for.
   mutable std::map<Numerics, DeviceWeights> placed = {};
 
   int64_t length() const { return static_cast<int64_t>(ids.size()); }
-  // Positions up to here see everything in a sparse run.
+  // Up to this position a sparse run attends to everything.
   int64_t topk() const { return config.index_topk; }
 
   EvalOptions eval(Numerics numerics) const {
@@ -43,7 +43,7 @@ struct CheckContext {
     e.wrap = options.wrap;
     return e;
   }
-  // For single ops on tensors in the host's memory. Where a GPU is checked they run on the
+  // For single ops on tensors in the host's memory. When a GPU is checked, these run on the
   // reference, which the GPU is compared with op by op: formulas = reference = GPU.
   EvalOptions host_eval(Numerics numerics) const {
     EvalOptions e = eval(numerics);
@@ -59,26 +59,26 @@ struct CheckContext {
     return placed.try_emplace(e.compute.numerics, config, weights, e.compute).first->second.get();
   }
   Rig rig(const EvalOptions& e) const { return Rig(config, weights_for(e), {e, std::nullopt}); }
-  // Rows whose logits are looked at: the first, around the top-k, the last.
+  // Positions whose logits are compared: the first ones, those around the top-k, the last ones.
   std::vector<int64_t> rows() const;
 
   void add(std::string id, std::string proves, std::string figure, std::string limit, bool passed);
   void skip(std::string id, std::string proves, std::string why);
 };
 
-void check_kernels(CheckContext& c);    // selfcheck_kernels.cpp
-void check_selection(CheckContext& c);  // selfcheck_indexer.cpp
+void check_kernels(CheckContext& c);    // kernels.cpp
+void check_selection(CheckContext& c);  // indexer.cpp
 void check_indexer_formulas(CheckContext& c);
-void check_rotation(CheckContext& c);  // selfcheck_formulas.cpp
+void check_rotation(CheckContext& c);  // formulas.cpp
 void check_router(CheckContext& c);
-void check_chunks(CheckContext& c);  // selfcheck_runs.cpp
+void check_chunks(CheckContext& c);  // runs.cpp
 void check_sparsity(CheckContext& c);
 void check_repeat(CheckContext& c);
 void check_cache(CheckContext& c);
 void check_finite(CheckContext& c);
-void check_tokenizer(CheckContext& c);  // selfcheck_text.cpp
+void check_tokenizer(CheckContext& c);  // text.cpp
 
-// English, about 1,400 bytes, to be repeated.
+// About 1,400 bytes of English, repeated to make a prompt.
 std::string_view selfcheck_text();
 
 // Differences between two sets of logits of the same rows.

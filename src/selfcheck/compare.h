@@ -1,6 +1,8 @@
-// CompareOps: runs every op on the kernels under test and, for chosen tokens, once more on the
-// reference with the same inputs. The error is kept as a share of a bound that follows from the
-// number formats alone, so one number, 1, is the limit for every op, format and size.
+// CompareOps: runs every op on the kernels under test and, for chosen tokens, a second time on the
+// reference with the same inputs. It keeps the error as a share of a bound that follows from the
+// number formats alone. So 1 is the limit for every op, format and size.
+//
+// An op added to Ops needs its comparison here; without one its check fails.
 #pragma once
 
 #include <array>
@@ -12,32 +14,11 @@
 
 namespace fathom {
 
-enum class OpKind : uint8_t {
-  embed,
-  rms_norm,
-  add_rms_norm,
-  project,
-  rope_query,
-  append_latent,
-  append_index_key,
-  index_query,
-  index_scores,
-  index_topk,
-  attend_expanded,
-  attend_absorbed,
-  route,
-  mlp,
-  moe,
-  gather_rows,
-  logits,
-};
-inline constexpr int kOpKinds = 17;
-
-// What one op's comparisons came to.
+// The comparisons of one op, summed up.
 struct OpTally {
   double worst = 0;              // greatest error as a share of its bound
   int64_t values = 0;            // compared
-  int64_t codes = 0, moved = 0;  // e4m3 codes compared, and those one step apart
+  int64_t codes = 0, moved = 0;  // e4m3 codes compared, and those that differ by one step
 
   void add(double error, double bound);
   void exact(bool equal) { add(equal ? 0 : 1, 0); }
@@ -56,14 +37,12 @@ class CompareOps final : public TraceOps {
  public:
   CompareOps(Ops& tested, Numerics numerics, CompareLimits limits);
 
-  // To be called before the first step. Must outlive this object.
+  // Called once before the first step. The reference must outlive this object.
   void set_reference(Ops& reference) { reference_ = &reference; }
-
-  // To be called in front of each step with the first position and the number of its tokens.
-  void begin_step(int64_t first_position, int tokens);
 
   const OpTally& tally(OpKind kind) const { return tallies_[static_cast<size_t>(kind)]; }
 
+  StepInputs begin_step(const StepInputs& inputs) override;
   void enter_layer(int layer) override;
   void embed(Tensor hidden, const int32_t* ids, const QWeight& table) override;
   void rms_norm(Tensor out, Tensor x, const float* gain, float eps) override;
@@ -92,6 +71,7 @@ class CompareOps final : public TraceOps {
   void logits(Tensor out, Tensor hidden, const QWeight& head) override;
 
  private:
+  void after(OpKind kind, std::span<const Tensor> results) override;
   OpTally& at(OpKind kind) { return tallies_[static_cast<size_t>(kind)]; }
   bool watching() const { return watched_layer_ && !tokens_.empty(); }
   std::span<const int32_t> heavy() const;

@@ -8,9 +8,10 @@
 namespace fathom {
 namespace {
 
-constexpr double kVectorLimit[] = {1e-4, 0x1p-7};  // exact, bf16; see selfcheck_indexer.cpp
+constexpr double kVectorLimit[] = {1e-4, 0x1p-7};  // exact, bf16; see indexer.cpp
 
-// The table that reached the kernels: angles are float32 products of position and frequency.
+// The rotation table that the kernels were given. Its angles are float32 products of position and
+// frequency.
 void check_table(CheckContext& c, const RopeTable& rope) {
   std::vector<double> f = plain_frequencies(c.config);
   double worst = 0, unit = 0;

@@ -8,28 +8,28 @@ namespace {
 
 struct OpLine {
   OpKind kind;
-  std::string_view name, words;
+  std::string_view words;
   bool indexer = false, experts = false;
 };
 
 constexpr OpLine kLines[] = {
-    {OpKind::embed, "embed", "token embeddings"},
-    {OpKind::rms_norm, "rms_norm", "RMS norm"},
-    {OpKind::add_rms_norm, "add_rms_norm", "residual sum and RMS norm"},
-    {OpKind::project, "project", "linear layers"},
-    {OpKind::rope_query, "rope_query", "rotation of attention queries"},
-    {OpKind::append_latent, "append_latent", "latent cache rows"},
-    {OpKind::append_index_key, "append_index_key", "indexer key rows", true},
-    {OpKind::index_query, "index_query", "indexer queries and head weights", true},
-    {OpKind::index_scores, "index_scores", "indexer scores", true},
-    {OpKind::index_topk, "index_topk", "picks are the best of the kernels' own scores", true},
-    {OpKind::attend_expanded, "attend_expanded", "attention, expanded form (prefill)"},
-    {OpKind::attend_absorbed, "attend_absorbed", "attention, absorbed form (decode)"},
-    {OpKind::route, "route", "expert choice and weights", false, true},
-    {OpKind::mlp, "mlp", "dense feed-forward layers"},
-    {OpKind::moe, "moe", "experts", false, true},
-    {OpKind::gather_rows, "gather_rows", "rows taken for the head"},
-    {OpKind::logits, "logits", "output head"},
+    {OpKind::embed, "token embeddings"},
+    {OpKind::rms_norm, "RMS norm"},
+    {OpKind::add_rms_norm, "residual sum and RMS norm"},
+    {OpKind::project, "linear layers"},
+    {OpKind::rope_query, "rotation of attention queries"},
+    {OpKind::append_latent, "latent cache rows"},
+    {OpKind::append_index_key, "indexer key rows", true},
+    {OpKind::index_query, "indexer queries and head weights", true},
+    {OpKind::index_scores, "indexer scores", true},
+    {OpKind::index_topk, "picks are the best of the kernels' own scores", true},
+    {OpKind::attend_expanded, "attention, expanded form (prefill)"},
+    {OpKind::attend_absorbed, "attention, absorbed form (decode)"},
+    {OpKind::route, "expert choice and weights", false, true},
+    {OpKind::mlp, "dense feed-forward layers"},
+    {OpKind::moe, "experts", false, true},
+    {OpKind::gather_rows, "rows taken for the head"},
+    {OpKind::logits, "output head"},
 };
 static_assert(std::size(kLines) == kOpKinds);
 
@@ -66,7 +66,7 @@ void check_kernels(CheckContext& c) {
       tallies[static_cast<size_t>(line.kind)][n] = rig.compare()->tally(line.kind);
   }
   for (const OpLine& line : kLines) {
-    std::string id = fmt::format("kernels.{}", line.name), words(line.words);
+    std::string id = fmt::format("kernels.{}", name_of(line.kind)), words(line.words);
     const OpTally* t = tallies[static_cast<size_t>(line.kind)];
     double worst = std::max({t[0].ratio(), t[1].ratio(), t[2].ratio()});
     if (line.indexer && !c.config.has_indexer()) {

@@ -1,5 +1,5 @@
-// The model's rules written a second time, from the papers' formulas, in float64 and without a line
-// of src/numerics/: what the kernels and the reference share cannot be wrong unseen.
+// The model's rules written a second time, from the papers' formulas, in float64, without any code
+// of src/numerics/. So a mistake that the kernels and the reference share is found as well.
 #pragma once
 
 #include <cstdint>

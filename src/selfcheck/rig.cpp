@@ -74,15 +74,6 @@ void RecordOps::append_index_key(const KvView& kv, Tensor k, const LayerNormWeig
   }
 }
 
-void RecordOps::index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
-                           const BatchView& batch) {
-  inner_.index_topk(picked, index_q, head_weight, kv, batch);
-  for (int t = 0; t < batch.tokens; ++t) {
-    const int32_t* row = picked.row<int32_t>(t);
-    record.picked.insert(record.picked.end(), row, row + picked.row_size());
-  }
-}
-
 void RecordOps::attend_expanded(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked,
                                 const KvView& kv, const BatchView& batch, float scale) {
   note_scale(scale);
@@ -100,13 +91,13 @@ void RecordOps::note_scale(float scale) {
     record.scales.push_back(scale);
 }
 
-void RecordOps::route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate, const float* bias,
-                      const RouterShape& shape) {
-  inner_.route(ids, weights, x, gate, bias, shape);
-  for (int64_t t = 0; t < x.rows(); ++t) {
-    const int32_t* row = ids.row<int32_t>(t);
-    record.experts.insert(record.experts.end(), row, row + shape.per_token);
-  }
+// Picks and experts: rows of indices, one a token.
+void RecordOps::after(OpKind kind, std::span<const Tensor> results) {
+  if (kind != OpKind::index_topk && kind != OpKind::route) return;
+  std::vector<int32_t>& to = kind == OpKind::route ? record.experts : record.picked;
+  const Tensor& ids = results[0];
+  for (int64_t t = 0; t < ids.rows(); ++t)
+    to.insert(to.end(), ids.row<int32_t>(t), ids.row<int32_t>(t) + ids.row_size());
 }
 
 Rig::Rig(const Config& config, const Weights& weights, const RigOptions& options) {
@@ -130,7 +121,6 @@ Rig::Rig(const Config& config, const Weights& weights, const RigOptions& options
   reference_ = make_reference_ops(eval.compute.numerics, workload_of(config, eval.compute),
                                   evaluator_->pool());
   compare_->set_reference(*reference_);
-  evaluator_->set_step_observer([this](int64_t first, int n) { compare_->begin_step(first, n); });
 }
 
 LogitRows Rig::run(std::span<const int32_t> ids, std::vector<int> pieces, int64_t decode_from,

@@ -1,5 +1,5 @@
-// Rig: an Evaluator with the observers of the self-check around its ops. From the outside in:
-// CompareOps (optional), the test's fault (optional), RecordOps, the kernels.
+// Rig: an Evaluator with the observers of the self-check around its ops. From the outside to the
+// inside: CompareOps (optional), a fault that a test injects (optional), RecordOps, the kernels.
 #pragma once
 
 #include <map>
@@ -12,13 +12,13 @@
 
 namespace fathom {
 
-// What reached the kernels.
+// What the kernels were called with and what they chose.
 struct Record {
   std::vector<int32_t> picked, experts;     // of all tokens and layers, in the order computed
   std::vector<float> scales;                // softmax scales, each once
   std::vector<float> cos, sin;              // rotation table, [positions, pairs]
-  int64_t latent_rows = 0, index_rows = 0;  // fp8 cache rows re-quantised,
-  int64_t changed_rows = 0;                 // and those that gave other values
+  int64_t latent_rows = 0, index_rows = 0;  // fp8 cache rows that were quantised again,
+  int64_t changed_rows = 0;                 // and those whose values changed by that
 };
 
 class RecordOps final : public TraceOps {
@@ -32,21 +32,18 @@ class RecordOps final : public TraceOps {
                      const BatchView& batch, const RopeTable& rope) override;
   void append_index_key(const KvView& kv, Tensor k, const LayerNormWeights& norm,
                         const BatchView& batch, const RopeTable& rope) override;
-  void index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
-                  const BatchView& batch) override;
   void attend_expanded(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked, const KvView& kv,
                        const BatchView& batch, float scale) override;
   void attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked, const KvView& kv,
                        const BatchView& batch, float scale) override;
-  void route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate, const float* bias,
-             const RouterShape& shape) override;
 
  private:
+  void after(OpKind kind, std::span<const Tensor> results) override;
   void note_scale(float scale);
 };
 
 struct RigOptions {
-  EvalOptions eval;  // its `wrap` is the test's fault
+  EvalOptions eval;  // its `wrap` is the fault that a test injects
   std::optional<CompareLimits> compare;
 };
 
@@ -56,8 +53,8 @@ class Rig {
  public:
   Rig(const Config& config, const Weights& weights, const RigOptions& options);
 
-  // The sequence from its start: prefill in pieces of the sizes given (the last size repeats), then
-  // from `decode_from` on, token by token.
+  // Runs the sequence from its start: prefill in pieces of the given sizes (the last size repeats),
+  // and decode, token by token, from position `decode_from` on.
   LogitRows run(std::span<const int32_t> ids, std::vector<int> pieces, int64_t decode_from,
                 std::span<const int64_t> rows);
 
@@ -69,7 +66,7 @@ class Rig {
   RecordOps* record_ = nullptr;
   CompareOps* compare_ = nullptr;
   std::unique_ptr<Evaluator> evaluator_;
-  std::unique_ptr<Ops> reference_;  // on the evaluator's threads: two teams would only disturb
+  std::unique_ptr<Ops> reference_;  // on the evaluator's threads: a second team would slow both
 };
 
 }  // namespace fathom

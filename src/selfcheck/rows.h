@@ -1,4 +1,4 @@
-// Rows of a step's tensors lifted out for comparison, and the arithmetic of their error bounds.
+// Copies of single rows of a step's tensors, and the arithmetic of their error bounds.
 #pragma once
 
 #include <cmath>
@@ -53,8 +53,8 @@ inline double norm_of(std::span<const float> x) {
   return std::sqrt(sum);
 }
 
-// Chosen tokens of a batch as a batch of their own. Positions in a span ascend but need not follow
-// one another: the reference, which this is for, asks no more than that.
+// Chosen tokens of a batch as a batch of their own, for the reference. Positions in a span ascend
+// but may have gaps, which the reference allows.
 struct SubBatch {
   std::vector<int32_t> positions, sequences;
   std::vector<AttentionSpan> spans;
@@ -86,8 +86,9 @@ struct SubBatch {
 inline constexpr double kUnit = 0x1p-24;
 constexpr double half_ulp(DType t) { return t == DType::bf16 ? 0x1p-8 : kUnit; }
 
-// Error of a float32 sum of n products, relative to the sum of their magnitudes (which is at most
-// the product of the norms): any order that keeps at least eight partial sums.
+// Bound of the error of a float32 sum of n products, relative to the sum of their magnitudes (which
+// is at most the product of the norms). It holds for any order of summation that keeps at least
+// eight partial sums.
 constexpr double sum_error(int64_t n) { return (static_cast<double>(n) / 8 + 8) * kUnit; }
 
 }  // namespace fathom

@@ -1,5 +1,4 @@
-// Checks of whole runs: what must not matter does not (pieces, threads, pages), what must matter
-// does (top-k).
+// Checks of whole runs: pieces, threads and pages change nothing, top-k does.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -68,7 +67,7 @@ void check_chunks(CheckContext& c) {
   const std::vector<int64_t> rows = c.rows();
   EqualLine pieces[4], invariant;
   const std::vector<int> cuts[] = {{7}, {64}, {n / 3, 1, 2, n}, {1}};
-  // Small steps are slow: the weights pass by in each.
+  // Small steps are slow: each reads all weights.
   const int lengths[] = {c.large ? 24 : n, n, n, c.large ? 4 : 12};
   LogitDistance forms[2];  // decode from prefill: exact, bf16
   for (Numerics numerics : kAllNumerics) {

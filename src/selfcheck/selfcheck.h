@@ -1,6 +1,6 @@
-// The user's own proof that this build, on this machine, with this checkpoint, computes the model:
-// a list of checks, each a sentence, a figure, a limit and a verdict. Nothing is compared with
-// recorded values, so it works on any checkpoint; docs/numerics.md says where the limits come from.
+// Lets a user prove that this build, on this machine, computes this checkpoint correctly: a list of
+// checks, each with a sentence, a figure, a limit and a verdict. Nothing is compared with recorded
+// values, so it works on any checkpoint. docs/numerics.md says where the limits come from.
 #pragma once
 
 #include <functional>
@@ -32,13 +32,13 @@ struct CheckGroup {
 std::span<const CheckGroup> selfcheck_groups();
 
 struct SelfcheckOptions {
-  // Of it device, kernels and threads count: the checks choose the rest. On a GPU bf16 and fp8
-  // numerics are checked there, exact on the CPU.
+  // Only its device, kernels and threads count; the checks choose the rest. With a GPU, bf16 and
+  // fp8 numerics are checked on the GPU and exact numerics on the CPU.
   ComputePlan compute;
   std::vector<std::string> only;  // groups to run; empty: all
-  // Put between the checks and the kernels, so that tests can break one thing at a time.
+  // Wraps the kernels, so that a test can inject one fault at a time.
   OpsWrapper wrap;
-  std::function<void(const CheckResult&)> on_result;  // as soon as each is known
+  std::function<void(const CheckResult&)> on_result;  // called as soon as a result is known
 };
 
 // `tokenizer` may be null. Throws Error when a named group does not exist.

@@ -1,5 +1,5 @@
-// A stage for single ops with made-up inputs: the host's kernels (CheckContext::host_eval), one
-// layer of cache, a few tokens of one sequence at positions of our choice.
+// A setting for single ops with made-up inputs: the host's kernels (CheckContext::host_eval), one
+// layer of cache, and a few tokens of one sequence at chosen positions.
 #pragma once
 
 #include <vector>

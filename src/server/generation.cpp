@@ -70,7 +70,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
   std::optional<Failure> start() {
     for (const GenerationRequest& r : requests_)
-      if (auto failure = check_length(r, service_.engine.max_context())) return failure;
+      if (auto failure = check_length(r, service_.engine.context())) return failure;
     if (auto failure = submit_next()) {
       silence();
       finish();
@@ -110,7 +110,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     Request out;
     out.ids = r.prompt;
     const auto prompt = static_cast<int64_t>(r.prompt.size());
-    out.max_new_tokens = r.max_tokens > 0 ? r.max_tokens : service_.engine.max_context() - prompt;
+    out.max_new_tokens = r.max_tokens > 0 ? r.max_tokens : service_.engine.context() - prompt;
     out.sampling = r.sampling;
     out.sampling.seed = *r.seed + sibling;
     out.rules = r.rules;

@@ -242,25 +242,26 @@ TEST(PrefixTree, NeverHandsOutAnotherTextsPage) {
   EXPECT_GT(found, 1000);
 }
 
-// What is behind the sound pages goes, with all that continues it; whoever holds a page keeps it.
+// What is behind the verified pages goes, with all that continues it; whoever holds a page keeps
+// it.
 TEST(PrefixTree, DropsWhatIsNotKnownToBeSound) {
   Rig rig(20);
-  auto way = [](int sound, std::initializer_list<int> more) {
-    std::vector<int32_t> ids = tokens(sound);
+  auto way = [](int verified, std::initializer_list<int> more) {
+    std::vector<int32_t> ids = tokens(verified);
     for (int from : more)
       for (int32_t id : tokens(64, from)) ids.push_back(id);
     return ids;
   };
   const std::vector<int32_t> broken = way(128, {500, 600}), longer = way(128, {500, 600, 700}),
                              beside = way(128, {500, 800}), other = way(128, {900});
-  rig.cache.mark_sound({other, rig.keys(other)});  // nothing is kept yet
+  rig.cache.mark_verified({other, rig.keys(other)});  // nothing is kept yet
   rig.compute_and_release(broken);
   rig.compute_and_release(beside);
   rig.compute_and_release(other);
   const std::vector<int32_t> held = rig.compute(longer);
-  rig.cache.mark_sound({other, rig.keys(other)});
-  EXPECT_EQ(rig.cache.drop_unsound({other, rig.keys(other)}).size(), 0u);
-  const std::vector<PageKey> dropped = rig.cache.drop_unsound({broken, rig.keys(broken)});
+  rig.cache.mark_verified({other, rig.keys(other)});
+  EXPECT_EQ(rig.cache.drop_unverified({other, rig.keys(other)}).size(), 0u);
+  const std::vector<PageKey> dropped = rig.cache.drop_unverified({broken, rig.keys(broken)});
   EXPECT_EQ(dropped.size(), 4u);
   rig.pages.check_integrity();
   EXPECT_EQ(rig.find(broken).pages, 2);
@@ -268,7 +269,7 @@ TEST(PrefixTree, DropsWhatIsNotKnownToBeSound) {
   EXPECT_EQ(rig.find(beside).pages, 2);
   EXPECT_EQ(rig.find(other).pages, 3);
   EXPECT_EQ(rig.pages.used_pages(), 5);
-  EXPECT_EQ(rig.cache.drop_unsound({broken, rig.keys(broken)}).size(), 0u);
+  EXPECT_EQ(rig.cache.drop_unverified({broken, rig.keys(broken)}).size(), 0u);
   rig.release(held);
   EXPECT_EQ(rig.pages.free_pages(), 20);
   EXPECT_EQ(rig.pages.kept_pages(), 3);

@@ -124,6 +124,19 @@ TEST_F(GenerateTest, FileOfPromptsIsOneBatch) {
   EXPECT_EQ(generate("--max-new-tokens 16 --chunk 3 --input-file -", read(prompts)).out, r.out);
 }
 
+// One name for a size in every command; former names and vLLM's say the same. The plan is printed.
+TEST_F(GenerateTest, SizesHaveOneNameAndTheOthersStay) {
+  const std::string prompts = file("p", "Hello!\n");
+  const std::string want = "steps of 3 tokens, context 100,";
+  for (const char* names : {"--step-tokens 3 --context 100", "--chunk 3 --max-context 100",
+                            "--max-num-batched-tokens 3 --max-model-len 100"}) {
+    Ran r = generate("--max-new-tokens 4 --input-file " + prompts + " " + names);
+    EXPECT_EQ(r.code, 0) << r.err;
+    EXPECT_THAT(r.err, HasSubstr(want)) << names;
+    EXPECT_THAT(r.err, HasSubstr("rank 0 of 1")) << names;
+  }
+}
+
 TEST_F(GenerateTest, ABadPromptFailsAloneAndTheCodeSaysSo) {
   std::string longest;
   for (int i = 0; i < 200; ++i) longest += "word ";
@@ -247,6 +260,8 @@ TEST_F(GenerateTest, UsageErrorsAreTwoAndTheWorldsAreOne) {
            {small + " --interactive --top-k -1", 2, "--top-k"},
            {small + " --interactive --max-new-tokens 0", 2, "--max-new-tokens"},
            {small + " --interactive --chunk 0", 2, "--chunk"},
+           {small + " --interactive --step-tokens 0", 2, "--step-tokens"},
+           {small + " --interactive --context 100 --max-context 100", 2, "--context"},
            {small + " --interactive --numerics int4", 2, "--numerics"},
            {small + " --interactive --encoding v4", 2, "--encoding"},
            {small + " --interactive --raw --thinking", 2, "--raw"},

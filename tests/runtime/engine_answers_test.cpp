@@ -177,7 +177,6 @@ TEST(EngineAnswers, SelectionsAreTheIndexers) {
   };
   e.compute.context = static_cast<int64_t>(text.size());
   Evaluator evaluator(c, small().weights(), e);
-  evaluator.set_step_observer([&](int64_t first, int n) { taps->begin_step(first, n); });
   auto ignore = [](int64_t, std::span<const float>) {};
   evaluator.feed(std::span(text).first(300), {}, ignore);
   evaluator.feed(std::span(text).subspan(300, 3), {}, ignore, /*decode=*/true);

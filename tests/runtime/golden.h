@@ -153,7 +153,6 @@ inline void expect_layers_within_floor(EvalOptions o, LayerLimits allowed = {}) 
     };
     o.compute.context = tokens;
     Evaluator evaluator(c.config(), weights_for(false, o), o);
-    evaluator.set_step_observer([&](int64_t first, int n) { taps->begin_step(first, n); });
     evaluator.feed_hidden(layer, Tensor(input.data(), DType::f32, {tokens, width}), {}, {});
     const LayerTaps& got = taps->layers().at(layer);
 

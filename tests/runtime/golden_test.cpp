@@ -96,7 +96,6 @@ std::map<int, LayerTaps> taps_of(const Checkpoint& c, EvalOptions options,
   };
   options.compute.context = context;
   Evaluator evaluator(c.config(), c.weights(), options);
-  evaluator.set_step_observer([&](int64_t first, int n) { taps->begin_step(first, n); });
   evaluator.feed(tokens, {}, {});
   return taps->layers();
 }

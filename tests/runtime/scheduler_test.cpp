@@ -241,7 +241,7 @@ class Play {
     total_ = roll(4, 12);
     free_ = total_;
     limits_.step_tokens = roll(1, 300);
-    limits_.max_running = roll(1, 6);
+    limits_.sequences = roll(1, 6);
     limits_.prompt_rows = roll(0, 10);
     priorities_ = roll(1, 3);
   }
@@ -310,7 +310,7 @@ class Play {
     for (int w = 0; w < p.admitted(running_.size()); ++w)
       ASSERT_EQ(slices[running_.size() + static_cast<size_t>(w)], 1) << "overtaken";
     // With a token for each and nobody put out, nobody who runs stands still.
-    if (!p.preempted.empty() || limits_.step_tokens < limits_.max_running) return;
+    if (!p.preempted.empty() || limits_.step_tokens < limits_.sequences) return;
     for (size_t i = 0; i < running_.size(); ++i) ASSERT_EQ(slices[i], 1) << i;
   }
 
@@ -354,7 +354,7 @@ class Play {
         insert(running_, in_work[i]);
     }
     for (const Job& j : out) insert(waiting_, j);
-    ASSERT_LE(running_.size(), static_cast<size_t>(limits_.max_running));
+    ASSERT_LE(running_.size(), static_cast<size_t>(limits_.sequences));
   }
 
   std::mt19937 random_;

@@ -70,7 +70,7 @@ TEST_F(MessagesTest, MoreThanTheContextIsTheContext) {
       post(R"({"max_tokens": 64000, "messages": [{"role": "user", "content": "Hi"}]})");
   EXPECT_EQ(m["type"], "message");
   EXPECT_EQ(served.last().max_new_tokens,
-            served.engine.max_context() - static_cast<int64_t>(served.last().ids.size()));
+            served.engine.context() - static_cast<int64_t>(served.last().ids.size()));
 }
 
 TEST_F(MessagesTest, TooLongAPromptIsSaidInTheProtocolsWords) {

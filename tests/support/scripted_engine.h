@@ -90,7 +90,7 @@ class ScriptedEngine final : public TokenEngine {
     std::lock_guard lock(mutex_);
     return state_;
   }
-  int64_t max_context() const override { return options_.max_context; }
+  int64_t context() const override { return options_.max_context; }
 
   // Allows `steps` more steps (by_hand).
   void advance(int steps = 1) {

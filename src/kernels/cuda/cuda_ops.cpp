@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/units.h"
 #include "kernels/cuda/attention/mha.h"
 #include "kernels/cuda/attention/mla.h"
 #include "kernels/cuda/attention/mla_prefill.h"
@@ -81,8 +82,8 @@ CudaOpsImpl::CudaOpsImpl(Numerics numerics, const Workload& workload, const Cuda
   if (p.major != 9 || p.minor != 0)
     fail("{} has compute capability {}.{}; the kernels need 9.0 (H100, H200)", p.name, p.major,
          p.minor);
-  name_ = fmt::format("{}, {} SMs, {:.1f} GiB", p.name, p.multiProcessorCount,
-                      static_cast<double>(p.totalGlobalMem) / (1 << 30));
+  name_ = fmt::format("{}, {} SMs, {}", p.name, p.multiProcessorCount,
+                      bytes_text(static_cast<int64_t>(p.totalGlobalMem)));
   const MemoryPlan plan = plan_memory(numerics, workload, p.multiProcessorCount);
   memory_ = Buffer(static_cast<size_t>(plan.total()), memory());
   staging_ = Buffer(2 * static_cast<size_t>(plan.inputs), MemoryKind::pinned);

@@ -107,47 +107,10 @@ class SynchronousOps final : public TraceOps {
         score_row_(static_cast<size_t>(context + kScoreSlack) * sizeof(float), MemoryKind::shared) {
   }
 
-  StepInputs begin_step(const StepInputs& in) override { return wait(ops_->begin_step(in)); }
-  void embed(Tensor hidden, const int32_t* ids, const QWeight& table) override {
-    ops_->embed(hidden, ids, table);
+  StepInputs begin_step(const StepInputs& in) override {
+    const StepInputs brought = ops_->begin_step(in);
     ops_->synchronize();
-  }
-  void rms_norm(Tensor out, Tensor x, const float* gain, float eps) override {
-    ops_->rms_norm(out, x, gain, eps);
-    ops_->synchronize();
-  }
-  void add_rms_norm(Tensor normed, Tensor residual, Tensor update, const float* gain,
-                    float eps) override {
-    ops_->add_rms_norm(normed, residual, update, gain, eps);
-    ops_->synchronize();
-  }
-  void project(std::span<const Projection> projections, Tensor x) override {
-    ops_->project(projections, x);
-    ops_->synchronize();
-  }
-  void rope_query(Tensor q, const BatchView& batch, const RopeTable& rope) override {
-    ops_->rope_query(q, batch, rope);
-    ops_->synchronize();
-  }
-  void append_latent(const KvView& kv, Tensor kv_a, const float* gain, float eps,
-                     const BatchView& batch, const RopeTable& rope) override {
-    ops_->append_latent(kv, kv_a, gain, eps, batch, rope);
-    ops_->synchronize();
-  }
-  void append_index_key(const KvView& kv, Tensor k, const LayerNormWeights& norm,
-                        const BatchView& batch, const RopeTable& rope) override {
-    ops_->append_index_key(kv, k, norm, batch, rope);
-    ops_->synchronize();
-  }
-  void index_query(Tensor out, Tensor head_weight, Tensor q, const BatchView& batch,
-                   const RopeTable& rope) override {
-    ops_->index_query(out, head_weight, q, batch, rope);
-    ops_->synchronize();
-  }
-  void index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
-                  const BatchView& batch) override {
-    ops_->index_topk(picked, index_q, head_weight, kv, batch);
-    ops_->synchronize();
+    return brought;
   }
   // Observers bring their own memory, in rows of as many scores as there are.
   void index_scores(Tensor scores, std::span<const int32_t> tokens, Tensor index_q,
@@ -162,44 +125,10 @@ class SynchronousOps final : public TraceOps {
                   static_cast<size_t>(n) * sizeof(float));
     }
   }
-  void attend_expanded(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked, const KvView& kv,
-                       const BatchView& batch, float scale) override {
-    ops_->attend_expanded(out, q, up, picked, kv, batch, scale);
-    ops_->synchronize();
-  }
-  void attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, Tensor picked, const KvView& kv,
-                       const BatchView& batch, float scale) override {
-    ops_->attend_absorbed(out, q, up, picked, kv, batch, scale);
-    ops_->synchronize();
-  }
-  void route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate, const float* bias,
-             const RouterShape& shape) override {
-    ops_->route(ids, weights, x, gate, bias, shape);
-    ops_->synchronize();
-  }
-  void mlp(Tensor out, Tensor x, const MlpWeights& w) override {
-    ops_->mlp(out, x, w);
-    ops_->synchronize();
-  }
-  void moe(Tensor out, Tensor x, Tensor ids, Tensor weights, std::span<const MlpWeights> experts,
-           const MlpWeights* shared) override {
-    ops_->moe(out, x, ids, weights, experts, shared);
-    ops_->synchronize();
-  }
-  void gather_rows(Tensor out, Tensor x, std::span<const int32_t> rows) override {
-    ops_->gather_rows(out, x, rows);
-    ops_->synchronize();
-  }
-  void logits(Tensor out, Tensor hidden, const QWeight& head) override {
-    ops_->logits(out, hidden, head);
-    ops_->synchronize();
-  }
 
  private:
-  StepInputs wait(StepInputs in) {
-    ops_->synchronize();
-    return in;
-  }
+  void after(OpKind, std::span<const Tensor>) override { ops_->synchronize(); }
+
   std::unique_ptr<CudaOps> ops_;
   Buffer score_row_;
 };

@@ -71,7 +71,7 @@ void create(Service& service, const HttpRequest& http, const std::shared_ptr<Htt
   const auto prompt_tokens = static_cast<int64_t>(generation.prompt.size());
   // Clients of this protocol name the most that a model could say, not what they expect: a limit
   // beyond the context is the context's end.
-  const int64_t left = service.engine.max_context() - prompt_tokens;
+  const int64_t left = service.engine.context() - prompt_tokens;
   if (left > 0) generation.max_tokens = std::min(generation.max_tokens, left);
 
   MessageHead head;

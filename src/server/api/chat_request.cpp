@@ -121,7 +121,7 @@ void read_conversation(const JsonField& root, Encoding encoding, ChatRequest& re
 }
 
 void check_prompt_bytes(const Service& service, size_t bytes) {
-  const auto context = static_cast<size_t>(service.engine.max_context());
+  const auto context = static_cast<size_t>(service.engine.context());
   const size_t least = bytes / std::max<size_t>(1, service.tokenizer.longest_token());
   if (least <= context) return;
   throw PromptTooLong(static_cast<int64_t>(least), static_cast<int64_t>(context),

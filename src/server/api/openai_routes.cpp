@@ -27,13 +27,13 @@ OrderedJson model_json(const Service& service, const std::string& name) {
   json["owned_by"] = "fathom";
   json["root"] = service.options.model_names.front();
   json["parent"] = nullptr;
-  json["max_model_len"] = service.engine.max_context();
+  json["max_model_len"] = service.engine.context();
   json["type"] = "model";
   json["display_name"] = name;
   json["created_at"] = rfc3339(service.options.created);
-  json["max_input_tokens"] = service.engine.max_context();
-  json["max_tokens"] = service.engine.max_context();
-  json["context_length"] = service.engine.max_context();
+  json["max_input_tokens"] = service.engine.context();
+  json["max_tokens"] = service.engine.context();
+  json["context_length"] = service.engine.context();
   return json;
 }
 

@@ -60,7 +60,7 @@ bool make_ready(Service& service, ResponsesRequest& request, HttpReply& reply) {
   // Before the engine's own check, which does not know what the limit is called here.
   const GenerationRequest& generation = request.chat.generation;
   const auto prompt = static_cast<int64_t>(generation.prompt.size());
-  const int64_t context = service.engine.max_context(), left = context - prompt;
+  const int64_t context = service.engine.context(), left = context - prompt;
   if (left <= 0) throw PromptTooLong(prompt, context);
   if (generation.max_tokens > left) {
     throw AnswerTooLong(

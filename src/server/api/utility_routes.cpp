@@ -35,7 +35,7 @@ void handle_tokenize(const Service& service, const HttpRequest& request, HttpRep
   const std::vector<int32_t> ids = ids_to_show(service, body);
   OrderedJson json;
   json["count"] = ids.size();
-  json["max_model_len"] = service.engine.max_context();
+  json["max_model_len"] = service.engine.context();
   json["tokens"] = ids;
   json["token_strs"] = nullptr;
   if (with_texts) {
