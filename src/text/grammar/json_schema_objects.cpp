@@ -82,12 +82,12 @@ void SchemaGrammar::name_members(const OrderedJson& schema, const std::string& w
       core_.leave_out(place, "enforced only as a single pattern without properties");
     }
     if (members.list.empty()) {
-      const auto& [pattern, values] = *patterns->items().begin();
+      const auto only = patterns->begin();
       members.open = true;
-      members.names_pattern = pattern;
+      members.names_pattern = only.key();
       members.names_where = place;
-      members.values = &values;
-      members.values_where = place + "." + pattern;
+      members.values = &only.value();
+      members.values_where = place + "." + only.key();
     }
   }
   const OrderedJson* names = find(schema, "propertyNames");
