@@ -187,7 +187,9 @@ TEST(ControlGroup, WhatIsNotANumberIsNoLimit) {
     v2.file("proc/self/mountinfo", kV2);
     v2.file("sys/fs/cgroup/memory.max", text);
     v2.file("sys/fs/cgroup/cpu.max", text);
-    if (std::string(text) != "0x10 y\n") EXPECT_FALSE(control_group_memory(v2.root())) << text;
+    if (std::string(text) != "0x10 y\n") {
+      EXPECT_FALSE(control_group_memory(v2.root())) << text;
+    }
     EXPECT_FALSE(control_group_processors(v2.root())) << text;
   }
 }

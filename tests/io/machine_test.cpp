@@ -40,13 +40,5 @@ TEST(AvailableMemory, WithoutProc) {
   EXPECT_GT(available_memory(), 0);
 }
 
-TEST(BytesText, UnitsOf1024) {
-  EXPECT_EQ(bytes_text(0), "0 bytes");
-  EXPECT_EQ(bytes_text(10239), "10239 bytes");
-  EXPECT_EQ(bytes_text(10240), "10.0 KiB");
-  EXPECT_EQ(bytes_text(2 * kGiB), "2.0 GiB");
-  EXPECT_EQ(bytes_text(int64_t{300} * kGiB), "300 GiB");
-}
-
 }  // namespace
 }  // namespace fathom
