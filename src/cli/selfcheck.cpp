@@ -104,7 +104,7 @@ int run(const Options& o) {
   if (std::filesystem::exists(std::filesystem::path(o.dir) / "tokenizer.json"))
     tokenizer = Tokenizer::from_folder(o.dir);
   const Config& c = checkpoint->config();
-  say_threads(o.check.threads);
+  say_threads(o.compute.threads);
 
   SelfcheckOptions options = o.check;
   Table table;
