@@ -67,6 +67,7 @@ TEST(ShardPlan, SplitsThreeWaysAcrossBlocks) {
   nlohmann::json config = nlohmann::json::parse(preset_config("tiny"));
   config["vocab_size"] = 300;
   config["num_attention_heads"] = 3;
+  config["num_key_value_heads"] = 3;
   config["intermediate_size"] = 432;      // 144 rows a rank: every shard begins inside a block
   config["moe_intermediate_size"] = 192;  // 64 rows of the shared expert a rank
   TempFolder dir;

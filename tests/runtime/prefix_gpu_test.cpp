@@ -7,6 +7,7 @@
 #include "kernels/gpu.h"
 #include "model/checkpoint.h"
 #include "runtime/cache_origin.h"
+#include "runtime/device.h"
 #include "runtime/engine.h"
 #include "support/temp_folder.h"
 
@@ -20,7 +21,7 @@ class PrefixGpu : public testing::Test {
     if (!gpu.usable) GTEST_SKIP() << "no usable GPU: " << gpu.why_not;
     checkpoint_ = Checkpoint::load(model_, {.config_file = "", .with_mtp = false});
     weights_ = std::make_unique<DeviceWeights>(checkpoint_->config(), checkpoint_->weights(),
-                                               DeviceKind::cuda, Numerics::bf16);
+                                               options(false).compute);
   }
 
   EngineOptions options(bool keep) const {

@@ -5,6 +5,9 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "kernels/gpu.h"
+#include "model/placed_weights.h"
+#include "runtime/device.h"
 #include "support/real_config.h"
 
 namespace fathom {
