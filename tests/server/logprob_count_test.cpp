@@ -89,7 +89,9 @@ TEST_F(LogprobCountTest, TextCompletions) {
                                  streamed, n, usage);
           EXPECT_EQ(usage["prompt_tokens"], prompt);
           const size_t answered = usage["completion_tokens"].get<size_t>() / n;
-          if (e.tokens > 0) EXPECT_EQ(answered, e.tokens);
+          if (e.tokens > 0) {
+            EXPECT_EQ(answered, e.tokens);
+          }
           for (const Lists& l : lists) {
             EXPECT_EQ(l.text, (echo ? "Once upon" : "") + e.visible);
             for (const char* key : {"tokens", "token_logprobs", "top_logprobs", "text_offset"}) {
@@ -161,7 +163,9 @@ TEST_F(LogprobCountTest, Chat) {
                                            n, e.fields),
                                streamed, n, usage);
         const size_t answered = usage["completion_tokens"].get<size_t>() / n;
-        if (e.tokens > 0) EXPECT_EQ(answered, e.tokens);
+        if (e.tokens > 0) {
+          EXPECT_EQ(answered, e.tokens);
+        }
         for (const Lists& l : lists) EXPECT_EQ(l.logprobs["content"].size(), answered);
       }
     }
