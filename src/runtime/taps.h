@@ -23,6 +23,7 @@ class TapOps final : public TraceOps {
   TapOps(Ops& inner, std::vector<int64_t> rows, int64_t context);
 
   // To be called in front of each step with the first position and the number of its tokens.
+  using TraceOps::begin_step;
   void begin_step(int64_t first_position, int tokens);
 
   const std::map<int, LayerTaps>& layers() const { return layers_; }

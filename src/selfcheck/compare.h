@@ -60,6 +60,7 @@ class CompareOps final : public TraceOps {
   void set_reference(Ops& reference) { reference_ = &reference; }
 
   // To be called in front of each step with the first position and the number of its tokens.
+  using TraceOps::begin_step;
   void begin_step(int64_t first_position, int tokens);
 
   const OpTally& tally(OpKind kind) const { return tallies_[static_cast<size_t>(kind)]; }
