@@ -50,7 +50,7 @@ class Run {
   Run(const Config& config, const Weights& weights, const GpuBenchOptions& o)
       : config_(config),
         options_(o),
-        shape_(kv_shape(config, o.numerics, std::nullopt, false)),
+        shape_(kv_shape(config, o.numerics, o.kv, false)),
         weights_(weights) {
     weights_.layers.resize(static_cast<size_t>(config.layers));
     weights_.mtp.reset();
@@ -66,8 +66,7 @@ class Run {
   }
 
   void measure(Times& times) {
-    for (AttentionMode mode : {AttentionMode::sparse, AttentionMode::dense}) {
-      if (mode == AttentionMode::sparse && !config_.has_indexer()) continue;
+    for (AttentionMode mode : options_.attention) {
       std::unique_ptr<StepRunner> runner = make_step_runner(setup(mode), pool_);
       forms_ = form_policy(config_, mode, options_.numerics, options_.batch_invariant);
       prefill(*runner, mode, times);
@@ -119,8 +118,8 @@ class Run {
     return static_cast<int32_t>(random_() % static_cast<uint64_t>(config_.vocab));
   }
 
-  // Sparse: the whole prompt, so that the cache holds what a prompt leaves there. Dense: only the
-  // chunks that are asked for, on the same rows.
+  // The first mode runs the whole prompt, so that the cache holds what a prompt leaves there; the
+  // second only the chunks that are asked for, on the same rows.
   void prefill(StepRunner& runner, AttentionMode mode, Times& times) {
     const std::vector<int32_t> table = page_table(0, longest_ - kBenchSlack);
     StepBatch batch(options_.chunk, 2, static_cast<int>(table.size()));
@@ -136,7 +135,7 @@ class Run {
     };
     const int64_t first = *std::min_element(options_.contexts.begin(), options_.contexts.end());
     chunk_until(first);  // kernels are loaded here
-    if (mode == AttentionMode::sparse)
+    if (mode == options_.attention.front())
       for (int64_t end = options_.chunk; end <= longest_ - kBenchSlack; end += options_.chunk)
         chunk_until(end);
     for (int64_t context : options_.contexts) {
@@ -226,8 +225,7 @@ std::vector<GpuBenchRow> bench_gpu(const Config& config, const Weights& weights,
     }
     rows.push_back(row);
   };
-  for (AttentionMode mode : {AttentionMode::sparse, AttentionMode::dense}) {
-    if (mode == AttentionMode::sparse && !config.has_indexer()) continue;
+  for (AttentionMode mode : o.attention) {
     for (int64_t context : o.contexts)
       add({mode, false, context, static_cast<int>(std::min<int64_t>(context, o.chunk))});
     for (int64_t context : o.contexts)
