@@ -116,7 +116,7 @@ judge launches
 
 limited kernels 200 "$bin/test_cuda" --gtest_brief=1
 judge kernels
-limited model 100 "$bin/test_runtime" '--gtest_filter=*Gpu*' --gtest_brief=1
+limited model 200 "$bin/test_runtime" '--gtest_filter=*Gpu*' --gtest_brief=1
 judge model
 
 if [ $gpu -eq 0 ]; then
