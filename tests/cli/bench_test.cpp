@@ -172,7 +172,7 @@ TEST(BenchCommand, AFlagThatARunHasNoUseForIsRefused) {
 
 // What only a GPU can measure says that there is none, or measures it.
 TEST(BenchCommand, AGpuThatIsNotThereIsNamed) {
-  for (const std::string arguments :
+  for (const std::string& arguments :
        {"--device cuda --context 64 --batch 1 --decode-tokens 2 --ckpt-path " + kSmall,
         std::string("kernels --only nothing-of-this-name")}) {
     const Outcome outcome = run_bench(arguments, true);

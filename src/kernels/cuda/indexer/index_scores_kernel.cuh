@@ -233,8 +233,9 @@ struct IndexConsumer {
     if constexpr (!S::kFp8) return 1.0f;
     return *reinterpret_cast<const float*>(s.keys[stage()] + lane.scale_at);
   }
-  // The page and, after the last page of its queries, those and their weights; behind a fence.
+  // The page and, after the last page of its queries, those and their weights.
   __device__ __forceinline__ void release_key(int stage) {
+    fence_reads_of_stage();
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(&s.key_empty[stage]);
   }
@@ -259,7 +260,6 @@ __device__ __forceinline__ void consume_single(IndexConsumer<S>& c, const IndexA
       query = work.query;
       load_weights<S>(w, c.weights(work, 0), c.lane.quad_lane);
     }
-    fence_reads_of_stage();
     wgmma_wait<0>();
     pin_registers(d);
     c.release_key(c.stage());
@@ -287,7 +287,6 @@ __device__ __forceinline__ void consume_paired(IndexConsumer<S>& c, const IndexA
     pin_registers(d0);
     finish<S>(d0, w0, c.lane, work, 0, scale, a);
     if (fresh) load_weights<S>(w1, c.weights(work, 1), c.lane.quad_lane);
-    fence_reads_of_stage();
     c.item += S::kWarpgroups;
     const IndexWork next = c.acquire(work.query);
     wgmma_wait<0>();
