@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(128 * kGroups + 32, FewLayout::ctas_per_sm(kTo
     }
     barrier_init_fence();
     if constexpr (!kGrouped) {
-      // Weights are nobody's output: the ring fills while the kernel before this one still runs.
+      // No kernel writes weights: the ring fills with them while the kernel before this one runs.
       // The barriers cannot complete before the activations have been announced and have come.
       const uint32_t bytes = kWeightBytes + args.box_rows * FewLayout::kSlice + args.scale_box * 4;
       const int ahead = min(stages, k_end - k_begin);
@@ -414,7 +414,7 @@ __global__ void __launch_bounds__(128 * kGroups + 32, FewLayout::ctas_per_sm(kTo
     if (args.splits > 1) {
       cluster_sync();
       add_parts<kGroups, kThreads>(args, ring, first_tile * 64 * kGroups, rank);
-      cluster_sync();  // nobody leaves while others read its part
+      cluster_sync();  // no CTA ends while others read its part
     }
   }
 }

@@ -347,7 +347,7 @@ __global__ __launch_bounds__(kManyThreads,
     multiply<C>(s, args, cursor, warp / 4);
   }
 
-  // phase 3: nobody leaves while a peer may still arrive at its barriers
+  // phase 3: no CTA ends while its peer may still arrive at its barriers
   pdl_trigger();
   if constexpr (C::kCluster > 1) cluster_sync();
 }
