@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Installs what a build needs, from Debian's packages; says what and why, and does nothing when all
-# is there. Usage: scripts/setup.sh [--tests] [--dev]
+# is there. Usage: scripts/setup.sh [--tests] [--dev] [--download FOLDER]
+#   --download FOLDER  installs nothing: fetches the libraries' packages as files into FOLDER, for
+#                      scripts/gpu_check.sh --packages on a machine that has a compiler, cmake,
+#                      ninja and nvcc, but neither these libraries nor a network
 set -euo pipefail
 
 # package: why
@@ -41,14 +44,36 @@ dev_packages=(
   "ccache:warm rebuilds"
 )
 
+# What the libraries above load or ask CMake for, on a machine that has none of them.
+needed_by_libraries=(
+  libfmt9 libpcre2-8-0 libedit2 libbsd0 libmd0 libnuma1 libspdlog1.10
+  libprometheus-cpp-core1.0 libprometheus-cpp-pull1.0 libprometheus-cpp-push1.0
+  civetweb libcivetweb1 libcivetweb-dev libcurl4-openssl-dev zlib1g-dev
+  pkgconf pkgconf-bin libpkgconf3
+)
+
 wanted=("${build_packages[@]}")
-for arg in "$@"; do
-  case "$arg" in
+download=""
+while [ $# -gt 0 ]; do
+  case "$1" in
     --tests) wanted+=("${test_packages[@]}") ;;
     --dev) wanted+=("${test_packages[@]}" "${dev_packages[@]}") ;;
-    *) echo "setup.sh: unknown argument $arg (--tests, --dev)" >&2; exit 2 ;;
+    --download) download=${2:?--download needs a folder}; shift ;;
+    *) echo "setup.sh: unknown argument $1 (--tests, --dev, --download FOLDER)" >&2; exit 2 ;;
   esac
+  shift
 done
+
+if [ -n "$download" ]; then
+  names=("${needed_by_libraries[@]}")
+  for entry in "${build_packages[@]}" "${test_packages[@]}"; do
+    case "$entry" in lib* | nlohmann* | prometheus*) names+=("${entry%%:*}") ;; esac
+  done
+  mkdir -p "$download"
+  cd "$download"
+  apt-get download -qq "${names[@]}"
+  exit
+fi
 
 missing=()
 for entry in "${wanted[@]}"; do

@@ -64,8 +64,7 @@ class Run {
   }
 
   void measure(Times& times) {
-    for (AttentionMode mode : {AttentionMode::sparse, AttentionMode::dense}) {
-      if (mode == AttentionMode::sparse && !config_.has_indexer()) continue;
+    for (AttentionMode mode : options_.attention) {
       std::unique_ptr<StepRunner> runner = make_step_runner(setup(mode), pool_);
       forms_ = form_policy(config_, setup(mode).compute);
       prefill(*runner, mode, times);
@@ -112,8 +111,8 @@ class Run {
     return static_cast<int32_t>(random_() % static_cast<uint64_t>(config_.vocab));
   }
 
-  // Sparse: runs the whole prompt, so that the cache holds the rows of a prompt. Dense: runs only
-  // the chunks to be measured, on the same rows.
+  // The first mode runs the whole prompt, so that the cache holds what a prompt leaves there; the
+  // second only the chunks that are asked for, on the same rows.
   void prefill(StepRunner& runner, AttentionMode mode, Times& times) {
     const std::vector<int32_t> table = page_table(0, longest_ - kBenchSlack);
     StepBatch batch(options_.compute.step_tokens, 2, static_cast<int>(table.size()));
@@ -129,7 +128,7 @@ class Run {
     };
     const int64_t first = *std::min_element(options_.contexts.begin(), options_.contexts.end());
     chunk_until(first);  // kernels are loaded here
-    if (mode == AttentionMode::sparse)
+    if (mode == options_.attention.front())
       for (int64_t end = options_.compute.step_tokens; end <= longest_ - kBenchSlack;
            end += options_.compute.step_tokens)
         chunk_until(end);
@@ -221,8 +220,7 @@ std::vector<GpuBenchRow> bench_gpu(const Config& config, const Weights& weights,
     }
     rows.push_back(row);
   };
-  for (AttentionMode mode : {AttentionMode::sparse, AttentionMode::dense}) {
-    if (mode == AttentionMode::sparse && !config.has_indexer()) continue;
+  for (AttentionMode mode : o.attention) {
     for (int64_t context : o.contexts)
       add({mode, false, context,
            static_cast<int>(std::min<int64_t>(context, o.compute.step_tokens))});

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ inline constexpr int kBenchWarmup = 3;
 struct GpuBenchOptions {
   // For a GPU. Attention, context and sequences are replaced: every row has its own.
   ComputePlan compute;
+  // In this order; sparse only for a model with an indexer.
+  std::vector<AttentionMode> attention{AttentionMode::sparse, AttentionMode::dense};
   std::vector<int64_t> contexts{2048, 32768, 131072};
   std::vector<int> batches{1, 16, 64};
   int decode_steps = 21;  // a figure is the median of so many
@@ -46,9 +49,10 @@ struct GpuBenchRow {
 
   double tokens_per_s() const { return ms > 0 ? batch / ms * 1e3 : 0; }
   double whole_tokens_per_s() const { return whole_ms > 0 ? batch / whole_ms * 1e3 : 0; }
-  // Of one GPU's time, for a million tokens.
+  // Of one GPU's time, for a million tokens of the whole model, or of what was run where nothing is
+  // extrapolated.
   double dollars(double per_hour) const {
-    return whole_ms > 0 ? whole_ms / 3.6e6 * per_hour / batch * 1e6 : 0;
+    return (whole_ms > 0 ? whole_ms : ms) / 3.6e6 * per_hour / batch * 1e6;
   }
 };
 

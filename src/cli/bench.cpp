@@ -169,21 +169,63 @@ BenchOptions bench_options(const Options& o, const ComputePlan& compute, const C
   return b;
 }
 
-int bench(const Options& o) {
+// A flag that a run would ignore, and why.
+struct Unused {
+  const char* flag;
+  const char* why;
+};
+constexpr Unused kUnusedOnGpu[] = {
+    {"--repeat", "on a GPU a figure is the median of the steps that --decode-tokens counts"},
+    {"--threads", "on a GPU one thread launches the steps"},
+};
+constexpr Unused kUnusedOnCpu[] = {
+    {"--random",
+     "it fills the memory of a GPU; on a CPU measure a folder of `fathom make-checkpoint`"},
+    {"--dollars-per-hour", "it is what a GPU costs"},
+};
+constexpr Unused kUnusedWithRandom[] = {{"--config", "--random names its own configuration"}};
+constexpr Unused kUnusedWithFolder[] = {{"--seed", "only the weights of --random have one"}};
+
+void refuse(const CLI::App& command, std::span<const Unused> unused) {
+  for (const Unused& u : unused)
+    if (command.count(u.flag) > 0) throw UsageError(fmt::format("{}: {}", u.flag, u.why));
+}
+
+// Whatever is given is used, or refused here: nothing is ignored in silence. A GPU asked for by
+// name is not looked for before its flags are right.
+bool runs_on_gpu(const CLI::App& command, const Options& o) {
   if (o.path.empty() == o.random.empty())
     throw UsageError("bench needs either --ckpt-path or --random");
+  if (o.random.empty())
+    refuse(command, kUnusedWithFolder);
+  else
+    refuse(command, kUnusedWithRandom);
+  if (o.compute.device == "cuda") refuse(command, kUnusedOnGpu);
+  const bool gpu = o.compute.device_value() == DeviceKind::cuda;
+  if (gpu)
+    refuse(command, kUnusedOnGpu);
+  else
+    refuse(command, kUnusedOnCpu);
+  return gpu;
+}
+
+// The flags of `bench` itself say nothing to its subcommands.
+void refuse_beside(const CLI::App& subcommand, const CLI::App& command) {
+  for (const CLI::Option* option : command.get_options())
+    if (option->count() > 0)
+      throw UsageError(fmt::format("{} is no flag of `fathom bench {}`", option->get_name(),
+                                   subcommand.get_name()));
+}
+
+int bench(const CLI::App& command, const Options& o) {
+  const bool gpu = runs_on_gpu(command, o);
   const ComputePlan compute = o.compute.plan();
-  if (compute.device == DeviceKind::cuda) {
-    if (o.repeat)
-      throw UsageError("--repeat is for a CPU: on a GPU a figure is the median of single steps");
-    return bench_on_gpu({o.path, o.random, o.config, o.seed, o.contexts, o.batches, o.decode_tokens,
-                         o.dollars_per_hour, o.json},
-                        compute);
+  if (gpu) {
+    GpuBenchFlags flags{o.path,    o.random,        o.config,           o.seed, o.contexts,
+                        o.batches, o.decode_tokens, o.dollars_per_hour, {},     o.json};
+    if (command.count("--attention") > 0) flags.attention = compute.attention;
+    return bench_on_gpu(flags, compute);
   }
-  if (!o.random.empty())
-    fail(
-        "--random fills the memory of a GPU; on a CPU measure a folder of `fathom "
-        "make-checkpoint`");
   CheckpointOptions without_mtp;
   without_mtp.config_file = o.config;
   without_mtp.with_mtp = false;  // not run here, so not a reason to refuse or to read it
@@ -228,10 +270,10 @@ void add_bench(CLI::App& app) {
   command->add_option("--ckpt-path", o->path, "checkpoint folder");
   command->add_option("--random", o->random,
                       "on a GPU: random weights of a preset, e.g. 671b-layers=4, without a file");
-  command->add_option("--seed", o->seed, "of the random weights")->capture_default_str();
+  command->add_option("--seed", o->seed, "of the weights of --random")->capture_default_str();
   command
       ->add_option("--dollars-per-hour", o->dollars_per_hour,
-                   "on a GPU: what one costs, for the price of a million tokens")
+                   "on a GPU: what it costs, for the price of a million tokens")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_option("--config", o->config,
@@ -260,9 +302,11 @@ void add_bench(CLI::App& app) {
   CLI::App* kernels = command->add_subcommand(
       "kernels", "time each GPU kernel at the model's shapes, beside what this card can do");
   kernels->add_option("--only", *only, "families and shapes whose name contains this");
-  on_run(*command, [o, kernels, only, serve = add_bench_serve(*command)] {
+  on_run(*command, [o, command, kernels, only, serve = add_bench_serve(*command)] {
+    for (const CLI::App* subcommand : command->get_subcommands())
+      refuse_beside(*subcommand, *command);
     if (int exit_code = 0; serve(exit_code)) return exit_code;
-    if (!kernels->parsed()) return bench(*o);
+    if (!kernels->parsed()) return bench(*command, *o);
     choose_device("cuda");  // or an error that says why not
     bench_gpu_kernels(*only);
     return 0;

@@ -31,13 +31,18 @@ void print(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o) {
                  r.tokens_per_s(), r.layer_ms, r.whole_ms, r.whole_tokens_per_s(),
                  r.dollars(o.dollars_per_hour));
     else
-      fmt::print("{:>10.3f} {:>10.0f}\n", r.ms, r.tokens_per_s());
+      fmt::print("{:>10.3f} {:>10.0f} {:>10} {:>12} {:>12} {:>9.3f}\n", r.ms, r.tokens_per_s(), "",
+                 "", "", r.dollars(o.dollars_per_hour));
   }
-  if (o.whole_layers > 0)
+  const bool whole =
+      std::any_of(rows.begin(), rows.end(), [](const GpuBenchRow& r) { return r.whole_ms > 0; });
+  if (whole)
     fmt::print(
         "\n61 layers: 3 dense, 58 MoE, all experts' weights on the GPUs that run a layer; "
         "${:.2f} an hour and GPU, communication not counted\n",
         o.dollars_per_hour);
+  else
+    fmt::print("\n$/M tok: of the layers that were run; ${:.2f} an hour\n", o.dollars_per_hour);
 }
 
 void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
@@ -60,8 +65,8 @@ void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
       if (r.whole_ms > 0) {
         j["layer_ms"] = r.layer_ms;
         j["whole_ms"] = r.whole_ms;
-        j["dollars_per_million"] = r.dollars(o.dollars_per_hour);
       }
+      j["dollars_per_million"] = r.dollars(o.dollars_per_hour);
     }
     out["rows"].push_back(j);
   }
@@ -75,6 +80,7 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
   GpuBenchOptions o;
   o.compute = compute;
   const Numerics numerics = compute.numerics;
+  if (flags.attention) o.attention = {*flags.attention};
   o.dollars_per_hour = flags.dollars_per_hour;
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<DeviceWeights> weights;
@@ -99,6 +105,7 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
     config = checkpoint->config();
     weights = std::make_unique<DeviceWeights>(config, checkpoint->weights(), compute, true);
   }
+  if (!config.has_indexer()) o.attention = {AttentionMode::dense};
   if (!flags.contexts.empty()) o.contexts = flags.contexts;
   if (!flags.batches.empty()) o.batches = flags.batches;
   if (flags.decode_steps) o.decode_steps = *flags.decode_steps;

@@ -16,6 +16,7 @@ struct GpuBenchFlags {
   std::vector<int> batches;
   std::optional<int> decode_steps;
   double dollars_per_hour = 2.0;
+  std::optional<AttentionMode> attention;  // none: both
   bool json = false;
 };
 

@@ -23,8 +23,8 @@ struct Outcome {
 };
 
 // Runs `fathom bench ARGUMENTS`; standard output, or with `errors` standard error.
-Outcome bench(const std::string& arguments, bool errors = false) {
-  std::string command = std::string(FATHOM_BINARY) + " bench --device cpu " + arguments +
+Outcome run_bench(const std::string& arguments, bool errors) {
+  std::string command = std::string(FATHOM_BINARY) + " bench " + arguments +
                         (errors ? " 2>&1 >/dev/null" : " 2>/dev/null");
   Outcome outcome;
   FILE* pipe = popen(command.c_str(), "r");
@@ -35,6 +35,10 @@ Outcome bench(const std::string& arguments, bool errors = false) {
   int status = pclose(pipe);
   outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   return outcome;
+}
+
+Outcome bench(const std::string& arguments, bool errors = false) {
+  return run_bench("--device cpu " + arguments, errors);
 }
 
 const std::string kShort = " --context 8,80 --batch 1,2 --decode-tokens 2 --repeat 1 ";
@@ -139,6 +143,43 @@ TEST(BenchCommand, UsageErrorsAreTwo) {
   EXPECT_EQ(bench("--ckpt-path " + kSmall + " --repeat 0").code, 2);
   EXPECT_EQ(bench("--ckpt-path " + kSmall + " --no-such-option").code, 2);
   EXPECT_EQ(bench("--help").code, 0);
+}
+
+// Nothing that is given is ignored: a device takes a flag or refuses it, also where the machine has
+// no such device.
+TEST(BenchCommand, AFlagThatARunHasNoUseForIsRefused) {
+  const std::string small = "--ckpt-path " + kSmall + " ";
+  for (const auto& [arguments, says] : {
+           std::pair("--device cuda " + small + "--repeat 2", "--repeat: on a GPU"),
+           std::pair("--device cuda " + small + "--threads 4", "--threads: on a GPU"),
+           std::pair("--device cuda " + small + "--seed 7", "--seed: only the weights of --random"),
+           std::pair(std::string("--device cuda --random 671b-layers=1 --config x.json"),
+                     "--config: --random names its own"),
+           std::pair("--device cpu " + small + "--seed 7", "--seed: only the weights of --random"),
+           std::pair(std::string("--device cpu --random tiny"), "--random: it fills the memory"),
+           std::pair("--device cpu " + small + "--dollars-per-hour 3",
+                     "--dollars-per-hour: it is what a GPU costs"),
+           std::pair(small + "--random tiny", "either --ckpt-path or --random"),
+           std::pair(std::string("--context 9 kernels"),
+                     "--context is no flag of `fathom bench kernels`"),
+           std::pair(small + "serve", "--ckpt-path is no flag of `fathom bench serve`"),
+       }) {
+    const Outcome outcome = run_bench(arguments, true);
+    EXPECT_EQ(outcome.code, 2) << arguments;
+    EXPECT_THAT(outcome.text, HasSubstr(says)) << arguments;
+  }
+}
+
+// What only a GPU can measure says that there is none, or measures it.
+TEST(BenchCommand, AGpuThatIsNotThereIsNamed) {
+  for (const std::string& arguments :
+       {"--device cuda --context 64 --batch 1 --decode-tokens 2 --ckpt-path " + kSmall,
+        std::string("kernels --only nothing-of-this-name")}) {
+    const Outcome outcome = run_bench(arguments, true);
+    if (outcome.code == 0) continue;  // a machine with a GPU
+    EXPECT_EQ(outcome.code, 1) << arguments;
+    EXPECT_THAT(outcome.text, HasSubstr("--device cuda: ")) << arguments;
+  }
 }
 
 }  // namespace

@@ -80,6 +80,13 @@ TEST_F(SampleTest, EveryFilter) {
   }
 }
 
+// Rows so short that a sanitizer can follow every access: each filter once.
+TEST_F(SampleTest, FewTokens) {
+  const std::vector<SampleRow> rows = {
+      {{0.0f, 0, 1.0f, 0.0f, 1}, 4}, {{0.8f, 5, 1.0f, 0.0f, 2}, 5}, {{1.0f, 0, 0.7f, 0.1f, 3}, 6}};
+  check(random_floats(rows.size() * 43, 64, 2.0f), 40, rows, "few tokens");
+}
+
 // Logits of few values: every cut falls inside a run of equal ones, which only ids can divide.
 TEST_F(SampleTest, Ties) {
   for (int64_t vocab : {int64_t{500}, int64_t{129280}}) {

@@ -182,6 +182,19 @@ TEST_F(TopkTest, RowsUnlikeTheirSample) {
   }
 }
 
+// Rows so short that a sanitizer can follow every access: each kernel, alone and in a cluster.
+TEST_F(TopkTest, FewScores) {
+  const std::vector<int> lengths = {40, 300, 4, 3};
+  TopkPlan pair = kTopkShapes[0];
+  pair.cluster = 2;
+  for (Values values : {Values::normal, Values::equal}) {
+    check(&kTopkShapes[0], values, lengths, 3);
+    check(&pair, values, {static_cast<int>(kTopkShapes[0].capacity()) + 50}, 3);
+    check(&kTopkStreams[0], values, lengths, 3);
+  }
+  check(&kTopkStreams[0], Values::normal, {9000}, 3);  // long enough for a sample of the row
+}
+
 TEST_F(TopkTest, OddCounts) {
   for (int topk : {1, 2, 31, 64, 100, 1000, 2047})
     for (Values values : kAllValues)

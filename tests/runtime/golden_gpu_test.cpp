@@ -57,6 +57,14 @@ TEST_P(GoldenGpuFile, IsAsCloseWhenBatchInvariant) {
   expect_within_floor(golden(), o, true);
 }
 
+TEST_P(GoldenGpuFile, MtpBlockIsAsCloseAsTheCpus) {
+  expect_mtp_within_floor(golden(), gpu_options(numerics()));
+}
+
+TEST_P(GoldenGpuFile, MtpBlockIsAsCloseWithPromptsInChunks) {
+  expect_mtp_within_floor(golden(), gpu_options(numerics(), 100));
+}
+
 INSTANTIATE_TEST_SUITE_P(Golden, GoldenGpuFile,
                          testing::Combine(testing::Values("tiny", "small-find-700",
                                                           "small-prose-1000", "small-find-2500"),

@@ -148,7 +148,7 @@ constexpr PrefillCase kPrefill[] = {
 }  // namespace
 
 void bench_index_scores(BenchContext& bench) {
-  // The pool is large: not for nothing.
+  // The pool is large: it is filled only if a row that needs it is wanted.
   const bool any =
       std::any_of(std::begin(kDecode), std::end(kDecode),
                   [&](const DecodeCase& c) {

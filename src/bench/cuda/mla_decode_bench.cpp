@@ -144,7 +144,7 @@ void bench_row(BenchContext& bench, const Pool& pool, const Row& row, bool spars
       row.anchor_us);
 }
 
-// The pool is worth its seconds only if a row needs it.
+// Filling the pool takes seconds: only if a row that needs it is wanted.
 void bench_rows(BenchContext& bench, const std::vector<Row>& rows, int sequences, int64_t context,
                 bool sparse) {
   auto wanted = [&](const Row& r) {

@@ -1,5 +1,5 @@
 // The operators on one H100 or H200, and what recording a step into a CUDA graph needs beside them.
-// No CUDA header in sight, so that whoever picks a device can include this.
+// Includes no CUDA header, so that code which chooses a device builds without the toolkit.
 #pragma once
 
 #include <cstddef>

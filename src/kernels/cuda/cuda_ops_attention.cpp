@@ -160,7 +160,7 @@ void CudaOpsImpl::index_topk(Tensor picked, Tensor index_q, Tensor head_weight, 
   const int64_t topk = picked.row_size(), stride = round_up(longest_, kPageRows);
   FATHOM_CHECK(picked.row_stride == topk && picked.rows() == batch.tokens,
                "picks [{}, {}] of {} tokens", picked.rows(), topk, batch.tokens);
-  const bool all = longest_ <= topk;  // nobody has more candidates than picks
+  const bool all = longest_ <= topk;  // every token picks all of its candidates
   const int tile = all ? batch.tokens : score_tile(workload_.index_budget, longest_, batch.tokens);
   float* scores = scratch.take<float>(all ? 4 : tile * stride);
   const bool recorded = capturing();

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kGatherThreads)
     if (position >= a.context) return;
     const uint4* from =
         reinterpret_cast<const uint4*>(a.rows) + row_of(a.page_table, position) * kPieces;
-    reinterpret_cast<uint4*>(a.out)[position * kPieces + piece] = __ldg(from + piece);
+    reinterpret_cast<uint4*>(a.out)[position * kPieces + piece] = from[piece];
   }
 }
 

@@ -111,7 +111,7 @@ struct Rows {
   __device__ __forceinline__ void load_mask(int block) {
     if constexpr (kMasked)
       for (int r = 0; r < 2; ++r)
-        asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+        asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                      : "=r"(bits[r].x), "=r"(bits[r].y), "=r"(bits[r].z), "=r"(bits[r].w)
                      : "l"(mask[r] + block * 4));
   }

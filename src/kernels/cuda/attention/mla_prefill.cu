@@ -37,11 +37,10 @@ __global__ void __launch_bounds__(kRowThreads)
     if (row >= last) break;
     const std::byte* from =
         a.rows + row_of(table, row - a.base[span]) * int64_t{sizeof(LatentRowFp8)};
-    codes[i] = __ldg(reinterpret_cast<const uint4*>(from) + lane);
-    scale[i] =
-        __ldg(reinterpret_cast<const float*>(from + offsetof(LatentRowFp8, scale)) + lane / 8);
+    codes[i] = reinterpret_cast<const uint4*>(from)[lane];
+    scale[i] = reinterpret_cast<const float*>(from + offsetof(LatentRowFp8, scale))[lane / 8];
     if (lane < 8)
-      rope[i] = __ldg(reinterpret_cast<const uint4*>(from + offsetof(LatentRowFp8, rope)) + lane);
+      rope[i] = reinterpret_cast<const uint4*>(from + offsetof(LatentRowFp8, rope))[lane];
   }
 #pragma unroll
   for (int i = 0; i < kRowsPerWarp; ++i) {

@@ -80,7 +80,7 @@ class RowAhead {
       int& p = position_[i / 4][i % 4];
       p = slot < token_.keys ? slot : -1;
       if (token_.list && p >= 0)
-        asm volatile("ld.global.nc.s32 %0, [%1];" : "=r"(p) : "l"(token_.list + slot));
+        asm volatile("ld.global.s32 %0, [%1];" : "=r"(p) : "l"(token_.list + slot));
     }
   }
   __device__ __forceinline__ void load_pages() {
@@ -92,7 +92,7 @@ class RowAhead {
       within = p;
       if (table_ && p >= 0) {
         within = p % kPageRows;
-        asm volatile("ld.global.nc.s32 %0, [%1];" : "=r"(page) : "l"(table_ + p / kPageRows));
+        asm volatile("ld.global.s32 %0, [%1];" : "=r"(page) : "l"(table_ + p / kPageRows));
       }
     }
   }

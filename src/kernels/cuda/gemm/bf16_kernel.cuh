@@ -88,6 +88,8 @@ struct Bf16Ring {
   }
 };
 
+// Waits by role: the producer's one thread behind its first weights, the math warps at once, and in
+// a grouped product all threads; the producer's other threads touch no memory.
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads, Config::kShape.per_processor())
     bf16_gemm_kernel(const __grid_constant__ CUtensorMap m_map,

@@ -206,7 +206,7 @@ __global__ void __launch_bounds__(128 * kGroups + 32, FewLayout::ctas_per_sm(kTo
     }
     barrier_init_fence();
     if constexpr (!kGrouped) {
-      // Weights are nobody's output: the ring fills while the kernel before this one still runs.
+      // No kernel writes weights: the ring fills with them while the kernel before this one runs.
       // The barriers cannot complete before the activations have been announced and have come.
       const uint32_t bytes = kWeightBytes + args.box_rows * FewLayout::kSlice + args.scale_box * 4;
       const int ahead = min(stages, k_end - k_begin);
@@ -218,10 +218,8 @@ __global__ void __launch_bounds__(128 * kGroups + 32, FewLayout::ctas_per_sm(kTo
     }
   }
   __syncthreads();
-  // No pdl_trigger(): with the next kernel waiting beside it, one tile of this product came out
-  // with a few wrong codes in one of a hundred runs (WholeLayer.RunsAgainToTheSameBits). Why is not
-  // known.
   pdl_wait();
+  pdl_trigger();
   int tiles = n_tiles;
   if constexpr (kGrouped) {
     fill_table<kTokens, kThreads>(table, args.offsets, args.experts, warp_sums);
@@ -274,7 +272,7 @@ __global__ void __launch_bounds__(128 * kGroups + 32, FewLayout::ctas_per_sm(kTo
       const float* const weight_scales =
           args.weight_scales + static_cast<int64_t>(scale_row) * args.slices;
       // Lane l holds the weight scale of slice 32 c + l of this run and of the next.
-      auto scale_of = [&](int k) { return k < k_end ? __ldg(weight_scales + k) : 0.0f; };
+      auto scale_of = [&](int k) { return k < k_end ? load_weight(weight_scales + k) : 0.0f; };
       float run = scale_of(k_begin + lane), next_run = scale_of(k_begin + 32 + lane);
 
       float sum[kSums] = {};
@@ -317,6 +315,7 @@ __global__ void __launch_bounds__(128 * kGroups + 32, FewLayout::ctas_per_sm(kTo
           sum[4 * j + 2] = promote(sum[4 * j + 2], partial[4 * j + 2], s0);
           sum[4 * j + 3] = promote(sum[4 * j + 3], partial[4 * j + 3], s1);
         }
+        fence_reads_of_stage();
         __syncwarp();
         if (lane == 0) barrier_arrive(&empty[release]);
         if (++release == stages) release = 0;
@@ -415,7 +414,7 @@ __global__ void __launch_bounds__(128 * kGroups + 32, FewLayout::ctas_per_sm(kTo
     if (args.splits > 1) {
       cluster_sync();
       add_parts<kGroups, kThreads>(args, ring, first_tile * 64 * kGroups, rank);
-      cluster_sync();  // nobody leaves while others read its part
+      cluster_sync();  // no CTA ends while others read its part
     }
   }
 }

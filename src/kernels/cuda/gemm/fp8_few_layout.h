@@ -1,10 +1,13 @@
 // Shared memory of the few-rows FP8 kernel, computed by the same code on the host and on the
-// device.
+// device. In this order:
 //
-//   ring       stages x [weights 64 groups x 128 codes | activations tokens x 128 codes], 128B
-//   swizzle scales     stages x tokens activation scales stash      results on their way out:
-//   groups x tokens x (64 bf16 + pad) barriers   full[stages], empty[stages] table      grouped:
-//   first row tile and first row of every expert
+// - ring: for each stage 64 * groups rows of weights and `tokens` rows of activations, 128 codes
+//   each, in the 128-byte swizzle
+// - scales: for each stage the activation scales of `tokens` rows
+// - stash: results on their way out, for each group `tokens` rows of 64 bf16 and padding
+// - barriers: full[stages], empty[stages]
+// - table (grouped): first row tile and first row of every expert
+//
 // With split K the ring, empty by then, holds the float32 partial tile.
 #pragma once
 

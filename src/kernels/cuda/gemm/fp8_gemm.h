@@ -29,7 +29,7 @@ struct Fp8GemmParams {
 void fp8_gemm(const Fp8GemmParams& p, const Launch& l);
 
 // One product an expert. Rows of expert e are [offsets[e], offsets[e + 1]), without padding between
-// experts; rows from offsets[experts] on belong to nobody and their output is left alone.
+// experts; rows from offsets[experts] on belong to no expert and are not written.
 struct Fp8GroupedParams {
   Fp8Rows a;                         // a.rows: as many as there may be
   const uint8_t* codes = nullptr;    // [experts, n, k]

@@ -145,7 +145,8 @@ __device__ __forceinline__ void arrive_at_peer(uint64_t* bar, int rank) {
                : "memory");
 }
 
-// This warp has read the stage: its feeders, and a peer's that write into it, may refill it.
+// This warp has read the stage, scales behind a fence: its feeders, and a peer's that write into
+// it, may refill it.
 template <class C>
 __device__ __forceinline__ void release(ManySmem<C>& s, int stage, int lane) {
   __syncwarp();
@@ -246,13 +247,13 @@ __device__ __forceinline__ void multiply(ManySmem<C>& s, const ManyArgs& args, M
       for (int i = 0; i < C::kColumns / 2; ++i) sum[w][i] = 0.0f;
 
     // phase 2: slices of K
-    float scale_first = __ldg(weight_scale);
-    float scale_second = kTwoBlocks ? __ldg(weight_scale + next_block) : 0.0f;
+    float scale_first = load_weight(weight_scale);
+    float scale_second = kTwoBlocks ? load_weight(weight_scale + next_block) : 0.0f;
     for (int slice = 0; slice < args.slices; ++slice) {
       const float first = scale_first, second = scale_second;
       if (slice + 1 < args.slices) {  // one slice ahead of its use
-        scale_first = __ldg(weight_scale + slice + 1);
-        if constexpr (kTwoBlocks) scale_second = __ldg(weight_scale + next_block + slice + 1);
+        scale_first = load_weight(weight_scale + slice + 1);
+        if constexpr (kTwoBlocks) scale_second = load_weight(weight_scale + next_block + slice + 1);
       }
       barrier_wait(&s.full[stage], parity);
 #pragma unroll
@@ -269,6 +270,7 @@ __device__ __forceinline__ void multiply(ManySmem<C>& s, const ManyArgs& args, M
           for (int k = 0; k < 4; ++k)  // 32 bytes of K: 2 in a descriptor's unit of 16
             wgmma_fp8<C::kColumns>(partial, a + 2 * k, b + 2 * k, k > 0);
           wgmma_commit();
+          if (w + 1 == waves) fence_reads_of_stage();  // under the products
           wgmma_wait<0>();
           if (w + 1 == waves) release<C>(s, stage, lane);
 #pragma unroll
@@ -345,7 +347,7 @@ __global__ __launch_bounds__(kManyThreads,
     multiply<C>(s, args, cursor, warp / 4);
   }
 
-  // phase 3: nobody leaves while a peer may still arrive at its barriers
+  // phase 3: no CTA ends while its peer may still arrive at its barriers
   pdl_trigger();
   if constexpr (C::kCluster > 1) cluster_sync();
 }

@@ -218,8 +218,7 @@ template <class S>
 struct IndexConsumer {
   IndexShared<S>& s;
   const IndexLane lane;
-  const bool signals;  // one thread a warp tells the producer that a stage is free
-  int item;            // number of the page in the CTA's order
+  int item;  // number of the page in the CTA's order
 
   __device__ __forceinline__ int stage() const { return item % S::kKeyStages; }
   // Waits for the page and, the first time, for its queries.
@@ -234,8 +233,11 @@ struct IndexConsumer {
     if constexpr (!S::kFp8) return 1.0f;
     return *reinterpret_cast<const float*>(s.keys[stage()] + lane.scale_at);
   }
+  // The page and, after the last page of its queries, those and their weights.
   __device__ __forceinline__ void release_key(int stage) {
-    if (signals) barrier_arrive(&s.key_empty[stage]);
+    fence_reads_of_stage();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(&s.key_empty[stage]);
   }
   __device__ __forceinline__ const uint8_t* queries(const IndexWork& work, int half) const {
     return s.queries[work.query % S::kQueryStages] + half * S::kColumns * 128;
@@ -321,14 +323,15 @@ __device__ __forceinline__ void init_barriers(IndexShared<S>& s) {
 
 template <class S>
 __device__ __forceinline__ void index_math(IndexShared<S>& s, const IndexArgs& a) {
-  IndexConsumer<S> c{s, index_lane(threadIdx.x % 128), threadIdx.x % 32 == 0,
-                     static_cast<int>(threadIdx.x / 128)};
+  IndexConsumer<S> c{s, index_lane(threadIdx.x % 128), static_cast<int>(threadIdx.x / 128)};
   if constexpr (S::kPrefill)
     consume_paired(c, a);
   else
     consume_single(c, a);
 }
 
+// Waits by role: the producer warp, behind what its schedule reads of the step's inputs. The math
+// warps touch global memory only behind pages that it has brought.
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, 1)
     index_decode_kernel(const __grid_constant__ IndexArgs a,
@@ -345,6 +348,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   }
 }
 
+// Waits by role: as index_decode_kernel.
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, 1)
     index_prefill_kernel(const __grid_constant__ IndexArgs a,

@@ -226,7 +226,8 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
     }
   }
   __syncwarp();
-  if (ctas > 1) cluster_arrive();  // nobody is read after this; waited for at the end
+  if (ctas > 1)
+    cluster_arrive();  // no CTA reads another's memory from here on; the wait is at the end
 
   // Phase 4: places. Greater keys are counted in the low half, equal ones in the high half: a CTA
   // holds fewer than 2^15 keys. Cluster totals (fewer than 2^18) are kept apart.

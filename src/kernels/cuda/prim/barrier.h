@@ -81,10 +81,16 @@ __device__ __forceinline__ void named_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-// Orders ordinary writes to shared memory before later reads by tensor cores and copy engine.
+// Orders ordinary accesses to shared memory before later ones by tensor cores and copy engine:
+// writes before their reads, and reads before their writes.
 __device__ __forceinline__ void fence_async_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
+
+// Between this thread's ordinary loads from a stage of a ring and the arrival that gives the stage
+// back to the copy engine. The arrival alone does not hold loads back: one that is still queued,
+// behind another kernel's loads for example, would read what the engine refills the stage with.
+__device__ __forceinline__ void fence_reads_of_stage() { fence_async_shared(); }
 
 __device__ __forceinline__ uint32_t cluster_rank() {
   uint32_t r;

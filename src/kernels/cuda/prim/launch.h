@@ -1,9 +1,21 @@
 // What every kernel launch needs, and the two device sides of programmatic dependent launch.
 //
-// With `pdl` a kernel may start while the one before it on the stream is still running: it must
-// call pdl_wait() before it touches anything an earlier kernel writes or may still read. Weights
-// are the exception: nothing writes them during a step, so they may be prefetched in front of the
-// wait.
+// With `pdl` a kernel may start while the one before it on the stream is still running. Rules for
+// every kernel, which scripts/check_launches.sh checks in the source and in the compiled program:
+//   1. Each block of threads calls pdl_wait(), on every path, also when it has nothing to do: when
+//      a kernel has ended, all kernels before it must have ended, since the next one waits for it
+//      alone.
+//   2. In front of pdl_wait() a thread reads kernel arguments, weights and a step's inputs
+//      (positions, page tables: a copy brings them, and copies do not overlap with kernels), and
+//      writes its own shared memory. All else may be written, or still be read, by an earlier
+//      kernel. Threads that do not wait themselves touch nothing else either, unless they are
+//      behind a barrier that a waiting thread of their block has passed.
+//   3. pdl_trigger() comes behind pdl_wait(): no more than two kernels of a chain overlap.
+//   4. Non-coherent loads (__ldg, ld.global.nc, __restrict__) are for weights alone, through
+//      load_weight(): PTX allows them for memory that no kernel under way writes.
+//   5. A kernel that starts early shares its multiprocessor with the one before it, and its first
+//      loads delay that one's. So nothing may depend on how long a load takes: a ring's stage that
+//      ordinary loads have read goes back behind fence_reads_of_stage() (prim/barrier.h).
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -70,6 +82,12 @@ void launch_kernel(const Launch& l, void (*kernel)(Params...), dim3 grid, dim3 b
 #if defined(__CUDACC__)
 // Waits until every kernel this one depends on has finished and its writes are visible.
 __device__ __forceinline__ void pdl_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
+// Of a weight, through the read-only path: see rule 4.
+template <class T>
+__device__ __forceinline__ T load_weight(const T* p) {
+  return __ldg(p);
+}
 
 // Lets the next kernel of the stream start (its own pdl_wait still waits for this grid's end).
 __device__ __forceinline__ void pdl_trigger() {

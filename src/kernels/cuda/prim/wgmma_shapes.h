@@ -1,3 +1,5 @@
+// Made by scripts/wgmma_shapes.sh: change that, not this.
+//
 // The tensor-core instruction by shape: one specialisation a width N, since PTX wants every
 // accumulator register spelled out. Use through wgmma.h.
 #pragma once

@@ -360,6 +360,7 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void carry_kernel(int32_t* ids, const int32_t* rows, const int32_t* drawn, int tokens) {
   const int t = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  pdl_wait();
   if (t < tokens && rows[t] >= 0) ids[t] = max(drawn[rows[t]], 0);
 }
 
@@ -368,9 +369,7 @@ __global__ void carry_kernel(int32_t* ids, const int32_t* rows, const int32_t* d
 void carry_drawn_ids(int32_t* ids, const int32_t* rows, const int32_t* drawn, int tokens,
                      const Launch& l) {
   constexpr unsigned kBlock = 256;
-  Launch plain = l;
-  plain.pdl = false;  // the first of a step: there is nothing to overlap with
-  launch_kernel(plain, sample::carry_kernel,
+  launch_kernel(l, sample::carry_kernel,
                 dim3((static_cast<unsigned>(tokens) + kBlock - 1) / kBlock), dim3(kBlock), 0, 1,
                 ids, rows, drawn, tokens);
 }
