@@ -201,7 +201,7 @@ bool runs_on_gpu(const CLI::App& command, const Options& o) {
   else
     refuse(command, kUnusedWithRandom);
   if (o.compute.device == "cuda") refuse(command, kUnusedOnGpu);
-  const bool gpu = o.compute.device_value() == DeviceKind::cuda;
+  const bool gpu = o.compute.plan().device == DeviceKind::cuda;
   if (gpu)
     refuse(command, kUnusedOnGpu);
   else

@@ -97,7 +97,6 @@ class Replays : public WholeLayer {
   void replay(const std::string& after, int replays) {
     SCOPED_TRACE("a copy after " + after);
     CudaSettings settings;
-    settings.max_sequences = 16;
     settings.dependent_launch = false;
     gpu = make_cuda_ops(numerics_, workload, settings);
     copied_ = nullptr;

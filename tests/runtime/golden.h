@@ -137,12 +137,12 @@ inline void expect_mtp_within_floor(const Golden& g, const EvalOptions& options)
   const char* answer = "exact.mtp_logits";
   // Long prompts take the reference seconds: each floor is found once.
   static auto& floors = *new std::map<std::pair<std::string, Numerics>, Summary>();
-  auto [limit_of, fresh] = floors.try_emplace({g.title, options.numerics});
+  auto [limit_of, fresh] = floors.try_emplace({g.title, options.compute.numerics});
   Summary& limit = limit_of->second;
   for (const char* kernels : {"reference", ""}) {
     if (!fresh) break;
-    EvalOptions cpu = options_of(options.numerics);
-    cpu.kernels = kernels;
+    EvalOptions cpu = options_of(options.compute.numerics);
+    cpu.compute.kernels = kernels;
     const Summary found = summary(g.distance(answer, cpu, answer));
     limit.median = std::max(limit.median, found.median);
     limit.mean = std::max(limit.mean, found.mean);
