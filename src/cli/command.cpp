@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <sstream>
 
 #include "base/error.h"
 #include "base/file_kind.h"
@@ -52,8 +53,12 @@ int parse_and_run(CLI::App& app, int argc, char** argv) {
   } catch (const CLI::RuntimeError& e) {
     return e.get_exit_code();
   } catch (const CLI::ParseError& e) {
-    // CLI11 prints help and versions itself; everything else it finds wrong is usage.
-    return app.exit(e) == 0 ? 0 : 2;
+    // CLI11 writes help and versions; everything else it finds wrong is usage.
+    std::ostringstream out, err;
+    const int code = app.exit(e, out, err) == 0 ? 0 : 2;
+    write_out(out.str());
+    fmt::print(stderr, "{}", err.str());
+    return code;
   } catch (const UsageError& e) {
     fmt::print(stderr, "fathom: {}\n", e.what());
     return 2;
