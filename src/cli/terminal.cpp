@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <histedit.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -144,8 +145,11 @@ void AnswerWriter::normal() {
 }
 
 void write_atomically(const std::string& path, const std::string& content) {
-  const std::string temporary = fmt::format("{}.{}.tmp", path, getpid());
-  int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
+  // A device or a pipe is written to: a file with its name would take its place, for everybody.
+  struct stat info {};
+  const bool in_place = stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode);
+  const std::string temporary = in_place ? path : fmt::format("{}.{}.tmp", path, getpid());
+  int fd = open(temporary.c_str(), in_place ? O_WRONLY : O_WRONLY | O_CREAT | O_TRUNC, 0666);
   if (fd < 0) fail("cannot write {}: {}", path, std::strerror(errno));
   size_t done = 0;
   bool ok = true;
@@ -155,18 +159,18 @@ void write_atomically(const std::string& path, const std::string& content) {
     ok = n > 0;
     if (ok) done += static_cast<size_t>(n);
   }
-  ok = ok && fsync(fd) == 0;
+  ok = ok && (in_place || fsync(fd) == 0);
   int error = errno;
   if (close(fd) != 0 && ok) {
     ok = false;
     error = errno;
   }
-  if (ok && std::rename(temporary.c_str(), path.c_str()) != 0) {
+  if (ok && !in_place && std::rename(temporary.c_str(), path.c_str()) != 0) {
     ok = false;
     error = errno;
   }
   if (ok) return;
-  unlink(temporary.c_str());
+  if (!in_place) unlink(temporary.c_str());
   fail("cannot write {}: {}", path, std::strerror(error));
 }
 

@@ -65,7 +65,8 @@ class AnswerWriter {
   bool styled_, dim_ = false;
 };
 
-// Replaces the file as a whole or not at all. Throws Error when it cannot.
+// Replaces the file as a whole or not at all; writes to a device or pipe. Throws Error when it
+// cannot.
 void write_atomically(const std::string& path, const std::string& content);
 
 }  // namespace fathom::cli

@@ -326,6 +326,7 @@ TEST_F(GenerateTest, ChatSavesAndLoadsToolsAndSystem) {
   Ran full = chat("", "/load " + conversation + "\n/save /dev/full/x\n/save /dev/full\n");
   EXPECT_EQ(full.code, 0);
   EXPECT_THAT(full.err, HasSubstr("cannot write"));
+  EXPECT_TRUE(fs::is_character_file("/dev/full")) << "a file has taken the device's place";
 }
 
 TEST_F(GenerateTest, ChatShowsReasoningApart) {
