@@ -165,19 +165,23 @@ void HttpConnection::on_end_of_input(bool clean) {
 }
 
 void HttpConnection::probe_peer() {
-  {
-    std::unique_lock lock(mutex_);
-    // A handler elsewhere may still answer at once.
-    if (!exchange_.open() || exchange_.handler == Exchange::Handler::elsewhere) return;
-    if (exchange_.state() == Exchange::State::waiting && exchange_.version >= 11) {
-      constexpr std::string_view kInterim = "HTTP/1.1 102 Processing\r\n\r\n";
-      outbox_ += kInterim;
-      unsent_ += kInterim.size();
-      schedule_flush(lock);
-    } else if (exchange_.state() == Exchange::State::streaming && !exchange_.quiet.empty()) {
-      append_stream(exchange_.quiet);
-      schedule_flush(lock);
+  std::unique_lock lock(mutex_);
+  // A handler elsewhere may still answer at once.
+  if (!exchange_.open() || exchange_.handler == Exchange::Handler::elsewhere) return;
+  if (exchange_.state() == Exchange::State::streaming) {
+    if (exchange_.quiet.empty()) {  // there is nothing to find it out with
+      lock.unlock();
+      return abandon();
     }
+    append_stream(exchange_.quiet);
+    schedule_flush(lock);
+  } else if (exchange_.version >= 11) {
+    constexpr std::string_view kInterim = "HTTP/1.1 102 Processing\r\n\r\n";
+    outbox_ += kInterim;
+    unsent_ += kInterim.size();
+    schedule_flush(lock);
+  } else {  // HTTP/1.0 has no interim answers
+    lock.unlock();
   }
   if (phase_ != Phase::closed) look_for_peer(Look::for_reset, kResetTime);
 }
