@@ -12,7 +12,7 @@ const played = h.play([
 ]);
 
 async function claude(args) {
-  const result = await h.run_agent(played, 'claude', ['-p', ...args], {
+  const result = await h.run_agent(played, '.bin/claude', ['-p', ...args], {
     env: {
       ANTHROPIC_BASE_URL: played.url,
       ANTHROPIC_AUTH_TOKEN: 'none',

@@ -29,7 +29,7 @@ base_url = ${quoted(`${played.url}/v1`)}
 wire_api = "responses"
 ${more}`,
   );
-  const result = await h.run_agent(played, 'codex', ['exec', ...args]);
+  const result = await h.run_agent(played, '.bin/codex', ['exec', ...args]);
   assert.equal(result.code, 0, `${result.stdout}\n${result.stderr}`);
   return result.stdout.trim();
 }

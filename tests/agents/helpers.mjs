@@ -48,14 +48,14 @@ export function play(script, { context = 131072, tokens_per_second = 0 } = {}) {
   return played;
 }
 
-// Runs an installed program in a folder of its own below the test's, to its end: {code, stdout,
-// stderr}.
+// Runs a program below node_modules in a folder of its own below the test's, to its end: {code,
+// stdout, stderr}.
 export async function run_agent(played, program, args, { env = {}, input = '' } = {}) {
   const work = path.join(played.home, 'work');
   await mkdir(work, { recursive: true });
   return new Promise((resolve) => {
     const child = execFile(
-      path.join(here, 'node_modules/.bin', program),
+      path.join(here, 'node_modules', program),
       args,
       {
         cwd: work,

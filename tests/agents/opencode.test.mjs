@@ -30,7 +30,7 @@ async function opencode(prompt) {
       small_model: 'fathom/small',
     }),
   );
-  const result = await h.run_agent(played, 'opencode', ['run', prompt], {
+  const result = await h.run_agent(played, 'opencode-linux-x64-baseline/bin/opencode', ['run', prompt], {
     env: { OPENCODE_DISABLE_MODELS_FETCH: '1', OPENCODE_DISABLE_AUTOUPDATE: '1' },
   });
   assert.equal(result.code, 0, `${result.stdout}\n${result.stderr}`);
