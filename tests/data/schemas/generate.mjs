@@ -1,6 +1,6 @@
 // Makes generated.json: what schema generators write, each with values that follow the schema.
-// In a folder of its own: npm i zod3@npm:zod@3.25 zod4@npm:zod@4.1 zod-to-json-schema@3.24
-// @sinclair/typebox@0.34, then: node generate.mjs > generated.json
+// In a folder of its own: npm i zod3@npm:zod@3.25.76 zod4@npm:zod@4.6.7 zod-to-json-schema@3.25.2
+// @sinclair/typebox@0.34.52, then: node generate.mjs > generated.json
 import * as z3 from 'zod3';
 import * as z4 from 'zod4';
 import { zodToJsonSchema } from 'zod-to-json-schema';
@@ -53,7 +53,7 @@ three.set = [z3.z.object({ a: z3.z.set(z3.z.enum(['x', 'y', 'z'])) }), [{ a: [] 
 three.map = [z3.z.object({ a: z3.z.map(z3.z.string(), z3.z.number()) }), [{ a: [['x', 1]] }]];
 for (const [name, [schema, valid]] of Object.entries(three)) {
   add(`zod 3, ${name}`, zodToJsonSchema(schema), valid);
-  if (['person', 'numbers', 'optional', 'union', 'tuple', 'recursive'].includes(name)) {
+  if (['person', 'numbers', 'optional', 'union', 'tuple'].includes(name)) {
     add(`zod 3 for OpenAPI 3, ${name}`, zodToJsonSchema(schema, { target: 'openApi3' }), valid);
     add(`zod 3 for OpenAI, ${name}`,
       zodToJsonSchema(schema, { target: 'openAi', name: 'answer', nameStrategy: 'title' }),
