@@ -142,9 +142,10 @@ TEST(SchemaCorpus, CallsOrTextThatFollowsTheSchema) {
         size_t texts = 0, calls = 0;
         for (int seed = 0; seed < 40; ++seed) {
           const auto matcher = factory.matcher(ready);
-          if (thinking)
-            for (const int32_t t : small_tokenizer().encode("Hm, {</think>"))
-              ASSERT_TRUE(matcher->accept(t));
+          const std::string reasoning = thinking ? "Hm, {</think>" : "";
+          for (const int32_t t : small_tokenizer().encode(reasoning, false)) {
+            ASSERT_TRUE(matcher->accept(t));
+          }
           const auto text = Walker(small_tokenizer(), seed).finish(*matcher, 30);
           if (!text) continue;
           CompletionParser parser(encoding, false);
