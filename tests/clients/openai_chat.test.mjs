@@ -193,7 +193,7 @@ test('an answer that is a JSON object', async () => {
 test('a schema that cannot be kept to is refused', async () => {
   const schema = {
     type: 'object',
-    properties: { a: { type: 'string', pattern: '^(?=x)' } },
+    properties: { a: { type: 'string', pattern: '^(x)\\1' } },
     required: ['a'],
     additionalProperties: false,
   };

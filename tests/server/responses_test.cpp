@@ -340,7 +340,7 @@ TEST_F(ResponsesTest, RefusalsNameThePlace) {
             "'xml'");
   EXPECT_TRUE(refusal(R"({"input": "x", "text": {"format": {"type": "json_schema", "name": "n",
       "schema": {"oneOf": []}}}})")
-                  .starts_with("text.format | schema.oneOf: "));
+                  .starts_with("text.format | text.format.schema.oneOf: "));
   EXPECT_TRUE(refusal(R"({"input": "x", "tool_choice": "required", "tools": [{"type": "function",
       "name": "f", "parameters": {"type": "string"}}]})")
                   .starts_with("tools | "));

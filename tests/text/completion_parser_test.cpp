@@ -371,7 +371,8 @@ TEST(CompletionParser, StrayMarkersAreLeftOut) {
   EXPECT_EQ(read_all_ways(Encoding::v31, false, "a<｜tool▁sep｜>b<｜tool▁call▁end｜>").content,
             "ab");
   EXPECT_EQ(read_all_ways(Encoding::v31, true, "a<｜tool▁sep｜>b").reasoning_content, "ab");
-  EXPECT_EQ(read_all_ways(Encoding::v32, false, "a</｜DSML｜invoke>b<｜DSML｜c").content, "abc");
+  EXPECT_EQ(read_all_ways(Encoding::v32, false, "a</｜DSML｜invoke>b<｜DSML｜\nc").content,
+            "ab\nc");
   EXPECT_EQ(read_all_ways(Encoding::v32, false, "a <｜DSML｜function_ca").content, "a ");
 }
 

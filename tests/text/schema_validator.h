@@ -35,18 +35,23 @@ class Validator {
   std::string check(const OrderedJson& v, const OrderedJson& s, int depth) const {
     if (depth > 500) return "endless";
     if (s.is_boolean()) return s.get<bool>() ? "" : "false";
-    if (s.contains("$ref")) {
-      const std::string ref = s["$ref"];
-      return check(v, root_.at(OrderedJson::json_pointer(ref.substr(1))), depth + 1);
-    }
-    if (s.contains("anyOf")) {
+    if (s.contains("nullable") && s["nullable"] == true && v.is_null()) return "";
+    std::string why;
+    if (s.contains("$ref")) why = check(v, target(s["$ref"], root_), depth + 1);
+    for (const OrderedJson& part : s.value("allOf", OrderedJson::array()))
+      if (why.empty()) why = check(v, part, depth + 1);
+    if (!why.empty()) return why;
+    if (s.contains("not") && check(v, s["not"], depth + 1).empty()) return "what it must not be";
+    for (const char* key : {"anyOf", "oneOf"}) {
+      if (!s.contains(key)) continue;
       std::string all;
-      for (const OrderedJson& branch : s["anyOf"]) {
-        const std::string why = check(v, branch, depth + 1);
-        if (why.empty()) return "";
-        all += why + "; ";
+      bool one = false;
+      for (const OrderedJson& branch : s[key]) {
+        const std::string no = check(v, branch, depth + 1);
+        one = one || no.empty();
+        all += no + "; ";
       }
-      return "none of anyOf: " + all;
+      if (!one) return "none of " + std::string(key) + ": " + all;
     }
     if (s.contains("type")) {
       bool fits = false;
@@ -66,10 +71,37 @@ class Validator {
     return v.is_object() ? check_object(v, s, depth) : "";
   }
 
+  // "#", "#/a/b" or the $id of a schema.
+  static const OrderedJson& target(const std::string& ref, const OrderedJson& root) {
+    if (ref.starts_with('#')) {
+      std::string path;
+      for (size_t i = 1; i < ref.size(); ++i) {
+        path += ref[i] == '%' ? static_cast<char>(std::stoi(ref.substr(i + 1, 2), nullptr, 16))
+                              : ref[i];
+        i += ref[i] == '%' ? 2 : 0;
+      }
+      return root.at(OrderedJson::json_pointer(path));
+    }
+    const OrderedJson* found = named(ref, root);
+    return found ? *found : throw std::runtime_error("no schema " + ref);
+  }
+  static const OrderedJson* named(const std::string& id, const OrderedJson& at) {
+    if (at.is_object() && at.contains("$id") && at["$id"] == id) return &at;
+    for (const OrderedJson& inside : at)
+      if (inside.is_structured())
+        if (const OrderedJson* found = named(id, inside)) return found;
+    return nullptr;
+  }
+
   static std::string check_number(double v, const OrderedJson& s) {
     const auto bound = [&](const char* key, double otherwise) {
-      return s.contains(key) ? s[key].get<double>() : otherwise;
+      return s.contains(key) && s[key].is_number() ? s[key].get<double>() : otherwise;
     };
+    // OpenAPI 3.0 says with a flag that a bound is excluded.
+    if (s.value("exclusiveMinimum", OrderedJson()) == true && v <= bound("minimum", -INFINITY))
+      return std::to_string(v) + " is the excluded bound";
+    if (s.value("exclusiveMaximum", OrderedJson()) == true && v >= bound("maximum", INFINITY))
+      return std::to_string(v) + " is the excluded bound";
     if (v < bound("minimum", -INFINITY) || v > bound("maximum", INFINITY) ||
         v <= bound("exclusiveMinimum", -INFINITY) || v >= bound("exclusiveMaximum", INFINITY)) {
       return std::to_string(v) + " out of bounds";
@@ -94,10 +126,18 @@ class Validator {
   std::string check_array(const OrderedJson& v, const OrderedJson& s, int depth) const {
     if (s.contains("minItems") && v.size() < s["minItems"]) return "too few items";
     if (s.contains("maxItems") && v.size() > s["maxItems"]) return "too many items";
-    const size_t fixed = s.contains("prefixItems") ? s["prefixItems"].size() : 0;
+    if (s.value("uniqueItems", false)) {
+      for (size_t i = 0; i < v.size(); ++i)
+        for (size_t k = 0; k < i; ++k)
+          if (v[i] == v[k]) return v[i].dump() + " comes twice";
+    }
+    // Lists of schemas are called items in draft 7, and what follows them additionalItems.
+    const bool old = s.contains("items") && s["items"].is_array();
+    const OrderedJson prefix = old ? s["items"] : s.value("prefixItems", OrderedJson::array());
+    const char* rest = old ? "additionalItems" : "items";
     for (size_t i = 0; i < v.size(); ++i) {
-      if (i >= fixed && !s.contains("items")) continue;
-      const std::string why = check(v[i], i < fixed ? s["prefixItems"][i] : s["items"], depth + 1);
+      if (i >= prefix.size() && !s.contains(rest)) continue;
+      const std::string why = check(v[i], i < prefix.size() ? prefix[i] : s[rest], depth + 1);
       if (!why.empty()) return "[" + std::to_string(i) + "]: " + why;
     }
     return "";
@@ -108,7 +148,22 @@ class Validator {
       for (const OrderedJson& name : s["required"])
         if (!v.contains(name.get<std::string>())) return "without " + name.dump();
     }
+    if (s.contains("minProperties") && v.size() < s["minProperties"]) return "too few members";
+    if (s.contains("maxProperties") && v.size() > s["maxProperties"]) return "too many members";
     for (const auto& [key, member] : v.items()) {
+      if (s.contains("propertyNames")) {
+        const std::string why = check(OrderedJson(key), s["propertyNames"], depth + 1);
+        if (!why.empty()) return "the name " + key + ": " + why;
+      }
+      bool matched = false;
+      for (const auto& [pattern, rule] :
+           s.value("patternProperties", OrderedJson::object()).items()) {
+        if (!std::regex_search(key, std::regex(pattern))) continue;
+        matched = true;
+        const std::string why = check(member, rule, depth + 1);
+        if (!why.empty()) return "." + key + ": " + why;
+      }
+      if (matched) continue;
       const bool named = s.contains("properties") && s["properties"].contains(key);
       const OrderedJson any = true;
       const OrderedJson rule = named                                ? s["properties"][key]

@@ -11,9 +11,7 @@ namespace fathom::server {
 namespace {
 
 void refuse_unsupported_chat(const JsonField& root) {
-  refuse_unsupported(root, {{"functions", "use tools"},
-                            {"function_call", "use tool_choice"},
-                            {"audio"},
+  refuse_unsupported(root, {{"audio"},
                             {"modalities", "answers are text", R"(["text"])"},
                             {"web_search_options"},
                             {"logits_processors"},
@@ -54,6 +52,18 @@ void read_max_tokens(const JsonField& root, GenerationRequest& request) {
   request.max_tokens = integer_or(root.at("max_completion_tokens"), old_name, 1, kMost);
 }
 
+// Calls and results of functions in a history, as those of tools: {"function_call": {...}} and the
+// role function.
+void modernise_calls(OrderedJson& message) {
+  if (!message.is_object()) return;
+  if (message.value("role", OrderedJson()) == "function") message["role"] = "tool";
+  const auto call = message.find("function_call");
+  if (call == message.end() || call->is_null()) return;
+  OrderedJson modern = {{"type", "function"}, {"function", *call}};
+  message.erase(call);
+  message["tool_calls"] = OrderedJson::array({std::move(modern)});
+}
+
 }  // namespace
 
 // As vLLM's chat_template_kwargs say it, as DeepSeek's own API does, as OpenAI does: the more
@@ -92,6 +102,7 @@ ChatRequest read_chat_request(const OrderedJson& body, const ServiceOptions& opt
   read_logprobs(root, request.generation);
   request.thinking = read_thinking(root);
   read_conversation(root, options.encoding, request);
+  request.legacy_functions = has_legacy_functions(root);
   apply_tools(read_tool_use(root, Protocol::chat), request);
   apply_format(root, Protocol::chat, request);
   return request;
@@ -103,6 +114,7 @@ void read_conversation(const JsonField& root, Encoding encoding, ChatRequest& re
     bool user_follows = encoding == Encoding::v31;  // which has no developer role
     for (size_t i = messages.size(); i-- > 0;) {
       OrderedJson& m = messages[i];
+      modernise_calls(m);
       const OrderedJson role = m.is_object() && m.contains("role") ? m["role"] : OrderedJson();
       if (role == "developer" && user_follows) m["role"] = "system";
       user_follows = user_follows || role == "user";

@@ -21,6 +21,7 @@ struct ChatRequest {
   StreamRequest stream;
   GenerationRequest generation;    // without id, prompt and compiled form
   ToolNames names;                 // what the client calls the tools that the model knows
+  bool legacy_functions = false;   // calls are written as function_call
   std::set<std::string> left_out;  // types of tools and items that the model does not hear of
 };
 

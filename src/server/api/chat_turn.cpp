@@ -48,14 +48,19 @@ void apply_tools(const ToolUse& use, ChatRequest& chat) {
   // A tool that is asked for by its name is called once.
   form.parallel_calls = use.parallel && use.mode != ToolUse::Mode::named;
   chat.generation.single_call = !form.parallel_calls;
+  const bool named = use.mode == ToolUse::Mode::named;
+  const bool none = use.mode == ToolUse::Mode::none;
+  form.strict_tools = false;
   OrderedJson functions = OrderedJson::array();
   for (const Tool& tool : use.tools) {
-    const bool may_be_it = use.mode == ToolUse::Mode::named && tool.function["name"] == use.named;
-    if (use.mode == ToolUse::Mode::required || (may_be_it && form.tools.empty()))
-      form.tools.push_back(tool.function);
     functions.push_back(tool.function);
+    const bool other = named && (tool.function["name"] != use.named || !form.tools.empty());
+    if (none || other) continue;
+    form.tools.push_back(tool.function);
+    form.tools.back()["strict"] = tool.strict;
+    form.tool_places.push_back(tool.place);
   }
-  if (!form.tools.empty()) form.kind = AnswerForm::Kind::tool_calls;
+  if (named || use.mode == ToolUse::Mode::required) form.kind = AnswerForm::Kind::tool_calls;
   if (use.mode == ToolUse::Mode::none || functions.empty()) return;
   Message& system = first_system(chat.conversation);
   if (!system.tools.is_null()) fail("tools are given twice");
@@ -75,23 +80,20 @@ OrderedJson apply_format(const JsonField& root, Protocol protocol, ChatRequest& 
   const bool by_schema = type == "json_schema";
   OrderedJson format =
       by_schema && protocol != Protocol::chat ? in_chat_words(at, protocol) : at.value();
-  if (by_schema) {
-    const JsonField schema =
-        protocol == Protocol::chat ? at.at("json_schema").at("schema") : at.at("schema");
-    schema.object();
-  }
+  const JsonField around = protocol == Protocol::chat && by_schema ? at.at("json_schema") : at;
+  const JsonField schema = around.at("schema");
+  if (by_schema) schema.object();
   Message& system = first_system(chat.conversation);
   if (!system.response_format.is_null()) fail("response_format is given twice");
   system.response_format = format;
   if (chat.form.kind == AnswerForm::Kind::tool_calls) return format;
-  if (has_tools(chat.conversation)) {
-    fail(
-        "{}: with tools that may be called, '{}' cannot be kept to: leave out one of them, or let "
-        "the tool choice be that none or one must be called",
-        at.path(), type);
-  }
-  chat.form.kind = by_schema ? AnswerForm::Kind::json_schema : AnswerForm::Kind::json_object;
-  if (by_schema) chat.form.schema = format["json_schema"]["schema"];
+  // json_object with a schema is what other servers call json_schema.
+  const bool follows = by_schema || !schema.null();
+  chat.form.kind = follows ? AnswerForm::Kind::json_schema : AnswerForm::Kind::json_object;
+  if (!follows) return format;
+  chat.form.schema = schema.object();
+  chat.form.schema_place = schema.path();
+  chat.form.strict = around.at("strict").boolean_or(false);
   return format;
 }
 

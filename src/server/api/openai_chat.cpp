@@ -30,6 +30,7 @@ class ChatAnswer {
         stream_(request.stream),
         with_logprobs_(request.generation.logprobs >= 0),
         may_call_(has_tools(request.conversation)),
+        legacy_functions_(request.legacy_functions),
         usage_(static_cast<size_t>(request.generation.n), request.generation.n),
         chunks_(service.options, id_, "chat.completion.chunk", created_, stream_.include_usage),
         choices_(static_cast<size_t>(request.generation.n)),
@@ -97,7 +98,7 @@ class ChatAnswer {
                            "\"delta\":" + delta_text(event) + ",\"logprobs\":" + logprobs, "",
                            usage_so_far());
     if (event.ended)
-      out += chunks_.choice(event.choice, "\"delta\":{},\"logprobs\":null", event.finish_reason,
+      out += chunks_.choice(event.choice, "\"delta\":{},\"logprobs\":null", finish_reason(event),
                             usage_so_far());
     if (!out.empty()) reply_->write(std::move(out));
   }
@@ -142,7 +143,10 @@ class ChatAnswer {
     if (!reasoning.empty()) add("reasoning_content", json_text(reasoning));
     if (!content.empty() || (reasoning.empty() && calls.empty()))
       add("content", json_text(content));
-    if (!calls.empty()) add("tool_calls", dump_json(calls));
+    if (!calls.empty() && legacy_functions_)
+      add("function_call", dump_json(calls[0]["function"]));
+    else if (!calls.empty())
+      add("tool_calls", dump_json(calls));
     return out + "}";
   }
 
@@ -162,18 +166,27 @@ class ChatAnswer {
     json["message"] = message_json(*event.message);
     json["logprobs"] =
         with_logprobs_ ? logprobs_json(std::move(choice.logprobs)) : OrderedJson(nullptr);
-    json["finish_reason"] = event.finish_reason;
+    json["finish_reason"] = finish_reason(event);
   }
 
-  static OrderedJson message_json(const Message& message) {
+  std::string finish_reason(const GenerationEvent& event) const {
+    const bool called = legacy_functions_ && event.finish_reason == "tool_calls";
+    return called ? "function_call" : event.finish_reason;
+  }
+
+  OrderedJson message_json(const Message& message) const {
     OrderedJson json;
     json["role"] = "assistant";
     const bool silent = message.content.empty() && !message.tool_calls.empty();
     json["content"] = silent ? OrderedJson(nullptr) : OrderedJson(message.content);
     json["refusal"] = nullptr;
     if (!message.reasoning_content.empty()) json["reasoning_content"] = message.reasoning_content;
-    for (const ToolCall& call : message.tool_calls)
-      json["tool_calls"].push_back(tool_call_json(call));
+    for (const ToolCall& call : message.tool_calls) {
+      if (legacy_functions_)
+        json["function_call"] = tool_call_json(call)["function"];
+      else
+        json["tool_calls"].push_back(tool_call_json(call));
+    }
     return json;
   }
 
@@ -193,6 +206,7 @@ class ChatAnswer {
   const StreamRequest stream_;
   const bool with_logprobs_;
   const bool may_call_;
+  const bool legacy_functions_;
   UsageCount usage_;
   const ChunkWriter chunks_;
   std::vector<Choice> choices_;
@@ -215,9 +229,11 @@ void handle_chat_completions(Service& service, const HttpRequest& http,
     GenerationRequest& g = request.generation;
     g.arrival = arrival;
     g.id = new_id("chatcmpl-");
-    const bool calls = request.form.kind == AnswerForm::Kind::tool_calls;
-    if (auto failure = prepare(service, request))
-      return send_error(*reply, ErrorShape::openai, *failure, calls ? "tools" : "response_format");
+    if (auto failure = prepare(service, request)) {
+      const bool format = failure->message.starts_with("response_format");
+      const char* tools = request.legacy_functions ? "functions" : "tools";
+      return send_error(*reply, ErrorShape::openai, *failure, format ? "response_format" : tools);
+    }
     auto answer = std::make_shared<ChatAnswer>(service, reply, request);
     if (auto failure =
             start_generation(service, reply, std::move(g),

@@ -53,8 +53,8 @@ void listen(Session& session, const GenerationEvent& event) {
 bool make_ready(Service& service, ResponsesRequest& request, HttpReply& reply) {
   note_left_out(reply, request.chat);
   if (const auto failure = prepare(service, request.chat)) {
-    const bool tools = request.chat.form.kind == AnswerForm::Kind::tool_calls;
-    send_error(reply, ErrorShape::openai, *failure, tools ? "tools" : "text.format");
+    const bool format = failure->message.starts_with("text.format");
+    send_error(reply, ErrorShape::openai, *failure, format ? "text.format" : "tools");
     return false;
   }
   // Before the engine's own check, which does not know what the limit is called here.

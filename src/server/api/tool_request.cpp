@@ -21,12 +21,17 @@ Dialect dialect_of(Protocol protocol) {
     case Protocol::chat:
       return {"function", "parameters", false, "function", false, false};
     case Protocol::responses:
-      return {"", "parameters", false, "function", true, true};
+      // OpenAI's own server tries to be strict where a tool does not say it, and takes what it can
+      // of a schema that this is not possible with.
+      return {"", "parameters", false, "function", true, false};
     case Protocol::messages:
       return {"", "input_schema", true, "custom", false, false};
   }
   return {};
 }
+
+// `functions` of the chat endpoint, as it was before it had tools.
+constexpr Dialect kFunctions = {"", "parameters", false, "function", false, false};
 
 bool begins_with_any(const std::string& text, std::initializer_list<const char*> beginnings) {
   return std::any_of(beginnings.begin(), beginnings.end(),
@@ -59,8 +64,8 @@ bool may_be_left_out(const std::string& type, Protocol protocol) {
 
 class ToolReader {
  public:
-  ToolReader(Protocol protocol, ToolUse& use)
-      : protocol_(protocol), dialect_(dialect_of(protocol)), use_(use) {}
+  ToolReader(Protocol protocol, const Dialect& dialect, ToolUse& use)
+      : protocol_(protocol), dialect_(dialect), use_(use) {}
 
   void read(const JsonField& list) {
     if (list.null()) return;
@@ -289,9 +294,40 @@ ToolName ToolNames::of(const std::string& shown) const {
   return found == by_shown_.end() ? ToolName{shown} : found->second;
 }
 
-ToolUse read_tool_use(const JsonField& root, Protocol protocol) {
+namespace {
+
+// `functions` and `function_call` ("none", "auto" or {"name": ...}): a function is called once.
+ToolUse read_legacy_functions(const JsonField& root) {
   ToolUse use;
-  ToolReader reader(protocol, use);
+  if (!root.at("tools").null()) fail("functions: expected nothing beside tools");
+  ToolReader(Protocol::chat, kFunctions, use).read(root.at("functions"));
+  use.parallel = false;
+  const JsonField choice = root.at("function_call");
+  if (choice.null()) return use;
+  if (choice.value().is_string()) {
+    if (choice.string() != "none" && choice.string() != "auto")
+      fail("{}: expected none, auto or a function, found '{}'", choice.path(), choice.string());
+    set_mode(choice.string(), use);
+    return use;
+  }
+  const JsonField name = choice.at("name");
+  use.mode = ToolUse::Mode::named;
+  use.named = name.string();
+  if (!use.names.has(use.named)) fail("{}: '{}' is none of the functions", name.path(), use.named);
+  return use;
+}
+
+}  // namespace
+
+bool has_legacy_functions(const JsonField& root) {
+  const JsonField functions = root.at("functions");
+  return !functions.null() && functions.array_size() > 0;
+}
+
+ToolUse read_tool_use(const JsonField& root, Protocol protocol) {
+  if (protocol == Protocol::chat && has_legacy_functions(root)) return read_legacy_functions(root);
+  ToolUse use;
+  ToolReader reader(protocol, dialect_of(protocol), use);
   reader.read(root.at("tools"));
   if (protocol == Protocol::responses) {
     // An agent adds tools to a conversation by items of its input.

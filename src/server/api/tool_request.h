@@ -58,10 +58,14 @@ struct ToolUse {
   OrderedJson offered = OrderedJson::array();  // the entries of `tools` that were not left out
 };
 
-// Reads `tools`, `tool_choice` and what says whether calls may be parallel; tools that an agent
-// adds and withdraws in its messages or items, too. Throws Error with the place for what is wrong,
-// for tools that cannot be left out because they are why the request is made, and for a choice that
-// names a tool which is not there.
+// Whether a request to the chat endpoint has its tools as `functions`, as was the way before there
+// were tools.
+bool has_legacy_functions(const JsonField& root);
+
+// Reads `tools`, `tool_choice` (or chat's older `functions`, `function_call`) and what says whether
+// calls may be parallel; tools that an agent adds and withdraws in its messages or items, too.
+// Throws Error with the place for what is wrong, for tools that cannot be left out because they are
+// why the request is made, and for a choice that names a tool which is not there.
 ToolUse read_tool_use(const JsonField& root, Protocol protocol);
 
 }  // namespace fathom::server

@@ -99,6 +99,13 @@ int32_t Grammar::add_rule(std::string name) {
   return static_cast<int32_t>(rules_.size()) - 1;
 }
 
+void Grammar::take_back(const Mark& mark) {
+  nodes_.resize(mark.nodes);
+  edges_.resize(mark.edges);
+  targets_.resize(mark.targets);
+  rules_.resize(mark.rules);
+}
+
 void Grammar::seal(int32_t root) {
   find_needs();
   if (need_[start(root)] == kNever) {

@@ -73,6 +73,14 @@ class Grammar {
     return {byte, byte, target};
   }
 
+  // How much there is of the grammar; take_back() drops what was added since. Nothing that stays
+  // may refer to it.
+  struct Mark {
+    size_t nodes, edges, targets, rules;
+  };
+  Mark mark() const { return {nodes_.size(), edges_.size(), targets_.size(), rules_.size()}; }
+  void take_back(const Mark& mark);
+
   // To be called once all rules are made; nodes and rules may be added and sealed again. Throws
   // GrammarRefusal if `root` can never end, or if a rule may call itself before any byte.
   void seal(int32_t root);

@@ -96,6 +96,7 @@ class Parser {
     look.negative = take("(?!");
     if (!look.negative) take("(?=");
     do {
+      take('^');  // it is there already
       Expression sequence = parse_sequence(1);
       look.ways.push_back({std::move(sequence), take('$')});
     } while (take('|'));

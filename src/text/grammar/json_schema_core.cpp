@@ -124,14 +124,21 @@ void modernise(OrderedJson& s) {
     s[exclusive] = OrderedJson(s[bound]);
     s.erase(bound);
   }
-  // Nothing is written that is not listed, so this matters only where nothing is.
-  if (const OrderedJson* rest = find(s, "unevaluatedProperties")) {
-    if (!s.contains("additionalProperties")) s["additionalProperties"] = OrderedJson(*rest);
-    s.erase("unevaluatedProperties");
-  }
-  if (const OrderedJson* rest = find(s, "unevaluatedItems")) {
-    if (!s.contains("items")) s["items"] = OrderedJson(*rest);
-    s.erase("unevaluatedItems");
+}
+
+// What is left of the members and items that no other keyword speaks of. Nothing is written that is
+// not listed, so this matters only where nothing is.
+void settle_unevaluated(OrderedJson& s) {
+  for (const auto& [unevaluated, other] :
+       {std::pair("unevaluatedProperties", "additionalProperties"),
+        std::pair("unevaluatedItems", "items")}) {
+    const OrderedJson* rest = find(s, unevaluated);
+    if (!rest) continue;
+    const OrderedJson value = *rest;
+    s.erase(unevaluated);
+    const bool listed = s.contains(other) || s.contains("properties") ||
+                        s.contains("patternProperties") || s.contains("prefixItems");
+    if (!listed) s[other] = value;
   }
 }
 
@@ -148,6 +155,13 @@ struct SchemaCore::Conjunction {
 
 void SchemaCore::leave_out(const std::string& where, std::string_view reason) const {
   if (strict_) refuse(where, reason);
+}
+
+const OrderedJson& SchemaCore::keep(OrderedJson schema) {
+  kept_bytes_ += schema.dump(-1, ' ', false, OrderedJson::error_handler_t::replace).size();
+  if (kept_bytes_ > kMaxKeptBytes)
+    refuse(root_where_, "allOf, anyOf and $ref together make too large a schema of it");
+  return kept_.emplace_back(std::move(schema));
 }
 
 // Whether the schema is in one of the forms of of() already.
@@ -190,6 +204,8 @@ OrderedJson SchemaCore::simplified(const std::vector<const OrderedJson*>& all,
 }
 
 void SchemaCore::add(Conjunction& all, const OrderedJson& schema, const std::string& where) {
+  if (++parts_ > kMaxParts)
+    refuse(root_where_, "allOf and $ref put together more schemas than are accepted");
   if (schema.is_boolean()) {
     all.never = all.never || !schema.get<bool>();
     return;
@@ -235,6 +251,8 @@ void SchemaCore::add_keywords(Conjunction& all, const OrderedJson& schema,
         leave_out(place, "not supported; say with type, enum or anyOf what is allowed");
     } else if (key == "const") {
       rest["enum"] = OrderedJson::array({value});
+    } else if (key == "type" && !schema::are_types(value)) {
+      schema::refuse_types(value, place, strict_);
     } else if (schema::is_understood(key)) {
       rest[key] = value;
     }
@@ -299,6 +317,7 @@ void SchemaCore::merge_keyword(OrderedJson& base, const std::string& key, const 
 OrderedJson SchemaCore::finished(Conjunction& all, const std::string& where) const {
   if (all.never) return false;
   OrderedJson& base = all.base;
+  if (all.choices.empty()) settle_unevaluated(base);
   if (const OrderedJson* type = find(base, "type"); type && type->is_array() && type->empty()) {
     if (all.schemas > 1) return false;
   }
@@ -330,6 +349,23 @@ OrderedJson SchemaCore::finished(Conjunction& all, const std::string& where) con
     return false;
   }
   return {{"enum", std::move(fitting)}};
+}
+
+bool SchemaCore::list_values(const OrderedJson& schema, const std::string& where, size_t most,
+                             OrderedJson& values) {
+  const OrderedJson& core = of(schema, where);
+  if (!core.is_object()) return core == false;
+  if (const OrderedJson* branches = find(core, "anyOf")) {
+    return branches->is_array() &&
+           std::all_of(branches->begin(), branches->end(), [&](const OrderedJson& branch) {
+             return list_values(branch, where, most, values);
+           });
+  }
+  const OrderedJson* list = find(core, "enum");
+  if (!list || !list->is_array()) return false;
+  for (const OrderedJson& v : *list)
+    if (std::find(values.begin(), values.end(), v) == values.end()) values.push_back(v);
+  return values.size() <= most;
 }
 
 // The names by which a $ref may call the schemas of the document.

@@ -42,13 +42,22 @@ class SchemaCore {
   std::pair<const OrderedJson*, std::string> target_of(const OrderedJson& schema,
                                                        const std::string& where);
 
+  // Appends the values that follow `schema` to `values`, each once. False if it does not say them
+  // one by one, or if there are more than `most`.
+  bool list_values(const OrderedJson& schema, const std::string& where, size_t most,
+                   OrderedJson& values);
+
   // Refuses in strict mode.
   void leave_out(const std::string& where, std::string_view reason) const;
 
-  const OrderedJson& keep(OrderedJson schema) { return kept_.emplace_back(std::move(schema)); }
-
  private:
+  // Schemas that refer to each other may stand for exponentially many: parts put together, and
+  // bytes of the results.
+  static constexpr size_t kMaxParts = 20'000, kMaxKeptBytes = 8'000'000;
+
   struct Conjunction;
+
+  const OrderedJson& keep(OrderedJson schema);
 
   bool is_core(const OrderedJson& schema) const;
   OrderedJson simplified(const std::vector<const OrderedJson*>& all, const std::string& where);
@@ -64,6 +73,7 @@ class SchemaCore {
   const std::string root_where_;
   const bool strict_;
   std::deque<OrderedJson> kept_;
+  size_t parts_ = 0, kept_bytes_ = 0;
   std::map<std::pair<const OrderedJson*, std::string>, const OrderedJson*> cores_;  // and a type
   bool names_found_ = false;
   // Schemas by "#anchor" and by $id, with their places.

@@ -129,6 +129,7 @@ bool is_understood(std::string_view key) {
 bool needs_rewriting(std::string_view key, const OrderedJson& value) {
   if (contains(kRewritten, key) || !contains(kUnderstood, key)) return true;
   if (key == "items") return value.is_array();
+  if (key == "type") return !are_types(value);
   return (key == "exclusiveMinimum" || key == "exclusiveMaximum") && value.is_boolean();
 }
 
@@ -143,21 +144,30 @@ void check_keywords(const OrderedJson& schema, const std::string& where) {
   }
 }
 
+bool are_types(const OrderedJson& type) {
+  const auto is_one = [](const OrderedJson& name) {
+    return name.is_string() && contains(kTypes, name.get_ref<const std::string&>());
+  };
+  return type.is_array() ? !type.empty() && std::all_of(type.begin(), type.end(), is_one)
+                         : is_one(type);
+}
+
+void refuse_types(const OrderedJson& type, const std::string& where, bool strict) {
+  if (type.is_array() && type.empty()) refuse(where, "an empty list allows no value");
+  for (const OrderedJson& name : type.is_array() ? type : OrderedJson::array({type})) {
+    if (are_types(name) || (name.is_string() && !strict)) continue;
+    refuse(where, fmt::format("expected one of {}, or a list of them, found {}",
+                              fmt::join(kTypes, ", "), name.dump(-1, ' ', true)));
+  }
+}
+
 std::vector<std::string> types_of(const OrderedJson& schema, const std::string& where) {
   std::vector<std::string> types;
   const OrderedJson* type = find(schema, "type");
-  const auto add = [&](const OrderedJson& name) {
-    if (!name.is_string() || !contains(kTypes, name.get_ref<const std::string&>())) {
-      refuse(where + ".type", fmt::format("expected one of {}, or a list of them, found {}",
-                                          fmt::join(kTypes, ", "), name.dump(-1, ' ', true)));
-    }
-    types.push_back(name.get<std::string>());
-  };
-  if (type && type->is_array()) {
-    for (const OrderedJson& name : *type) add(name);
-    if (types.empty()) refuse(where + ".type", "an empty list allows no value");
-  } else if (type) {
-    add(*type);
+  if (type) {
+    if (!are_types(*type)) refuse_types(*type, where + ".type", true);
+    for (const OrderedJson& name : type->is_array() ? *type : OrderedJson::array({*type}))
+      types.push_back(name.get<std::string>());
   } else {
     // Keywords that are about one type alone say what is meant.
     for (const auto& [key, value] : schema.items()) {

@@ -25,6 +25,12 @@ bool is_understood(std::string_view key);
 // A keyword that has to be put in other words first (json_schema_core.h).
 bool needs_rewriting(std::string_view key, const OrderedJson& value);
 
+// Whether `type` is the name of a type or a list of such names.
+bool are_types(const OrderedJson& type);
+// Refuses what is not, unless it is a text that is only unknown and `strict` is false: generators
+// have types of their own.
+void refuse_types(const OrderedJson& type, const std::string& where, bool strict);
+
 // The types a schema names, or that its keywords are about; empty: any.
 std::vector<std::string> types_of(const OrderedJson& schema, const std::string& where);
 

@@ -42,15 +42,17 @@ int32_t SchemaGrammar::string(const OrderedJson& schema, const std::string& wher
                                          rule->dump(-1, ' ', true), known_formats()));
       continue;
     }
-    try {
-      return whole(matching(json_, text, spelling, place, end, lengths));
-    } catch (const GrammarRefusal&) {
-      // A pattern that cannot be enforced gives way to the format, and the lengths to either.
-      if (core_.strict() && !(formatted && key == std::string_view("pattern"))) throw;
-    }
-    try {
-      if (min || max) return whole(matching(json_, text, spelling, place, end, {}));
-    } catch (const GrammarRefusal&) {
+    // A pattern that cannot be enforced gives way to the format, and the lengths to either.
+    for (const Lengths& beside : {lengths, Lengths()}) {
+      const Grammar::Mark before = g_.mark();
+      try {
+        return whole(matching(json_, text, spelling, place, end, beside));
+      } catch (const GrammarRefusal&) {
+        g_.take_back(before);
+        const bool other = formatted && key == std::string_view("pattern");
+        if (core_.strict() && !other) throw;
+      }
+      if (!lengths.restrict() || core_.strict()) break;
     }
   }
   if (min || max)
@@ -169,13 +171,13 @@ int32_t SchemaGrammar::array(const OrderedJson& schema, const std::string& where
   };
   if (const OrderedJson* unique = find(schema, "uniqueItems");
       unique && *unique == true && high > 1) {
-    const OrderedJson& core = core_.of(items ? *items : any, item_where);
-    const OrderedJson* values = core.is_object() ? find(core, "enum") : nullptr;
-    if (fixed == 0 && values && values->is_array() && values->size() <= kMaxDistinct)
-      return distinct_items(*values, low, high, next);
+    OrderedJson values = OrderedJson::array();
+    const bool few =
+        fixed == 0 && items && core_.list_values(*items, item_where, kMaxDistinct, values);
+    if (few) return distinct_items(values, low, high, next);
     core_.leave_out(
         where + ".uniqueItems",
-        fmt::format("enforced only for items of an enum of at most {} values", kMaxDistinct));
+        fmt::format("enforced only for items that are one of at most {} values", kMaxDistinct));
   }
   const int32_t close = g_.byte(']', next), end = json_.space(close);
   if (high == 0) return g_.byte('[', end);
@@ -196,13 +198,11 @@ int32_t SchemaGrammar::array(const OrderedJson& schema, const std::string& where
   return g_.byte('[', json_.space(node));
 }
 
-// Arrays in which none of `values` comes twice: a node for each set of values that are left.
+// Arrays in which none of `values`, which are different, comes twice: a node for each set of values
+// that are left.
 int32_t SchemaGrammar::distinct_items(const OrderedJson& values, uint32_t min, uint32_t max,
                                       int32_t next) {
-  std::vector<OrderedJson> distinct;
-  for (const OrderedJson& v : values)
-    if (std::find(distinct.begin(), distinct.end(), v) == distinct.end()) distinct.push_back(v);
-  const auto count = static_cast<uint32_t>(distinct.size());
+  const auto count = static_cast<uint32_t>(values.size());
   const int32_t close = g_.byte(']', next), end = json_.space(close);
   // Sets are made before those that they are part of. behind[s]: an item of s has been written and
   // those of `s` are left.
@@ -211,8 +211,7 @@ int32_t SchemaGrammar::distinct_items(const OrderedJson& values, uint32_t min, u
     const auto written = count - static_cast<uint32_t>(std::popcount(left));
     std::vector<int32_t> ways;
     for (uint32_t i = 0; i < count && written < max; ++i)
-      if (left >> i & 1)
-        ways.push_back(json_.constant(distinct[i], behind[left ^ (size_t{1} << i)]));
+      if (left >> i & 1) ways.push_back(json_.constant(values[i], behind[left ^ (size_t{1} << i)]));
     items[left] = ways.empty() ? g_.reserve() : g_.split(ways);
     std::vector<int32_t> after;
     if (written >= min) after.push_back(end);

@@ -1,0 +1,242 @@
+// The form of answers as clients ask for it: tools beside a schema, schemas as generators write
+// them, strict or not, and the functions of before there were tools. What the engine is told to
+// keep to is looked at; it plays scripts and would keep to nothing.
+#include <fstream>
+
+#include "server/openai_fixture.h"
+
+namespace fathom::server {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+constexpr const char* kChat = "/v1/chat/completions";
+
+// Bodies that programs have sent.
+OrderedJson sent(const std::string& name) {
+  std::ifstream file(std::string(FATHOM_SOURCE_DIR) + "/tests/data/requests/" + name + ".json");
+  return OrderedJson::parse(file);
+}
+
+class StructuredTest : public OpenAiTest {
+ protected:
+  explicit StructuredTest(Encoding encoding = Encoding::v31) : OpenAiTest({}, encoding) {
+    add_responses_routes(router, service);
+    add_anthropic_routes(router, service);
+  }
+
+  // Whether the answer to the last request may be `text`.
+  bool may_answer(const std::string& text) {
+    EXPECT_TRUE(requests.back().constraint) << "any answer is allowed";
+    if (!requests.back().constraint) return true;
+    // The text is tried on a request of its own: a constraint goes along one answer.
+    const auto constraint = requests.back().constraint;
+    std::vector<int32_t> ids = tokenizer().encode(text);
+    ids.push_back(eos());
+    for (const int32_t id : ids) {
+      const auto mask = constraint->allowed();
+      if (!(mask[static_cast<size_t>(id) / 64] >> (id % 64) & 1)) return false;
+      constraint->accept(id);
+    }
+    return true;
+  }
+
+  // The same request to each protocol: a tool, and a schema of the answer.
+  static OrderedJson tool_and_schema(const std::string& path, const OrderedJson& parameters,
+                                     const OrderedJson& schema, bool strict) {
+    OrderedJson body;
+    if (path == "/v1/responses") {
+      body["input"] = "Q";
+      body["store"] = false;
+      body["tools"] = {
+          {{"type", "function"}, {"name", "look"}, {"strict", strict}, {"parameters", parameters}}};
+      body["text"]["format"] = {
+          {"type", "json_schema"}, {"name", "x"}, {"strict", strict}, {"schema", schema}};
+      return body;
+    }
+    body["messages"] = {{{"role", "user"}, {"content", "Q"}}};
+    body["max_tokens"] = 50;
+    if (path == kChat) {
+      body["tools"] = {
+          {{"type", "function"},
+           {"function", {{"name", "look"}, {"strict", strict}, {"parameters", parameters}}}}};
+      body["response_format"] = {
+          {"type", "json_schema"},
+          {"json_schema", {{"name", "x"}, {"strict", strict}, {"schema", schema}}}};
+    } else {
+      body["tools"] = {{{"name", "look"}, {"strict", strict}, {"input_schema", parameters}}};
+      body["output_config"]["format"] = {
+          {"type", "json_schema"}, {"strict", strict}, {"schema", schema}};
+    }
+    return body;
+  }
+
+  const std::string call_ =
+      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>look<｜tool▁sep｜>{\"q\": \"x\"}"
+      "<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+  const OrderedJson look_ =
+      OrderedJson::parse(R"({"type":"object","properties":{"q":{"type":"string"}},"required":["q"],
+                             "additionalProperties":false})");
+  const OrderedJson known_ = OrderedJson::parse(
+      R"({"type":"object","properties":{"known":{"type":"boolean"}},"required":["known"],
+          "additionalProperties":false})");
+};
+
+TEST_F(StructuredTest, ToolsAndASchemaAtOnce) {
+  answer_with("{\"known\": true}");
+  for (const char* path : {kChat, "/v1/messages", "/v1/responses"}) {
+    const std::string body = tool_and_schema(path, look_, known_, true).dump();
+    for (const auto& [text, allowed] :
+         {std::pair<std::string, bool>{"{\"known\": true}", true},
+          {call_, true},
+          {"Yes.", false},
+          {"{\"known\": 1}", false},
+          {"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>other", false},
+          {"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>look<｜tool▁sep｜>{}", false}}) {
+      const auto reply = post(path, body);
+      ASSERT_EQ(reply->status(), 200) << reply->body();
+      EXPECT_EQ(may_answer(text), allowed) << path << " " << text;
+      EXPECT_THAT(tokenizer().decode(requests.back().ids), HasSubstr("### look"));
+    }
+  }
+  answer(kChat, sent("chat-tools-and-schema").dump());
+  EXPECT_TRUE(may_answer("{\"known\": false}"));
+}
+
+TEST_F(StructuredTest, ReasoningStaysFree) {
+  answer_with("Hm</think>{\"known\": true}");
+  OrderedJson body = tool_and_schema(kChat, look_, known_, true);
+  body["reasoning_effort"] = "high";
+  answer(kChat, body.dump());
+  EXPECT_TRUE(may_answer("Anything { at all.</think>" + call_));
+}
+
+TEST_F(StructuredTest, StrictRefusesByThePlaceInTheRequest) {
+  const OrderedJson bad = OrderedJson::parse(
+      R"({"type":"object","properties":{"q":{"type":"string","pattern":"(a)\\1"}},"required":["q"]})");
+  struct Case {
+    const char *path, *tool, *format;
+  };
+  for (const Case& c : {Case{kChat, "tools[0].function.parameters.properties.q.pattern: ",
+                             "response_format.json_schema.schema.properties.q.pattern: "},
+                        Case{"/v1/responses", "tools[0].parameters.properties.q.pattern: ",
+                             "text.format.schema.properties.q.pattern: "},
+                        Case{"/v1/messages", "tools[0].input_schema.properties.q.pattern: ",
+                             "output_config.format.schema.properties.q.pattern: "}}) {
+    EXPECT_THAT(refusal(c.path, tool_and_schema(c.path, bad, known_, true).dump())["message"]
+                    .get<std::string>(),
+                StartsWith(c.tool));
+    EXPECT_THAT(refusal(c.path, tool_and_schema(c.path, look_, bad, true).dump())["message"]
+                    .get<std::string>(),
+                StartsWith(c.format));
+    // Without it the rest is enforced.
+    answer_with("{\"q\": \"aa\"}");
+    const auto reply = post(c.path, tool_and_schema(c.path, bad, bad, false).dump());
+    ASSERT_EQ(reply->status(), 200) << reply->body();
+    EXPECT_FALSE(may_answer("{\"q\": 1}"));
+  }
+  OrderedJson body = tool_and_schema(kChat, bad, known_, true);
+  EXPECT_EQ(refusal(kChat, body.dump())["param"], "tools");
+  EXPECT_EQ(refusal(kChat, tool_and_schema(kChat, look_, bad, true).dump())["param"],
+            "response_format");
+}
+
+TEST_F(StructuredTest, AnEmailAsZodWritesIt) {
+  answer_with("{\"a\": \"ann@example.com\"}");
+  for (const auto& [text, allowed] : {std::pair<std::string, bool>{"{\"a\": \"ann@x.com\"}", true},
+                                      {"{\"a\": \"ann\"}", false}}) {
+    answer(kChat, sent("chat-zod4-email").dump());
+    EXPECT_EQ(may_answer(text), allowed) << text;
+  }
+}
+
+TEST_F(StructuredTest, AJsonObjectWithASchemaFollowsIt) {
+  answer_with("{\"known\": true}");
+  OrderedJson body;
+  body["messages"] = {{{"role", "user"}, {"content", "Q"}}};
+  body["response_format"] = {{"type", "json_object"}, {"schema", known_}};
+  answer(kChat, body.dump());
+  EXPECT_FALSE(may_answer("{\"other\": 1}"));
+  body["response_format"].erase("schema");
+  answer(kChat, body.dump());
+  EXPECT_TRUE(may_answer("{\"other\": 1}"));
+}
+
+TEST_F(StructuredTest, FunctionsOfBeforeThereWereTools) {
+  answer_with("I look." + call_);
+  OrderedJson body;
+  body["messages"] = {{{"role", "user"}, {"content", "Q"}}};
+  body["functions"] = {{{"name", "look"}, {"description", "Looks"}, {"parameters", look_}}};
+  const OrderedJson choice = answer(kChat, body.dump())["choices"][0];
+  EXPECT_EQ(choice["finish_reason"], "function_call");
+  EXPECT_EQ(choice["message"]["content"], "I look.");
+  EXPECT_EQ(choice["message"]["function_call"],
+            (OrderedJson{{"name", "look"}, {"arguments", "{\"q\": \"x\"}"}}));
+  EXPECT_FALSE(choice["message"].contains("tool_calls"));
+  EXPECT_THAT(tokenizer().decode(requests.back().ids), HasSubstr("### look\nDescription: Looks"));
+
+  body["stream"] = true;
+  std::string name, arguments, reason;
+  for (const OrderedJson& chunk : stream(kChat, body.dump())) {
+    const OrderedJson& c = chunk["choices"][0];
+    EXPECT_FALSE(c["delta"].contains("tool_calls"));
+    if (c["delta"].contains("function_call")) {
+      name += c["delta"]["function_call"].value("name", "");
+      arguments += c["delta"]["function_call"].value("arguments", "");
+    }
+    if (!c["finish_reason"].is_null()) reason = c["finish_reason"];
+  }
+  EXPECT_EQ(name, "look");
+  EXPECT_EQ(arguments, "{\"q\": \"x\"}");
+  EXPECT_EQ(reason, "function_call");
+
+  body["stream"] = false;
+  body["function_call"] = {{"name", "look"}};
+  answer(kChat, body.dump());
+  EXPECT_FALSE(may_answer("No."));
+  body["function_call"] = "none";
+  answer(kChat, body.dump());
+  EXPECT_THAT(tokenizer().decode(requests.back().ids), ::testing::Not(HasSubstr("### look")));
+  body["function_call"] = {{"name", "other"}};
+  EXPECT_EQ(refusal(kChat, body.dump())["param"], "function_call.name");
+
+  // Its own history.
+  body.erase("function_call");
+  body["messages"].push_back(
+      {{"role", "assistant"},
+       {"content", nullptr},
+       {"function_call", {{"name", "look"}, {"arguments", "{\"q\": \"x\"}"}}}});
+  body["messages"].push_back({{"role", "function"}, {"name", "look"}, {"content", "found"}});
+  answer(kChat, body.dump());
+  EXPECT_THAT(tokenizer().decode(requests.back().ids),
+              HasSubstr("{\"q\": \"x\"}<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>"
+                        "<｜tool▁output▁begin｜>found<｜tool▁output▁end｜>"));
+}
+
+// The streamed case and the cut one, as they were sent; the scripted engine plays the model.
+TEST_F(StructuredTest, ForcedCallsAsTheyWereSent) {
+  std::string text;
+  for (int i = 0; i < 40; ++i) text += "The dog ran home. ";
+  answer_with("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>write_file<｜tool▁sep｜>{\"text\": \"" +
+              text + "\"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>");
+  const OrderedJson cut = answer(kChat, sent("chat-forced-call-cut").dump())["choices"][0];
+  EXPECT_EQ(cut["finish_reason"], "length");
+  EXPECT_TRUE(cut["message"]["content"].is_null());
+  const std::string part = cut["message"]["tool_calls"][0]["function"]["arguments"];
+  EXPECT_TRUE(("{\"text\": \"" + text).starts_with(part)) << part;
+  EXPECT_GT(part.size(), 20u);
+  size_t pieces = 0;
+  std::string arguments;
+  for (const OrderedJson& chunk : stream(kChat, sent("chat-long-call-stream").dump())) {
+    const OrderedJson& delta = chunk["choices"][0]["delta"];
+    if (!delta.contains("tool_calls")) continue;
+    ++pieces;
+    arguments += delta["tool_calls"][0]["function"].value("arguments", "");
+  }
+  EXPECT_GT(pieces, 50u);
+  EXPECT_EQ(OrderedJson::parse(arguments)["text"], text);
+}
+
+}  // namespace
+}  // namespace fathom::server
