@@ -222,10 +222,10 @@ int run_eval(const EvalRunOptions& o, const MakeTasks& make, const DrawReport& d
   tell_skipped(report);
   const std::string json =
       eval::json_of(report).dump(2, ' ', false, eval::Json::error_handler_t::replace);
-  fmt::print("{}\n", o.json ? json : eval::text_of(report));
   if (!o.save.empty()) write_atomically(o.save, json + "\n");
   if (!o.markdown.empty()) write_atomically(o.markdown, eval::markdown_of(report));
   if (!o.svg.empty()) write_atomically(o.svg, draw(report));
+  fmt::print("{}\n", o.json ? json : eval::text_of(report));
   if (!report.complete()) {
     fmt::print(stderr, "fathom: stopped; {}\n",
                o.results.empty() ? "--results FILE would have kept what is done"
