@@ -104,6 +104,7 @@ void add_parity(CLI::App& eval) {
     // Another list of two stands in the place of sparse against dense.
     VariantOptions& v = o->run.variants;
     if (v.attention.size() > 1 && v.several_besides_attention()) v.attention = {"sparse"};
+    if (o->parity.tasks.empty()) o->parity.tasks = tasks_of_folder(v.folders.front());
     return run_eval(
         o->run, [o](const TaskSource& s) { return parity_tasks(o->parity, o->run.seed, s); },
         eval::parity_svg);

@@ -67,8 +67,7 @@ struct Subject {
   Tasks tasks;
 
   Subject(const Variant& variant, const MakeTasks& make)
-      : model(variant),
-        tasks(make({variant.folder, model.tokenizer(), model.encoding(), model.config()})) {}
+      : model(variant), tasks(make({model.tokenizer(), model.encoding(), model.config()})) {}
 };
 
 // What the tasks of a checkpoint want of an engine.
@@ -91,10 +90,22 @@ int64_t longest_of(const Subject& subject) {
   return std::min<int64_t>(most, subject.model.config().max_positions);
 }
 
+// How a variant is computed, for the JSON.
+eval::Json how_text(const Variant& v, const ComputePlan& plan) {
+  return {{"variant", v.name},
+          {"checkpoint", v.folder},
+          {"device", name_of(plan.device)},
+          {"numerics", name_of(plan.numerics)},
+          {"kv", name_of(plan.latent_format())},
+          {"attention", name_of(plan.attention)},
+          {"kernels", plan.kernels},
+          {"batch_invariant", plan.batch_invariant}};
+}
+
 class Runs {
  public:
   Runs(const EvalRunOptions& o, const MakeTasks& make)
-      : make_(make), variants_(o.variants.variants()), results_(o.results) {
+      : make_(make), seed_(o.seed), variants_(o.variants.variants()), results_(o.results) {
     signals_.listen([this](int count) {
       stopped_ = true;
       if (count > 1) ::_exit(kInterrupted);  // results are written a line at a time
@@ -112,6 +123,7 @@ class Runs {
     report.model = variants_.front().folder;
     for (size_t i = 1; i < variants_.size(); ++i)
       if (variants_[i].folder != report.model) report.model += ", " + variants_[i].folder;
+    report.settings = {{"seed", seed_}, {"variants", how_}};
     for (const auto& results : by_task) report.tasks.push_back(eval::report_of(results));
     return report;
   }
@@ -127,6 +139,7 @@ class Runs {
   void run_variant(Variant v, Subject& subject, std::vector<std::vector<VariantResult>>& by_task) {
     v.model.compute.context = longest_of(subject);
     const PageKey origin = subject.model.prepare(v, engine_options(subject, v));
+    how_.push_back(how_text(v, subject.model.options().compute));
     Engine* engine = nullptr;  // started for the first task that is not complete already
     for (size_t t = 0; t < subject.tasks.size(); ++t) {
       const eval::Task& task = *subject.tasks[t];
@@ -156,6 +169,8 @@ class Runs {
   }
 
   const MakeTasks& make_;
+  const uint64_t seed_;
+  eval::Json how_ = eval::Json::array();
   std::atomic<bool> stopped_ = false;
   EndSignals signals_;  // before any thread starts
   std::vector<Variant> variants_;
@@ -207,10 +222,10 @@ int run_eval(const EvalRunOptions& o, const MakeTasks& make, const DrawReport& d
   tell_skipped(report);
   const std::string json =
       eval::json_of(report).dump(2, ' ', false, eval::Json::error_handler_t::replace);
-  fmt::print("{}\n", o.json ? json : eval::text_of(report));
   if (!o.save.empty()) write_atomically(o.save, json + "\n");
   if (!o.markdown.empty()) write_atomically(o.markdown, eval::markdown_of(report));
   if (!o.svg.empty()) write_atomically(o.svg, draw(report));
+  fmt::print("{}\n", o.json ? json : eval::text_of(report));
   if (!report.complete()) {
     fmt::print(stderr, "fathom: stopped; {}\n",
                o.results.empty() ? "--results FILE would have kept what is done"

@@ -24,7 +24,6 @@ struct EvalRunOptions {
 
 // What tasks are made from; of each checkpoint its own.
 struct TaskSource {
-  const std::string& folder;
   const Tokenizer& tokenizer;
   Encoding encoding;
   const Config& config;

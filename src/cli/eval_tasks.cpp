@@ -156,6 +156,8 @@ std::unique_ptr<eval::Task> items_task(const std::string& path, const std::strin
   if (!file.settings.name) file.settings.name = name_of_file(path);
   std::string known = kind;
   if (known.empty()) known = file.settings.kind.value_or("");
+  if (known.empty() && file.settings.fields)
+    known = eval::fields_of(*file.settings.fields).preset.kind.value_or("");
   if (known.empty()) known = eval::field_of(file.items[0].value, "choices") ? "choice" : "answer";
   if (known != "choice" && known != "answer")
     fail("{}: kind is \"{}\": choice, answer are known", path, known);
@@ -176,23 +178,24 @@ void ParityFlags::add_to(CLI::App& c) {
   needles.add_to(c);
 }
 
+std::vector<std::string> tasks_of_folder(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code none;
+  for (const fs::directory_entry& entry : fs::directory_iterator(fs::path(folder) / "eval", none))
+    if (entry.path().extension() == ".txt" || entry.path().extension() == ".jsonl")
+      names.push_back(entry.path().string());
+  if (names.empty())
+    throw UsageError(fmt::format("--tasks is needed: {} has no tasks of its own", folder));
+  std::sort(names.begin(), names.end());
+  names.emplace_back("needles");
+  return names;
+}
+
 Tasks parity_tasks(const ParityFlags& flags, uint64_t seed, const TaskSource& source) {
-  std::vector<std::string> names = flags.tasks;
-  if (names.empty()) {
-    const fs::path own = fs::path(source.folder) / "eval";
-    std::error_code none;
-    for (const fs::directory_entry& entry : fs::directory_iterator(own, none))
-      if (entry.path().extension() == ".txt" || entry.path().extension() == ".jsonl")
-        names.push_back(entry.path().string());
-    if (names.empty())
-      throw UsageError(fmt::format("--tasks is needed: {} has no tasks of its own", source.folder));
-    std::sort(names.begin(), names.end());
-    names.emplace_back("needles");
-  }
   PerplexityFlags perplexity = flags.perplexity;
   perplexity.min_windows = kParityWindows;
   Tasks tasks;
-  for (const std::string& name : names) {
+  for (const std::string& name : flags.tasks) {
     const std::string extension = fs::path(name).extension().string();
     if (name == "needles")
       tasks.push_back(needles_task(flags.needles, seed, source));

@@ -43,7 +43,8 @@ struct ParityFlags {
   NeedleFlags needles;
   void add_to(CLI::App& command);
 };
-// Without a task those of the checkpoint's folder eval/.
+// The tasks in the folder eval/ of a checkpoint, and needles. Throws UsageError without any.
+std::vector<std::string> tasks_of_folder(const std::string& folder);
 Tasks parity_tasks(const ParityFlags& flags, uint64_t seed, const TaskSource& source);
 
 }  // namespace fathom::cli

@@ -137,7 +137,6 @@ std::string ItemFile::where(size_t line) const { return fmt::format("{}:{}", pat
 ItemFile read_items(const std::string& path, std::string_view text) {
   ItemFile file;
   file.path = path;
-  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);  // a byte order mark
   auto take = [&](size_t line, Json value) {
     if (!value.is_object()) {
       file.skipped.push_back({file.where(line), "no JSON object"});

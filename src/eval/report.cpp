@@ -82,6 +82,13 @@ std::string signed_text(Metric metric, double value) {
                                           : fmt::format("{:+.1f} %", 100 * value);
 }
 
+// An error needs two items.
+std::string figure_text(Metric metric, const Estimate& e) {
+  if (e.items == 0) return "-";
+  if (e.items == 1) return value_text(metric, e.value);
+  return fmt::format("{} ± {}", value_text(metric, e.value), value_text(metric, e.standard_error));
+}
+
 Json estimate_json(const char* name, const Estimate& e) {
   Json j;
   j[name] = e.value;
@@ -151,9 +158,7 @@ Table table_of(const Report& report, bool verdicts) {
     row = {t.name, name_of(t.metric), std::to_string(measured)};
     for (const Row& r : t.rows) {
       const Estimate& e = r.estimate;
-      row.push_back(e.items == 0 ? "-"
-                                 : fmt::format("{} ± {}", value_text(t.metric, e.value),
-                                               value_text(t.metric, e.standard_error)));
+      row.push_back(figure_text(t.metric, e));
     }
     for (const Comparison& c : t.comparisons) {
       const Estimate& d = c.difference;
@@ -167,6 +172,12 @@ Table table_of(const Report& report, bool verdicts) {
   return table;
 }
 
+// Counts of what went wrong where something did, pass@k, and in a table of one task the rest.
+bool worth_a_note(const std::string& key, const Json& value, bool alone) {
+  if (key == "unparsed" || key == "cut_off") return value.get<double>() > 0;
+  return alone || key.starts_with("pass_at_");
+}
+
 // What a reader of the table should know beside it.
 std::vector<std::string> notes_of(const Report& report) {
   std::vector<std::string> notes;
@@ -177,9 +188,9 @@ std::vector<std::string> notes_of(const Report& report) {
                                     t.name, r.variant, r.extra["bits_per_byte"].get<double>(),
                                     r.extra["perplexity"].get<double>(),
                                     r.extra["tokens"].get<int64_t>()));
-      else if (!r.extra.empty())
+      else
         for (const auto& [key, value] : r.extra.items())
-          if (value.is_number())
+          if (value.is_number() && worth_a_note(key, value, report.tasks.size() == 1))
             notes.push_back(
                 fmt::format("{}, {}: {} {:.4g}", t.name, r.variant, key, value.get<double>()));
     if (!t.skipped.empty())

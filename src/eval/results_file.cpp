@@ -11,6 +11,11 @@
 #include "base/error.h"
 
 namespace fathom::eval {
+namespace {
+
+constexpr std::string_view kBegin = R"({"run":")";  // of every line
+
+}  // namespace
 
 ResultsFile::ResultsFile(std::string path) : path_(std::move(path)) {
   if (path_.empty()) return;
@@ -38,8 +43,6 @@ void ResultsFile::read() {
     text.append(block, static_cast<size_t>(n));
   }
   const size_t whole = text.rfind('\n') + 1;  // npos + 1 is 0
-  if (whole < text.size() && ::ftruncate(file_, static_cast<off_t>(whole)) != 0)
-    fail("{}: its last line is cut off and cannot be removed: {}", path_, std::strerror(errno));
   size_t line = 1;
   for (size_t at = 0; at < whole; ++line) {
     const size_t end = text.find('\n', at);
@@ -53,10 +56,24 @@ void ResultsFile::read() {
       r.detail = j.at("detail");
       keep(j.at("run").get<std::string>(), std::move(r));
     } catch (const nlohmann::json::exception&) {
-      fail("{}: line {} is no result of an evaluation: is this the right file?", path_, line);
+      throw_foreign(line);
     }
     at = end + 1;
   }
+  cut_off(std::string_view(text).substr(whole), line, whole);
+}
+
+// A line without an end was being written when a run was killed. Nothing is removed that does not
+// begin as a result does.
+void ResultsFile::cut_off(std::string_view rest, size_t line, size_t end) {
+  if (rest.empty()) return;
+  if (!rest.starts_with(kBegin) && !kBegin.starts_with(rest)) throw_foreign(line);
+  if (::ftruncate(file_, static_cast<off_t>(end)) != 0)
+    fail("{}: line {} is cut off and cannot be removed: {}", path_, line, std::strerror(errno));
+}
+
+void ResultsFile::throw_foreign(size_t line) const {
+  fail("{}: line {} is no result of an evaluation: is this the right file?", path_, line);
 }
 
 void ResultsFile::keep(const std::string& run, Record record) {

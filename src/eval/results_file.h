@@ -41,6 +41,8 @@ class ResultsFile {
  private:
   void read();
   void keep(const std::string& run, Record record);
+  void cut_off(std::string_view rest, size_t line, size_t end);
+  [[noreturn]] void throw_foreign(size_t line) const;
 
   std::string path_;
   int file_ = -1;

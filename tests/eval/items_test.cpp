@@ -58,14 +58,12 @@ Outcome says(const std::string& text, bool ended = true) {
 }
 
 TEST(ItemFile, LinesArraysAndSettings) {
-  ItemFile f = read_items("f",
-                          "{\"settings\": {\"name\": \"x\", \"shots\": 2}}\n\n{\"a\": 1}\r\n"
-                          "\xEF\xBB\xBF");
+  ItemFile f = read_items("f", "{\"settings\": {\"name\": \"x\", \"shots\": 2}}\n\n{\"a\": 1}\r\n");
   EXPECT_EQ(f.settings.name, "x");
   EXPECT_EQ(f.settings.shots, 2);
   ASSERT_EQ(f.items.size(), 1u);
   EXPECT_EQ(f.where(f.items[0].line), "f:3");
-  f = read_items("f", "\xEF\xBB\xBF[{\"a\": 1}, 3, {\"a\": 2}]");
+  f = read_items("f", "[{\"a\": 1}, 3, {\"a\": 2}]");
   EXPECT_EQ(f.items.size(), 2u);
   EXPECT_EQ(f.items[1].line, 3u);
   ASSERT_EQ(f.skipped.size(), 1u);

@@ -87,6 +87,12 @@ TEST(ResultsFile, RefusesWhatIsNone) {
   std::ofstream(path) << "hello\n";
   EXPECT_THAT(refusal(path), HasSubstr("line 1 is no result"));
   EXPECT_EQ(text_at(path), "hello\n");
+  // Without an end of line it is not taken for a result that was cut off.
+  for (const char* text : {"hello", "{\"a\": 1}", "hello\n{\"run\":\"12"}) {
+    std::ofstream(path) << text;
+    EXPECT_THAT(refusal(path), HasSubstr("line 1 is no result")) << text;
+    EXPECT_EQ(text_at(path), text);
+  }
   std::ofstream(path) << "{\"run\": 3, \"item\": 1, \"value\": 1, \"weight\": 1, \"detail\": {}}\n";
   EXPECT_THAT(refusal(path), HasSubstr("line 1"));
   EXPECT_THAT(refusal(dir.file("no/such/folder")), HasSubstr("cannot be opened"));

@@ -159,18 +159,10 @@ TEST_F(LmEvalTest, TextIsGeneratedUntilAStop) {
 }
 
 TEST_F(LmEvalTest, ChatIsGeneratedUntilAStop) {
-  const OrderedJson reply = OrderedJson::parse(
-      post("/v1/chat/completions",
-           {{"messages",
-             {{{"role", "user"},
-               {"content",
-                "The pass key of Alice is 48213. The room number of Hugo is 2291. What is "
-                "the pass key of Alice?"}}}},
-            {"model", "small"},
-            {"max_tokens", 256},
-            {"temperature", 0},
-            {"stop", {"Question:", "</s>", "<|im_end|>"}},
-            {"seed", 1234}}));
+  const OrderedJson reply = OrderedJson::parse(post("/v1/chat/completions", OrderedJson::parse(R"({
+      "messages": [{"role": "user", "content": "The pass key of Alice is 48213. The room number of Hugo is 2291. What is the pass key of Alice?"}],
+      "model": "small", "max_tokens": 256, "temperature": 0,
+      "stop": ["Question:", "</s>", "<|im_end|>"], "seed": 1234})")));
   EXPECT_EQ(reply["choices"][0]["message"]["content"], "The pass key of Alice is 48213.");
 }
 
