@@ -62,7 +62,7 @@ struct Bench {
     workload.experts_per_token = 8;
     workload.vocab = 129280;
   }
-  std::unique_ptr<Ops> ops(Numerics n, const char* kernels) {
+  std::unique_ptr<Ops> ops(Numerics n, std::string_view kernels) {
     return pick_cpu_kernels(kernels).make(n, workload, pool);
   }
   ThreadPool pool;
@@ -79,7 +79,7 @@ void set_bytes(benchmark::State& state, double bytes) {
 }
 
 // One projection, M x K by N x K, FP8 weights.
-void project(benchmark::State& state, Bench* b, Numerics numerics, const char* kernels) {
+void project(benchmark::State& state, Bench* b, Numerics numerics, std::string_view kernels) {
   int64_t m = state.range(0), k = state.range(1), n = state.range(2);
   std::unique_ptr<Ops> ops = b->ops(numerics, kernels);
   Fp8Weights w(1, n, k);
@@ -117,7 +117,8 @@ void onednn(benchmark::State& state, int threads) {
 }
 
 // Batch 1 over a gigabyte of weights: what decoding is made of.
-void stream_weights(benchmark::State& state, Bench* b, Numerics numerics, const char* kernels) {
+void stream_weights(benchmark::State& state, Bench* b, Numerics numerics,
+                    std::string_view kernels) {
   int64_t m = state.range(0), k = state.range(1), n = state.range(2);
   std::unique_ptr<Ops> ops = b->ops(numerics, kernels);
   int64_t count = (int64_t{1} << 30) / (n * k);
@@ -151,7 +152,7 @@ void read_memory(benchmark::State& state, Bench* b) {
 void mixture(benchmark::State& state, Bench* b, Numerics numerics) {
   int64_t tokens = state.range(0), experts = state.range(1), hidden = state.range(2),
           inter = state.range(3), chosen = state.range(4);
-  std::unique_ptr<Ops> ops = b->ops(numerics, "avx512");
+  std::unique_ptr<Ops> ops = b->ops(numerics, "");
   Fp8Weights in(2 * experts + 2, inter, hidden), back(experts + 1, hidden, inter);
   std::vector<MlpWeights> all;
   for (int64_t e = 0; e <= experts; ++e)
@@ -198,24 +199,26 @@ void register_all(Bench* b) {
   };
   add("region", [=](benchmark::State& s) { parallel_region(s, b); });
   add("read/1GiB", [=](benchmark::State& s) { read_memory(s, b); });
-  struct Kernels {
-    const char* name;
+  struct Row {
+    std::string_view kernels;
     Numerics numerics;
   };
-  for (Kernels k : {Kernels{"avx512", Numerics::bf16},
-                    {"avx512", Numerics::fp8},
-                    {"avx512", Numerics::exact},
-                    {"avx2", Numerics::bf16}}) {
-    std::string suffix = std::string(k.name) + "/" + std::string(name_of(k.numerics));
+  std::vector<Row> rows;
+  for (const CpuKernels& k : cpu_kernels())
+    for (Numerics n : {Numerics::bf16, Numerics::fp8, Numerics::exact})
+      if (k.usable() && k.name != "reference") rows.push_back({k.name, n});
+  for (Row k : rows) {
+    std::string suffix = fmt::format("{}/{}", k.kernels, name_of(k.numerics));
     for (int64_t m : {1, 2, 4})
       add("stream/" + suffix, [=](benchmark::State& s) {
-        stream_weights(s, b, k.numerics, k.name);
+        stream_weights(s, b, k.numerics, k.kernels);
       })->Args({m, 7168, 2048});
-    add("stream/" + suffix, [=](benchmark::State& s) { stream_weights(s, b, k.numerics, k.name); })
+    add("stream/" + suffix,
+        [=](benchmark::State& s) { stream_weights(s, b, k.numerics, k.kernels); })
         ->Args({1, 1536, 24576})
         ->Args({1, 2048, 7168});
     for (int64_t m : {1, 8, 16, 128, 512})
-      add("project/" + suffix, [=](benchmark::State& s) { project(s, b, k.numerics, k.name); })
+      add("project/" + suffix, [=](benchmark::State& s) { project(s, b, k.numerics, k.kernels); })
           ->Args({m, 7168, 2048})
           ->Args({m, 384, 1024})
           ->Args({m, 128, 384});

@@ -14,6 +14,7 @@
 
 #include "kernels/cpu/attention_ops.h"
 #include "kernels/cpu/rows.h"
+#include "kernels/cpu_ops.h"
 #include "numerics/rope.h"
 
 namespace fathom {
@@ -26,13 +27,15 @@ struct OpsChoice {
   const AttentionKernels* attention;
 };
 
+// Those that this processor can run.
 inline std::vector<OpsChoice> fast_choices() {
   std::vector<OpsChoice> rows;
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi"))
-    rows.push_back({"avx512", &kGemmAvx512, &kAttentionAvx512});
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    rows.push_back({"avx2", &kGemmAvx2, &kAttentionAvx2});
+  for (const OpsChoice& row : {OpsChoice{"avx512", &kGemmAvx512, &kAttentionAvx512},
+                               {"avx512f32", &kGemmAvx512F32, &kAttentionAvx512F32},
+                               {"avx2", &kGemmAvx2, &kAttentionAvx2}})
+    for (const CpuKernels& k : cpu_kernels())
+      if (k.name == row.name && k.usable()) rows.push_back(row);
 #endif
   return rows;
 }

@@ -10,8 +10,9 @@ namespace {
 std::vector<const GemmKernels*> tables() {
   std::vector<const GemmKernels*> out;
 #if defined(__x86_64__)
-  for (const CpuKernels* k : fast_kernels())
-    out.push_back(k->name == "avx512" ? &kGemmAvx512 : &kGemmAvx2);
+  for (const GemmKernels* table : {&kGemmAvx512, &kGemmAvx512F32, &kGemmAvx2})
+    for (const CpuKernels* k : fast_kernels())
+      if (k->name == table->name) out.push_back(table);
 #endif
   return out;
 }

@@ -15,6 +15,19 @@ const char* const kAll[] = {"tiny",           "small-hello",      "small-story",
 // Files of 20 rows and more: enough for a median.
 const char* const kLong[] = {"tiny", "small-find-700", "small-prose-1000", "small-find-2500"};
 
+// Options for each of the kernels that this processor can run; the reference loops where there are
+// no others.
+std::vector<EvalOptions> all_kernels(Numerics numerics) {
+  std::vector<EvalOptions> all;
+  for (const CpuKernels& k : cpu_kernels())
+    if (k.usable() && k.name != "reference") {
+      all.push_back(options_of(numerics));
+      all.back().compute.kernels = k.name;
+    }
+  if (all.empty()) all.push_back(options_of(numerics));
+  return all;
+}
+
 class ExactTest : public testing::TestWithParam<const char*> {};
 
 TEST_P(ExactTest, AgreesWithTheOracle) {
@@ -24,11 +37,12 @@ TEST_P(ExactTest, AgreesWithTheOracle) {
         std::tuple("exact.dense.logits", AttentionMode::dense, ""),
         std::tuple("exact.mtp_logits", AttentionMode::sparse, "exact.mtp_logits")}) {
     if (!g.file.find(name)) continue;
-    EvalOptions o = options_of(Numerics::exact);
-    o.compute.attention = attention;
-    Summary s = summary(g.distance(name, o, mtp));
-    EXPECT_LE(s.mean, 1e-6) << name;
-    EXPECT_LE(s.max, 1e-4) << name;
+    for (EvalOptions& o : all_kernels(Numerics::exact)) {
+      o.compute.attention = attention;
+      Summary s = summary(g.distance(name, o, mtp));
+      EXPECT_LE(s.mean, 1e-6) << name << " " << o.compute.kernels;
+      EXPECT_LE(s.max, 1e-4) << name << " " << o.compute.kernels;
+    }
   }
 }
 
@@ -65,7 +79,10 @@ class FloorTest : public testing::TestWithParam<const char*> {};
 
 // The avx512 kernels meet the bounds with every row.
 void expect_floor_on_cpu(const char* name, Numerics numerics) {
-  expect_within_floor(Golden(name), options_of(numerics), pick_cpu_kernels().name != "avx512");
+  for (const EvalOptions& o : all_kernels(numerics)) {
+    SCOPED_TRACE(o.compute.kernels);
+    expect_within_floor(Golden(name), o, o.compute.kernels != "avx512");
+  }
 }
 
 TEST_P(FloorTest, Bf16IsAsCloseToExactAsBf16CanBe) {
@@ -141,7 +158,10 @@ TEST(TinyTaps, ExactLayersPicksAndExpertsAgree) {
 }
 
 TEST(Fp8Layers, EachLayerOnTheOraclesInputIsWithinItsFloor) {
-  expect_layers_within_floor(options_of(Numerics::fp8));
+  for (const EvalOptions& o : all_kernels(Numerics::fp8)) {
+    SCOPED_TRACE(o.compute.kernels);
+    expect_layers_within_floor(o);
+  }
 }
 
 }  // namespace

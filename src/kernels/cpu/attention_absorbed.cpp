@@ -18,6 +18,9 @@ constexpr int64_t kRowsAhead = 32;
 // smaller portions, between the products.
 constexpr int kPortion = 16;  // what RowDots rounds up to
 
+// Rows of queries that codes of kv_b are read for as they lie; more share dequantised ones.
+constexpr int kCodeRows = 4;
+
 uint64_t first_lanes(int64_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
 
 }  // namespace
@@ -64,12 +67,30 @@ const uint32_t* AttentionOps::load_key_panel(const QWeight& w, int64_t row, Scra
   return s.panel;
 }
 
+// product[r] = nope[r] Wk for few rows, from FP8 codes as they lie. False where weights must be
+// dequantised first: other types, scales that round, NaN.
+bool AttentionOps::absorb_codes(const QWeight& w, int64_t row, const void* nope, int64_t stride,
+                                int rows, float* product) const {
+  const bool one_block = w.is_fp8() && (row + w.row_offset) % kFp8Block == 0;
+  if (!wide_ || rows > kCodeRows || !one_block) return false;
+  for (int c = 0; c < K::kLatent; c += kFp8Block) {
+    const float scale = w.scales_of_row(row)[c / kFp8Block];
+    int exponent;
+    if (std::frexp(scale, &exponent) != 0.5f || std::abs(exponent) > 100) return false;
+    if (!attention_.mix_codes({nope, stride, w.row<uint8_t>(row) + c, K::kLatent, K::kNope, scale,
+                               product + c, K::kLatent, rows}))
+      return false;
+  }
+  return true;
+}
+
 // q_latent[t][h] = [q_nope Wk_h | q_rope], rounded.
 void AttentionOps::absorb_queries(const Attention& a, int begin, int end) {
   pool_.parallel_dynamic(a.up.heads, 1, [&](int64_t first, int64_t last, int thread) {
     Scratch& s = scratch_[static_cast<size_t>(thread)];
     for (int64_t h = first; h < last; ++h) {
-      const uint32_t* panel = load_key_panel(a.up.kv_b, h * (K::kNope + K::kValue), s);
+      const int64_t row = h * (K::kNope + K::kValue);
+      const uint32_t* panel = nullptr;  // made when the first tokens need it
       for (int t = begin; t < end; t += kTokenBlock) {
         const int rows = std::min(kTokenBlock, end - t);
         auto latent_query = [&](int token) {
@@ -77,11 +98,18 @@ void AttentionOps::absorb_queries(const Attention& a, int begin, int end) {
         };
         int64_t stride;
         const void* nope = query_words(a.q, t, rows, h * kQuery, K::kNope, s.queries, stride);
-        for (int c = 0; c < K::kLatent; c += kPanelWidth) {
-          element().product({nope, stride, panel + c, K::kLatent, static_cast<int>(words(K::kNope)),
-                             s.product, kPanelWidth, rows, nullptr});
+        if (absorb_codes(a.up.kv_b, row, nope, stride, rows, s.product)) {
           for (int r = 0; r < rows; ++r)
-            round_words(s.product + r * kPanelWidth, kPanelWidth, latent_query(t + r) + words(c));
+            round_words(s.product + r * K::kLatent, K::kLatent, latent_query(t + r));
+        } else {
+          if (!panel) panel = load_key_panel(a.up.kv_b, row, s);
+          for (int c = 0; c < K::kLatent; c += kPanelWidth) {
+            element().product({nope, stride, panel + c, K::kLatent,
+                               static_cast<int>(words(K::kNope)), s.product, kPanelWidth, rows,
+                               nullptr});
+            for (int r = 0; r < rows; ++r)
+              round_words(s.product + r * kPanelWidth, kPanelWidth, latent_query(t + r) + words(c));
+          }
         }
         for (int r = 0; r < rows; ++r)
           load_words(a.q, t + r, h * kQuery + K::kNope, K::kRope,
@@ -132,8 +160,8 @@ void AttentionOps::attend_latent_heads(const Attention& a, int begin, PickedRows
   std::memset(s.mixed, 0, sizeof(float) * static_cast<size_t>(heads) * K::kLatent);
   std::fill_n(s.top, heads, kNoScore);
   std::fill_n(s.sum, heads, 0.0f);
-  // Converted rows stay for the second pass while there is room, and few heads read them as bf16.
-  const bool keep = !lies_ready(a.kv) && mixes_rows(heads) && picked.count <= kept_rows_;
+  // Rows that had to be converted stay for the second pass while there is room.
+  const bool keep = !lies_ready(a.kv) && picked.count <= kept_rows_;
   const void* rows[kPanelWidth];
   bool bf16 = false, kept = false;
   auto load = [&](int64_t first, int n) {

@@ -11,7 +11,9 @@ namespace {
 
 // F is two registers, so 6 x 1 are 12 accumulators of 16 registers.
 constexpr int kProductRows = 6, kSlice = 1;
-constexpr int kIndexHeads = 4, kDotSums = 4;
+constexpr int kIndexHeads = 4, kDotSums = 4, kCodeRows = 2;
+
+#include "kernels/cpu/fp8_avx2_inl.h"
 
 struct F {
   __m256 low, high;
@@ -111,18 +113,13 @@ inline __m256 load_bf16_8(const uint16_t* p) {
 }
 inline F load_bf16(const uint16_t* p) { return {load_bf16_8(p), load_bf16_8(p + 8)}; }
 
-inline __m256 load_fp8_8(const uint8_t* code) {
-  __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(code)));
-  __m256i magnitude = _mm256_and_si256(wide, _mm256_set1_epi32(0x7F));
-  __m256i sign = _mm256_slli_epi32(_mm256_and_si256(wide, _mm256_set1_epi32(0x80)), 24);
-  // As float32 bits 2^120 too small; the product makes normal and subnormal codes right alike.
-  __m256 value = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(magnitude, 20)),
-                               _mm256_set1_ps(0x1p120f));
-  __m256i bits = _mm256_or_si256(_mm256_castps_si256(value), sign);
-  __m256i nan = _mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7F));
-  return _mm256_castsi256_ps(_mm256_blendv_epi8(bits, _mm256_set1_epi32(0x7FC00000), nan));
+inline F load_fp8(const uint8_t* code) { return {fp8_values(code), fp8_values(code + 8)}; }
+[[gnu::always_inline]] inline void load_halves(const uint8_t* code, F (&w)[2], __m256i& seen) {
+  __m256 quarter[4];
+  fp8_halves(code, quarter, seen);
+  w[0] = {quarter[0], quarter[1]};
+  w[1] = {quarter[2], quarter[3]};
 }
-inline F load_fp8(const uint8_t* code) { return {load_fp8_8(code), load_fp8_8(code + 8)}; }
 
 // Halves, pairs of neighbours, pairs of those, halves.
 void lane_sums(const F (&acc)[4], float* sums) {
@@ -310,6 +307,7 @@ const AttentionKernels kAttentionAvx2 = {
     .bf16 = {product<FloatElement>, dot_floats, mix_floats, softmax<RoundedElement>,
              index_tile<FloatElement>},
     .pairs = false,
+    .mix_codes = mix_codes,
     .pack_lanes = pack_lanes,
     .pack_pairs = nullptr,
     .round_pairs = nullptr,

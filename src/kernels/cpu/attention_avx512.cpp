@@ -15,38 +15,10 @@ namespace fathom {
 namespace {
 
 constexpr int kProductRows = 6, kSlice = 4;  // 24 accumulators and 4 panel registers of 32
-constexpr int kIndexHeads = 4, kDotSums = 16;
+constexpr int kIndexHeads = 4, kDotSums = 16, kCodeRows = 4;
 
-using F = __m512;
-using W = __m512i;
+#include "kernels/cpu/attention_vector512_inl.h"
 
-inline F zero() { return _mm512_setzero_ps(); }
-inline F splat(float x) { return _mm512_set1_ps(x); }
-inline F load(const float* p) { return _mm512_loadu_ps(p); }
-inline void store(float* p, F x) { _mm512_storeu_ps(p, x); }
-inline F add(F a, F b) { return _mm512_add_ps(a, b); }
-inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
-inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-inline F fmadd(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-inline F vmax(F a, F b) { return _mm512_max_ps(a, b); }
-inline F round_even(F x) { return _mm512_roundscale_ps(x, 0); }
-inline F times_power_of_two(F x, F n) { return _mm512_scalef_ps(x, n); }
-inline float first_lane(F x) { return _mm512_cvtss_f32(x); }
-inline float greatest_lane(F x) { return _mm512_reduce_max_ps(x); }
-inline float sum_of_lanes(F x) { return _mm512_reduce_add_ps(x); }
-inline F keep_lanes(uint64_t mask, F x, F other) {
-  return _mm512_mask_mov_ps(other, static_cast<__mmask16>(mask), x);
-}
-
-inline W load_words(const void* p) { return _mm512_loadu_si512(p); }
-inline void store_words(void* p, W x) { _mm512_storeu_si512(p, x); }
-inline W splat_word(const uint32_t* p) {
-  int x;
-  __builtin_memcpy(&x, p, 4);
-  return _mm512_set1_epi32(x);
-}
-inline F as_floats(W x) { return _mm512_castsi512_ps(x); }
-inline W as_words(F x) { return _mm512_castps_si512(x); }
 inline F dot_pairs(F acc, W a, W b) {
   return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
 }
@@ -58,11 +30,6 @@ inline F round_bf16(F x) {
   __m256i bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
   return as_floats(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
-inline F load_bf16(const uint16_t* p) {
-  __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return as_floats(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
-}
-
 // Orders of 16-bit elements: those of two registers side by side, taken alternately.
 struct Alternate {
   alignas(64) uint16_t low[32], high[32], own[32];
@@ -85,32 +52,6 @@ inline void interleave(const uint16_t* even, const uint16_t* odd, W& first, W& s
 inline W round_words(F even, F odd) {
   W x = reinterpret_cast<W>(_mm512_cvtne2ps_pbh(odd, even));
   return _mm512_permutexvar_epi16(load_words(kAlternate.own), x);
-}
-
-// Sums of the lanes of 16 registers at once: each level adds halves of two registers and packs the
-// results into one. The tree is the same for all 16.
-void lane_sums(const F (&acc)[16], float* sums) {
-  // Lane 4L + j of the result comes from register kFirst[L] + kSecond[j] of the list.
-  constexpr int kFirst[4] = {0, 8, 4, 12}, kSecond[4] = {0, 2, 1, 3};
-  F x[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) x[kFirst[i / 4] + kSecond[i % 4]] = acc[i];
-  F a[8], b[4], c[2];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i)
-    a[i] =
-        add(_mm512_shuffle_f32x4(x[i], x[i + 8], 0x44), _mm512_shuffle_f32x4(x[i], x[i + 8], 0xEE));
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i)
-    b[i] =
-        add(_mm512_shuffle_f32x4(a[i], a[i + 4], 0x88), _mm512_shuffle_f32x4(a[i], a[i + 4], 0xDD));
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    __m512d p = _mm512_castps_pd(b[i]), q = _mm512_castps_pd(b[i + 2]);
-    c[i] =
-        add(_mm512_castpd_ps(_mm512_unpacklo_pd(p, q)), _mm512_castpd_ps(_mm512_unpackhi_pd(p, q)));
-  }
-  store(sums, add(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xDD)));
 }
 
 // The 128 magnitudes of e4m3 as bf16, low and high bytes apart: what two vpermi2b look up.
@@ -156,19 +97,8 @@ struct CodeLookup {
   }
 };
 
-inline F load_fp8(const uint8_t* code) {
-  __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(code));
-  W wide = _mm512_cvtepu8_epi32(x);
-  W magnitude = _mm512_and_si512(wide, _mm512_set1_epi32(0x7F));
-  W sign = _mm512_slli_epi32(_mm512_and_si512(wide, _mm512_set1_epi32(0x80)), 24);
-  // As float32 bits 2^120 too small; the product makes normal and subnormal codes right alike.
-  F value = mul(as_floats(_mm512_slli_epi32(magnitude, 20)), splat(0x1p120f));
-  __mmask16 nan = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7F));
-  W bits = _mm512_or_si512(_mm512_castps_si512(value), sign);
-  return as_floats(_mm512_mask_mov_epi32(bits, nan, _mm512_set1_epi32(0x7FC00000)));
-}
-
 #include "kernels/cpu/attention_kernels_inl.h"
+
 #include "kernels/cpu/attention_pairs_inl.h"
 
 // One group of a cache row: too short for a table of its own.
@@ -242,63 +172,7 @@ void dequantise_pairs(const uint8_t* code, int64_t ld, int pairs, float scale, u
     }
 }
 
-// The conversion instruction takes subnormal numbers for zero; cache entries are exact.
-void round_exactly(const float* x, int64_t n, uint16_t* out) {
-  for (int64_t i = 0; i < n; i += 16) {
-    F value = load(x + i);
-    W u = _mm512_castps_si512(value);
-    W odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-    W r = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7FFF)), odd);
-    __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i),
-                        _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16)));
-  }
-}
-
-// 16 x 16 words: rows become columns.
-void transpose(W (&x)[16]) {
-  W y[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    y[2 * i] = _mm512_unpacklo_epi32(x[2 * i], x[2 * i + 1]);
-    y[2 * i + 1] = _mm512_unpackhi_epi32(x[2 * i], x[2 * i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    x[4 * i] = _mm512_unpacklo_epi64(y[4 * i], y[4 * i + 2]);
-    x[4 * i + 1] = _mm512_unpackhi_epi64(y[4 * i], y[4 * i + 2]);
-    x[4 * i + 2] = _mm512_unpacklo_epi64(y[4 * i + 1], y[4 * i + 3]);
-    x[4 * i + 3] = _mm512_unpackhi_epi64(y[4 * i + 1], y[4 * i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    y[i] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
-    y[i + 4] = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xDD);
-    y[i + 8] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
-    y[i + 12] = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xDD);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    x[i] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0x88);
-    x[i + 8] = _mm512_shuffle_i32x4(y[i], y[i + 8], 0xDD);
-    x[i + 4] = _mm512_shuffle_i32x4(y[i + 4], y[i + 12], 0x88);
-    x[i + 12] = _mm512_shuffle_i32x4(y[i + 4], y[i + 12], 0xDD);
-  }
-}
-
-void pack_lanes(const void* const* rows, int words, uint32_t* out) {
-  for (int r = 0; r < kPanelWidth; r += 16)
-    for (int k = 0; k < words; k += 16) {
-      W x[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i)
-        x[i] = rows[r + i] ? load_words(words_at(rows[r + i], k)) : _mm512_setzero_si512();
-      transpose(x);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) store_words(out + (k + i) * kPanelWidth + r, x[i]);
-    }
-}
+#include "kernels/cpu/attention_kernels512_inl.h"
 
 void pack_pairs(const void* const* rows, int pairs, int columns, uint32_t* out, int64_t ldo) {
   for (int p = 0; p < pairs; ++p) {
@@ -313,74 +187,6 @@ void pack_pairs(const void* const* rows, int pairs, int columns, uint32_t* out, 
   }
 }
 
-// ---------------------------------------------------------------------------- top-k
-
-inline __mmask16 lanes_below(int64_t n) {
-  return n >= 16 ? static_cast<__mmask16>(0xFFFF) : static_cast<__mmask16>((1U << n) - 1);
-}
-
-void order_keys(const float* score, int64_t n, uint32_t* keys, uint32_t* least,
-                uint32_t* greatest) {
-  W top = _mm512_set1_epi32(static_cast<int>(0x80000000)), low = _mm512_set1_epi32(-1);
-  W high = _mm512_setzero_si512();
-  for (int64_t i = 0; i < n; i += 16) {
-    __mmask16 in = lanes_below(n - i);
-    W bits = _mm512_castps_si512(add(_mm512_maskz_loadu_ps(in, score + i), zero()));  // -0 = +0
-    W flip = _mm512_or_si512(_mm512_srai_epi32(bits, 31), top);
-    W key = _mm512_xor_si512(bits, flip);
-    _mm512_mask_storeu_epi32(keys + i, in, key);
-    low = _mm512_mask_min_epu32(low, in, low, key);
-    high = _mm512_mask_max_epu32(high, in, high, key);
-  }
-  *least = _mm512_reduce_min_epu32(low);
-  *greatest = _mm512_reduce_max_epu32(high);
-}
-
-int64_t count_at_least(const uint32_t* keys, int64_t n, uint32_t bound) {
-  W b = _mm512_set1_epi32(static_cast<int>(bound));
-  int64_t count = 0;
-  for (int64_t i = 0; i < n; i += 16) {
-    __mmask16 in = lanes_below(n - i);
-    W x = _mm512_maskz_loadu_epi32(in, keys + i);
-    count += __builtin_popcount(_mm512_mask_cmpge_epu32_mask(in, x, b));
-  }
-  return count;
-}
-
-// Compressing in a register and storing under a mask: the compressing store is slow on Zen.
-inline int store_chosen(uint32_t* out, __mmask16 chosen, W x) {
-  int count = __builtin_popcount(chosen);
-  _mm512_mask_storeu_epi32(out, lanes_below(count), _mm512_maskz_compress_epi32(chosen, x));
-  return count;
-}
-
-int64_t keep(const uint32_t* keys, int64_t n, uint32_t bound, bool at_least, uint32_t* out) {
-  W b = _mm512_set1_epi32(static_cast<int>(bound));
-  __mmask16 flip = at_least ? 0 : 0xFFFF;
-  int64_t kept = 0;
-  for (int64_t i = 0; i < n; i += 16) {
-    __mmask16 in = lanes_below(n - i);
-    W x = _mm512_maskz_loadu_epi32(in, keys + i);
-    kept += store_chosen(out + kept, (_mm512_cmpge_epu32_mask(x, b) ^ flip) & in, x);
-  }
-  return kept;
-}
-
-void emit(const uint32_t* keys, int64_t n, uint32_t bound, int64_t ties, int32_t* out) {
-  W b = _mm512_set1_epi32(static_cast<int>(bound));
-  W position = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  uint32_t* to = reinterpret_cast<uint32_t*>(out);
-  for (int64_t i = 0; i < n; i += 16) {
-    __mmask16 in = lanes_below(n - i);
-    W x = _mm512_maskz_loadu_epi32(in, keys + i);
-    unsigned chosen = _mm512_mask_cmpgt_epu32_mask(in, x, b);
-    unsigned equal = ties > 0 ? _mm512_mask_cmpeq_epu32_mask(in, x, b) : 0;
-    for (; equal != 0 && ties > 0; --ties, equal &= equal - 1) chosen |= equal & (0U - equal);
-    if (chosen) to += store_chosen(to, static_cast<__mmask16>(chosen), position);
-    position = _mm512_add_epi32(position, _mm512_set1_epi32(16));
-  }
-}
-
 }  // namespace
 
 const AttentionKernels kAttentionAvx512 = {
@@ -390,6 +196,7 @@ const AttentionKernels kAttentionAvx512 = {
     .bf16 = {product<PairElement>, dots_of<PairElement, WordRow>, mix_pairs, softmax<PairElement>,
              index_tile<PairElement>},
     .pairs = true,
+    .mix_codes = mix_codes,
     .pack_lanes = pack_lanes,
     .pack_pairs = pack_pairs,
     .round_pairs = round_pairs,

@@ -63,6 +63,22 @@ struct RowMix {
   bool bf16_rows;  // a is of float32 words, the rows of b are bf16
 };
 
+// c[r][0 .. 128) = scale * a[r] . b for rows of one block of FP8 weights as they lie, which few
+// rows of a need not have dequantised. `scale` is a power of two far from the ends of float32's
+// range: then this is bit-equal to `product` with the weights as its panel.
+inline constexpr int kCodeColumns = 128;
+struct CodeMix {
+  const void* a;  // [rows] of `words` float32
+  int64_t lda;
+  const uint8_t* code;  // [words] rows of 128 codes, `ld` apart
+  int64_t ld;
+  int words;
+  float scale;
+  float* c;
+  int64_t ldc;
+  int rows;
+};
+
 // One step of an online softmax over a tile of 64 keys. Scores outside a row's mask weigh exactly
 // 0; a row with an empty mask keeps its state.
 struct SoftmaxTile {
@@ -110,6 +126,8 @@ struct AttentionKernels {
   // Whether the words of `bf16` are pairs; else they are float32 with weights rounded to bf16.
   bool pairs;
 
+  // False when there is a NaN among the codes: the result is none then.
+  bool (*mix_codes)(const CodeMix&);
   // out[w][i] = word w of rows[i], i < 64; a null row reads as zeros. `words` a multiple of 16.
   void (*pack_lanes)(const void* const* rows, int words, uint32_t* out);
   // Where words are pairs, null elsewhere: bf16 rows 2p and 2p + 1 side by side, out[p][c] =
@@ -143,7 +161,8 @@ struct AttentionKernels {
   void (*emit)(const uint32_t* keys, int64_t n, uint32_t bound, int64_t ties, int32_t* out);
 };
 
-extern const AttentionKernels kAttentionAvx512;  // needs AVX-512 F/BW/VL/DQ, VBMI, BF16
-extern const AttentionKernels kAttentionAvx2;    // needs AVX2, FMA
+extern const AttentionKernels kAttentionAvx512;     // needs AVX-512 F/BW/VL/DQ, VBMI, BF16
+extern const AttentionKernels kAttentionAvx512F32;  // needs AVX-512 F/BW/VL/DQ, F16C
+extern const AttentionKernels kAttentionAvx2;       // needs AVX2, FMA
 
 }  // namespace fathom

@@ -4,6 +4,7 @@
 //   kSlice        vectors of a panel's row that are worked on at a time: 4, or a divisor
 //   kIndexHeads   heads of an index tile, x kSlice accumulators
 //   kDotSums      accumulators of dot products: 4 or 16
+//   kCodeRows     rows that FP8 codes are multiplied with at a time, x 2 accumulators each
 // Included once per instruction set, inside namespace fathom and an anonymous namespace, so that
 // nothing here is shared between the sets.
 
@@ -128,6 +129,38 @@ void mix_rows_of(const RowMix& m) {
 
 void mix_floats(const RowMix& m) {
   m.bf16_rows ? mix_rows_of<Bf16Row>(m) : mix_rows_of<WordRow>(m);
+}
+
+template <int R>
+void mix_code_rows(const CodeMix& m, int row, __m256i& seen) {
+  for (int column = 0; column < kCodeColumns; column += 32) {
+    F acc[R][2];
+    for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = zero();
+    const uint32_t* a = words_at(m.a, row * m.lda);
+    const uint8_t* code = m.code + column;
+    for (int k = 0; k < m.words; ++k, code += m.ld) {
+      F w[2];
+      load_halves(code, w, seen);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        F x = as_floats(splat_word(a + r * m.lda + k));
+        acc[r][0] = fmadd(x, w[0], acc[r][0]);
+        acc[r][1] = fmadd(x, w[1], acc[r][1]);
+      }
+    }
+    float* c = m.c + row * m.ldc + column;
+    for (int r = 0; r < R; ++r)
+      for (int j = 0; j < 2; ++j)
+        store(c + r * m.ldc + 16 * j, mul(acc[r][j], splat(256.0f * m.scale)));
+  }
+}
+
+bool mix_codes(const CodeMix& m) {
+  __m256i seen = _mm256_setzero_si256();
+  int row = 0;
+  for (; row + kCodeRows <= m.rows; row += kCodeRows) mix_code_rows<kCodeRows>(m, row, seen);
+  for (; row < m.rows; ++row) mix_code_rows<1>(m, row, seen);
+  return !fp8_nan_seen(seen);
 }
 
 // ---------------------------------------------------------------------------- dots

@@ -150,6 +150,8 @@ class AttentionOps : public LinearOps {
 
   // attention_absorbed.cpp
   const uint32_t* load_key_panel(const QWeight& w, int64_t row, Scratch& s) const;
+  bool absorb_codes(const QWeight& w, int64_t row, const void* nope, int64_t stride, int rows,
+                    float* product) const;
   void absorb_queries(const Attention& a, int begin, int end);
   void attend_latent(const Attention& a, int begin, int end);
   void attend_latent_heads(const Attention& a, int begin, PickedRows& picked, int head, int heads,

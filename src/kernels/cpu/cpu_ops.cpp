@@ -33,21 +33,29 @@ bool has_f16c() {
 #endif
 }
 
-bool has_avx512() {
+bool has_avx2() {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
-         has_avx512_bf16();
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() &&
+         __builtin_cpu_supports("bmi2");
 #else
   return false;
 #endif
 }
 
-bool has_avx2() {
+// What every server processor with AVX-512 has, from Skylake on.
+bool has_avx512_base() {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c() &&
-         __builtin_cpu_supports("bmi2");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && has_avx2();
+#else
+  return false;
+#endif
+}
+
+bool has_avx512() {
+#if defined(__x86_64__)
+  return has_avx512_base() && __builtin_cpu_supports("avx512vbmi") &&
+         __builtin_cpu_supports("avx512vnni") && has_avx512_bf16();
 #else
   return false;
 #endif
@@ -59,6 +67,11 @@ constexpr CpuKernels kTable[] = {
      has_avx512,
      [](Numerics n, const Workload& w, ThreadPool& p) -> std::unique_ptr<Ops> {
        return std::make_unique<AttentionOps>(n, w, p, kGemmAvx512, kAttentionAvx512);
+     }},
+    {"avx512f32", "AVX-512 F, BW, DQ and VL (Intel Skylake-SP, Cascade Lake, Ice Lake)",
+     has_avx512_base,
+     [](Numerics n, const Workload& w, ThreadPool& p) -> std::unique_ptr<Ops> {
+       return std::make_unique<AttentionOps>(n, w, p, kGemmAvx512F32, kAttentionAvx512F32);
      }},
     {"avx2", "AVX2, FMA, F16C and BMI2", has_avx2,
      [](Numerics n, const Workload& w, ThreadPool& p) -> std::unique_ptr<Ops> {

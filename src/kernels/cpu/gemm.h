@@ -23,7 +23,7 @@ inline constexpr int kStripRows = 16;  // weight rows a kernel works on: 4 vecto
 inline constexpr int kDepth = 512;     // columns of one pass: 16 rows of them fit half of L1
 inline constexpr int kBlock = 128;     // columns under one scale
 inline constexpr int kStep = 16;       // activations and panels are zero-padded to this
-inline constexpr int kStreamRows = 8;  // most activation rows that weights are streamed for
+inline constexpr int kStreamRows = 8;  // most activation rows that any kernels stream weights for
 // The values of a panel, 4 bytes each at most. Behind them is room for a factor per block.
 inline constexpr int kPanelValueBytes = kStripRows * kDepth * 4;
 inline constexpr int kPanelBytes = kPanelValueBytes + 64;
@@ -68,7 +68,7 @@ struct TileJob {
   int ahead_lines = 0;
 };
 
-// A whole strip against up to kStreamRows rows, straight from memory. 16 rows, columns a multiple
+// A whole strip against up to stream_rows rows, straight from memory. 16 rows, columns a multiple
 // of kStep.
 struct StreamJob {
   Strip strip;
@@ -137,6 +137,7 @@ struct ProductKernels {
   void (*pack)(const Strip& strip, int64_t k0, int depth, uint8_t* panel) = nullptr;
   void (*tile)(const TileJob& job) = nullptr;
   void (*stream)(const StreamJob& job) = nullptr;
+  int stream_rows = 0;  // most activation rows that `stream` takes: with more, panels are faster
   int stream_unit = 0;  // bytes of a row that lie together when its rows are interleaved
 };
 
@@ -150,7 +151,8 @@ struct GemmKernels {
   void (*combine)(const CombineJob& job);
 };
 
-extern const GemmKernels kGemmAvx512;  // needs AVX-512 F/BW/VL/DQ, VBMI, BF16
-extern const GemmKernels kGemmAvx2;    // needs AVX2, FMA, F16C
+extern const GemmKernels kGemmAvx512;     // needs AVX-512 F/BW/VL/DQ, VBMI, BF16
+extern const GemmKernels kGemmAvx512F32;  // needs AVX-512 F/BW/VL/DQ, F16C
+extern const GemmKernels kGemmAvx2;       // needs AVX2, FMA, F16C
 
 }  // namespace fathom

@@ -10,6 +10,8 @@
 namespace fathom {
 namespace {
 
+#include "kernels/cpu/fp8_avx2_inl.h"
+
 struct V {
   using F = __m256;
   static constexpr int kLanes = 8;
@@ -68,42 +70,21 @@ struct V {
     return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
   }
 
+  // Four values, and whatever in the lanes behind them.
+  static F of_quad(__m128 v) { return _mm256_castps128_ps256(v); }
+
   static F load_f16(const uint16_t* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
-  // The greatest magnitudes of the codes met so far.
+  // Of FP8 codes: fp8_avx2_inl.h.
   using Codes = __m256i;
   static Codes no_codes() { return _mm256_setzero_si256(); }
-  static bool has_nan(Codes seen) {
-    return _mm256_movemask_epi8(_mm256_cmpeq_epi8(seen, _mm256_set1_epi8(0x7F))) != 0;
+  static bool has_nan(Codes seen) { return fp8_nan_seen(seen); }
+  [[gnu::always_inline]] static void halves_of_fp8(const uint8_t* p, F (&w)[4], Codes& seen) {
+    fp8_halves(p, w, seen);
   }
-  // 32 codes as they read in half precision, whose exponent has a bit more above: 2^-8 of the
-  // value.
-  static void halves_of_fp8(const uint8_t* p, F (&w)[4], Codes& seen) {
-    __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    seen = _mm256_max_epu8(seen, _mm256_and_si256(codes, _mm256_set1_epi8(0x7F)));
-    auto half = [](__m256i word) {
-      return _mm256_and_si256(_mm256_srai_epi16(word, 1),
-                              _mm256_set1_epi16(static_cast<int16_t>(0xBFFF)));
-    };
-    __m256i low = half(_mm256_unpacklo_epi8(_mm256_setzero_si256(), codes));
-    __m256i high = half(_mm256_unpackhi_epi8(_mm256_setzero_si256(), codes));
-    w[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(low));
-    w[1] = _mm256_cvtph_ps(_mm256_castsi256_si128(high));
-    w[2] = _mm256_cvtph_ps(_mm256_extracti128_si256(low, 1));
-    w[3] = _mm256_cvtph_ps(_mm256_extracti128_si256(high, 1));
-  }
-  // 8 codes, NaN included.
-  static F load_fp8(const uint8_t* p) {
-    __m256i c = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
-    __m256i magnitude = _mm256_and_si256(c, _mm256_set1_epi32(0x7F));
-    __m256i sign = _mm256_slli_epi32(_mm256_xor_si256(c, magnitude), 24);
-    // Shifted into place the exponent is 120 too small, which a multiplication mends exactly,
-    // subnormal codes included.
-    F value = mul(_mm256_castsi256_ps(_mm256_slli_epi32(magnitude, 20)), set1(0x1p120f));
-    __m256i nan = _mm256_slli_epi32(_mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7F)), 22);
-    return _mm256_or_ps(value, _mm256_castsi256_ps(_mm256_or_si256(sign, nan)));
-  }
+  static F load_fp8(const uint8_t* p) { return fp8_values(p); }
+
   // |v| <= 448. Normal values round at mantissa bit 20; below 2^-6 the steps are 2^-9, which is
   // the last place of 2^14.
   static F round_e4m3(F v) {
@@ -131,7 +112,7 @@ struct V {
 
 const GemmKernels kGemmAvx2 = {
     .name = "avx2",
-    .f32 = {pack_f32, tile_f32, stream_f32, sizeof(V::F)},
+    .f32 = {pack_f32, tile_f32, stream_f32, kStreamRowsF32, sizeof(V::F)},
     .bf16 = {},
     .prepare = prepare,
     .norm = norm,

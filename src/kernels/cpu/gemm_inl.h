@@ -49,8 +49,8 @@ struct WeightsAhead {
       : data(job.ahead), stride(job.ahead_stride), lines(job.ahead ? job.ahead_lines : 0) {
     per_step = (lines + steps - 1) / steps;
   }
-  void step() {
-    for (int i = 0; i < per_step && next < lines; ++i, ++next)
+  void step(int steps = 1) {
+    for (int i = 0; i < per_step * steps && next < lines; ++i, ++next)
       _mm_prefetch(reinterpret_cast<const char*>(data + next % kStripRows * stride +
                                                  next / kStripRows * int64_t{64}),
                    _MM_HINT_T0);

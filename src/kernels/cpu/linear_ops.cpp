@@ -164,7 +164,7 @@ void LinearOps::prepare(Prepared& place, Form form, Tensor x, int64_t first, int
 // -------------------------------------------------------------------------------- projections
 
 Inputs LinearOps::interleaved(Form form, Inputs in, int64_t columns, int thread, int64_t key) {
-  if (!Product::streams(columns, in.rows)) return in;
+  if (!product_.streams(form, columns, in.rows)) return in;
   if (in.rows == 1) {  // its own tile
     in.interleaved = in.x[0];
     return in;

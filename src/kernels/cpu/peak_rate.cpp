@@ -59,8 +59,8 @@ const PeakKernels& peak_kernels() {
   for (const CpuKernels& row : cpu_kernels()) {
     if (!row.usable()) continue;
 #if defined(__x86_64__)
-    if (row.name == kPeakAvx512.name) return kPeakAvx512;
-    if (row.name == kPeakAvx2.name) return kPeakAvx2;
+    for (const PeakKernels* k : {&kPeakAvx512, &kPeakAvx512F32, &kPeakAvx2})
+      if (row.name == k->name) return *k;
 #endif
   }
   return kPeakPlain;

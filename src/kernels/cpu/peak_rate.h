@@ -26,6 +26,7 @@ struct PeakKernels {
 };
 
 extern const PeakKernels kPeakAvx512;
+extern const PeakKernels kPeakAvx512F32;
 extern const PeakKernels kPeakAvx2;
 extern const PeakKernels kPeakPlain;  // any processor
 

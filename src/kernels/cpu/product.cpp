@@ -106,7 +106,7 @@ void Product::run(const QWeight& w, Form form, int64_t begin, int64_t end, Input
   auto from = [&](int64_t strip, int64_t row) {
     return Outputs{out.at(row, first_row(w, strip) - column0), out.stride, out.bf16};
   };
-  if (streams(w.cols, in.rows)) {
+  if (streams(form, w.cols, in.rows)) {
     FATHOM_CHECK(in.interleaved, "{} rows to stream for are not interleaved", in.rows);
     // The last strip may have fewer rows than a stream needs; both ways give the same bits.
     for (; begin < end; ++begin) {

@@ -80,8 +80,8 @@ class Product {
   static int64_t first_row(const QWeight& w, int64_t strip);
   // Whether `rows` activation rows are better served by streaming the codes than by panels. If so,
   // run() wants them interleaved as well.
-  static bool streams(int64_t columns, int64_t rows) {
-    return rows <= kStreamRows && columns % kStep == 0;
+  bool streams(Form form, int64_t columns, int64_t rows) const {
+    return rows <= of(form).stream_rows && columns % kStep == 0;
   }
   // [unit][row of in], the units of the form's kernels: interleaved_bytes() at `to`.
   void interleave(Form form, Inputs in, int64_t columns, uint8_t* to) const;

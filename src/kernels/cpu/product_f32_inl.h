@@ -12,38 +12,44 @@ constexpr int size_of_code(WeightCode code) {
   return code == WeightCode::fp8 ? 1 : code == WeightCode::f32 ? 4 : 2;
 }
 
-// How the codes of a strip's 128 columns become numbers. FP8 codes are read as half-precision
-// numbers, 2^-8 of their value, and the block's sums are multiplied by `factor`: that equals
-// scaling every weight unless scaled weights must be rounded or could leave the range of float32. A
-// NaN code is not NaN in half precision. In these cases (`scaled`) each weight is scaled by itself.
+// How the codes of a block of 128 columns become numbers. FP8 codes are read as half-precision
+// numbers, 2^-8 of their value, and sums of products are multiplied by `factor`: that equals
+// scaling every weight, unless scaled weights must be rounded or could leave the range of float32.
+// Then
+// (`scaled`) each weight is scaled by itself.
 struct BlockCodes {
-  BlockCodes(const Strip& strip, int64_t column)
-      : scale(strip.scale ? strip.scale[column / kBlock] : 1.0f), round(strip.round_to_bf16) {
+  BlockCodes() = default;
+  BlockCodes(const Strip& strip, int64_t column) {
     if (strip.code != WeightCode::fp8) return;
+    scale = strip.scale ? strip.scale[column / kBlock] : 1.0f;
+    round = strip.round_to_bf16;
     uint32_t bits;
     memcpy(&bits, &scale, 4);
     int exponent = static_cast<int>(bits >> 23 & 255) - 127;
     scaled = exponent < -100 || exponent > 100 || (round && (bits & 0x7FFFFF) != 0);
     factor = scaled ? 1.0f : 256.0f * scale;
   }
-  // Whether the codes expanded so far were all numbers. If not they are to be expanded again.
-  bool all_numbers() {
-    if (scaled || !V::has_nan(seen)) return true;
-    scaled = true;
-    factor = 1.0f;
-    return false;
+  // The same numbers for codes among which there is a NaN, which is none in half precision.
+  BlockCodes careful() const {
+    BlockCodes block = *this;
+    if (!scaled) {
+      block.scale = 0x1p-8f;
+      block.round = false;
+      block.scaled = true;
+    }
+    return block;
   }
 
-  float scale, factor = 1.0f;
-  bool round, scaled = false;
-  V::Codes seen = V::no_codes();
+  float scale = 1.0f, factor = 1.0f;
+  bool round = false, scaled = false;
 };
 
 // 32 weights from memory.
 template <WeightCode kCode, bool kScaled>
-inline void expand(const uint8_t* p, BlockCodes& block, V::F (&w)[kExpandVectors]) {
+[[gnu::always_inline]] inline void expand(const uint8_t* p, const BlockCodes& block, V::Codes& seen,
+                                          V::F (&w)[kExpandVectors]) {
   if constexpr (kCode == WeightCode::fp8 && !kScaled) {
-    V::halves_of_fp8(p, w, block.seen);
+    V::halves_of_fp8(p, w, seen);
   } else {
 #pragma GCC unroll 4
     for (int v = 0; v < kExpandVectors; ++v, p += V::kLanes * size_of_code(kCode)) {
@@ -63,10 +69,11 @@ inline void expand(const uint8_t* p, BlockCodes& block, V::F (&w)[kExpandVectors
 
 // The last `n` < 32 weights of a row and zeros.
 template <WeightCode kCode, bool kScaled>
-inline void expand_part(const uint8_t* p, int64_t n, BlockCodes& block, V::F (&w)[kExpandVectors]) {
+inline void expand_part(const uint8_t* p, int64_t n, const BlockCodes& block, V::Codes& seen,
+                        V::F (&w)[kExpandVectors]) {
   alignas(64) uint8_t buffer[kExpand * 4] = {};
   memcpy(buffer, p, n * size_of_code(kCode));
-  expand<kCode, kScaled>(buffer, block, w);
+  expand<kCode, kScaled>(buffer, block, seen, w);
 }
 
 // ------------------------------------------------------------------------------------- panels
@@ -77,39 +84,41 @@ inline float* factors_of(uint8_t* panel) {
   return reinterpret_cast<float*>(panel + kPanelValueBytes);
 }
 
-// Columns [k, end) of all rows; `to` is their place in the first quad.
+// Columns [k, end) of all rows; `to` is their place in the first quad. True: there was a NaN code.
 template <WeightCode kCode, bool kScaled>
-void pack_block(const Strip& s, int64_t k, int64_t end, int64_t vectors, BlockCodes& block,
+bool pack_block(const Strip& s, int64_t k, int64_t end, int64_t vectors, const BlockCodes& block,
                 float* to) {
-  const int64_t left = (end - k + kStep - 1) / kStep * kStep / V::kLanes;
+  V::Codes seen = V::no_codes();
   for (int r = 0; r < kStripRows; ++r) {
-    const uint8_t* row = s.data + (r < s.rows ? r : s.rows - 1) * s.stride;
+    const uint8_t* p = s.data + (r < s.rows ? r : s.rows - 1) * s.stride + k * size_of_code(kCode);
     float* at = to + (r / kQuad * vectors * kQuad + r % kQuad) * V::kLanes;
-    for (int64_t v = 0; v < left; v += kExpandVectors) {
-      const int64_t column = k + v * V::kLanes;
-      const uint8_t* p = row + column * size_of_code(kCode);
+    int64_t columns = end - k;
+    for (; columns >= kExpand; columns -= kExpand, p += kExpand * size_of_code(kCode)) {
       V::F w[kExpandVectors];
-      if (end - column >= kExpand)
-        expand<kCode, kScaled>(p, block, w);
-      else
-        expand_part<kCode, kScaled>(p, end - column, block, w);
-      for (int i = 0; i < kExpandVectors; ++i, at += kQuad * V::kLanes)
-        if (v + i < left) V::store(at, w[i]);
+      expand<kCode, kScaled>(p, block, seen, w);
+#pragma GCC unroll 4
+      for (int i = 0; i < kExpandVectors; ++i, at += kQuad * V::kLanes) V::store(at, w[i]);
     }
+    if (columns == 0) continue;
+    V::F w[kExpandVectors];
+    expand_part<kCode, kScaled>(p, columns, block, seen, w);
+    const int64_t rest = (columns + kStep - 1) / kStep * (kStep / V::kLanes);
+    for (int64_t i = 0; i < rest; ++i, at += kQuad * V::kLanes) V::store(at, w[i]);
   }
+  return V::has_nan(seen);
 }
 
 template <WeightCode kCode>
 void pack_code(const Strip& s, int64_t k0, int depth, uint8_t* panel) {
+  constexpr bool kFp8 = kCode == WeightCode::fp8;
   const int64_t vectors = (depth + kStep - 1) / kStep * kStep / V::kLanes;
   float* to = reinterpret_cast<float*>(panel);
   float* factor = factors_of(panel);
   for (int64_t k = k0; k < k0 + depth; k += kBlock, to += kBlock * kQuad) {
     const int64_t end = k + kBlock < k0 + depth ? k + kBlock : k0 + depth;
     BlockCodes block(s, k);
-    if (!block.scaled) pack_block<kCode, false>(s, k, end, vectors, block, to);
-    if (block.scaled || !block.all_numbers())
-      pack_block<kCode, true>(s, k, end, vectors, block, to);
+    if (block.scaled || pack_block<kCode, false>(s, k, end, vectors, block, to))
+      pack_block<kCode, kFp8>(s, k, end, vectors, block.careful(), to);
     *factor++ = block.factor;
   }
 }
@@ -129,22 +138,26 @@ void pack_f32(const Strip& strip, int64_t k0, int depth, uint8_t* panel) {
 
 // Of the `columns` outputs from `at` on, the first 4.
 inline void store_quad(void* out, bool bf16, int64_t at, int columns, __m128 v) {
-  alignas(64) float values[V::kLanes] = {};
   alignas(64) uint8_t bits[64];
-  _mm_store_ps(values, v);
-  store_from_float(bits, bf16, 0, V::load(values));
+  store_from_float(bits, bf16, 0, V::of_quad(v));
   const int64_t size = bf16 ? 2 : 4;
   uint8_t* to = static_cast<uint8_t*>(out) + at * size;
-  if (columns >= kQuad)
-    memcpy(to, bits, kQuad * size);
-  else if (columns > 0)
+  if (columns < kQuad)
     memcpy(to, bits, columns * size);
+  else if (bf16)
+    memcpy(to, bits, 8);
+  else
+    memcpy(to, bits, 16);
 }
 
 // The sums of kRows activations and a quad of weights: the inner loop of all panels.
 template <int kRows>
-inline void multiply(const float* const (&x)[kRows], const float* w, int64_t begin, int64_t end,
-                     V::F (&a)[kRows][kQuad]) {
+[[gnu::always_inline]] inline void multiply(const float* const (&x)[kRows], const float* w,
+                                            int64_t begin, int64_t end, V::F (&a)[kRows][kQuad]) {
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
+    for (int r = 0; r < kQuad; ++r) a[m][r] = V::zero();
   for (int64_t v = begin; v < end; ++v) {
     V::F xv[kRows];
 #pragma GCC unroll 8
@@ -158,30 +171,53 @@ inline void multiply(const float* const (&x)[kRows], const float* w, int64_t beg
   }
 }
 
+// Sums of neighbouring blocks under one factor run on.
+inline int same_factor(const float* factor, int block, int blocks, bool coded) {
+  int end = block + 1;
+  while (!coded && end < blocks && factor[end] == factor[block]) ++end;
+  return end;
+}
+
+// Adds a * factor to totals; the factor of coded products is each row's own.
+template <int kRows, int kGroup>
+[[gnu::always_inline]] inline void fold(const V::F (&a)[kRows][kGroup], float factor,
+                                        const float* const* x_scale, int64_t block, float w_scale,
+                                        V::F* total, int stride) {
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+    V::F f = V::set1(x_scale ? factor * (x_scale[m][block] * w_scale) : factor);
+#pragma GCC unroll 4
+    for (int r = 0; r < kGroup; ++r) {
+      V::F& t = total[m * stride + r];
+      t = V::fma(a[m][r], f, t);
+    }
+  }
+}
+
 template <int kRows>
 void tile_quad(const TileJob& job, int row, int quad, WeightsAhead& ahead) {
-  const int64_t vectors = job.units * 4 / V::kLanes;
+  const int vectors = job.units * 4 / V::kLanes;
+  const int blocks = (vectors + kBlockVectors - 1) / kBlockVectors;
   const float* x[kRows];
   for (int m = 0; m < kRows; ++m)
     x[m] = reinterpret_cast<const float*>(job.x[row + m] + job.x_offset);
   const float* w = reinterpret_cast<const float*>(job.panel) + quad * vectors * kQuad * V::kLanes;
   const float* factor = reinterpret_cast<const float*>(job.panel + kPanelValueBytes);
+  const float* const* x_scale = job.w_scale ? job.x_scale + row : nullptr;
   V::F total[kRows][kQuad];
+#pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 4
     for (int r = 0; r < kQuad; ++r) total[m][r] = V::zero();
-  for (int64_t begin = 0, block = 0; begin < vectors; begin += kBlockVectors, ++block) {
-    ahead.step();
+  for (int block = 0, end; block < blocks; block = end) {
+    end = same_factor(factor, block, blocks, x_scale);
+    ahead.step(end - block);
     V::F a[kRows][kQuad];
-    for (int m = 0; m < kRows; ++m)
-      for (int r = 0; r < kQuad; ++r) a[m][r] = V::zero();
-    multiply<kRows>(x, w, begin, begin + kBlockVectors < vectors ? begin + kBlockVectors : vectors,
-                    a);
-    for (int m = 0; m < kRows; ++m) {
-      float f = factor[block];
-      if (job.w_scale) f *= job.x_scale[row + m][job.x_scale_offset + block] * job.w_scale[block];
-      for (int r = 0; r < kQuad; ++r) total[m][r] = V::fma(a[m][r], V::set1(f), total[m][r]);
-    }
+    multiply<kRows>(x, w, block * kBlockVectors, end < blocks ? end * kBlockVectors : vectors, a);
+    fold<kRows, kQuad>(a, factor[block], x_scale, job.x_scale_offset + block,
+                       x_scale ? job.w_scale[block] : 1.0f, &total[0][0], kQuad);
   }
+#pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m) {
     float* carry = job.carry + int64_t{row + m} * kStripRows + quad * kQuad;
     __m128 sum = job.first ? _mm_setzero_ps() : _mm_loadu_ps(carry);
@@ -223,6 +259,9 @@ void tile_f32(const TileJob& job) {
 // next: with the four rows of a quad that covers the latency of memory at the rate a core reads.
 constexpr int64_t kStreamAhead = 1024;
 
+// Beyond, a panel costs less than the registers that are missing here.
+constexpr int kStreamRowsF32 = 4;
+
 // A weight's rows lie one behind the other, so what follows a quad's is the next quad's.
 inline void fetch_ahead(const Strip& s, const uint8_t* quad, int first, int rows, int64_t offset) {
   const int64_t row_bytes = s.stride;
@@ -232,40 +271,69 @@ inline void fetch_ahead(const Strip& s, const uint8_t* quad, int first, int rows
     _mm_prefetch(reinterpret_cast<const char*>(quad + r * s.stride + offset), _MM_HINT_T0);
 }
 
-// Columns [begin, end) of weight rows [first, first + kGroup) of a quad.
+// Adds the products of columns [begin, end) and weight rows [first, first + kGroup) of a quad.
 template <WeightCode kCode, bool kScaled, int kRows, int kGroup>
-inline void stream_block(const StreamJob& job, const uint8_t* quad, int first, int64_t begin,
-                         int64_t end, BlockCodes& block, V::F (&a)[kRows][kGroup]) {
+[[gnu::always_inline]] inline void stream_columns(const StreamJob& job, const uint8_t* quad,
+                                                  int first, int64_t begin, int64_t end,
+                                                  const BlockCodes& block, V::Codes& all_seen,
+                                                  V::F (&a)[kRows][kGroup]) {
   constexpr int kSize = size_of_code(kCode);
   const Strip& s = job.strip;
-  const float* x = reinterpret_cast<const float*>(job.x);
+  const float* x = reinterpret_cast<const float*>(job.x) + begin * kRows;
+  auto add = [&](const V::F(&w)[kExpandVectors], int r, int vectors)
+      __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v)
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m)
+        a[m][r] = V::fma(V::load(x + (v * kRows + m) * V::kLanes), w[v], a[m][r]);
+  };
+  V::Codes seen = all_seen;
+  int64_t k = begin;
+  for (; k + kExpand <= end; k += kExpand, x += kExpand * kRows) {
+    for (int line = 0; line < kExpand * kSize; line += 64)
+      if ((k * kSize + line) % 64 == 0) fetch_ahead(s, quad, first, kGroup, k * kSize + line);
+#pragma GCC unroll 4
+    for (int r = 0; r < kGroup; ++r) {
+      V::F w[kExpandVectors];
+      expand<kCode, kScaled>(quad + (first + r) * s.stride + k * kSize, block, seen, w);
+      add(w, r, kExpandVectors);
+    }
+  }
+  for (int r = 0; k < end && r < kGroup; ++r) {
+    V::F w[kExpandVectors];
+    expand_part<kCode, kScaled>(quad + (first + r) * s.stride + k * kSize, end - k, block, seen, w);
+    add(w, r, kStep / V::kLanes);
+  }
+  all_seen = seen;
+}
+
+// The sums of blocks [block, end) of a pass from column `pass` on. True: there was a NaN code,
+// which only `careful` reads as one.
+template <WeightCode kCode, int kRows, int kGroup>
+inline bool stream_blocks(const StreamJob& job, const uint8_t* quad, int first, int64_t pass,
+                          const BlockCodes* codes, int block, int end, bool careful,
+                          V::F (&a)[kRows][kGroup]) {
+  V::Codes seen = V::no_codes();
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 4
     for (int r = 0; r < kGroup; ++r) a[m][r] = V::zero();
-  for (int64_t k = begin; k < end; k += kExpand) {
-    if (k * kSize % 64 == 0) fetch_ahead(s, quad, first, kGroup, k * kSize);
-    if constexpr (kSize == 4) fetch_ahead(s, quad, first, kGroup, k * kSize + 64);
-    const bool whole = end - k >= kExpand;
-#pragma GCC unroll 4
-    for (int r = 0; r < kGroup; ++r) {
-      const uint8_t* p = quad + (first + r) * s.stride + k * kSize;
-      V::F w[kExpandVectors];
-      if (whole) {
-        expand<kCode, kScaled>(p, block, w);
-      } else {
-        expand_part<kCode, kScaled>(p, end - k, block, w);
-      }
-      const float* at = x + k * kRows;
-#pragma GCC unroll 4
-      for (int v = 0; v < kExpandVectors; ++v) {
-        if (v >= kStep / V::kLanes && !whole) break;
-#pragma GCC unroll 8
-        for (int m = 0; m < kRows; ++m, at += V::kLanes)
-          a[m][r] = V::fma(V::load(at), w[v], a[m][r]);
-      }
-    }
+  for (int stop; block < end; block = stop) {
+    stop = block + 1;
+    const bool scaled = codes[block].scaled || careful;
+    while (!scaled && stop < end && !codes[stop].scaled) ++stop;
+    const int64_t from = pass + block * kBlock;
+    const int64_t to =
+        pass + stop * kBlock < job.strip.columns ? pass + stop * kBlock : job.strip.columns;
+    if (scaled)
+      stream_columns<kCode, kCode == WeightCode::fp8, kRows, kGroup>(
+          job, quad, first, from, to, codes[block].careful(), seen, a);
+    else
+      stream_columns<kCode, false, kRows, kGroup>(job, quad, first, from, to, codes[block], seen,
+                                                  a);
   }
+  return !careful && V::has_nan(seen);
 }
 
 // One quad of weight rows. The registers hold the sums of kRows x kGroup outputs; with many
@@ -273,30 +341,33 @@ inline void stream_block(const StreamJob& job, const uint8_t* quad, int first, i
 template <WeightCode kCode, int kRows>
 void stream_quad(const StreamJob& job, int which) {
   constexpr int kFit = V::kStreamSums / kRows;
-  constexpr int kGroup = kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
+  constexpr int kGroup = kFit >= 4 ? 4 : 2;
+  constexpr int kBlocks = kDepth / kBlock;
   const Strip& s = job.strip;
   const uint8_t* quad = s.data + which * kQuad * s.stride;
+  const float* const* x_scale = job.w_scale ? job.x_scale : nullptr;
   __m128 sum[kRows];
   for (int m = 0; m < kRows; ++m) sum[m] = _mm_setzero_ps();
   for (int64_t pass = 0; pass < s.columns; pass += kDepth) {
-    const int64_t stop = pass + kDepth < s.columns ? pass + kDepth : s.columns;
+    BlockCodes codes[kBlocks];
+    float factor[kBlocks];
+    int blocks = 0;
+    for (int64_t k = pass; blocks < kBlocks && k < s.columns; k += kBlock, ++blocks) {
+      codes[blocks] = BlockCodes(s, k);
+      factor[blocks] = codes[blocks].factor;
+    }
     V::F total[kRows][kQuad];
     for (int m = 0; m < kRows; ++m)
       for (int r = 0; r < kQuad; ++r) total[m][r] = V::zero();
-    for (int64_t begin = pass; begin < stop; begin += kBlock) {
-      const int64_t end = begin + kBlock < stop ? begin + kBlock : stop;
+    for (int block = 0, end; block < blocks; block = end) {
+      end = same_factor(factor, block, blocks, x_scale);
       for (int first = 0; first < kQuad; first += kGroup) {
-        BlockCodes block(s, begin);
         V::F a[kRows][kGroup];
-        if (!block.scaled) stream_block<kCode, false>(job, quad, first, begin, end, block, a);
-        if (block.scaled || !block.all_numbers())
-          stream_block<kCode, true>(job, quad, first, begin, end, block, a);
-        for (int m = 0; m < kRows; ++m) {
-          float f = block.factor;
-          if (job.w_scale) f *= job.x_scale[m][begin / kBlock] * job.w_scale[begin / kBlock];
-          for (int r = 0; r < kGroup; ++r)
-            total[m][first + r] = V::fma(a[m][r], V::set1(f), total[m][first + r]);
-        }
+        if (stream_blocks<kCode>(job, quad, first, pass, codes, block, end, false, a))
+          stream_blocks<kCode>(job, quad, first, pass, codes, block, end, true, a);
+        const int64_t at = pass / kBlock + block;
+        fold<kRows, kGroup>(a, factor[block], x_scale, at, x_scale ? job.w_scale[at] : 1.0f,
+                            &total[0][first], kQuad);
       }
     }
     for (int m = 0; m < kRows; ++m) sum[m] = _mm_add_ps(sum[m], V::lane_sums(total[m]));
@@ -316,12 +387,12 @@ void stream_rows(const StreamJob& job) {
 void stream_f32(const StreamJob& job) {
   switch (job.strip.code) {
     case WeightCode::fp8:
-      return stream_rows<WeightCode::fp8, kStreamRows>(job);
+      return stream_rows<WeightCode::fp8, kStreamRowsF32>(job);
     case WeightCode::bf16:
-      return stream_rows<WeightCode::bf16, kStreamRows>(job);
+      return stream_rows<WeightCode::bf16, kStreamRowsF32>(job);
     case WeightCode::f16:
-      return stream_rows<WeightCode::f16, kStreamRows>(job);
+      return stream_rows<WeightCode::f16, kStreamRowsF32>(job);
     default:
-      return stream_rows<WeightCode::f32, kStreamRows>(job);
+      return stream_rows<WeightCode::f32, kStreamRowsF32>(job);
   }
 }

@@ -2,6 +2,8 @@
 //   __m256i to_bf16_bits(__m512 v)   16 values rounded to bf16, nearest even; NaN stays NaN
 // because processors with AVX-512 differ in having an instruction for that.
 
+#include "kernels/cpu/fp8_avx512_inl.h"
+
 struct V {
   using F = __m512;
   static constexpr int kLanes = 16;
@@ -55,38 +57,21 @@ struct V {
     return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
   }
 
+  // Four values, and whatever in the lanes behind them.
+  static F of_quad(__m128 v) { return _mm512_castps128_ps512(v); }
+
   static F load_f16(const uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   }
-  // The greatest magnitudes of the codes met so far.
+  // Of FP8 codes: fp8_avx512_inl.h.
   using Codes = __m256i;
   static Codes no_codes() { return _mm256_setzero_si256(); }
-  static bool has_nan(Codes seen) {
-    return _mm256_movemask_epi8(_mm256_cmpeq_epi8(seen, _mm256_set1_epi8(0x7F))) != 0;
+  static bool has_nan(Codes seen) { return fp8_nan_seen(seen); }
+  [[gnu::always_inline]] static void halves_of_fp8(const uint8_t* p, F (&w)[2], Codes& seen) {
+    fp8_halves(p, w, seen);
   }
-  // 32 codes as they read in half precision, whose exponent has a bit more above: 2^-8 of the
-  // value.
-  static void halves_of_fp8(const uint8_t* p, F (&w)[2], Codes& seen) {
-    __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    seen = _mm256_max_epu8(seen, _mm256_and_si256(codes, _mm256_set1_epi8(0x7F)));
-    __m512i words = _mm512_slli_epi16(_mm512_cvtepi8_epi16(codes), 7);
-    __m512i halves = _mm512_and_si512(words, _mm512_set1_epi16(static_cast<int16_t>(0xBFFF)));
-    w[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
-    w[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
-  }
-  // 16 codes, NaN included.
-  static F load_fp8(const uint8_t* p) {
-    __m512i c = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    __m512i magnitude = _mm512_and_si512(c, _mm512_set1_epi32(0x7F));
-    __m512i sign = _mm512_slli_epi32(_mm512_xor_si512(c, magnitude), 24);
-    // Shifted into place the exponent is 120 too small, which a multiplication mends exactly,
-    // subnormal codes included.
-    F value = mul(_mm512_castsi512_ps(_mm512_slli_epi32(magnitude, 20)), set1(0x1p120f));
-    __mmask16 nan = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7F));
-    __m512i bits = _mm512_or_si512(_mm512_castps_si512(value), sign);
-    return _mm512_castsi512_ps(
-        _mm512_mask_or_epi32(bits, nan, bits, _mm512_set1_epi32(0x7FC00000)));
-  }
+  static F load_fp8(const uint8_t* p) { return fp8_values(p); }
+
   // |v| <= 448. Normal values round at mantissa bit 20; below 2^-6 the steps are 2^-9, which is
   // the last place of 2^14.
   static F round_e4m3(F v) {

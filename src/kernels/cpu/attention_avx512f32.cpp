@@ -1,0 +1,67 @@
+// Attention kernels for AVX-512 without BF16 products: every operand widened to float32, as in
+// AVX2. Helpers are in an anonymous namespace and only plain declarations of the project are
+// included, for the reason given in attention_avx512.cpp.
+#include "kernels/cpu/attention_kernels.h"
+
+#if defined(__x86_64__)
+// GCC 12's own intrinsics read a variable before its first assignment, on purpose (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+
+namespace fathom {
+namespace {
+
+constexpr int kProductRows = 6, kSlice = 4;  // 24 accumulators and 4 panel registers of 32
+constexpr int kIndexHeads = 4, kDotSums = 16, kCodeRows = 4;
+
+#include "kernels/cpu/attention_vector512_inl.h"
+
+inline F round_bf16(F x) {
+  return as_floats(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bf16_bits_exactly(x)), 16));
+}
+inline void store_bf16(uint16_t* p, F x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bf16_bits_exactly(x));
+}
+
+#include "kernels/cpu/attention_kernels_inl.h"
+
+#include "kernels/cpu/attention_kernels512_inl.h"
+
+void dequantise_bf16(const uint8_t* code, int64_t ld, int rows, float scale, uint16_t* out,
+                     int64_t ldo) {
+  for (int r = 0; r < rows; ++r)
+    for (int i = 0; i < 128; i += 16)
+      store_bf16(out + r * ldo + i, mul(load_fp8(code + r * ld + i), splat(scale)));
+}
+
+}  // namespace
+
+const AttentionKernels kAttentionAvx512F32 = {
+    .name = "avx512f32",
+    .f32 = {product<FloatElement>, dot_floats, mix_floats, softmax<FloatElement>,
+            index_tile<FloatElement>},
+    .bf16 = {product<FloatElement>, dot_floats, mix_floats, softmax<RoundedElement>,
+             index_tile<FloatElement>},
+    .pairs = false,
+    .mix_codes = mix_codes,
+    .pack_lanes = pack_lanes,
+    .pack_pairs = nullptr,
+    .round_pairs = nullptr,
+    .dequantise_pairs = nullptr,
+    .dequantise_bf16 = dequantise_bf16,
+    .dequantise_f32 = dequantise_f32,
+    .to_bf16 = to_bf16_scaled,
+    .to_rounded = to_rounded,
+    .round = round_exactly,
+    .to_f32 = to_f32,
+    .order_keys = order_keys,
+    .count_at_least = count_at_least,
+    .keep = keep,
+    .emit = emit,
+};
+
+}  // namespace fathom
+#endif

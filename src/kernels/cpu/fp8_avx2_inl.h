@@ -1,0 +1,35 @@
+// FP8 codes (numerics/fp8.h) as float32 in registers of 256 bits. Included inside anonymous
+// namespaces only.
+
+// 8 codes. Shifted into place the exponent is 120 too small, which a multiplication mends exactly,
+// subnormal codes included; the NaN code is the one value that this does not give.
+[[gnu::always_inline]] inline __m256 fp8_values(const uint8_t* p) {
+  __m256i c = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  __m256i magnitude = _mm256_and_si256(c, _mm256_set1_epi32(0x7F));
+  __m256i sign = _mm256_slli_epi32(_mm256_xor_si256(c, magnitude), 24);
+  __m256 value = _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(magnitude, 20)),
+                               _mm256_set1_ps(0x1p120f));
+  __m256i nan = _mm256_slli_epi32(_mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7F)), 22);
+  return _mm256_or_ps(value, _mm256_castsi256_ps(_mm256_or_si256(sign, nan)));
+}
+
+// 32 codes as they read in half precision, whose exponent has a bit more above: 2^-8 of their
+// values, subnormal ones included. A NaN code reads as a number: `seen` collects the greatest
+// magnitudes, for fp8_nan_seen.
+[[gnu::always_inline]] inline void fp8_halves(const uint8_t* p, __m256 (&w)[4], __m256i& seen) {
+  __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  seen = _mm256_max_epu8(seen, _mm256_and_si256(codes, _mm256_set1_epi8(0x7F)));
+  auto half = [](__m256i word) {
+    return _mm256_and_si256(_mm256_srai_epi16(word, 1), _mm256_set1_epi16(-0x4001));
+  };
+  __m256i low = half(_mm256_unpacklo_epi8(_mm256_setzero_si256(), codes));
+  __m256i high = half(_mm256_unpackhi_epi8(_mm256_setzero_si256(), codes));
+  w[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(low));
+  w[1] = _mm256_cvtph_ps(_mm256_castsi256_si128(high));
+  w[2] = _mm256_cvtph_ps(_mm256_extracti128_si256(low, 1));
+  w[3] = _mm256_cvtph_ps(_mm256_extracti128_si256(high, 1));
+}
+
+inline bool fp8_nan_seen(__m256i seen) {
+  return _mm256_movemask_epi8(_mm256_cmpeq_epi8(seen, _mm256_set1_epi8(0x7F))) != 0;
+}
