@@ -1,12 +1,14 @@
 # The commands of the README are `make demo`, `make serve` and `make test`; everything else is for developers.
 BUILD ?= build
 JOBS ?= $(shell nproc)
+FUZZ_SECONDS ?= 60
+export NINJA_STATUS ?= [%f of %t, %e s] 
 
-.PHONY: all demo serve test test-long setup configure build-all asan tsan fuzz bench format lint clean
+.PHONY: all demo serve test test-long setup asan tsan fuzz format lint clean
 
+# The folder serves every command: what the program needs is compiled once, the tests are added to it.
 all: setup                       ## build the program: build/bin/fathom
-	@cmake -S . -B $(BUILD) -G Ninja -DFATHOM_TESTS=OFF > $(BUILD).configure.log 2>&1 || { cat $(BUILD).configure.log; exit 1; }
-	@rm -f $(BUILD).configure.log
+	@scripts/configure.sh $(BUILD)
 	@cmake --build $(BUILD) --target fathom -j $(JOBS)
 
 setup:
@@ -21,8 +23,9 @@ serve: all                       ## serve the bundled model on http://127.0.0.1:
 test:                            ## everything CI runs
 	@scripts/test.sh $(BUILD)
 
-test-long:                       ## the tests that take minutes
+test-long:                       ## the tests that take minutes, and the fuzz targets
 	@scripts/test.sh $(BUILD) --long
+	@scripts/fuzz.sh $(BUILD)-fuzz $(FUZZ_SECONDS)
 
 tsan:                            ## engine and server tests under ThreadSanitizer
 	@scripts/setup.sh --tests
@@ -32,19 +35,17 @@ tsan:                            ## engine and server tests under ThreadSanitize
 
 asan:                            ## all tests under AddressSanitizer and UBSan
 	@scripts/setup.sh --tests
-	@cmake -S . -B $(BUILD)-asan -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1" -DFATHOM_SANITIZE=address,undefined
+	@cmake -S . -B $(BUILD)-asan -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1" -DFATHOM_SANITIZE=address,undefined -DFATHOM_CUDA=OFF
 	@cmake --build $(BUILD)-asan -j $(JOBS)
 	@cd $(BUILD)-asan && LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp ctest --output-on-failure -LE long
 
-fuzz:                            ## libFuzzer targets in build-fuzz/bin
-	@scripts/setup.sh --dev
-	@CC=clang CXX=clang++ cmake -S . -B $(BUILD)-fuzz -G Ninja -DFATHOM_FUZZ=ON -DFATHOM_TESTS=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo
-	@cmake --build $(BUILD)-fuzz -j $(JOBS)
+fuzz:                            ## fuzz targets with clang, FUZZ_SECONDS each
+	@scripts/fuzz.sh $(BUILD)-fuzz $(FUZZ_SECONDS)
 
 format:
 	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format -i
 
-lint:                            ## clang-tidy and cppcheck
+lint:                            ## layout, layers, clang-tidy and cppcheck
 	@scripts/lint.sh $(BUILD)
 
 clean:

@@ -40,7 +40,7 @@ function(fathom_unite target)
   endif()
   set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
   # A source of a group is an included file for g++, which warns of anonymous namespaces in those.
-  target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-subobject-linkage>)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-subobject-linkage>)
   list(SORT ARGN)
   set(last_folder "")
   foreach(source ${ARGN})
@@ -76,10 +76,9 @@ endfunction()
 # g++ 12 sees std::string's own memcpy out of bounds (its bug 105651); as a precompiled header is
 # not a system header for it, it then says so.
 function(fathom_precompile_flags target)
-  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wno-array-bounds> $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict>
-      $<$<COMPILE_LANGUAGE:CXX>:-Wno-stringop-overflow> $<$<COMPILE_LANGUAGE:CXX>:-Wno-stringop-overread>)
-  endif()
+  foreach(warning array-bounds restrict stringop-overflow stringop-overread)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wno-${warning}>)
+  endforeach()
 endfunction()
 
 # fathom_headers(name): header-only folder.

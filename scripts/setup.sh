@@ -32,11 +32,11 @@ test_packages=(
   "chromium:tests of the chat page"
   "nginx-light:the server behind a proxy"
   "curl:the examples of docs/server.md"
+  "clang-format:layout"
 )
 dev_packages=(
   "clang:fuzz targets"
   "libclang-rt-14-dev:sanitizers and libFuzzer for clang"
-  "clang-format:layout"
   "clang-tidy:lint"
   "cppcheck:lint"
   "libbenchmark-dev:kernel benchmarks"

@@ -7,6 +7,6 @@ build=${1:-build}
 select=(-LE long)
 [ "${2:-}" = --long ] && select=(-L long)
 scripts/setup.sh --tests
-cmake -S . -B "$build" -G Ninja -DFATHOM_TESTS=ON
+scripts/configure.sh "$build" -DFATHOM_TESTS=ON
 cmake --build "$build" -j "$(nproc)"
-ctest --test-dir "$build" --output-on-failure "${select[@]}"
+ctest --test-dir "$build" --output-on-failure -j "$(nproc)" "${select[@]}"

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "bench/timing.h"
 #include "io/machine.h"
 #include "kernels/cpu_ops.h"
 #include "kernels/trace_ops.h"
@@ -18,10 +19,7 @@
 namespace fathom {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
+using Clock = BenchClock;
 
 // Counts the experts that steps are routed to.
 class RouteCounter : public TraceOps {
@@ -65,12 +63,6 @@ void touch(const Config& config, const Weights& weights, ThreadPool& pool) {
       sink.fetch_xor(sum);
     });
   });
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
 // The options' plan with sizes for the largest rows. The caller adds the pages.

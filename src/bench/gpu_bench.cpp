@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "base/units.h"
+#include "bench/timing.h"
 #include "cache/kv_pool.h"
 #include "kernels/gpu.h"
 #include "runtime/step_runner.h"
@@ -17,16 +18,9 @@
 namespace fathom {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using Clock = BenchClock;
 
-double ms_since(Clock::time_point begin) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
-}
-
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<int64_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
-}
+double ms_since(Clock::time_point begin) { return 1e3 * seconds_since(begin); }
 
 // What a figure measures.
 struct Key {

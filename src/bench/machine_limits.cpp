@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "bench/timing.h"
 #include "io/machine.h"
 #include "kernels/cpu/peak_rate.h"
 #include "tensor/buffer.h"
@@ -17,10 +18,7 @@
 namespace fathom {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
+using Clock = BenchClock;
 
 constexpr int64_t kReadGrain = 1 << 20;  // a thread's share starts on a huge page or half of one
 constexpr int kReadPasses = 7;

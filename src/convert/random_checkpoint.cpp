@@ -27,7 +27,7 @@ namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
 constexpr int64_t kPieceBytes = 4 << 20;
-constexpr int kMaxThreads = 64;
+constexpr int kMaxFillThreads = 64;
 
 // The config with the quantisation that `dtype` asks for.
 ordered_json with_dtype(const RandomOptions& o) {
@@ -130,7 +130,7 @@ class Maker {
         before.push_back(before.back() + static_cast<uint64_t>((pieces.back().end - r) * row));
       }
     }
-    int threads = std::clamp(o_.threads > 0 ? o_.threads : usable_processors(), 1, kMaxThreads);
+    int threads = std::clamp(o_.threads > 0 ? o_.threads : usable_processors(), 1, kMaxFillThreads);
     std::vector<std::vector<std::byte>> buffers(threads);
     RandomFiller filler(o_.seed, tensors_);
     {

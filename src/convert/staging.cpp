@@ -19,7 +19,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr const char* kFolder = ".convert-part";
-constexpr const char* kManifest = "plan.json";
+constexpr const char* kPlanFile = "plan.json";
 constexpr const char* kDone = "done";
 
 void write_all(int fd, const std::string& path, uint64_t at, const char* from, size_t bytes) {
@@ -116,7 +116,7 @@ Staging::Staging(const std::string& save, std::string manifest)
     close(lock_);
     fail("{}: another convert is writing there", save_);
   }
-  if (!fs::exists(path(kManifest)) || slurp(path(kManifest)) != manifest_) return;
+  if (!fs::exists(path(kPlanFile)) || slurp(path(kPlanFile)) != manifest_) return;
   resumable_ = true;
   std::string text = slurp(path(kDone));
   std::from_chars(text.data(), text.data() + text.size(), done_);
@@ -134,7 +134,7 @@ void Staging::restart() {
   fs::create_directory(path(""), error);
   if (error) fail("cannot create folder {}: {}", path(""), error.message());
   done_ = 0;
-  write_file(path(kManifest), manifest_);
+  write_file(path(kPlanFile), manifest_);
 }
 
 void Staging::note_done(uint64_t pieces) {

@@ -9,10 +9,10 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <boost/beast/core.hpp>
-#include <boost/beast/http.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core/buffers_range.hpp>
+#include <boost/beast/http/parser.hpp>
 #include <chrono>
 #include <deque>
 #include <nlohmann/json.hpp>
@@ -28,6 +28,7 @@ namespace asio = boost::asio;
 namespace beast = boost::beast;
 namespace http = beast::http;
 using asio::ip::tcp;
+using boost::system::error_code;
 using Json = nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
@@ -45,16 +46,13 @@ std::string request_body(const LoadTarget& target, const PlannedRequest& r) {
   return body.dump();
 }
 
-http::request<http::string_body> make_request(const LoadTarget& target, const std::string& path,
-                                              std::string body) {
-  http::request<http::string_body> r(http::verb::post, target.prefix + path, 11);
-  r.set(http::field::host, authority(target.host, target.port));
-  r.set(http::field::content_type, "application/json");
-  r.set(http::field::connection, "close");
-  if (!target.api_key.empty()) r.set(http::field::authorization, "Bearer " + target.api_key);
-  r.body() = std::move(body);
-  r.prepare_payload();
-  return r;
+std::string post(const LoadTarget& target, const std::string& path, const std::string& body) {
+  return fmt::format(
+      "POST {}{} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n"
+      "Connection: close\r\nContent-Length: {}\r\n{}\r\n{}",
+      target.prefix, path, authority(target.host, target.port), body.size(),
+      target.api_key.empty() ? "" : fmt::format("Authorization: Bearer {}\r\n", target.api_key),
+      body);
 }
 
 // What was seen of one answer, beside its result.
@@ -110,12 +108,112 @@ Clock::duration seconds(double s) {
   return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(s));
 }
 
+// The bytes of a body as they come, for Beast's parser.
+struct PieceBody {
+  using value_type = std::string;
+  class reader {
+   public:
+    template <bool isRequest, class Fields>
+    reader(http::header<isRequest, Fields>&, std::string& piece) : piece_(piece) {}
+    void init(const boost::optional<uint64_t>&, error_code& e) { e = {}; }
+    template <class Buffers>
+    size_t put(const Buffers& buffers, error_code& e) {
+      e = {};
+      size_t size = 0;
+      for (const asio::const_buffer buffer : beast::buffers_range_ref(buffers)) {
+        piece_.append(static_cast<const char*>(buffer.data()), buffer.size());
+        size += buffer.size();
+      }
+      return size;
+    }
+    void finish(error_code& e) { e = {}; }
+
+   private:
+    std::string& piece_;
+  };
+};
+
+// One request and its answer on a connection of their own, within a time limit. Beast parses what
+// is read here: its own asynchronous operations take the compiler half a minute.
+class Exchange {
+ public:
+  Exchange(asio::io_context& io, double limit_seconds) : line_(std::make_shared<Line>(io)) {
+    parser_.body_limit(boost::none);
+    parser_.eager(true);
+    line_->limit.expires_after(seconds(limit_seconds));
+    // The line may be gone when the limit is reached: its end was already in the queue then.
+    line_->limit.async_wait([line = std::weak_ptr<Line>(line_)](error_code e) {
+      const std::shared_ptr<Line> open = line.lock();
+      if (e || !open) return;
+      open->timed_out = true;
+      open->socket.close(e);
+    });
+  }
+
+  asio::awaitable<void> send(const tcp::resolver::results_type& endpoints,
+                             const std::string& request) {
+    error_code e;
+    co_await asio::async_connect(line_->socket, endpoints,
+                                 asio::redirect_error(asio::use_awaitable, e));
+    check(e);
+    line_->socket.set_option(tcp::no_delay(true), e);
+    check(e);
+    co_await asio::async_write(line_->socket, asio::buffer(request),
+                               asio::redirect_error(asio::use_awaitable, e));
+    check(e);
+  }
+
+  // The next bytes of the body, empty at its end. Throws system_error when the connection fails or
+  // ends too early.
+  asio::awaitable<std::string> read() {
+    std::string piece;
+    while (piece.empty() && !parser_.is_done()) {
+      error_code e;
+      const size_t size = co_await line_->socket.async_read_some(
+          asio::buffer(block_), asio::redirect_error(asio::use_awaitable, e));
+      if (e && (e != asio::error::eof || line_->timed_out)) check(e);
+      if (e) {
+        parser_.put_eof(e);
+        check(e);
+        break;
+      }
+      input_.append(block_.data(), size);
+      const size_t used = parser_.put(asio::buffer(input_), e);
+      input_.erase(0, used);
+      if (e != http::error::need_more) check(e);
+      piece = std::exchange(parser_.get().body(), {});
+    }
+    co_return piece;
+  }
+
+  int status() const { return head_done() ? parser_.get().result_int() : 0; }
+  bool head_done() const { return parser_.is_header_done(); }
+
+ private:
+  struct Line {
+    explicit Line(asio::io_context& io) : socket(io), limit(io) {}
+    tcp::socket socket;
+    asio::steady_timer limit;
+    bool timed_out = false;
+  };
+
+  void check(const error_code& e) const {
+    if (line_->timed_out) throw boost::system::system_error(asio::error::timed_out);
+    if (e) throw boost::system::system_error(e);
+  }
+
+  std::shared_ptr<Line> line_;
+  http::response_parser<PieceBody> parser_;
+  std::array<char, 16384> block_;
+  std::string input_;  // received, not taken by the parser yet
+};
+
 class LoadRun {
  public:
   LoadRun(const LoadTarget& target, const std::vector<PlannedRequest>& plan,
           const std::function<void(int)>& progress)
       : target_(target), plan_(plan), progress_(progress), results_(plan.size()) {
-    boost::system::error_code failed;
+    error_code failed;
     endpoints_ = tcp::resolver(io_).resolve(target.host, std::to_string(target.port), failed);
     if (failed) fail("{}: {}", target.host, failed.message());
   }
@@ -173,48 +271,35 @@ class LoadRun {
 
   asio::awaitable<void> converse(size_t i) {
     LoadResult& result = results_[i];
-    const http::request<http::string_body> request =
-        make_request(target_, target_.chat ? "/v1/chat/completions" : "/v1/completions",
-                     request_body(target_, plan_[i]));
-    beast::tcp_stream stream(io_);
-    stream.expires_after(seconds(target_.request_seconds));
+    const std::string request =
+        post(target_, target_.chat ? "/v1/chat/completions" : "/v1/completions",
+             request_body(target_, plan_[i]));
+    Exchange exchange(io_, target_.request_seconds);
     result.sent = now();
-    co_await stream.async_connect(endpoints_, asio::use_awaitable);
-    stream.socket().set_option(tcp::no_delay(true));
-    co_await http::async_write(stream, request, asio::use_awaitable);
-    co_await read_answer(stream, result);
+    co_await exchange.send(endpoints_, request);
+    co_await read_answer(exchange, result);
   }
 
-  asio::awaitable<void> read_answer(beast::tcp_stream& stream, LoadResult& result) {
-    beast::flat_buffer buffer;
-    http::response_parser<http::buffer_body> parser;
-    parser.body_limit(boost::none);
-    co_await http::async_read_header(stream, buffer, parser, asio::use_awaitable);
-    result.status = parser.get().result_int();
+  asio::awaitable<void> read_answer(Exchange& exchange, LoadResult& result) {
     SseReader events;
     Seen seen;
     std::string problem;
-    std::array<char, 16384> chunk;
-    while (!parser.is_done()) {
-      parser.get().body().data = chunk.data();
-      parser.get().body().size = chunk.size();
-      parser.get().body().more = true;
-      boost::system::error_code e;
-      co_await http::async_read_some(stream, buffer, parser,
-                                     asio::redirect_error(asio::use_awaitable, e));
-      if (e && e != http::error::need_buffer) {
-        if (e == http::error::end_of_stream && parser.is_done()) break;
-        if (result.status == 200 && e != beast::error::timeout)
-          fail("the stream broke off: {}", e.message());
-        throw boost::system::system_error(e);
+    try {
+      for (std::string piece; !(piece = co_await exchange.read()).empty();) {
+        result.status = exchange.status();
+        if (result.status != 200) {
+          problem.append(piece.substr(0, 300 - std::min<size_t>(300, problem.size())));
+          continue;
+        }
+        for (const std::string& data : events.feed(piece))
+          if (take_event(data, result, seen)) result.events.push_back(now());
       }
-      const std::string_view bytes(chunk.data(), chunk.size() - parser.get().body().size);
-      if (result.status != 200) {
-        problem.append(bytes.substr(0, 300 - std::min<size_t>(300, problem.size())));
-        continue;
-      }
-      for (const std::string& data : events.feed(bytes))
-        if (take_event(data, result, seen)) result.events.push_back(now());
+      result.status = exchange.status();
+    } catch (const boost::system::system_error& e) {
+      result.status = exchange.status();
+      if (result.status == 200 && e.code() != asio::error::timed_out)
+        fail("the stream broke off: {}", e.code().message());
+      throw;
     }
     if (result.status != 200)
       result.error = fmt::format("status {}: {}", result.status, problem);
@@ -238,23 +323,20 @@ class LoadRun {
   std::vector<LoadResult> results_;
 };
 
-// Asynchronous, although nothing else runs meanwhile: a stream's time limit holds for nothing else.
-asio::awaitable<double> ask_tokens_per_word(const LoadTarget& target,
-                                            tcp::resolver::results_type endpoints) {
+// Asynchronous, although nothing else runs meanwhile: a time limit holds for nothing else.
+asio::awaitable<double> ask_tokens_per_word(const LoadTarget& target, asio::io_context& io,
+                                            const tcp::resolver::results_type& endpoints) {
   constexpr int kSample = 400;
   constexpr double kUsual = 1.3;
-  beast::tcp_stream stream(co_await asio::this_coro::executor);
-  stream.expires_after(seconds(target.request_seconds));
-  co_await stream.async_connect(endpoints, asio::use_awaitable);
   Json body = {{"prompt", random_words(kSample, 1)}, {"add_special_tokens", false}};
   if (!target.model.empty()) body["model"] = target.model;
-  const http::request<http::string_body> request = make_request(target, "/tokenize", body.dump());
-  co_await http::async_write(stream, request, asio::use_awaitable);
-  beast::flat_buffer buffer;
-  http::response<http::string_body> answer;
-  co_await http::async_read(stream, buffer, answer, asio::use_awaitable);
-  const Json reply = Json::parse(answer.body(), nullptr, false);
-  if (answer.result() != http::status::ok || !reply.is_object()) co_return kUsual;
+  const std::string request = post(target, "/tokenize", body.dump());
+  Exchange exchange(io, target.request_seconds);
+  co_await exchange.send(endpoints, request);
+  std::string answer;
+  for (std::string piece; !(piece = co_await exchange.read()).empty();) answer += piece;
+  const Json reply = Json::parse(answer, nullptr, false);
+  if (exchange.status() != 200 || !reply.is_object()) co_return kUsual;
   co_return std::max(0.1, reply.value("count", kUsual * kSample) / kSample);
 }
 
@@ -294,7 +376,7 @@ double measure_tokens_per_word(const LoadTarget& target) {
   std::exception_ptr problem;
   try {
     const auto endpoints = tcp::resolver(io).resolve(target.host, std::to_string(target.port));
-    asio::co_spawn(io, ask_tokens_per_word(target, endpoints),
+    asio::co_spawn(io, ask_tokens_per_word(target, io, endpoints),
                    [&](std::exception_ptr p, double tokens) {
                      problem = std::move(p);
                      result = tokens;

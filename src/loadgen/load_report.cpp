@@ -9,7 +9,7 @@
 namespace fathom::loadgen {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 double percentile(std::span<const double> sorted, double share) {
   const double at = share * static_cast<double>(sorted.size() - 1);
@@ -37,7 +37,7 @@ Times times_of(std::span<const LoadResult> results) {
   return t;
 }
 
-Json spread_json(const Spread& s) {
+OrderedJson spread_json(const Spread& s) {
   return {{"count", s.count}, {"mean", s.mean}, {"p50", s.p50},
           {"p95", s.p95},     {"p99", s.p99},   {"max", s.max}};
 }
@@ -176,7 +176,7 @@ std::string table_of(const LoadReport& r) {
 
 std::string json_of(const LoadReport& r, const LoadOptions& o, const LoadTarget& t,
                     std::span<const LoadResult> results) {
-  Json j;
+  OrderedJson j;
   j["target"] = {
       {"host", t.host}, {"port", t.port}, {"chat", t.chat}, {"max_concurrency", t.max_concurrency}};
   j["load"] = {{"requests", o.requests},           {"rate", o.rate},
@@ -198,19 +198,19 @@ std::string json_of(const LoadReport& r, const LoadOptions& o, const LoadTarget&
   j["time_per_output_token"] = spread_json(r.per_token);
   j["whole_request"] = spread_json(r.whole);
   j["errors"] = r.errors;
-  Json& list = j["requests"] = Json::array();
+  OrderedJson& list = j["requests"] = OrderedJson::array();
   for (const LoadResult& one : results) {
-    Json entry = {{"planned", one.planned},
-                  {"sent", one.sent},
-                  {"end", one.end},
-                  {"status", one.status},
-                  {"prompt_tokens", one.prompt_tokens},
-                  {"output_tokens", one.output_tokens}};
+    OrderedJson entry = {{"planned", one.planned},
+                         {"sent", one.sent},
+                         {"end", one.end},
+                         {"status", one.status},
+                         {"prompt_tokens", one.prompt_tokens},
+                         {"output_tokens", one.output_tokens}};
     if (!one.events.empty()) entry["first_token"] = one.events.front();
     if (!one.error.empty()) entry["error"] = one.error;
     list.push_back(std::move(entry));
   }
-  return j.dump(2, ' ', false, Json::error_handler_t::replace);
+  return j.dump(2, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
 std::string svg_of(const LoadReport& report, std::span<const LoadResult> results) {

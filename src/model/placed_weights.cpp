@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t kAlign = 256;  // of every array, but not of those after the first of a group
 constexpr float kCodeDeviation = 64.0f;  // of random e4m3 codes
 
-int64_t blocks(int64_t n) { return (n + kFp8Block - 1) / kFp8Block; }
+int64_t fp8_blocks(int64_t n) { return (n + kFp8Block - 1) / kFp8Block; }
 
 // Elements [begin, end) of a matrix, row by row, as bf16.
 void write_bf16(const QWeight& w, int64_t begin, int64_t end, std::byte* to) {
@@ -127,9 +127,9 @@ class Placement {
     align();
     for (const Pair& p : pairs)
       if (p.to->is_fp8()) {
-        p.to->scale_stride = blocks(p.to->cols);
+        p.to->scale_stride = fp8_blocks(p.to->cols);
         p.to->pow2_scale = p.from->pow2_scale;
-        const int64_t n = blocks(p.to->rows) * p.to->scale_stride;
+        const int64_t n = fp8_blocks(p.to->rows) * p.to->scale_stride;
         p.to->scale = floats(p.from->scale, n, scales, p.to->cols);
       }
   }

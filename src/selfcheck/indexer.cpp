@@ -11,7 +11,7 @@ namespace {
 
 // Relative error of a whole vector: float32 angles in exact, roundings to bf16, and e4m3's own
 // error (a thirty-second, root mean square) in fp8.
-constexpr double kVectorLimit[] = {1e-4, 0x1p-7, 0x1p-4};
+constexpr double kSelectionLimit[] = {1e-4, 0x1p-7, 0x1p-4};
 
 struct Worst {
   double error[3] = {0, 0, 0};
@@ -185,10 +185,10 @@ void check_indexer_formulas(CheckContext& c) {
     check_query(stage, c.config, numerics, query);
     check_key(stage, c.config, numerics, key);
   }
-  c.add("selection.query", query_words, query.figure(), limit_text(kVectorLimit),
-        query.within(kVectorLimit));
-  c.add("selection.key", key_words, key.figure(), limit_text(kVectorLimit),
-        key.within(kVectorLimit));
+  c.add("selection.query", query_words, query.figure(), limit_text(kSelectionLimit),
+        query.within(kSelectionLimit));
+  c.add("selection.key", key_words, key.figure(), limit_text(kSelectionLimit),
+        key.within(kSelectionLimit));
 }
 
 void check_selection(CheckContext& c) {

@@ -9,7 +9,7 @@ namespace fathom {
 namespace {
 
 using Json = nlohmann::json;
-using At = JsonAt<Json>;
+using TokenizerAt = JsonAt<Json>;
 
 // Splits nest one recursion deep each.
 constexpr size_t kMaxSplits = 64;
@@ -18,7 +18,7 @@ constexpr size_t kMaxSplits = 64;
 constexpr std::string_view kByteLevelPattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-void read_normalizer(const At& at) {
+void read_normalizer(const TokenizerAt& at) {
   if (at.null()) return;
   const std::string& type = at.at("type").string();
   // DeepSeek's file has a sequence of nothing.
@@ -26,17 +26,17 @@ void read_normalizer(const At& at) {
   fail("{}: expected none, found '{}' (the family's text is not normalized)", at.path(), type);
 }
 
-SplitPattern read_pattern(const At& at) {
+SplitPattern read_pattern(const TokenizerAt& at) {
   const Json& object = at.object();
   if (object.contains("Regex")) return {at.at("Regex").string(), true};
   return {at.at("String").string(), false};
 }
 
-void read_pre_tokenizer(const At& at, TokenizerSpec& spec, bool& byte_level) {
+void read_pre_tokenizer(const TokenizerAt& at, TokenizerSpec& spec, bool& byte_level) {
   const std::string& type = at.at("type").string();
   if (byte_level) fail("{}: expected nothing after ByteLevel, found '{}'", at.path(), type);
   if (type == "Sequence") {
-    const At list = at.at("pretokenizers");
+    const TokenizerAt list = at.at("pretokenizers");
     const size_t size = list.array_size();
     if (size > kMaxSplits) fail("{}: expected at most {}, found {}", list.path(), kMaxSplits, size);
     for (size_t i = 0; i < size; ++i) {
@@ -67,18 +67,18 @@ void read_pre_tokenizer(const At& at, TokenizerSpec& spec, bool& byte_level) {
 }
 
 // Ids of a TemplateProcessing's special tokens around a single text ("A").
-void read_template(const At& at, TokenizerSpec& spec) {
-  const At single = at.at("single");
-  const At tokens = at.at("special_tokens");
+void read_template(const TokenizerAt& at, TokenizerSpec& spec) {
+  const TokenizerAt single = at.at("single");
+  const TokenizerAt tokens = at.at("special_tokens");
   bool after_text = false;
   for (size_t i = 0; i < single.array_size(); ++i) {
-    const At item = single.at(i);
+    const TokenizerAt item = single.at(i);
     if (item.object().contains("Sequence")) {
       if (after_text) fail("{}: expected one Sequence, found two", single.path());
       after_text = true;
       continue;
     }
-    const At ids = tokens.at(item.at("SpecialToken").at("id").string()).at("ids");
+    const TokenizerAt ids = tokens.at(item.at("SpecialToken").at("id").string()).at("ids");
     for (size_t k = 0; k < ids.array_size(); ++k) {
       (after_text ? spec.suffix_ids : spec.prefix_ids).push_back(ids.at(k).integer(0, kMaxTokenId));
     }
@@ -86,13 +86,13 @@ void read_template(const At& at, TokenizerSpec& spec) {
   if (!after_text) fail("{}: expected a Sequence, found none", single.path());
 }
 
-void read_post_processor(const At& at, TokenizerSpec& spec) {
+void read_post_processor(const TokenizerAt& at, TokenizerSpec& spec) {
   if (at.null()) return;
   const std::string& type = at.at("type").string();
   if (type == "ByteLevel") return;  // only moves offsets about; ids stay
   if (type == "TemplateProcessing") return read_template(at, spec);
   if (type == "Sequence") {
-    const At list = at.at("processors");
+    const TokenizerAt list = at.at("processors");
     for (size_t i = 0; i < list.array_size(); ++i) {
       const std::string& inner = list.at(i).at("type").string();
       if (inner == "ByteLevel") continue;
@@ -107,10 +107,10 @@ void read_post_processor(const At& at, TokenizerSpec& spec) {
   fail("{}.type: expected ByteLevel or TemplateProcessing, found '{}'", at.path(), type);
 }
 
-void read_added_tokens(const At& at, TokenizerSpec& spec) {
+void read_added_tokens(const TokenizerAt& at, TokenizerSpec& spec) {
   if (at.null()) return;
   for (size_t i = 0; i < at.array_size(); ++i) {
-    const At item = at.at(i);
+    const TokenizerAt item = at.at(i);
     AddedToken token;
     token.id = item.at("id").integer(0, kMaxTokenId);
     token.content = item.at("content").string();
@@ -128,7 +128,7 @@ void read_added_tokens(const At& at, TokenizerSpec& spec) {
   }
 }
 
-void read_merges(const At& at, TokenizerSpec& spec) {
+void read_merges(const TokenizerAt& at, TokenizerSpec& spec) {
   const size_t size = at.array_size();
   spec.merges.reserve(size);
   for (size_t i = 0; i < size; ++i) {
@@ -151,21 +151,21 @@ void read_merges(const At& at, TokenizerSpec& spec) {
   }
 }
 
-void read_model(const At& at, TokenizerSpec& spec) {
+void read_model(const TokenizerAt& at, TokenizerSpec& spec) {
   const std::string& type = at.at("type").null() ? "BPE" : at.at("type").string();
   if (type != "BPE") fail("{}.type: expected 'BPE', found '{}'", at.path(), type);
   if (!at.at("dropout").null() && at.at("dropout").value() != 0.0) {
     fail("{}.dropout: expected none, found {}", at.path(), at.at("dropout").value().dump());
   }
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-    const At affix = at.at(key);
+    const TokenizerAt affix = at.at(key);
     if (!affix.null() && !affix.string().empty()) {
       fail("{}: expected none, found '{}'", affix.path(), affix.string());
     }
   }
   spec.ignore_merges = at.at("ignore_merges").boolean_or(false);
 
-  const At vocab = at.at("vocab");
+  const TokenizerAt vocab = at.at("vocab");
   spec.vocab.reserve(vocab.object().size());
   for (const auto& [token, id] : vocab.object().items()) {
     if (!id.is_number_integer()) vocab.at(token).expect(false, "an id");
@@ -181,7 +181,7 @@ void read_model(const At& at, TokenizerSpec& spec) {
 
 TokenizerSpec parse_tokenizer_spec(std::string_view json_text, std::string_view where) {
   const Json document = parse_json<Json>(json_text, where);
-  const At root(document, fmt::format("{}: ", where));
+  const TokenizerAt root(document, fmt::format("{}: ", where));
   TokenizerSpec spec;
   read_normalizer(root.at("normalizer"));
   bool byte_level = false;

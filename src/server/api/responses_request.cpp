@@ -38,7 +38,7 @@ void echo_tools(const JsonField& root, const ToolUse& use, ResponsesRequest& req
   echo["tool_choice"] = choice.null() ? OrderedJson("auto") : choice.value();
 }
 
-bool read_thinking(const JsonField& root, OrderedJson& echo) {
+bool read_reasoning(const JsonField& root, OrderedJson& echo) {
   const JsonField reasoning = root.at("reasoning");
   std::string effort;
   if (!reasoning.null()) effort = string_or(reasoning.at("effort"), "");
@@ -150,7 +150,7 @@ ResponsesRequest read_responses_request(const OrderedJson& body, const ServiceOp
   OrderedJson& r = request.response;
   r = empty_response(root, options, id);
   generation.id = id;
-  request.chat.thinking = read_thinking(root, r);
+  request.chat.thinking = read_reasoning(root, r);
   apply_tools(tools, request.chat);
   echo_tools(root, tools, request);
   const OrderedJson format = apply_format(root, Protocol::responses, request.chat);

@@ -104,7 +104,7 @@ std::optional<Failure> unzstd_body(std::string_view body, size_t most, std::stri
   });
 }
 
-std::string lower(std::string_view text) {
+std::string lower_case(std::string_view text) {
   std::string out(text);
   std::transform(out.begin(), out.end(), out.begin(), [](char c) {
     return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
@@ -115,7 +115,7 @@ std::string lower(std::string_view text) {
 }  // namespace
 
 std::optional<Failure> decode_body(std::string_view coding, size_t most, std::string& body) {
-  std::string name = lower(coding);
+  std::string name = lower_case(coding);
   if (name == "x-gzip") name = "gzip";  // RFC 9110, 8.4.1.3
   if (name.empty() || name == "identity") return std::nullopt;
   if (name != "gzip" && name != "deflate" && name != "zstd") {
