@@ -6,7 +6,7 @@
 #   --build FOLDER     where to build (default: build)
 #   --packages FOLDER  build with the libraries in FOLDER's .deb files, on a machine that has none of
 #                      them installed (scripts/setup.sh --download FOLDER fetches them elsewhere)
-#   --prebuilt FOLDER  build nothing: FOLDER/bin has fathom, test_cuda and test_runtime, built from
+#   --prebuilt FOLDER  build nothing: FOLDER/bin has fathom, test_cuda, test_runtime and test_selfcheck, built from
 #                      sources at this very path (the tests find their data by it)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -90,12 +90,12 @@ else
     echo "gpu_check.sh: where libraries are missing, scripts/setup.sh --tests installs them; without a network use --packages" >&2
   judge configure
   [ $failed -eq 0 ] || finish
-  limited build 600 ninja -C "$build" fathom test_cuda test_runtime
+  limited build 600 ninja -C "$build" fathom test_cuda test_runtime test_selfcheck
   judge build
   [ $failed -eq 0 ] || finish
   bin=$build/bin
 fi
-for program in fathom test_cuda test_runtime; do
+for program in fathom test_cuda test_runtime test_selfcheck; do
   [ -x "$bin/$program" ] || { echo "gpu_check.sh: $bin/$program is missing" >&2; exit 1; }
 done
 
@@ -118,6 +118,8 @@ limited kernels 200 "$bin/test_cuda" --gtest_brief=1
 judge kernels
 limited model 200 "$bin/test_runtime" '--gtest_filter=*Gpu*' --gtest_brief=1
 judge model
+limited proofs 100 "$bin/test_selfcheck" '--gtest_filter=*Gpu*' --gtest_brief=1
+judge proofs
 
 if [ $gpu -eq 0 ]; then
   printf "\nno usable GPU here: nothing of the CUDA backend was run, only what needs none\n"
