@@ -5,14 +5,15 @@ import path from 'node:path';
 import { test } from 'node:test';
 import * as h from './helpers.mjs';
 
+// Claude Code asks for reasoning, which the script has to end.
 const played = h.play([
   { if: 'the word is plover', say: 'The file says plover.' },
-  { if: 'Read the note', say: h.call('Bash', { command: 'cat note.txt', description: 'Reads' }) },
-  { say: 'Hello from the script.' },
+  { if: 'Read the note', say: `Fine.</think>${h.call('Bash', { command: 'cat note.txt', description: 'Reads' })}` },
+  { say: 'Fine.</think>Hello from the script.' },
 ]);
 
 async function claude(args) {
-  const result = await h.run_agent(played, '.bin/claude', ['-p', ...args], {
+  const result = await h.run_agent(played, '@anthropic-ai/claude-code-linux-x64/claude', ['-p', ...args], {
     env: {
       ANTHROPIC_BASE_URL: played.url,
       ANTHROPIC_AUTH_TOKEN: 'none',

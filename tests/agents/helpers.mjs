@@ -73,6 +73,7 @@ export async function run_agent(played, program, args, { env = {}, input = '' } 
       },
       (error, stdout, stderr) => resolve({ code: error?.code ?? 0, stdout, stderr }),
     );
+    child.stdin.on('error', () => {}); // a program may end without having read it
     child.stdin.end(input);
   });
 }
