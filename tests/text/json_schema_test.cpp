@@ -34,7 +34,7 @@ TEST(JsonSchema, RefusalsNameThePlace) {
        "schema.patternProperties: enforced only as a single pattern without properties"},
       {R"j({"allOf":[]})j", "schema.allOf: expected a list of one schema or more"},
       {R"j({"allOf":[{"pattern":"a"},{"pattern":"b"}]})j",
-       "schema.pattern: two different pattern of one value are not supported"},
+       "schema.allOf[1].pattern: two different pattern of one value are not supported"},
       {R"j({"type":"text"})j",
        "schema.type: expected one of object, array, string, number, integer, boolean, null, or a "
        "list of them, found \"text\""},
