@@ -18,6 +18,11 @@ export const call = (name, args) =>
 // Starts the scripted server before the tests of a file; `tokens_per_second` 0: as fast as it can.
 export function play(script, { context = 131072, tokens_per_second = 0 } = {}) {
   const played = { log: () => '' };
+  // For hooks of a test's own, which begin beside this one.
+  let tell;
+  played.ready = new Promise((resolve) => {
+    tell = resolve;
+  });
   before(async () => {
     played.home = await mkdtemp(path.join(tmpdir(), 'fathom-agents-'));
     const file = path.join(played.home, 'script.json');
@@ -40,6 +45,7 @@ export function play(script, { context = 131072, tokens_per_second = 0 } = {}) {
       played.child.stderr.setEncoding('utf8').on('data', read);
       played.child.once('exit', (code) => reject(new Error(`the server ended (${code}):\n${text}`)));
     });
+    tell();
   });
   after(async () => {
     played.child?.kill('SIGTERM');

@@ -13,6 +13,7 @@ const port = 20000 + (process.pid % 20000);
 let nginx;
 
 before(async () => {
+  await played.ready;
   const file = path.join(played.home, 'nginx.conf');
   await writeFile(
     file,

@@ -83,7 +83,10 @@ function join_events(text) {
   const texts = (value) => {
     if (typeof value === 'string') return value;
     if (value === null || typeof value !== 'object') return '';
-    return Object.values(value).map(texts).join('');
+    // What kind of delta it is stands in each of them.
+    return Object.entries(value)
+      .map(([key, member]) => (key === 'type' ? '' : texts(member)))
+      .join('');
   };
   for (const line of text.split('\n')) {
     if (!line.startsWith('data: ')) continue;
@@ -106,7 +109,7 @@ export function essence(text) {
   if (/^data: /m.test(text)) return join_events(text);
   return text
     .replace(/\b(chatcmpl-|cmpl-|resp_|msg_|rs_|fc_|call_|toolu_|req_)[0-9a-f]+/g, '$1X')
-    .replace(/"(created|created_at)":\d+/g, '"$1":0')
+    .replace(/"(created|created_at)":(\d+|"[^"]*Z")/g, '"$1":0')
     .replace(/"(cached_tokens|input_tokens|cache_read_input_tokens)":\d+/g, '"$1":0')
     .replace(/"system_fingerprint":"[^"]*"/g, '"system_fingerprint":"X"')
     .replace(/^((?:vllm|fathom):\S+) .*$/gm, '$1 N');
