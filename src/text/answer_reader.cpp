@@ -68,7 +68,9 @@ bool AnswerReader::push_marker(int32_t token, Events& pieces, bool may_stop) {
 }
 
 void AnswerReader::finish(Events& pieces, bool cut) {
-  const std::string text = decoder_.flush();
+  std::string text = decoder_.flush();
+  // Half a character at the end of a call that was cut is no part of its arguments.
+  if (cut && !message_.tool_calls.empty()) text.clear();
   text_bytes_ += text.size();
   if (options_.chat) {
     take(parser_.feed(text), pieces, true);
