@@ -1,7 +1,5 @@
 #include "cli/options.h"
 
-#include <fmt/ranges.h>
-
 #include <charconv>
 
 #include "base/error.h"
@@ -12,20 +10,18 @@
 namespace fathom::cli {
 namespace {
 
-// An option under several names. The help shows the first and names the others; each is an option
-// of its own, so that a message about a value speaks of the name that was used.
+// An option under several names, each an option of its own, so that a message about a value speaks
+// of the name that was used. The help lists the other names in a group of their own: CLI11 leaves a
+// hidden option's name out of its messages.
 template <class T>
-void add_named(CLI::App& command, std::vector<std::string> names, T& value,
+void add_named(CLI::App& command, const std::vector<std::string>& names, T& value,
                const std::string& description, const CLI::Validator& check) {
-  const std::string others = fmt::format("{}", fmt::join(names.begin() + 1, names.end(), ", "));
-  CLI::Option* first = nullptr;
-  for (const std::string& name : names) {
-    CLI::Option* option = command.add_option(name, value, description)->check(check);
-    if (first)
-      option->group("")->excludes(first);
-    else
-      (first = option)->description(description + "; also " + others);
-  }
+  CLI::Option* first = command.add_option(names.front(), value, description)->check(check);
+  for (size_t i = 1; i < names.size(); ++i)
+    command.add_option(names[i], value, "the same as " + names.front())
+        ->check(check)
+        ->group("Other names")
+        ->excludes(first);
 }
 
 }  // namespace

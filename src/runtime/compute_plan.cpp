@@ -20,8 +20,9 @@ std::string describe(const Config& config, const ComputePlan& p) {
   const AttentionMode attention = config.has_indexer() ? p.attention : AttentionMode::dense;
   const int threads = p.threads > 0 ? p.threads : usable_processors();
   return fmt::format(
-      "{}, {} numerics, {} cache, {} attention{}, {} thread{}; steps of {} tokens, context {}, {} "
-      "sequence{}, {} of index scores, rank {} of {}",
+      "{}, {} numerics, {} cache, {} attention{}, {} thread{}; steps of {} tokens, context {} "
+      "tokens, "
+      "{} sequence{}, {} of index scores, rank {} of {}",
       name_of(p.device), name_of(p.numerics), name_of(p.latent_format()), name_of(attention),
       p.batch_invariant ? " (batch-invariant)" : "", threads, threads == 1 ? "" : "s",
       p.step_tokens, p.context, p.sequences, p.sequences == 1 ? "" : "s",
