@@ -160,6 +160,7 @@ test('MCP: tools of a server are offered, called and answered', async () => {
   const ask = {
     model: h.model,
     temperature: 0,
+    max_output_tokens: 100,
     tools: [
       {
         type: 'namespace',
@@ -191,6 +192,6 @@ test('MCP: tools of a server are offered, called and answered', async () => {
     ...ask,
     input: [...input, call, { type: 'function_call_output', call_id: call.call_id, output }],
   });
-  assert.equal(second.status, 'completed');
+  assert.ok(['completed', 'incomplete'].includes(second.status), second.status);
   await client.close();
 });
