@@ -156,8 +156,8 @@ class Validator {
         if (!why.empty()) return "the name " + key + ": " + why;
       }
       bool matched = false;
-      for (const auto& [pattern, rule] :
-           s.value("patternProperties", OrderedJson::object()).items()) {
+      const OrderedJson patterns = s.value("patternProperties", OrderedJson::object());
+      for (const auto& [pattern, rule] : patterns.items()) {
         if (!std::regex_search(key, std::regex(pattern))) continue;
         matched = true;
         const std::string why = check(member, rule, depth + 1);
