@@ -127,7 +127,7 @@ TEST_F(GenerateTest, FileOfPromptsIsOneBatch) {
 // One name for a size in every command; former names and vLLM's say the same. The plan is printed.
 TEST_F(GenerateTest, SizesHaveOneNameAndTheOthersStay) {
   const std::string prompts = file("p", "Hello!\n");
-  const std::string want = "steps of 3 tokens, context 100,";
+  const std::string want = "steps of 3 tokens, context 100 tokens,";
   for (const char* names : {"--step-tokens 3 --context 100", "--chunk 3 --max-context 100",
                             "--max-num-batched-tokens 3 --max-model-len 100"}) {
     Ran r = generate("--max-new-tokens 4 --input-file " + prompts + " " + names);
