@@ -105,10 +105,9 @@ ComputePlan ComputeOptions::plan() const {
                : numerics == "bf16"       ? Numerics::bf16
                : numerics == "fp8" || gpu ? Numerics::fp8
                                           : Numerics::bf16;
-  p.cache_format = kv == "f32"    ? KvFormat::f32
-                   : kv == "bf16" ? KvFormat::bf16
-                   : kv == "fp8"  ? KvFormat::fp8
-                                  : default_kv_format(p.numerics);
+  // Not asked for: it follows the numerics, also where a command runs several.
+  if (!kv.empty())
+    p.cache_format = kv == "f32" ? KvFormat::f32 : kv == "bf16" ? KvFormat::bf16 : KvFormat::fp8;
   p.attention = attention == "dense" ? AttentionMode::dense : AttentionMode::sparse;
   if (!gpu) p.kernels = pick_cpu_kernels(kernels).name;
   p.threads = threads > 0 ? threads : usable_processors();

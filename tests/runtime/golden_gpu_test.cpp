@@ -44,17 +44,17 @@ class GoldenGpuFile : public WithGpu, public testing::WithParamInterface<File> {
 
 // As the CPU's kernels but the fastest, one row in a near-tie may be spared.
 TEST_P(GoldenGpuFile, IsAsCloseAsItsNumericsCanBe) {
-  expect_within_floor(golden(), gpu_options(numerics()), true);
+  expect_within_floor(golden(), gpu_options(numerics()), 1);
 }
 
 TEST_P(GoldenGpuFile, IsAsCloseWithPromptsInChunks) {
-  expect_within_floor(golden(), gpu_options(numerics(), 100), true);
+  expect_within_floor(golden(), gpu_options(numerics(), 100), 1);
 }
 
 TEST_P(GoldenGpuFile, IsAsCloseWhenBatchInvariant) {
   EvalOptions o = gpu_options(numerics());
   o.compute.batch_invariant = true;
-  expect_within_floor(golden(), o, true);
+  expect_within_floor(golden(), o, 1);
 }
 
 TEST_P(GoldenGpuFile, MtpBlockIsAsCloseAsTheCpus) {
