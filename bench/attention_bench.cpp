@@ -47,7 +47,7 @@ class Step {
     const KvFormat kv = n == Numerics::exact  ? KvFormat::f32
                         : n == Numerics::bf16 ? KvFormat::bf16
                                               : KvFormat::fp8;
-    w_.max_tokens = tokens, w_.max_context = context, w_.hidden = 384, w_.max_intermediate = 128;
+    w_.step_tokens = tokens, w_.context = context, w_.hidden = 384, w_.max_intermediate = 128;
     w_.heads = shape.heads, w_.nope = K::kNope, w_.rope = K::kRope, w_.value = K::kValue;
     w_.latent = K::kLatent, w_.q_rank = 256, w_.vocab = 128;
     w_.index_heads = shape.index_heads, w_.index_dim = K::kIndex, w_.index_topk = shape.topk;

@@ -51,7 +51,7 @@ struct Fp8Weights {
 
 struct Bench {
   explicit Bench(int threads) : pool(threads) {
-    workload.max_tokens = 512;
+    workload.step_tokens = 512;
     workload.hidden = 7168;
     workload.max_intermediate = 18432;
     workload.heads = 128;
