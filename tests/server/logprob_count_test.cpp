@@ -21,12 +21,18 @@ class LogprobCountTest : public OpenAiTest {
     const size_t all = tokenizer().encode("Tea for two").size();
     const std::string stop_id =
         fmt::format(R"(, "stop_token_ids": [{}])", tokenizer().encode(" two").at(0));
+    // What the first `count` tokens of an answer spell.
+    const auto first = [this](const std::string& text, size_t count) {
+      std::vector<int32_t> ids = tokenizer().encode(text, false);
+      ids.resize(std::min(count, ids.size()));
+      return tokenizer().decode(ids);
+    };
     return {
         {"end of sentence", "", "Tea for two", all + 1, "Tea for two"},
         {"at once", "", "", 1, ""},
         {"at once, of one token", R"(, "max_tokens": 1)", "", 1, ""},
-        {"one token", R"(, "max_tokens": 1)", "Tea", 1, "Tea"},
-        {"length", R"(, "max_tokens": 2)", "Tea for two", 2, "Tea for"},
+        {"one token", R"(, "max_tokens": 1)", "Tea", 1, first("Tea", 1)},
+        {"length", R"(, "max_tokens": 2)", "Tea for two", 2, first("Tea for two", 2)},
         {"stop id", stop_id, "Tea for two", all, "Tea for"},
         {"stop text", R"(, "stop": " for")", "Tea for two", 0, "Tea"},
         {"stop text of several tokens", R"(, "stop": " for two")", "Tea for two", 0, "Tea"},
@@ -36,7 +42,8 @@ class LogprobCountTest : public OpenAiTest {
         {"half a character", R"(, "max_tokens": 1)", "☕", 1, "\uFFFD"},
         {"past the end of sentence", R"(, "ignore_eos": true, "max_tokens": 3)",
          "a<｜end▁of▁sentence｜>b", 3, "ab"},
-        {"special tokens", "", "a<｜User｜>b<｜Assistant｜>", 5, "ab"},
+        {"added tokens that are not special", "", "a<｜User｜>b<｜Assistant｜>", 5,
+         "a<｜User｜>b<｜Assistant｜>"},
     };
   }
 

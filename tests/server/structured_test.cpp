@@ -26,13 +26,22 @@ class StructuredTest : public OpenAiTest {
     add_anthropic_routes(router, service);
   }
 
+  // As the base's, and leaves the constraint to may_answer().
+  void answer_with(const std::string& text) {
+    author = [this, ids = tokenizer().encode(text, false)](const Request& r) {
+      requests.push_back(r);
+      requests.back().sink = nullptr;
+      return Script{ids, {}, false};
+    };
+  }
+
   // Whether the answer to the last request may be `text`.
   bool may_answer(const std::string& text) {
     EXPECT_TRUE(requests.back().constraint) << "any answer is allowed";
     if (!requests.back().constraint) return true;
     // The text is tried on a request of its own: a constraint goes along one answer.
     const auto constraint = requests.back().constraint;
-    std::vector<int32_t> ids = tokenizer().encode(text);
+    std::vector<int32_t> ids = tokenizer().encode(text, false);
     ids.push_back(eos());
     for (const int32_t id : ids) {
       const auto mask = constraint->allowed();

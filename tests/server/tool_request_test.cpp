@@ -44,7 +44,7 @@ TEST(ToolRequest, OneToolInEveryProtocol) {
       {Protocol::responses,
        R"({"tools": [{"type": "function", "name": "f", "description": "D", "strict": null,
            "parameters": {"type": "object"}}]})",
-       "tools[0].parameters", true},
+       "tools[0].parameters", false},
       {Protocol::messages,
        R"({"tools": [{"name": "f", "description": "D", "strict": true, "defer_loading": false,
            "cache_control": {"type": "ephemeral"}, "input_schema": {"type": "object"}}]})",

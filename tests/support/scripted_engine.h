@@ -24,6 +24,7 @@ namespace fathom::testing {
 struct Script {
   std::vector<int32_t> tokens;
   std::string error = {};  // not empty: instead of the stop token the request fails with it
+  bool obeys = true;       // keeps to the request's constraint, which it uses up
 };
 
 class ScriptedEngine final : public TokenEngine {
@@ -229,7 +230,7 @@ class ScriptedEngine final : public TokenEngine {
       token = play.script.tokens[play.next++];
     else if (!r.stop_ids.empty())
       token = r.stop_ids.front();
-    if (r.constraint) token = constrained(*r.constraint, token);
+    if (r.constraint && play.script.obeys) token = constrained(*r.constraint, token);
     if (play.stats.generated_tokens++ == 0) {
       play.first = Clock::now();
       play.stats.first_token_seconds =

@@ -16,6 +16,13 @@ class Validator {
  public:
   explicit Validator(const OrderedJson& root) : root_(root) {}
 
+  // JavaScript takes a dash behind a class escape, as in [\w-.], for itself; std::regex does not.
+  static std::regex regex_of(std::string pattern) {
+    for (size_t at = 0; (at = pattern.find("\\w-", at)) != pattern.npos; at += 4)
+      pattern.insert(at + 2, "\\");
+    return std::regex(pattern);
+  }
+
   // Empty if it does; else why not.
   std::string check(const OrderedJson& value) const { return check(value, root_, 0); }
 
@@ -118,7 +125,7 @@ class Validator {
     if (first_invalid_utf8(v)) return "not UTF-8";
     if (s.contains("minLength") && characters(v) < s["minLength"]) return v + " too short";
     if (s.contains("maxLength") && characters(v) > s["maxLength"]) return v + " too long";
-    if (s.contains("pattern") && !std::regex_search(v, std::regex(s["pattern"].get<std::string>())))
+    if (s.contains("pattern") && !std::regex_search(v, regex_of(s["pattern"])))
       return v + " does not match " + s["pattern"].dump();
     return "";
   }
@@ -158,7 +165,7 @@ class Validator {
       bool matched = false;
       const OrderedJson patterns = s.value("patternProperties", OrderedJson::object());
       for (const auto& [pattern, rule] : patterns.items()) {
-        if (!std::regex_search(key, std::regex(pattern))) continue;
+        if (!std::regex_search(key, regex_of(pattern))) continue;
         matched = true;
         const std::string why = check(member, rule, depth + 1);
         if (!why.empty()) return "." + key + ": " + why;
