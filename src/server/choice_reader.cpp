@@ -41,17 +41,16 @@ void ChoiceReader::take(KeptToken token, GenerationEvent& event) {
   // the engine is shutting down.
   if (token.finish == Finish::cancelled)
     return fail({503, "the server is shutting down: the answer is not complete"}, event);
-  if (token.finish != Finish::none && !reader_.stopped()) {
-    const bool cut = token.finish == Finish::length;
-    reader_.finish(event.pieces, cut);
-  }
+  // An answer that the limit cut is one even where the end of its text closes a partial call.
+  const bool cut = token.finish == Finish::length && !reader_.stopped();
+  if (token.finish != Finish::none && !reader_.stopped()) reader_.finish(event.pieces, cut);
   release_logprobs(token.finish != Finish::none || reader_.stopped(), event);
   event.stats = stats_;
   event.reasoning_tokens = reasoning_tokens_;
-  if (reader_.stopped())
+  if (cut)
+    end("length", event);
+  else if (reader_.stopped() || token.finish != Finish::none)
     end(reader_.finish_reason(), event);
-  else if (token.finish != Finish::none)
-    end(token.finish == Finish::length ? "length" : reader_.finish_reason(), event);
 }
 
 void ChoiceReader::fail(const Failure& failure, GenerationEvent& event) {
