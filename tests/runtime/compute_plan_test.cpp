@@ -74,7 +74,7 @@ TEST(ComputePlan, TellsEveryPartTheSame) {
 
   EXPECT_THAT(describe(c, p), HasSubstr("cpu, fp8 numerics, bf16 cache, sparse attention "
                                         "(batch-invariant), 1 thread; steps of 16 tokens, context "
-                                        "100, 2 sequences"));
+                                        "100 tokens, 2 sequences"));
 }
 
 class Counter final : public TraceOps {
