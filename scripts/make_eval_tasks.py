@@ -46,7 +46,7 @@ def pass_keys(r):
     yield {"settings": {"name": "pass keys", "kind": "answer", "chat": True, "match": "number",
                         "max_new_tokens": 16}}
     for i in range(40):
-        sentences = [sentence(r) for _ in range(10 + 2 * (i % 8))]
+        sentences = [sentence(r) for _ in range(4 + i % 8)]
         name, other = r.sample(NAMES, 2)
         thing, another = r.sample(THINGS, 2)
         number = r.randrange(10000, 100000)

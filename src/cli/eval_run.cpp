@@ -42,11 +42,11 @@ class ProgressLine {
     if (now - last_ < (terminal_ ? std::chrono::milliseconds(200) : std::chrono::seconds(30)))
       return;
     last_ = now;
-    const double rate = static_cast<double>(p.tokens_done) / std::max(1e-9, p.seconds);
+    const double rate = static_cast<double>(p.tokens_computed) / std::max(1e-9, p.seconds);
     std::string line = fmt::format("{}: {} of {} items", what_, p.done, p.items);
-    if (p.tokens_done > 0)
+    if (p.tokens_computed > 0)
       line += fmt::format(", {:.0f} tokens/s, {} left", rate,
-                          time_text(static_cast<double>(p.tokens - p.tokens_done) / rate));
+                          time_text(static_cast<double>(p.tokens - p.tokens_computed) / rate));
     fmt::print(stderr, "{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ ? "" : "\n");
     shown_ = terminal_;
   }

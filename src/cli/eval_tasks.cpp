@@ -106,8 +106,8 @@ std::unique_ptr<eval::Task> perplexity_task(const std::string& name,
 
 void NeedleFlags::add_to(CLI::App& c) {
   c.add_option("--lengths", options.lengths,
-               "tokens of the prompts, e.g. 1024,4096 (default: from 512 on, doubled up to half "
-               "of the model's context)")
+               "tokens of the prompts, e.g. 1024,4096 (default: from 512 on, up to half of the "
+               "model's context)")
       ->delimiter(',')
       ->check(CLI::Range(int64_t{16}, int64_t{1} << 40));
   c.add_option("--depths", options.depths, "where the fact stands, 0 (first) to 1 (last)")
@@ -127,7 +127,7 @@ std::unique_ptr<eval::Task> needles_task(const NeedleFlags& flags, uint64_t seed
   n.seed = seed;
   if (!flags.text.empty()) n.text = read_all(flags.text);
   if (n.lengths.empty())
-    for (int64_t length = 512; length <= source.max_context() / 2; length *= 2)
+    for (int64_t length = 512; length <= source.max_context() / 2; length *= flags.brief ? 4 : 2)
       n.lengths.push_back(length);
   if (n.lengths.empty()) n.lengths.push_back(source.max_context() / 2);
   return std::make_unique<eval::Needles>("needles", source.tokenizer, source.encoding, n,

@@ -22,7 +22,8 @@ std::unique_ptr<eval::Task> perplexity_task(const std::string& name,
 
 struct NeedleFlags {
   eval::NeedleOptions options;
-  std::string text;  // a file
+  std::string text;    // a file
+  bool brief = false;  // the default lengths are four times apart, not twice
   void add_to(CLI::App& command);
 };
 std::unique_ptr<eval::Task> needles_task(const NeedleFlags& flags, uint64_t seed,
@@ -41,6 +42,13 @@ struct ParityFlags {
   std::vector<std::string> tasks;  // files, and the word needles
   PerplexityFlags perplexity;
   NeedleFlags needles;
+
+  // One task among several: a smaller grid of needles than `eval needles` has.
+  ParityFlags() {
+    needles.brief = true;
+    needles.options.depths = {0, 0.5, 1};
+    needles.options.count = 2;
+  }
   void add_to(CLI::App& command);
 };
 // The tasks in the folder eval/ of a checkpoint, and needles. Throws UsageError without any.

@@ -36,6 +36,8 @@ class Run {
 
   RunResult run() {
     const auto start = Clock::now();
+    const EngineStats at_start = engine_ ? engine_->stats() : EngineStats{};
+    const int64_t before = at_start.prompt_tokens + at_start.reused_tokens;
     for (;;) {
       if (options_.stopped && options_.stopped()) {
         result_.complete = progress().done + refused_ == task_.size();
@@ -45,6 +47,9 @@ class Run {
       fill();
       const bool busy = engine_->step();
       collect();
+      const EngineStats stats = engine_->stats();
+      progress().tokens_computed =
+          std::min(progress().tokens, stats.prompt_tokens + stats.reused_tokens - before);
       progress().seconds = std::chrono::duration<double>(Clock::now() - start).count();
       if (options_.progress) options_.progress(progress());
       if (!busy && pending_.empty() && next_ == task_.size()) break;

@@ -13,7 +13,9 @@ namespace fathom::eval {
 struct Progress {
   size_t items = 0, done = 0;           // done: kept ones of an earlier run included
   int64_t tokens = 0, tokens_done = 0;  // of prompts, in this run
-  double seconds = 0;                   // of this run
+  // As tokens_done, but with requests under way, whose prompts go side by side.
+  int64_t tokens_computed = 0;
+  double seconds = 0;  // of this run
 };
 
 struct RunOptions {

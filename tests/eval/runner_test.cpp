@@ -206,6 +206,7 @@ TEST(Runner, ProgressCountsTokens) {
   };
   run_task(rig.engine.get(), task, kLabel, none, o);
   EXPECT_EQ(last.tokens_done, all);
+  EXPECT_EQ(last.tokens_computed, all);
   EXPECT_EQ(last.done, 10u);
 }
 
