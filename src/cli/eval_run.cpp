@@ -160,7 +160,9 @@ class Runs {
     ProgressLine line(variants_.size() > 1 ? fmt::format("{}, {}", task.name(), v.name)
                                            : task.name());
     eval::RunOptions run;
-    run.at_once = 2 * subject.model.options().compute.sequences;
+    const ComputePlan& plan = subject.model.options().compute;
+    run.at_once = 2 * plan.sequences;
+    run.prompt_tokens = 2 * int64_t{plan.step_tokens};
     run.stop_ids = subject.model.stop_ids();
     run.watch_selection = subject.model.options().keep_selection;
     run.progress = [&](const eval::Progress& p) { line.show(p); };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <list>
+#include <utility>
 
 namespace fathom::eval {
 namespace {
@@ -14,8 +15,9 @@ struct Pending {
   size_t item = 0;
   std::vector<Ask> asks;
   std::vector<Outcome> outcomes;
-  size_t open = 0;    // requests that have not ended
-  std::string error;  // the first request that failed, and why
+  std::vector<int64_t> to_compute;  // tokens of each prompt, until its first token has come
+  size_t open = 0;                  // requests that have not ended
+  std::string error;                // the first request that failed, and why
 };
 
 class Run {
@@ -64,14 +66,19 @@ class Run {
   static int64_t tokens_of(const Ask& ask) { return static_cast<int64_t>(ask.ids.size()); }
 
   void fill() {
-    for (; next_ < task_.size() && open_ < options_.at_once; ++next_) {
+    for (; next_ < task_.size() && has_room(); ++next_) {
       if (kept_.contains(next_)) continue;
       Pending& p = pending_.emplace_back();
       p.item = next_;
       p.asks = task_.asks(next_);
       p.outcomes.resize(p.asks.size());
+      p.to_compute.resize(p.asks.size());
       for (size_t i = 0; i < p.asks.size(); ++i) submit(p, i);
     }
+  }
+
+  bool has_room() const {
+    return open_ == 0 || (open_ < options_.at_once && to_compute_ < options_.prompt_tokens);
   }
 
   void submit(Pending& p, size_t which) {
@@ -92,6 +99,8 @@ class Run {
       ids_.push_back(id.value());
       ++p.open;
       ++open_;
+      p.to_compute[which] = tokens_of(ask);
+      to_compute_ += tokens_of(ask);
     } else if (p.error.empty()) {
       p.error = id.failure().message;
     }
@@ -99,6 +108,7 @@ class Run {
 
   void take(Pending& p, size_t which, const TokenEvent& e) {
     Outcome& out = p.outcomes[which];
+    to_compute_ -= std::exchange(p.to_compute[which], 0);  // with its first event
     for (const TokenLogprobs& l : e.prompt_logprobs) out.logprobs.push_back(l.logprob);
     if (e.selection) watch(p.asks[which].watched, *e.selection, out);
     if (e.token >= 0 && e.finish != Finish::stop) out.answer.push_back(e.token);
@@ -158,6 +168,7 @@ class Run {
   std::vector<RequestId> ids_;
   size_t next_ = 0, refused_ = 0;
   int open_ = 0;
+  int64_t to_compute_ = 0;  // tokens of prompts, of all requests
   RunResult result_;
 };
 

@@ -20,6 +20,10 @@ struct Progress {
 
 struct RunOptions {
   int at_once = 8;  // requests submitted and not yet answered
+  // Tokens of prompts that are submitted and still to be computed; a further item waits until they
+  // are fewer. Long prompts side by side would share every step, each with a few rows that read all
+  // of its context: one after the other they are computed faster.
+  int64_t prompt_tokens = 1024;
   std::vector<int32_t> stop_ids;
   bool watch_selection = false;  // the engine keeps selections
   // Called between steps.

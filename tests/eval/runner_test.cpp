@@ -189,6 +189,32 @@ TEST(Runner, PairsAreMadeByPlaceAndWeight) {
   EXPECT_LT(report.comparisons[0].difference.value, 0);
 }
 
+TEST(Runner, LongPromptsWaitForThoseInFront) {
+  const TwoAsks task(12);
+  for (int64_t tokens : {1, 100, 100000}) {
+    Rig rig(Mode::host, engine_options(8));
+    ResultsFile none;
+    RunOptions o;
+    o.at_once = 100;
+    o.prompt_tokens = tokens;
+    o.watch_selection = true;
+    int most = 0;
+    o.progress = [&](const Progress&) {
+      const EngineSnapshot s = rig.engine->snapshot();
+      most = std::max(most, s.running + s.waiting);
+    };
+    const RunResult r = run_task(rig.engine.get(), task, kLabel, none, o);
+    EXPECT_EQ(r.records.size(), 12u);
+    // An item's prompts take one step, its answer four more: those of five items, and two prompts.
+    if (tokens == 1) {
+      EXPECT_LE(most, 7);
+    }
+    if (tokens == 100000) {
+      EXPECT_GT(most, 12);
+    }
+  }
+}
+
 TEST(Runner, ProgressCountsTokens) {
   const TwoAsks task(10);
   int64_t all = 0;
