@@ -58,41 +58,35 @@ def pass_keys(r):
 
 
 def copying(r):
-    """A list of words and numbers, begun a second time: which number comes next?"""
-    words = ["red", "blue", "green", "black", "white", "stone", "river", "house", "horse", "bread",
-             "apple", "candle", "window", "garden", "winter"]
+    """A sentence, others, and the first begun a second time: which word ended it?"""
+    things = ["miller", "captain", "doctor", "soldier", "farmer", "servant", "judge", "baker",
+              "sailor", "painter", "priest", "king"]
+    given = ["the horse", "a letter", "the old lamp", "a silver coin", "the keys", "a loaf of bread"]
     yield {"settings": {"name": "copying", "kind": "choice", "style": "text"}}
     for i in range(50):
-        n = 4 + i % 5
-        chosen = r.sample(words, n)
-        numbers = r.sample(range(100, 1000), n)
-        pairs = [f"{w} {x}" for w, x in zip(chosen, numbers)]
-        asked = r.randrange(1, n)
-        text = ", ".join(pairs) + "; " + ", ".join(pairs[:asked] + [chosen[asked]])
-        others = [x for k, x in enumerate(numbers) if k != asked]
-        choices = [numbers[asked]] + r.sample(others, 3)
+        right, *others = r.sample(things, 4)
+        start = f"{r.choice(TIMES)} {r.choice(PEOPLE)} gave {r.choice(given)} to the"
+        middle = " ".join(sentence(r) for _ in range(1 + i % 4))
+        choices = [right, *others]
         r.shuffle(choices)
-        yield {"question": text, "choices": [str(c) for c in choices], "answer": str(numbers[asked])}
+        yield {"question": f"{start} {right}. {middle} {start}", "choices": choices,
+               "answer": right}
 
 
 def agreement(r):
-    """Number and person of verb and pronoun, with another noun in between."""
+    """Number of the verb, which follows its subject or another noun behind it."""
     yield {"settings": {"name": "agreement", "kind": "choice", "style": "text"}}
     nouns = [("dog", "dogs"), ("boy", "boys"), ("girl", "girls"), ("horse", "horses"),
              ("tree", "trees"), ("bird", "birds"), ("ship", "ships"), ("soldier", "soldiers")]
-    places = [("in the garden", ""), ("near the houses", ""), ("behind the hills", ""),
-              ("by the river", ""), ("of the two brothers", ""), ("on the table", "")]
+    places = ["", "", " in the garden", " by the river", " of the house"]
     verbs = [("was", "were"), ("is", "are"), ("has", "have")]
     rest = {"was": "very small", "is": "very small", "has": "come from far away"}
     for i in range(60):
         single, plural = r.choice(nouns)
-        place = r.choice(places)[0]
         one, many = r.choice(verbs)
-        plural_subject = i % 2 == 1
-        subject = plural if plural_subject else single
-        yield {"question": f"{r.choice(TIMES)} they said that the {subject} {place}",
-               "choices": [f"{one} {rest[one]}.", f"{many} {rest[one]}."],
-               "answer": 1 if plural_subject else 0}
+        subject = plural if i % 2 == 1 else single
+        yield {"question": f"{sentence(r)} The {subject}{r.choice(places)}",
+               "choices": [f"{one} {rest[one]}.", f"{many} {rest[one]}."], "answer": i % 2}
 
 
 def continuation(r):
