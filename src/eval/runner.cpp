@@ -5,6 +5,8 @@
 #include <list>
 #include <utility>
 
+#include "cache/kv_pool.h"
+
 namespace fathom::eval {
 namespace {
 
@@ -16,9 +18,20 @@ struct Pending {
   std::vector<Ask> asks;
   std::vector<Outcome> outcomes;
   std::vector<int64_t> to_compute;  // tokens of each prompt, until its first token has come
+  std::vector<size_t> held;         // requests that wait for the first one's prompt
   size_t open = 0;                  // requests that have not ended
   std::string error;                // the first request that failed, and why
 };
+
+// Whether the engine finds pages of `first`, once they are computed, that are also those of
+// `other`. Logits of the tokens that are scored have to be computed anyway.
+bool shares_pages(const Ask& first, const Ask& other) {
+  const auto [end, unused] =
+      std::mismatch(first.ids.begin(), first.ids.end(), other.ids.begin(), other.ids.end());
+  int64_t same = end - first.ids.begin();
+  if (other.score_from > 0) same = std::min(same, other.score_from - 1);
+  return same >= kPageRows;
+}
 
 class Run {
  public:
@@ -48,6 +61,7 @@ class Run {
       if (progress().done == task_.size()) break;
       fill();
       const bool busy = engine_->step();
+      submit_held();
       collect();
       const EngineStats stats = engine_->stats();
       progress().tokens_computed =
@@ -73,7 +87,21 @@ class Run {
       p.asks = task_.asks(next_);
       p.outcomes.resize(p.asks.size());
       p.to_compute.resize(p.asks.size());
-      for (size_t i = 0; i < p.asks.size(); ++i) submit(p, i);
+      submit(p, 0);
+      for (size_t i = 1; i < p.asks.size(); ++i)
+        if (shares_pages(p.asks[0], p.asks[i]))
+          p.held.push_back(i);
+        else
+          submit(p, i);
+    }
+  }
+
+  // Side by side each of them would compute what they have in common.
+  void submit_held() {
+    for (Pending& p : pending_) {
+      if (p.held.empty() || p.to_compute[0] > 0) continue;
+      for (size_t i : std::exchange(p.held, {}))
+        if (p.error.empty()) submit(p, i);
     }
   }
 
@@ -135,7 +163,7 @@ class Run {
   // Items whose last request has ended.
   void collect() {
     std::erase_if(pending_, [&](Pending& p) {
-      if (p.open > 0) return false;
+      if (p.open > 0 || !p.held.empty()) return false;
       if (!p.error.empty()) {
         result_.skipped.push_back({task_.where(p.item), p.error});
         ++refused_;

@@ -189,6 +189,53 @@ TEST(Runner, PairsAreMadeByPlaceAndWeight) {
   EXPECT_LT(report.comparisons[0].difference.value, 0);
 }
 
+// A question of 200 tokens with eight choices of three.
+class ManyChoices final : public Task {
+ public:
+  std::string name() const override { return "choices"; }
+  std::string kind() const override { return "test"; }
+  Metric metric() const override { return Metric::nats_per_token; }
+  PageKey key() const override { return {8, 8}; }
+  size_t size() const override { return 5; }
+  std::string where(size_t item) const override { return fmt::format("choices:{}", item + 1); }
+  std::vector<Ask> asks(size_t item) const override {
+    std::vector<Ask> asks(8);
+    for (size_t i = 0; i < asks.size(); ++i) {
+      asks[i].ids = random_ids(200, static_cast<unsigned>(item));
+      const std::vector<int32_t> choice = random_ids(3, static_cast<unsigned>(100 + i));
+      asks[i].ids.insert(asks[i].ids.end(), choice.begin(), choice.end());
+      asks[i].score_from = 200;
+    }
+    return asks;
+  }
+  Record judge(size_t, std::span<const Outcome> outcomes) const override {
+    Record r;
+    for (const Outcome& o : outcomes) {
+      EXPECT_EQ(o.logprobs.size(), 3u);
+      for (float p : o.logprobs) r.value -= static_cast<double>(p);
+    }
+    return r;
+  }
+  bool binary() const override { return false; }
+};
+
+TEST(Runner, ChoicesOfAQuestionShareItsPages) {
+  const ManyChoices task;
+  EngineOptions with = engine_options(8), without = with;
+  without.keep_prefixes = false;
+  Rig rig(Mode::host, with), plain(Mode::host, without);
+  ResultsFile none;
+  RunOptions o;
+  o.at_once = 64;
+  const RunResult shared = run_task(rig.engine.get(), task, kLabel, none, o);
+  const RunResult alone = run_task(plain.engine.get(), task, kLabel, none, o);
+  EXPECT_TRUE(same(shared.records, alone.records));
+  // Three whole pages of the question are computed once.
+  EXPECT_EQ(rig.engine->stats().reused_tokens, 5 * 7 * 192);
+  EXPECT_EQ(rig.engine->stats().prompt_tokens, 5 * (203 + 7 * 11));
+  EXPECT_EQ(shared.progress.tokens_computed, 5 * 8 * 203);
+}
+
 TEST(Runner, LongPromptsWaitForThoseInFront) {
   const TwoAsks task(12);
   for (int64_t tokens : {1, 100, 100000}) {
