@@ -22,7 +22,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct BenchFlags {
   std::string path, config;
   ComputeOptions compute;
   std::vector<int64_t> contexts;
@@ -37,8 +37,8 @@ struct Options {
 };
 
 // Everything that is known before the first figure, for the head of table and JSON.
-struct Subject {
-  const Options& options;
+struct BenchSubject {
+  const BenchFlags& options;
   const ComputePlan& compute;
   const Config& config;
   const BenchRunner& runner;
@@ -54,7 +54,7 @@ std::string count_text(double n) {
   return n >= 1e9 ? fmt::format("{:.1f} B", n / 1e9) : fmt::format("{:.2f} M", n / 1e6);
 }
 
-void print_head(const Subject& s) {
+void print_head(const BenchSubject& s) {
   const BenchSetup& setup = s.setup();
   const MachineLimits& limits = setup.limits;
   fmt::print("machine   {}, {} threads; reads {}, multiplies {} ({})\n", limits.processor,
@@ -92,7 +92,7 @@ void print_row(const MachineLimits& limits, const BenchRow& row) {
   check_output();  // long runs are watched through pipes
 }
 
-Json head_json(const Subject& s) {
+Json head_json(const BenchSubject& s) {
   const BenchSetup& setup = s.setup();
   const MachineLimits& limits = setup.limits;
   Json j;
@@ -153,7 +153,7 @@ Json row_json(const MachineLimits& limits, const BenchRow& row) {
   return j;
 }
 
-BenchOptions bench_options(const Options& o, const ComputePlan& compute, const Config& config) {
+BenchOptions bench_options(const BenchFlags& o, const ComputePlan& compute, const Config& config) {
   BenchOptions b;
   b.compute = compute;
   b.contexts = o.contexts;
@@ -193,7 +193,7 @@ void refuse(const CLI::App& command, std::span<const Unused> unused) {
 
 // Whatever is given is used, or refused here: nothing is ignored in silence. A GPU asked for by
 // name is not looked for before its flags are right.
-bool runs_on_gpu(const CLI::App& command, const Options& o) {
+bool runs_on_gpu(const CLI::App& command, const BenchFlags& o) {
   if (o.path.empty() == o.random.empty())
     throw UsageError("bench needs either --ckpt-path or --random");
   if (o.random.empty())
@@ -217,7 +217,7 @@ void refuse_beside(const CLI::App& subcommand, const CLI::App& command) {
                                    subcommand.get_name()));
 }
 
-int bench(const CLI::App& command, const Options& o) {
+int bench(const CLI::App& command, const BenchFlags& o) {
   const bool gpu = runs_on_gpu(command, o);
   const ComputePlan compute = o.compute.plan();
   if (gpu) {
@@ -236,7 +236,7 @@ int bench(const CLI::App& command, const Options& o) {
 
   say_threads(o.compute.threads);
   BenchRunner runner(config, checkpoint->weights(), bench_options(o, compute, config));
-  const Subject subject{o, compute, config, runner};
+  const BenchSubject subject{o, compute, config, runner};
   const MachineLimits& limits = runner.setup().limits;
   Json rows = Json::array();
   bool any = false;
@@ -264,7 +264,7 @@ int bench(const CLI::App& command, const Options& o) {
 }  // namespace
 
 void add_bench(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<BenchFlags>();
   CLI::App* command = app.add_subcommand(
       "bench", "prompt and generation speed, and its share of what this machine can do");
   command->add_option("--ckpt-path", o->path, "checkpoint folder");

@@ -13,7 +13,7 @@
 namespace fathom::cli {
 namespace {
 
-struct Options {
+struct BenchServeFlags {
   std::string base_url = "http://127.0.0.1:8000", endpoint = "chat", api_key, model, svg, save;
   loadgen::LoadOptions load;
   int max_concurrency = 0;
@@ -27,7 +27,7 @@ void write_file(const std::string& path, const std::string& text) {
   if (!file.flush()) fail("{}: cannot be written", path);
 }
 
-int bench_serve(const Options& o) {
+int bench_serve(const BenchServeFlags& o) {
   raise_file_limit();  // every request under way is a connection
   loadgen::LoadTarget target = loadgen::parse_target(o.base_url);
   target.api_key = o.api_key;
@@ -55,7 +55,7 @@ int bench_serve(const Options& o) {
 }  // namespace
 
 std::function<bool(int&)> add_bench_serve(CLI::App& bench) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<BenchServeFlags>();
   CLI::App* command = bench.add_subcommand(
       "serve", "load on a server that speaks OpenAI's protocol: throughput and waiting times");
   command->add_option("--base-url", o->base_url, "where it listens")->capture_default_str();

@@ -28,7 +28,7 @@ constexpr const char* kHelp =
     "/help             this list\n"
     "/exit             the end (as is Ctrl-D); Ctrl-C stops an answer\n";
 
-struct Options {
+struct ChatFlags {
   std::string checkpoint, history;
   GenerationOptions generation;
 };
@@ -91,7 +91,7 @@ class AnswerScreen {
 
 class Chat {
  public:
-  explicit Chat(const Options& o)
+  explicit Chat(const ChatFlags& o)
       : thinking_(o.generation.thinking),
         system_(o.generation.system),
         // Before the engine starts its threads, see Interrupts.
@@ -252,7 +252,7 @@ class Chat {
 }  // namespace
 
 void add_chat(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<ChatFlags>();
   o->generation.max_new_tokens = 1024;
   CLI::App* c = app.add_subcommand("chat", "Talk with a model (the bundled one by default)");
   c->add_option("dir", o->checkpoint, "checkpoint folder");

@@ -10,11 +10,11 @@
 namespace fathom::cli {
 namespace {
 
-struct Options {
+struct DecodeFlags {
   std::string checkpoint, ids;
 };
 
-int run_decode(const Options& o) {
+int run_decode(const DecodeFlags& o) {
   const std::string origin = o.ids == "-" ? "standard input" : o.ids;
   const std::vector<int32_t> ids = parse_ids(read_all(o.ids), origin);
   for (const int32_t id : ids) {
@@ -27,7 +27,7 @@ int run_decode(const Options& o) {
 }  // namespace
 
 void add_decode(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<DecodeFlags>();
   CLI::App* command =
       app.add_subcommand("decode", "Print the text of token ids, with no newline added");
   command->add_option("--ckpt-path", o->checkpoint, "checkpoint folder (its tokenizer is used)")

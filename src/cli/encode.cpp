@@ -15,7 +15,7 @@
 namespace fathom::cli {
 namespace {
 
-struct Options {
+struct EncodeFlags {
   std::string checkpoint, text, text_file, messages, encoding;
   bool has_text = false, thinking = false, keep_earlier = false, ids = false, plain = false;
 };
@@ -28,7 +28,7 @@ void print_prompt(const std::string& text) {
 
 void print_ids(const std::vector<int32_t>& ids) { fmt::print("{}\n", fmt::join(ids, " ")); }
 
-int encode_messages(const Options& o) {
+int encode_messages(const EncodeFlags& o) {
   const std::string origin = o.messages == "-" ? "standard input" : o.messages;
   const Conversation conversation = parse_conversation(read_all(o.messages), origin);
   const Encoding encoding = choose_encoding(o.encoding, o.checkpoint);
@@ -47,7 +47,7 @@ int encode_messages(const Options& o) {
   return 0;
 }
 
-int run_text(const Options& o) {
+int run_text(const EncodeFlags& o) {
   // A command line is refused where it is not UTF-8; files may hold anything.
   if (o.has_text) require_utf8(o.text, "--text");
   const std::string text = o.has_text ? o.text : replace_invalid_utf8(read_all(o.text_file));
@@ -63,7 +63,7 @@ int run_text(const Options& o) {
 }  // namespace
 
 void add_encode(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<EncodeFlags>();
   CLI::App* command =
       app.add_subcommand("encode", "Show the prompt a text or a conversation becomes");
   command->add_option("--ckpt-path", o->checkpoint, "checkpoint folder (its tokenizer is used)")

@@ -16,7 +16,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct GenerateFlags {
   std::string checkpoint, input_file, messages;
   bool interactive = false, raw = false, json = false;
   int batch = 8;
@@ -116,7 +116,7 @@ class BatchPrinter {
 void print_speed(ModelSession& session) { fmt::print(stderr, "{}\n", session.speed().text()); }
 
 // Runs all prompts as one batch. A prompt that cannot be run does not keep the others from it.
-int run_batch(ModelSession& session, std::deque<Job>& jobs, const Options& o,
+int run_batch(ModelSession& session, std::deque<Job>& jobs, const GenerateFlags& o,
               const std::function<std::vector<int32_t>(const Job&)>& ids_of) {
   for (Job& job : jobs) {
     job.answer = std::make_unique<Answer>(session.new_answer(o.generation.thinking, o.raw));
@@ -139,7 +139,7 @@ int run_batch(ModelSession& session, std::deque<Job>& jobs, const Options& o,
   return 0;
 }
 
-int run_file(const Options& o) {
+int run_file(const GenerateFlags& o) {
   std::deque<Job> jobs;
   for (std::string& prompt : split_prompts(read_all(o.input_file)))
     jobs.emplace_back().prompt = std::move(prompt);
@@ -154,7 +154,7 @@ int run_file(const Options& o) {
   });
 }
 
-int run_messages(const Options& o) {
+int run_messages(const GenerateFlags& o) {
   Conversation conversation = parse_conversation(read_all(o.messages), o.messages);
   if (!o.generation.system.empty()) {
     Message system;
@@ -172,7 +172,8 @@ int run_messages(const Options& o) {
 // A conversation, line by line: /exit ends it, /clear forgets it.
 class Interactive {
  public:
-  explicit Interactive(const Options& o) : o_(o), session_(o.checkpoint, o.generation, 1, true) {
+  explicit Interactive(const GenerateFlags& o)
+      : o_(o), session_(o.checkpoint, o.generation, 1, true) {
     clear();
   }
 
@@ -233,12 +234,12 @@ class Interactive {
     conversation_ = std::move(next);
   }
 
-  const Options& o_;
+  const GenerateFlags& o_;
   ModelSession session_;
   Conversation conversation_;
 };
 
-int run(const Options& o) {
+int run(const GenerateFlags& o) {
   require_utf8(o.generation.system, "--system");
   if (o.interactive) return Interactive(o).run();
   return o.messages.empty() ? run_file(o) : run_messages(o);
@@ -247,7 +248,7 @@ int run(const Options& o) {
 }  // namespace
 
 void add_generate(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<GenerateFlags>();
   CLI::App* c = app.add_subcommand("generate", "Answer prompts: typed in, or from a file");
   c->add_option("--ckpt-path", o->checkpoint, "checkpoint folder, Hugging Face or converted")
       ->required();

@@ -17,7 +17,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct InspectFlags {
   std::string path, config;
   bool json = false;
 };
@@ -33,7 +33,7 @@ struct CacheRoom {
 };
 
 // Everything there is to say, before it is said as text or JSON.
-struct Report {
+struct InspectReport {
   Config config;
   std::string layout;
   size_t files = 0;
@@ -52,8 +52,8 @@ void add_share(std::map<std::string, DTypeShare>& dtypes, const std::string& nam
   share.bytes += static_cast<int64_t>(bytes);
 }
 
-Report examine(const Options& o) {
-  Report r;
+InspectReport examine(const InspectFlags& o) {
+  InspectReport r;
   Config declared = load_config(o.path, o.config);
   CheckpointFiles files = CheckpointFiles::open(o.path);
   CheckpointReport check = check_checkpoint(files, declared);
@@ -86,7 +86,7 @@ Report examine(const Options& o) {
 }
 
 // Paths and shortened names may hold broken UTF-8.
-void print_json(const Json& json) {
+void print_pretty(const Json& json) {
   fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
 }
 
@@ -129,7 +129,7 @@ void print_list(const char* what, const std::vector<std::string>& lines) {
   for (const std::string& l : lines) fmt::print("  {}\n", l);
 }
 
-void print_text(const Options& o, const Report& r) {
+void print_text(const InspectFlags& o, const InspectReport& r) {
   line("checkpoint", "{} ({}, {} file{}, {})", o.path, r.layout, r.files, r.files == 1 ? "" : "s",
        bytes_text(r.stored));
   print_architecture(r.config);
@@ -154,7 +154,7 @@ void print_text(const Options& o, const Report& r) {
   print_list("problem", r.problems);
 }
 
-Json to_json(const Options& o, const Report& r) {
+Json to_json(const InspectFlags& o, const InspectReport& r) {
   const Config& c = r.config;
   Json out = {{"path", o.path},
               {"layout", r.layout},
@@ -201,7 +201,7 @@ std::vector<Listed> tensors_of(const SafetensorsFile& file) {
   return all;
 }
 
-int list_file(const Options& o) {
+int list_file(const InspectFlags& o) {
   const SafetensorsFile file = SafetensorsFile::open(o.path);
   const std::vector<Listed> tensors = tensors_of(file);
   if (o.json) {
@@ -210,7 +210,7 @@ int list_file(const Options& o) {
     for (const Listed& t : tensors)
       out["tensors"].push_back(
           {{"name", t.name}, {"dtype", t.dtype}, {"shape", t.shape}, {"bytes", t.bytes}});
-    print_json(out);
+    print_pretty(out);
     return 0;
   }
   size_t width = 4;
@@ -224,12 +224,12 @@ int list_file(const Options& o) {
   return 0;
 }
 
-int inspect(const Options& o) {
+int inspect(const InspectFlags& o) {
   std::error_code ignored;
   if (std::filesystem::is_regular_file(o.path, ignored)) return list_file(o);
-  Report report = examine(o);
+  InspectReport report = examine(o);
   if (o.json)
-    print_json(to_json(o, report));
+    print_pretty(to_json(o, report));
   else
     print_text(o, report);
   return report.problems.empty() ? 0 : 1;
@@ -238,7 +238,7 @@ int inspect(const Options& o) {
 }  // namespace
 
 void add_inspect(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<InspectFlags>();
   CLI::App* command =
       app.add_subcommand("inspect", "show what is in a checkpoint and whether it fits");
   command->add_option("path", o->path, "checkpoint folder, or one .safetensors file")->required();

@@ -13,7 +13,7 @@ namespace fathom::cli {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
+using Document = nlohmann::json;
 
 std::string generation_config_path(const std::string& folder) {
   return folder + "/generation_config.json";
@@ -33,8 +33,8 @@ std::vector<int32_t> stop_ids_of(const std::string& folder, const Config& config
   std::vector<int32_t> ids = {config.eos};
   const std::string path = generation_config_path(folder);
   if (!fs::exists(path)) return ids;
-  const auto document = parse_json<Json>(read_all(path), path);
-  JsonAt<Json> eos = JsonAt<Json>(document, path + ": ").at("eos_token_id");
+  const auto document = parse_json<Document>(read_all(path), path);
+  JsonAt<Document> eos = JsonAt<Document>(document, path + ": ").at("eos_token_id");
   if (eos.null()) return ids;
   if (eos.value().is_array())
     for (size_t i = 0; i < eos.array_size(); ++i)
@@ -91,7 +91,7 @@ SamplingParams sampling_of_folder(const std::string& folder) {
   p.temperature = 1;
   const std::string path = generation_config_path(folder);
   if (!fs::exists(path)) return p;
-  const auto document = parse_json<Json>(read_all(path), path);
+  const auto document = parse_json<Document>(read_all(path), path);
   const auto number = [&](const char* name, double low, double high) -> std::optional<double> {
     const auto it = document.is_object() ? document.find(name) : document.end();
     if (it == document.end() || it->is_null()) return std::nullopt;

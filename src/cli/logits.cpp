@@ -17,7 +17,7 @@
 namespace fathom::cli {
 namespace {
 
-struct Options {
+struct LogitsFlags {
   std::string ckpt, config, ids_file, text, rows = "-1", out, hidden_file;
   ComputeOptions compute;
   int from_layer = -1;
@@ -46,7 +46,7 @@ std::vector<int64_t> parse_rows(const std::string& text, int64_t context) {
   return rows;
 }
 
-std::vector<int32_t> input_ids(const Options& o, const Checkpoint& checkpoint) {
+std::vector<int32_t> input_ids(const LogitsFlags& o, const Checkpoint& checkpoint) {
   if (!o.ids_file.empty()) return parse_ids(read_all(o.ids_file), o.ids_file);
   return encode_text(Tokenizer::from_folder(checkpoint.path()), o.text);
 }
@@ -110,7 +110,7 @@ class TapTensors {
   std::vector<std::vector<std::byte>> memory_;
 };
 
-int run(const Options& o) {
+int run(const LogitsFlags& o) {
   CheckpointOptions loading;
   loading.config_file = o.config;
   loading.with_mtp = o.mtp;
@@ -190,7 +190,7 @@ int run(const Options& o) {
 
 void add_logits(CLI::App& app) {
   auto* c = app.add_subcommand("logits", "logits and inner values of chosen positions, to a file");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<LogitsFlags>();
   c->add_option("--ckpt-path", o->ckpt, "checkpoint folder")->required();
   c->add_option("--config", o->config, "config file instead of the folder's own");
   auto* input = c->add_option_group("input", "where the sequence comes from (one of)");

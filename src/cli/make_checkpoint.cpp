@@ -14,12 +14,12 @@
 namespace fathom::cli {
 namespace {
 
-struct Flags {
+struct MakeCheckpointFlags {
   std::string preset, config, dtype;
   RandomOptions options;
 };
 
-int run_make_checkpoint(Flags flags) {
+int run_make_checkpoint(MakeCheckpointFlags flags) {
   RandomOptions& o = flags.options;
   say_threads(o.threads);
   if (flags.preset.empty() == flags.config.empty())
@@ -44,7 +44,7 @@ int run_make_checkpoint(Flags flags) {
 }  // namespace
 
 void add_make_checkpoint(CLI::App& app) {
-  auto flags = std::make_shared<Flags>();
+  auto flags = std::make_shared<MakeCheckpointFlags>();
   CLI::App* command = app.add_subcommand(
       "make-checkpoint", "Write a random checkpoint with real names, shapes and formats");
   command->add_option("--preset", flags->preset,

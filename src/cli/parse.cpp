@@ -9,12 +9,12 @@
 namespace fathom::cli {
 namespace {
 
-struct Options {
+struct ParseFlags {
   std::string checkpoint, encoding;
   bool thinking = false;
 };
 
-int run_parse(const Options& o) {
+int run_parse(const ParseFlags& o) {
   CompletionParser parser(choose_encoding(o.encoding, o.checkpoint), o.thinking);
   parser.feed(read_all("-"));
   parser.finish();
@@ -27,7 +27,7 @@ int run_parse(const Options& o) {
 }  // namespace
 
 void add_parse(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<ParseFlags>();
   CLI::App* command = app.add_subcommand(
       "parse", "Read a completion from standard input, print its message as JSON");
   command->add_option("--ckpt-path", o->checkpoint, "checkpoint folder, which picks the encoding")

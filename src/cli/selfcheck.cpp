@@ -22,7 +22,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Options {
+struct SelfcheckFlags {
   std::string dir, config;
   ComputeOptions compute;  // of which device, kernels and threads can be said
   SelfcheckOptions check;
@@ -78,7 +78,7 @@ Count count(const std::vector<CheckResult>& results) {
   return n;
 }
 
-void print_json(const std::vector<CheckResult>& results, const Options& o, double seconds) {
+void print_json(const std::vector<CheckResult>& results, const SelfcheckFlags& o, double seconds) {
   Json checks = Json::array();
   for (const CheckResult& r : results)
     checks.push_back({{"id", r.id},
@@ -97,7 +97,7 @@ void print_json(const std::vector<CheckResult>& results, const Options& o, doubl
   fmt::print("{}\n", report.dump(2, ' ', false, Json::error_handler_t::replace));
 }
 
-int run(const Options& o) {
+int run(const SelfcheckFlags& o) {
   auto start = std::chrono::steady_clock::now();
   std::unique_ptr<Checkpoint> checkpoint = Checkpoint::load(o.dir, {.config_file = o.config});
   std::optional<Tokenizer> tokenizer;
@@ -132,7 +132,7 @@ int run(const Options& o) {
 void add_selfcheck(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "selfcheck", "prove that this machine computes this checkpoint as it should");
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<SelfcheckFlags>();
   command->add_option("--ckpt-path", o->dir, "folder of the checkpoint")->required();
   command->add_option("--config", o->config, "config file, in place of the folder's config.json");
   o->compute.add_device_to(*command);

@@ -36,7 +36,7 @@ constexpr double kFarewell = 5;   // seconds for answers to end when the engine 
 constexpr double kLastLines = 2;  // seconds for what is left of the log to be written at the end
 constexpr size_t kSelectionBytes = size_t{64} << 20;
 
-struct Options {
+struct ServeFlags {
   std::string checkpoint;
   ModelOptions model;
   std::string host = "127.0.0.1";
@@ -82,7 +82,7 @@ void say(const std::string& line) {
   [[maybe_unused]] const ssize_t n = ::write(STDERR_FILENO, text.data(), text.size());
 }
 
-RouterOptions router_options(const Options& o, std::shared_ptr<ServerLog> log) {
+RouterOptions router_options(const ServeFlags& o, std::shared_ptr<ServerLog> log) {
   RouterOptions r;
   r.api_keys = o.api_keys;
   for (const std::string& key : o.api_keys)
@@ -100,7 +100,7 @@ RouterOptions router_options(const Options& o, std::shared_ptr<ServerLog> log) {
   return r;
 }
 
-HttpServerOptions http_options(const Options& o, const std::shared_ptr<ServerLog>& log) {
+HttpServerOptions http_options(const ServeFlags& o, const std::shared_ptr<ServerLog>& log) {
   HttpServerOptions h;
   h.host = o.host;
   h.port = o.port;
@@ -134,7 +134,7 @@ class Ending {
   std::string failure_;
 };
 
-ServiceOptions service_options(const Options& o, const LoadedModel& model) {
+ServiceOptions service_options(const ServeFlags& o, const LoadedModel& model) {
   ServiceOptions s;
   s.model_names = o.model_names;
   s.created = static_cast<int64_t>(std::time(nullptr));
@@ -158,9 +158,11 @@ void describe(const ServiceOptions& s, bool needs_keys) {
              needs_keys ? "requests need an API key" : "no API key needed");
 }
 
-int64_t cache_dir_bytes(const Options& o) { return static_cast<int64_t>(o.cache_dir_gib * kGiB); }
+int64_t cache_dir_bytes(const ServeFlags& o) {
+  return static_cast<int64_t>(o.cache_dir_gib * kGiB);
+}
 
-void describe_cache(const LoadedModel& model, const Options& o) {
+void describe_cache(const LoadedModel& model, const ServeFlags& o) {
   // Of a GPU it has been said before the weights went there.
   if (model.engine_options().compute.device == DeviceKind::cpu)
     fmt::print(stderr, "{}\n", model.engine().memory().describe());
@@ -172,7 +174,7 @@ void describe_cache(const LoadedModel& model, const Options& o) {
              bytes_text(s.bytes), bytes_text(cache_dir_bytes(o)));
 }
 
-EngineOptions engine_options(const Options& o, Metrics& metrics,
+EngineOptions engine_options(const ServeFlags& o, Metrics& metrics,
                              const std::shared_ptr<ServerLog>& log) {
   EngineOptions e;
   e.max_waiting = o.max_queue;
@@ -186,7 +188,7 @@ EngineOptions engine_options(const Options& o, Metrics& metrics,
 }
 
 // Steps the engine and serves until a signal or the engine's failure: the exit code.
-int serve(const Options& o, Engine& engine, HttpServer& http, EndSignals& signals) {
+int serve(const ServeFlags& o, Engine& engine, HttpServer& http, EndSignals& signals) {
   Ending ending;
   std::jthread stepping([&](const std::stop_token& stop) {
     try {
@@ -212,7 +214,7 @@ int serve(const Options& o, Engine& engine, HttpServer& http, EndSignals& signal
   return failure.empty() ? 0 : 1;
 }
 
-int load_and_serve(Options o, EndSignals& signals, const std::shared_ptr<ServerLog>& log) {
+int load_and_serve(ServeFlags o, EndSignals& signals, const std::shared_ptr<ServerLog>& log) {
   RouterOptions routing = router_options(o, log);
   raise_file_limit();
   if (o.model_names.empty())
@@ -244,7 +246,7 @@ int load_and_serve(Options o, EndSignals& signals, const std::shared_ptr<ServerL
   return serve(o, model.engine(), http, signals);
 }
 
-int run(const Options& o) {
+int run(const ServeFlags& o) {
   // A reader of standard error that goes away must cost log lines, not the server.
   std::signal(SIGPIPE, SIG_IGN);
   EndSignals signals;  // before the log's thread starts
@@ -255,7 +257,7 @@ int run(const Options& o) {
   return code;
 }
 
-void add_network_options(CLI::App& c, Options& o) {
+void add_network_options(CLI::App& c, ServeFlags& o) {
   c.add_option("--host", o.host, "address to listen on")->capture_default_str();
   c.add_option("--port", o.port, "port to listen on, 0 for any free one")
       ->check(CLI::Range(0, 65535))
@@ -286,7 +288,7 @@ void add_network_options(CLI::App& c, Options& o) {
   c.add_flag("--log-prompts", o.log_prompts, "log the text of requests too");
 }
 
-void add_engine_options(CLI::App& c, Options& o) {
+void add_engine_options(CLI::App& c, ServeFlags& o) {
   c.add_option("--served-model-name", o.model_names,
                "name of the model in requests and answers (may be repeated; default: the folder's)")
       ->take_all();
@@ -312,7 +314,7 @@ void add_engine_options(CLI::App& c, Options& o) {
 }  // namespace
 
 void add_serve(CLI::App& app) {
-  auto o = std::make_shared<Options>();
+  auto o = std::make_shared<ServeFlags>();
   CLI::App* c = app.add_subcommand("serve", "Serve a model over HTTP (OpenAI's API and others)");
   c->add_option("--ckpt-path", o->checkpoint, "checkpoint folder, Hugging Face or converted")
       ->required();
