@@ -81,6 +81,11 @@ function(fathom_precompile_flags target)
   endforeach()
 endfunction()
 
+# Tests measure no speed: compiled with -O1 they take two thirds of the compiler's time.
+function(fathom_tests_flags target)
+  target_compile_options(${target} PRIVATE $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release>>:-O1>)
+endfunction()
+
 # fathom_headers(name): header-only folder.
 function(fathom_headers name)
   add_library(fathom_${name} INTERFACE)
@@ -98,6 +103,7 @@ function(fathom_test name)
   target_link_libraries(test_${name} PRIVATE ${ARGN} GTest::gtest GTest::gmock GTest::gtest_main)
   target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   fathom_precompile(test_${name} tests)
+  fathom_tests_flags(test_${name})
   target_compile_definitions(test_${name} PRIVATE FATHOM_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                                   FATHOM_BINARY="$<TARGET_FILE:fathom>")
   add_test(NAME ${name} COMMAND test_${name} --gtest_filter=-Long*)
