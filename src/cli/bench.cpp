@@ -266,7 +266,7 @@ int bench(const CLI::App& command, const BenchFlags& o) {
 void add_bench(CLI::App& app) {
   auto o = std::make_shared<BenchFlags>();
   CLI::App* command = app.add_subcommand(
-      "bench", "prompt and generation speed, and its share of what this machine can do");
+      "bench", "measure prompt and generation speed beside what this machine can do");
   command->add_option("--ckpt-path", o->path, "checkpoint folder");
   command->add_option("--random", o->random,
                       "on a GPU: random weights of a preset, e.g. 671b-layers=4, without a file");

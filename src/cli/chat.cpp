@@ -254,7 +254,7 @@ class Chat {
 void add_chat(CLI::App& app) {
   auto o = std::make_shared<ChatFlags>();
   o->generation.max_new_tokens = 1024;
-  CLI::App* c = app.add_subcommand("chat", "Talk with a model (the bundled one by default)");
+  CLI::App* c = app.add_subcommand("chat", "talk with a model (the bundled one by default)");
   c->add_option("dir", o->checkpoint, "checkpoint folder");
   c->add_option("--history", o->history, "keep typed lines in this file (default: in memory)");
   o->generation.add_to(*c);

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <exception>
 #include <sstream>
+#include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/file_kind.h"
@@ -73,6 +75,14 @@ int parse_and_run(CLI::App& app, int argc, char** argv) {
   }
 }
 
+// The commands by what they are for, as --help lists them.
+const std::pair<const char*, std::vector<void (*)(CLI::App&)>> kPurposes[] = {
+    {"Use a model", {add_chat, add_generate, add_serve}},
+    {"Prepare a checkpoint", {add_inspect, add_convert, add_make_checkpoint}},
+    {"Check and measure", {add_selfcheck, add_logits, add_eval, add_bench}},
+    {"Text and tokens", {add_encode, add_decode, add_parse}},
+};
+
 }  // namespace
 
 int main_with(int argc, char** argv) {
@@ -80,20 +90,14 @@ int main_with(int argc, char** argv) {
   CLI::App app{"fathom: run DeepSeek-V3.2 yourself, faithful to the model"};
   app.name("fathom");
   app.require_subcommand(1);
-  app.set_version_flag("--version", fmt::format("fathom {}", kVersion));
-  add_inspect(app);
-  add_logits(app);
-  add_generate(app);
-  add_chat(app);
-  add_convert(app);
-  add_make_checkpoint(app);
-  add_selfcheck(app);
-  add_bench(app);
-  add_eval(app);
-  add_serve(app);
-  add_parse(app);
-  add_decode(app);
-  add_encode(app);
+  app.set_help_flag("-h,--help", "print this and exit");
+  app.set_version_flag("--version", fmt::format("fathom {}", kVersion),
+                       "print the version and exit");
+  for (const auto& [purpose, commands] : kPurposes) {
+    for (void (*add)(CLI::App&) : commands) add(app);
+    for (CLI::App* command : app.get_subcommands({}))
+      if (command->get_group() == "Subcommands") command->group(purpose);
+  }
   if (int nodes = spread_memory_over_nodes(); nodes > 1)
     fmt::print(stderr, "memory is spread over {} NUMA nodes\n", nodes);
   return end_of_output(parse_and_run(app, argc, argv));

@@ -39,7 +39,7 @@ int run_convert(const ConvertOptions& options) {
 void add_convert(CLI::App& app) {
   auto options = std::make_shared<ConvertOptions>();
   CLI::App* command = app.add_subcommand(
-      "convert", "Split a Hugging Face checkpoint into model-parallel shards, as the release does");
+      "convert", "split a Hugging Face checkpoint into model-parallel shards, as the release does");
   command->add_option("--hf-ckpt-path", options->source, "Hugging Face folder")->required();
   command->add_option("--save-path", options->save, "folder to write to; made if needed")
       ->required();

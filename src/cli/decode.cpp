@@ -29,7 +29,7 @@ int run_decode(const DecodeFlags& o) {
 void add_decode(CLI::App& app) {
   auto o = std::make_shared<DecodeFlags>();
   CLI::App* command =
-      app.add_subcommand("decode", "Print the text of token ids, with no newline added");
+      app.add_subcommand("decode", "print the text of token ids, with no newline added");
   command->add_option("--ckpt-path", o->checkpoint, "checkpoint folder (its tokenizer is used)")
       ->required();
   command->add_option("--ids", o->ids, "file of ids with blanks between, - for standard input")

@@ -65,7 +65,7 @@ int run_text(const EncodeFlags& o) {
 void add_encode(CLI::App& app) {
   auto o = std::make_shared<EncodeFlags>();
   CLI::App* command =
-      app.add_subcommand("encode", "Show the prompt a text or a conversation becomes");
+      app.add_subcommand("encode", "show the prompt a text or a conversation becomes");
   command->add_option("--ckpt-path", o->checkpoint, "checkpoint folder (its tokenizer is used)")
       ->required();
   CLI::Option_group* input = command->add_option_group("input", "one of");

@@ -114,8 +114,7 @@ void add_parity(CLI::App& eval) {
 }  // namespace
 
 void add_eval(CLI::App& app) {
-  CLI::App* c = app.add_subcommand(
-      "eval", "quality on your own texts and questions, and what a way to compute costs of it");
+  CLI::App* c = app.add_subcommand("eval", "measure quality on your own texts and questions");
   c->require_subcommand(1);
   add_perplexity(*c);
   add_needles(*c);

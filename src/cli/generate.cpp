@@ -249,7 +249,7 @@ int run(const GenerateFlags& o) {
 
 void add_generate(CLI::App& app) {
   auto o = std::make_shared<GenerateFlags>();
-  CLI::App* c = app.add_subcommand("generate", "Answer prompts: typed in, or from a file");
+  CLI::App* c = app.add_subcommand("generate", "answer prompts: typed in, or from a file");
   c->add_option("--ckpt-path", o->checkpoint, "checkpoint folder, Hugging Face or converted")
       ->required();
   auto* input = c->add_option_group("input", "where prompts come from (one of)");

@@ -189,7 +189,8 @@ int run(const LogitsFlags& o) {
 }  // namespace
 
 void add_logits(CLI::App& app) {
-  auto* c = app.add_subcommand("logits", "logits and inner values of chosen positions, to a file");
+  auto* c =
+      app.add_subcommand("logits", "write logits and inner values of chosen positions to a file");
   auto o = std::make_shared<LogitsFlags>();
   c->add_option("--ckpt-path", o->ckpt, "checkpoint folder")->required();
   c->add_option("--config", o->config, "config file instead of the folder's own");

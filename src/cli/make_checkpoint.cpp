@@ -46,7 +46,7 @@ int run_make_checkpoint(MakeCheckpointFlags flags) {
 void add_make_checkpoint(CLI::App& app) {
   auto flags = std::make_shared<MakeCheckpointFlags>();
   CLI::App* command = app.add_subcommand(
-      "make-checkpoint", "Write a random checkpoint with real names, shapes and formats");
+      "make-checkpoint", "write a random checkpoint with real names, shapes and formats");
   command->add_option("--preset", flags->preset,
                       "tiny; slice (one MoE layer of the 671B sizes, 12 GB); 671b-layers=N");
   command->add_option("--config", flags->config, "config.json to take the sizes from");

@@ -29,7 +29,7 @@ int run_parse(const ParseFlags& o) {
 void add_parse(CLI::App& app) {
   auto o = std::make_shared<ParseFlags>();
   CLI::App* command = app.add_subcommand(
-      "parse", "Read a completion from standard input, print its message as JSON");
+      "parse", "read a completion from standard input and print its message as JSON");
   command->add_option("--ckpt-path", o->checkpoint, "checkpoint folder, which picks the encoding")
       ->required();
   command->add_option("--encoding", o->encoding, "v3.1 or v3.2 (default: what the folder says)")

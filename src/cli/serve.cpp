@@ -315,7 +315,7 @@ void add_engine_options(CLI::App& c, ServeFlags& o) {
 
 void add_serve(CLI::App& app) {
   auto o = std::make_shared<ServeFlags>();
-  CLI::App* c = app.add_subcommand("serve", "Serve a model over HTTP (OpenAI's API and others)");
+  CLI::App* c = app.add_subcommand("serve", "serve a model over HTTP (OpenAI's API and others)");
   c->add_option("--ckpt-path", o->checkpoint, "checkpoint folder, Hugging Face or converted")
       ->required();
   add_network_options(*c, *o);
