@@ -1,5 +1,6 @@
 // Every family's timings, one after another.
 #include "bench/cuda/bf16_bench.h"
+#include "bench/cuda/exchange_bench.h"
 #include "bench/cuda/fp8_few_bench.h"
 #include "bench/cuda/fp8_many_bench.h"
 #include "bench/cuda/index_scores_bench.h"
@@ -26,6 +27,7 @@ void bench_gpu_kernels(const std::string& only) {
   cuda::bench_norm(bench);
   cuda::bench_moe(bench);
   cuda::bench_sample(bench);
+  cuda::bench_exchange(bench);
 }
 
 }  // namespace fathom

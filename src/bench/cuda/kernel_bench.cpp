@@ -106,10 +106,19 @@ void BenchContext::report(std::string family, std::string shape, double us, doub
                           double bytes, double anchor_us) {
   const double tflops = math == Math::fp8 ? ceilings_.fp8_tflops : ceilings_.bf16_tflops;
   const double floor = std::max(flop / (tflops * 1e6), bytes / (ceilings_.read_gbs * 1e3));
-  fmt::print("{:<16} {:<34} {:>9.1f} {:>8.0f} {:>7.0f} {:>9.1f} {:>5.0f}%{}\n", family, shape, us,
-             flop / us / 1e6, bytes / us / 1e3, floor, 100 * floor / us,
-             anchor_us > 0 ? fmt::format(" {:>6.2f}x", us / anchor_us) : "");
-  rows_.push_back({std::move(family), std::move(shape), us, flop, bytes, floor, anchor_us});
+  keep({std::move(family), std::move(shape), us, flop, bytes, floor, anchor_us});
+}
+
+void BenchContext::report_at(std::string family, std::string shape, double us, double bytes,
+                             double gbs, double anchor_us) {
+  keep({std::move(family), std::move(shape), us, 0, bytes, bytes / (gbs * 1e3), anchor_us});
+}
+
+void BenchContext::keep(BenchRow r) {
+  fmt::print("{:<16} {:<34} {:>9.1f} {:>8.0f} {:>7.0f} {:>9.1f} {:>5.0f}%{}\n", r.family, r.shape,
+             r.us, r.flop / r.us / 1e6, r.bytes / r.us / 1e3, r.floor_us, 100 * r.floor_us / r.us,
+             r.anchor_us > 0 ? fmt::format(" {:>6.2f}x", r.us / r.anchor_us) : "");
+  rows_.push_back(std::move(r));
 }
 
 }  // namespace fathom::cuda

@@ -59,9 +59,14 @@ class BenchContext {
   // Keeps and prints a row. The floor follows from flop (at the ceiling of `math`) and bytes.
   void report(std::string family, std::string shape, double us, double flop, Math math,
               double bytes, double anchor_us = 0);
+  // The same for a kernel whose floor is another rate than that of the memory: `bytes` at `gbs`.
+  void report_at(std::string family, std::string shape, double us, double bytes, double gbs,
+                 double anchor_us = 0);
   const std::vector<BenchRow>& rows() const { return rows_; }
 
  private:
+  void keep(BenchRow row);
+
   std::string only_;
   Launch launch_;
   Buffer workspace_;

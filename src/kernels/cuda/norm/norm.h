@@ -32,6 +32,16 @@ inline constexpr int kMaxNormWidth = 32768;
 // out = gain * v / rms(v), v = x or the new residual.
 void rms_norm(const RmsNormParams& p, const Launch& l);
 
+// For kernels that end in the same norm (norm_row.cuh): throws Error for rows it cannot take, and
+// how a CTA shares a row: vectors of 8 values a thread, and threads. By the width alone, as the
+// order of the sum of squares follows from them.
+void check_norm(const RmsNormParams& p);
+constexpr int norm_vectors(int n) { return n <= 2048 ? 1 : n <= 8192 ? 2 : 4; }
+constexpr int norm_threads(int n) {
+  const int vectors = n / 8, each = norm_vectors(n);
+  return ((vectors + each - 1) / each + 31) / 32 * 32;
+}
+
 struct QuantiseParams {
   const Bf16* x = nullptr;  // [rows, n]
   CodesOut codes;

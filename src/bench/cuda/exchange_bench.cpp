@@ -1,0 +1,243 @@
+// Exchange between GPUs as a step meets it: in recorded graphs, one after another, every rank's
+// rows cold in its L2. The floor is the bytes that a rank sends, at the rate at which two GPUs copy
+// to each other.
+#include "bench/cuda/exchange_bench.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "kernels/cuda/comm/peer_gather.h"
+#include "kernels/cuda/comm/peer_group.h"
+#include "kernels/cuda/comm/peer_sum.h"
+#include "kernels/cuda/prim/device_guard.h"
+
+namespace fathom::cuda {
+namespace {
+
+constexpr int kHidden = 7168, kTopk = 2048, kVocab = 129280;
+constexpr int kReplays = 7, kMaxLaunches = 256;
+constexpr double kReplayTime = 4000;  // microseconds of a graph: its start is lost in it
+
+// What a rank exchanges, in sets that together exceed the cache.
+struct RankData {
+  int device = 0;
+  Launch launch;
+  cudaEvent_t begin = nullptr, end = nullptr;
+  Buffer memory, gain, scales;
+};
+
+class ExchangeBench {
+ public:
+  ExchangeBench(BenchContext& bench, int ranks, int64_t bytes) : bench_(bench) {
+    std::vector<int> devices;
+    for (int r = 0; r < ranks; ++r) devices.push_back(r);
+    group_ = std::make_unique<PeerGroup>(devices);
+    ranks_.resize(static_cast<size_t>(ranks));
+    for (int r = 0; r < ranks; ++r) {
+      RankData& data = ranks_[static_cast<size_t>(r)];
+      data.device = r;
+      const DeviceGuard guard(r);
+      data.launch = bench.launch();
+      FATHOM_CUDA(cudaStreamCreateWithFlags(&data.launch.stream, cudaStreamNonBlocking));
+      FATHOM_CUDA(cudaEventCreate(&data.begin));
+      FATHOM_CUDA(cudaEventCreate(&data.end));
+      data.memory = Buffer(static_cast<size_t>(bytes), MemoryKind::device);
+      data.gain = Buffer(kHidden * sizeof(float), MemoryKind::device);
+      data.scales = Buffer(size_t{kHidden / 128 * 4} * 8192, MemoryKind::device);
+      fill_bf16(data.memory.data(), bytes / 2, 1.0f, static_cast<uint64_t>(r), data.launch.stream);
+      fill_f32(reinterpret_cast<float*>(data.gain.data()), kHidden, 1.0f, 2, data.launch.stream);
+      FATHOM_CUDA(cudaStreamSynchronize(data.launch.stream));
+    }
+  }
+  ~ExchangeBench() {
+    for (RankData& data : ranks_) {
+      cudaStreamSynchronize(data.launch.stream);
+      cudaEventDestroy(data.begin);
+      cudaEventDestroy(data.end);
+      cudaStreamDestroy(data.launch.stream);
+    }
+  }
+  ExchangeBench(const ExchangeBench&) = delete;
+  ExchangeBench& operator=(const ExchangeBench&) = delete;
+
+  void measure_link() {
+    const size_t bytes = ranks_[0].memory.size() / 2;
+    const double us = time(1, [&](RankData& data, int rank, int) {
+      const RankData& next = ranks_[static_cast<size_t>(rank + 1) % ranks_.size()];
+      FATHOM_CUDA(cudaMemcpyPeerAsync(next.memory.data() + bytes, next.device, data.memory.data(),
+                                      data.device, bytes, data.launch.stream));
+    });
+    link_gbs_ = static_cast<double>(bytes) / us / 1e3;
+    fmt::print("exchange: {} GPUs copy to each other at {:.0f} GB/s each way\n", ranks_.size(),
+               link_gbs_);
+  }
+
+  void sum(int rows, PeerSumWay way, bool norm, double anchor_us) {
+    const bool one_shot = way == PeerSumWay::one_shot;
+    if (one_shot && !group_->view(0).fits_one_shot(rows, kHidden)) return;
+    const std::string shape =
+        fmt::format("{} {}x{} {} ranks, {}", norm ? "sum + norm" : "sum", rows, kHidden,
+                    ranks_.size(), one_shot ? "one-shot" : "two-shot");
+    if (!bench_.wanted("exchange", shape)) return;
+    const int64_t elements = int64_t{rows} * kHidden;
+    const int64_t each = elements * 8;  // x, residual, normed, codes
+    const double us = time(sets(each), [&](RankData& data, int rank, int set) {
+      Bf16* at = reinterpret_cast<Bf16*>(data.memory.data() + set * each);
+      PeerSumParams p;
+      p.peers = group_->view(rank);
+      p.x = at;
+      p.rows = rows;
+      p.n = kHidden;
+      p.x_stride = kHidden;
+      if (norm) {
+        p.norm.gain = reinterpret_cast<const float*>(data.gain.data());
+        p.norm.residual = at + elements;
+        p.norm.out = at + 2 * elements;
+        p.norm.residual_stride = p.norm.out_stride = kHidden;
+        p.norm.eps = 1e-6f;
+        p.norm.codes = {reinterpret_cast<uint8_t*>(at + 3 * elements),
+                        reinterpret_cast<float*>(data.scales.data()), (rows + 3) / 4 * 4, true};
+      }
+      peer_sum(p, way, data.launch);
+    });
+    const double others = static_cast<double>(ranks_.size() - 1);
+    const double sent = one_shot ? others : 2 * others / static_cast<double>(ranks_.size());
+    bench_.report_at("exchange", shape, us, sent * 2.0 * static_cast<double>(elements), link_gbs_,
+                     anchor_us);
+  }
+
+  // Every rank has its columns, or every ranks-th row, of [rows, n] words.
+  void gather(const char* what, int64_t rows, int64_t n, bool columns, double anchor_us) {
+    const std::string shape = fmt::format("{} {}x{} {} ranks", what, rows, n, ranks_.size());
+    if (!bench_.wanted("exchange", shape)) return;
+    const int64_t ranks = static_cast<int64_t>(ranks_.size()), each = 4 * rows * n;
+    const double us = time(sets(2 * each), [&](RankData& data, int rank, int set) {
+      std::byte* at = data.memory.data() + set * 2 * each;
+      PeerGatherParams p;
+      p.peers = group_->view(rank);
+      p.piece = at + each;
+      p.out = at;
+      p.rows = columns ? rows : rows / ranks;
+      p.bytes = p.piece_pitch = columns ? 4 * n / ranks : 4 * n;
+      p.out_pitch = columns ? 4 * n : 4 * n * ranks;
+      p.at = rank * p.bytes;
+      peer_gather(p, data.launch);
+    });
+    bench_.report_at(
+        "exchange", shape, us,
+        static_cast<double>(each) / static_cast<double>(ranks) * static_cast<double>(ranks - 1),
+        link_gbs_, anchor_us);
+  }
+
+ private:
+  int sets(int64_t bytes_each) const {
+    const int64_t fitting = static_cast<int64_t>(ranks_[0].memory.size()) / bytes_each;
+    return static_cast<int>(
+        std::min<int64_t>(bench_.sets_for(static_cast<double>(bytes_each)), fitting));
+  }
+
+  // Median microseconds of one call on every rank, by the events of the rank that is launched last:
+  // when its graph begins, the others are there.
+  template <class Run>
+  double time(int sets, const Run& run) {
+    const double once = replays(sets, sets, run);
+    const int wished = static_cast<int>(kReplayTime / std::max(once, 0.5));
+    return replays(std::max(sets, std::min(wished, kMaxLaunches) / sets * sets), sets, run);
+  }
+
+  template <class Run>
+  double replays(int launches, int sets, const Run& run) {
+    std::vector<cudaGraph_t> graphs(ranks_.size());
+    std::vector<cudaGraphExec_t> execs(ranks_.size());
+    each_rank([&](RankData& data, size_t r) {
+      FATHOM_CUDA(cudaStreamBeginCapture(data.launch.stream, cudaStreamCaptureModeThreadLocal));
+      for (int i = 0; i < launches; ++i) run(data, static_cast<int>(r), i % sets);
+      FATHOM_CUDA(cudaStreamEndCapture(data.launch.stream, &graphs[r]));
+      FATHOM_CUDA(cudaGraphInstantiate(&execs[r], graphs[r], 0));
+    });
+    std::vector<double> times;
+    for (int i = 0; i < kReplays + 1; ++i) {
+      each_rank([&](RankData& data, size_t r) {
+        FATHOM_CUDA(cudaEventRecord(data.begin, data.launch.stream));
+        FATHOM_CUDA(cudaGraphLaunch(execs[r], data.launch.stream));
+        FATHOM_CUDA(cudaEventRecord(data.end, data.launch.stream));
+      });
+      each_rank(
+          [&](RankData& data, size_t) { FATHOM_CUDA(cudaStreamSynchronize(data.launch.stream)); });
+      float ms = 0;
+      FATHOM_CUDA(cudaEventElapsedTime(&ms, ranks_.back().begin, ranks_.back().end));
+      if (i > 0) times.push_back(ms * 1e3 / launches);  // the first warms up
+    }
+    each_rank([&](RankData&, size_t r) {
+      cudaGraphExecDestroy(execs[r]);
+      cudaGraphDestroy(graphs[r]);
+    });
+    std::nth_element(times.begin(), times.begin() + kReplays / 2, times.end());
+    return times[kReplays / 2];
+  }
+
+  template <class Body>
+  void each_rank(const Body& body) {
+    for (size_t r = 0; r < ranks_.size(); ++r) {
+      const DeviceGuard guard(ranks_[r].device);
+      body(ranks_[r], r);
+    }
+  }
+
+  BenchContext& bench_;
+  std::unique_ptr<PeerGroup> group_;
+  std::vector<RankData> ranks_;
+  double link_gbs_ = 0;
+};
+
+// Microseconds of NCCL's all-reduce on two H200s, in graphs, without the norm (docs/parallel.md).
+double nccl_us(int rows) {
+  switch (rows) {
+    case 1:
+      return 13.1;
+    case 16:
+      return 13.8;
+    case 64:
+      return 18.5;
+    case 128:
+      return 32.4;
+    case 512:
+      return 47.9;
+    case 4096:
+      return 230;
+    default:
+      return 0;
+  }
+}
+
+}  // namespace
+
+void bench_exchange(BenchContext& bench) {
+  int devices = 0;
+  FATHOM_CUDA(cudaGetDeviceCount(&devices));
+  if (!bench.wanted("exchange", "sum gather")) return;
+  if (devices < 2) {
+    fmt::print("exchange: skipped, it needs two GPUs and this machine has {}\n", devices);
+    return;
+  }
+  std::vector<int> sizes{2};
+  for (int ranks = 4; ranks <= std::min(devices, kMaxPeers); ranks *= 2) sizes.push_back(ranks);
+  for (int ranks : sizes) {
+    ExchangeBench exchange(bench, ranks, int64_t{1} << 30);
+    exchange.measure_link();
+    for (int rows : {1, 16, 64, 128, 256, 512, 1024, 4096}) {
+      const double anchor = ranks == 2 ? nccl_us(rows) : 0;
+      for (PeerSumWay way : {PeerSumWay::one_shot, PeerSumWay::two_shot})
+        exchange.sum(rows, way, false, anchor);
+      for (PeerSumWay way : {PeerSumWay::one_shot, PeerSumWay::two_shot})
+        exchange.sum(rows, way, true, 0);
+    }
+    exchange.gather("picks", 4096, kTopk, false, ranks == 2 ? 99 : 0);
+    for (int rows : {1, 64}) exchange.gather("logits", rows, kVocab, true, 0);
+  }
+}
+
+}  // namespace fathom::cuda
