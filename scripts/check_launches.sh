@@ -68,7 +68,7 @@ if [ -n "$program" ]; then
         ++kernels
         if (!waits && name !~ /fill_kernel/) fail("never waits (ACQBULK)")
         if (constant && name !~ /fp8_(few|many)_kernel/) fail(constant " non-coherent loads (LDG.CONSTANT)")
-        if (early_loads && name !~ /(rms_norm|peer_sum_one_shot|peer_sum_two_shot|index_decode|index_prefill)_kernel/)
+        if (early_loads && name !~ /(rms_norm|peer_sum_one_shot|index_decode|index_prefill)_kernel/)
           fail(early_loads " loads in front of the wait")
         if (early_stores) fail(early_stores " stores to global memory in front of the wait")
       }

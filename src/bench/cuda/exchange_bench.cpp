@@ -67,8 +67,8 @@ class ExchangeBench {
     const size_t bytes = ranks_[0].memory.size() / 2;
     const double us = time(1, [&](RankData& data, int rank, int) {
       const RankData& next = ranks_[static_cast<size_t>(rank + 1) % ranks_.size()];
-      FATHOM_CUDA(cudaMemcpyPeerAsync(next.memory.data() + bytes, next.device, data.memory.data(),
-                                      data.device, bytes, data.launch.stream));
+      FATHOM_CUDA(cudaMemcpyAsync(next.memory.data() + bytes, data.memory.data(), bytes,
+                                  cudaMemcpyDefault, data.launch.stream));
     });
     link_gbs_ = static_cast<double>(bytes) / us / 1e3;
     fmt::print("exchange: {} GPUs copy to each other at {:.0f} GB/s each way\n", ranks_.size(),

@@ -133,6 +133,7 @@ __global__ void __launch_bounds__(kVectors <= 2 ? 512 : 1024)
   clear_received(peers, lane, (buffer + kReceiveBuffers - 1) % kReceiveBuffers, state);
   for (int row = lane; row < p.rows; row += peers.lanes) {
     if (row != lane || p.rows > peers.lanes) load_row(p.x + row * p.x_stride, p.n, value);
+    if (p.norm.gain) norm.load_residual(p.norm, row);
     receive_row(peers, buffer, row, p.n, value);
     if (p.norm.gain)
       norm.run(p.norm, row, value);
@@ -152,8 +153,6 @@ __global__ void __launch_bounds__(kVectors <= 2 ? 512 : 1024)
   __shared__ uint64_t addresses[kMaxPeers];
   const int lane = static_cast<int>(blockIdx.x);
   const PeerView& peers = p.peers;
-  NormRow<kVectors> norm;
-  if (p.norm.gain) norm.load_gain(p.norm);  // a weight, so it may come before the wait
   pdl_wait();
   pdl_trigger();
   const int vectors = p.n / kLaneValues, stride = peers.lanes * peers.ranks;
@@ -185,19 +184,6 @@ __global__ void __launch_bounds__(kVectors <= 2 ? 512 : 1024)
     for (int rank = 0; rank < peers.ranks; ++rank) store_row(row_of(rank, row), p.n, value);
   }
   exchange.finish();
-  if (p.norm.gain == nullptr) return;
-  for (int group = lane * peers.ranks; group < p.rows; group += stride)
-    for (int row = group; row < min(group + peers.ranks, p.rows); ++row) {
-      uint4 value[kVectors];
-#pragma unroll
-      for (int i = 0; i < kVectors; ++i) {
-        const int v = static_cast<int>(threadIdx.x + i * blockDim.x);
-        value[i] =
-            v < vectors ? load_shared_vector(p.x + row * p.x_stride + v * kLaneValues) : uint4{};
-      }
-      norm.run(p.norm, row, value);
-      __syncthreads();
-    }
 }
 
 template <class Kernel>
@@ -231,6 +217,7 @@ void peer_sum(const PeerSumParams& given, PeerSumWay way, const Launch& l) {
                          : by_width(p.n, peer_sum_two_shot_kernel<1>, peer_sum_two_shot_kernel<2>,
                                     peer_sum_two_shot_kernel<4>);
   launch_kernel(l, kernel, dim3(lanes), dim3(norm_threads(p.n)), 0, 1, p);
+  if (!one_shot && p.norm.gain) rms_norm(p.norm, l);
 }
 
 void load_peer_sums() {

@@ -2,9 +2,11 @@
 // rounded once. Every rank ends with the same bits, and a row's bits depend neither on the other
 // rows nor on the way that is taken:
 //   one-shot  every rank writes its rows into every other's memory; a packet of 16 bytes is its own
-//             flag, so that a sum costs one way through the link. Small sums.
+//             flag, so that a sum costs one way through the link. Small sums. The same kernel goes
+//             on to the residual sum, the norm and its FP8 form of norm.h, where wanted.
 //   two-shot  each rank reads its share of the rows from all others, and writes the sums to all.
-// Both go on to the residual sum, the norm and its FP8 form of norm.h, where wanted.
+//   The
+//             norm follows as a kernel of its own, which has more threads for it.
 #pragma once
 
 #include "kernels/cuda/comm/peer_view.h"

@@ -23,9 +23,10 @@ inline constexpr int kMaxPeers = 16;  // GPUs that one machine links to each oth
 inline constexpr int kMaxPeerLanes = 256;
 inline constexpr int kReceiveBuffers = 3;
 inline constexpr int64_t kLaneBytes = 32 << 10;
-// Bytes that a rank sends in a one-shot sum at most. Beyond, a two-shot sum is faster: it sends
-// less, but goes over the link twice (docs/parallel.md).
-inline constexpr int64_t kOneShotBytes = int64_t{4} << 20;
+// Bytes that each of more than two ranks sends in a one-shot sum at most: beyond, a two-shot sum,
+// which sends less but goes over the link twice, should be faster. Between two ranks it sends as
+// much. (Estimated from two ranks' times: docs/parallel.md.)
+inline constexpr int64_t kOneShotBytes = int64_t{2} << 20;
 
 // Kept by a lane for itself.
 struct alignas(16) PeerLane {
@@ -66,7 +67,7 @@ struct PeerView {
   }
   FATHOM_HD bool is_small(int rows, int n) const {
     return fits_one_shot(rows, n) &&
-           int64_t{ranks - 1} * rows * n * int64_t{sizeof(Bf16)} <= kOneShotBytes;
+           (ranks == 2 || int64_t{ranks - 1} * rows * n * int64_t{sizeof(Bf16)} <= kOneShotBytes);
   }
   FATHOM_HD static constexpr size_t received_at() {
     return kMaxPeerLanes * (sizeof(PeerLane) + kMaxPeers * sizeof(PeerMail));

@@ -16,6 +16,7 @@ __global__ void __launch_bounds__(kVectors <= 2 ? 512 : 1024) rms_norm_kernel(Rm
   const int64_t row = blockIdx.x;
   uint4 value[kVectors];
   load_row(p.x + row * p.x_stride, p.n, value);
+  norm.load_residual(p, row);
   norm.run(p, row, value);
 }
 

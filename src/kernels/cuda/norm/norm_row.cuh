@@ -46,6 +46,12 @@ class NormRow {
         if (vector(i) < p.n / kLaneValues) load_floats(p.gain + vector(i) * kLaneValues, gain_[i]);
   }
 
+  // The row of the residual stream, where there is one: before run(), and early, so that it is on
+  // its way while a kernel waits for x.
+  __device__ __forceinline__ void load_residual(const RmsNormParams& p, int64_t row) {
+    if (p.residual) load_row(p.residual + row * p.residual_stride, p.n, residual_);
+  }
+
   // `value` holds the row of x. Every thread of the CTA calls; between two calls lies a barrier.
   __device__ __forceinline__ void run(const RmsNormParams& p, int64_t row,
                                       uint4 (&value)[kVectors]) const {
@@ -62,13 +68,11 @@ class NormRow {
     return static_cast<int>(threadIdx.x + i * blockDim.x);
   }
 
-  static __device__ __forceinline__ void add(Bf16* residual, int n, uint4 (&value)[kVectors]) {
-    uint4 old[kVectors];
-    load_row(residual, n, old);
+  __device__ __forceinline__ void add(Bf16* residual, int n, uint4 (&value)[kVectors]) const {
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       float a[kLaneValues], b[kLaneValues];
-      unpack(old[i], a);
+      unpack(residual_[i], a);
       unpack(value[i], b);
 #pragma unroll
       for (int j = 0; j < kLaneValues; ++j) a[j] += b[j];
@@ -126,6 +130,7 @@ class NormRow {
   }
 
   float gain_[kEarlyGain ? kVectors : 1][kLaneValues];
+  uint4 residual_[kVectors];
 };
 
 }  // namespace fathom::cuda
