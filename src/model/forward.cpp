@@ -23,6 +23,11 @@ std::vector<std::byte> converted(Tensor x, DType to) {
   return bytes;
 }
 
+size_t state_bytes(const Config& c, const ForwardOptions& o) {
+  return static_cast<size_t>(o.step_tokens) * static_cast<size_t>(c.hidden) *
+         size_of(activation_dtype(o.numerics));
+}
+
 }  // namespace
 
 int64_t activation_bytes(const Config& c, const ForwardOptions& o) {
@@ -30,6 +35,7 @@ int64_t activation_bytes(const Config& c, const ForwardOptions& o) {
   int64_t per_token = 5LL * c.hidden + c.q_rank + c.latent + c.rope +
                       c.heads * int64_t{c.qk_dim() + c.value} + 2LL * c.index_heads * c.index_dim +
                       c.index_dim + c.index_heads + c.index_topk + 2LL * c.experts_per_token;
+  if (o.mtp) per_token += c.hidden + 1;  // states_, from_
   return 4 * per_token * o.step_tokens + 32 * 256;
 }
 
@@ -61,6 +67,9 @@ Forward::Forward(const Config& config, const Weights& weights, Ops& ops, Comm& c
       options_(options),
       sparse_(options.attention == AttentionMode::sparse && config.has_indexer()),
       arena_(static_cast<size_t>(activation_bytes(config, options)), ops.memory()),
+      states_(options.mtp ? state_bytes(config, options) : 0, ops.memory()),
+      from_(options.mtp ? static_cast<size_t>(options.step_tokens) * sizeof(int32_t) : 0,
+            ops.memory()),
       rope_memory_(static_cast<size_t>(options.context + 1) * config.rope * sizeof(float),
                    ops.memory()) {
   std::vector<float> f =
@@ -93,7 +102,8 @@ Forward::Activations Forward::activations(int tokens) {
   arena_.reset();
   Activations a;
   a.residual = arena_.tensor(act, {t, c.hidden});
-  a.normed = arena_.tensor(act, {t, c.hidden});
+  a.normed = states_.size() > 0 ? Tensor(states_.data(), act, {t, c.hidden})
+                                : arena_.tensor(act, {t, c.hidden});
   a.update = arena_.tensor(act, {t, c.hidden});
   a.combined = arena_.tensor(act, {t, 2LL * c.hidden});
   a.q_low = arena_.tensor(act, {t, c.q_rank});
@@ -209,20 +219,31 @@ void Forward::head(const Activations& a, Tensor hidden, std::span<const int32_t>
 }
 
 void Forward::mtp(const StepBatch& batch, std::span<const int32_t> next_ids,
-                  std::span<const KvView> kv, Tensor logits) {
-  FATHOM_CHECK(weights_.mtp && static_cast<int>(kv.size()) == config_.layers + 1,
+                  std::span<const KvView> kv, Tensor logits, std::span<const int32_t> from) {
+  FATHOM_CHECK(weights_.mtp && options_.mtp && static_cast<int>(kv.size()) == config_.layers + 1,
                "MTP asked of a model without it, or without a cache layer for it");
-  if (batch.tokens() == 0) return;
+  const auto tokens = static_cast<size_t>(batch.tokens());
+  FATHOM_CHECK(next_ids.size() == tokens && (from.empty() || from.size() == tokens),
+               "{} next ids and {} states for {} tokens", next_ids.size(), from.size(), tokens);
+  if (tokens == 0) return;
   const MtpWeights& w = *weights_.mtp;
-  // The activations lie in the same memory as in the step before, so a.normed still holds the main
-  // model's final hidden state.
-  Activations a = activations(batch.tokens());
+  Activations a = activations(batch.tokens());  // a.normed still holds the states
   StepInputs next = batch.inputs();
   next.ids = next_ids.data();
   const StepInputs in = ops_.begin_step(next);
+  Tensor states = a.normed;
+  if (!from.empty()) {
+    const int32_t last = *std::max_element(from.begin(), from.end());
+    FATHOM_CHECK(last < options_.step_tokens, "state {} of a step of {} tokens", last,
+                 options_.step_tokens);
+    ops_.upload(from_.data(), from.data(), from.size_bytes());
+    states = a.update;
+    ops_.gather_rows(states, Tensor(states_.data(), a.normed.dtype, {last + 1, config_.hidden}),
+                     {reinterpret_cast<const int32_t*>(from_.data()), tokens});
+  }
   ops_.embed(a.residual, in.ids, weights_.embed);
   ops_.rms_norm(a.combined.columns(0, config_.hidden), a.residual, w.embed_norm, config_.norm_eps);
-  ops_.rms_norm(a.combined.columns(config_.hidden, 2LL * config_.hidden), a.normed, w.hidden_norm,
+  ops_.rms_norm(a.combined.columns(config_.hidden, 2LL * config_.hidden), states, w.hidden_norm,
                 config_.norm_eps);
   ops_.linear(a.residual, a.combined, w.combine);
   ops_.rms_norm(a.normed, a.residual, w.block.attention_norm, config_.norm_eps);

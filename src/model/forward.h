@@ -17,6 +17,7 @@ struct ForwardOptions {
   AttentionMode attention = AttentionMode::sparse;
   int step_tokens = 512;   // of one step
   int64_t context = 4096;  // positions of one sequence
+  bool mtp = false;        // mtp() will be called
 };
 
 // Memory of the results that a step of options.step_tokens tokens holds at once.
@@ -40,13 +41,14 @@ class Forward {
   void step_from(int first, Tensor hidden, const StepBatch& batch, std::span<const KvView> kv,
                  Tensor logits);
 
-  // Runs the MTP module over the batch of the last step: next_ids[t] is the token after batch token
-  // t. Writes the logits of the token after that one. The module's cache entry for next_ids[t],
-  // which stands at position p + 1, lies in slot p of kv.back(), as slot 0 would otherwise stay
-  // empty.
+  // Runs the MTP block (spec 2.4). Batch token t joins a state of the call before, step() or mtp(),
+  // with next_ids[t], the token after it. That state is the one of token from[t] of that call's
+  // batch; without `from` it is token t's, and the batch must be the same one. Writes the logits of
+  // the token after next_ids[t]. The block's cache entry for next_ids[t], which stands at position
+  // p + 1, lies in slot p of kv.back(), as slot 0 would otherwise stay empty.
   //                                                                   logits [R, vocab] f32
   void mtp(const StepBatch& batch, std::span<const int32_t> next_ids, std::span<const KvView> kv,
-           Tensor logits);
+           Tensor logits, std::span<const int32_t> from = {});
 
  private:
   struct Activations;
@@ -68,6 +70,10 @@ class Forward {
   ForwardOptions options_;
   bool sparse_;
   Arena arena_;
+  // With MTP: the states after the final norm, [step_tokens, hidden]. They lie outside the arena,
+  // whose layout follows the number of tokens, as the next call may have fewer.
+  Buffer states_;
+  Buffer from_;         // with MTP: [step_tokens] i32, see mtp()
   Buffer rope_memory_;  // cos, then sin: [context + 1, rope / 2] each
 };
 

@@ -11,6 +11,14 @@ namespace fathom {
 void check_plan(const ComputePlan& p) {
   if (p.sequences < 1) fail("{} sequences at once: at least 1 is needed", p.sequences);
   if (p.step_tokens < 1) fail("{} tokens a step: at least 1 is needed", p.step_tokens);
+  if (p.speculative_tokens < 0 || p.speculative_tokens > kMaxSpeculativeTokens)
+    fail("{} speculative tokens: 0 to {} are possible", p.speculative_tokens,
+         kMaxSpeculativeTokens);
+  if (p.speculative_tokens > 0 && !p.mtp)
+    fail("{} speculative tokens without the MTP block, which guesses them", p.speculative_tokens);
+  if (p.speculative_tokens > 0 && p.ranks > 1)
+    fail("{} speculative tokens on {} ranks: speculation works on one rank only",
+         p.speculative_tokens, p.ranks);
   if (p.context < 0) fail("a context of {} tokens: at least 1 is needed", p.context);
   if (p.ranks != 1 || p.rank != 0)
     fail("rank {} of {}: this build computes a model on one rank", p.rank, p.ranks);
@@ -22,11 +30,15 @@ std::string describe(const Config& config, const ComputePlan& p) {
   return fmt::format(
       "{}, {} numerics, {} cache, {} attention{}, {} thread{}; steps of {} tokens, context {} "
       "tokens, "
-      "{} sequence{}, {} of index scores, rank {} of {}",
+      "{} sequence{}, {} of index scores{}, rank {} of {}",
       name_of(p.device), name_of(p.numerics), name_of(p.latent_format()), name_of(attention),
       p.batch_invariant ? " (batch-invariant)" : "", threads, threads == 1 ? "" : "s",
       p.step_tokens, p.context, p.sequences, p.sequences == 1 ? "" : "s",
-      bytes_text(p.index_budget), p.rank, p.ranks);
+      bytes_text(p.index_budget),
+      p.speculative_tokens > 0 ? fmt::format(", {} draft{} a step", p.speculative_tokens,
+                                             p.speculative_tokens == 1 ? "" : "s")
+                               : "",
+      p.rank, p.ranks);
 }
 
 ForwardOptions forward_options(const ComputePlan& p) {
@@ -35,6 +47,7 @@ ForwardOptions forward_options(const ComputePlan& p) {
   f.attention = p.attention;
   f.step_tokens = p.step_tokens;
   f.context = p.context;
+  f.mtp = p.mtp;
   return f;
 }
 

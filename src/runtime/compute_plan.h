@@ -14,6 +14,7 @@
 #include "model/config.h"
 #include "model/forward.h"
 #include "numerics/modes.h"
+#include "runtime/speculation.h"
 
 namespace fathom {
 
@@ -41,6 +42,9 @@ struct ComputePlan {
   // For observers, who look between the ops. Slow.
   bool observed = false;
   bool mtp = false;  // the cache has a layer for the MTP block, and the block may be run
+  // Drafts of a sequence that the engine verifies in one step, 0 to kMaxSpeculativeTokens. Any need
+  // `mtp`.
+  int speculative_tokens = 0;
 
   // How much.
   int step_tokens = 512;              // of one step: longer prompts are computed in chunks

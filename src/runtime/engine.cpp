@@ -19,7 +19,7 @@ RunnerSetup setup_of(const Config& config, const EngineOptions& o, int64_t conte
   s.compute = o.compute;
   s.compute.context = context;
   s.compute.cache_pages = pages;
-  s.compute.logit_rows = o.compute.sequences + prompt_rows(o);
+  s.compute.logit_rows = o.compute.sequences * (1 + o.compute.speculative_tokens) + prompt_rows(o);
   s.keep_selection = o.keep_selection;
   return s;
 }
@@ -31,6 +31,12 @@ const EngineOptions& usable(const Config& config, const EngineOptions& o) {
          o.max_prompt_rows);
   if (o.max_waiting < 0)
     fail("a queue of {} requests: a count, or 0 for any number, is needed", o.max_waiting);
+  if (o.compute.speculative_tokens > 0 && config.mtp_layers == 0)
+    fail("{} speculative tokens: this checkpoint has no MTP block, which guesses them",
+         o.compute.speculative_tokens);
+  if (o.compute.speculative_tokens > 0 && o.compute.device == DeviceKind::cuda)
+    fail("{} speculative tokens: on a GPU there is no speculation yet",
+         o.compute.speculative_tokens);
   if (!o.cache_dir.empty() && (!o.keep_prefixes || o.checkpoint == PageKey{}))
     fail("a cache folder needs kept prefixes and the checkpoint's digest: {} and {} are given",
          o.keep_prefixes ? "the first" : "not the first",
@@ -183,6 +189,7 @@ void Engine::Impl::publish() {
   p.prompt_tokens = stats_.prompt_tokens;
   p.generated_tokens = stats_.generated_tokens;
   p.preemptions = stats_.preemptions;
+  p.speculation = stats_.speculation;
   p.prefix_queries = prefix_queries_;
   p.prefix_hits = prefix_hits_;
   p.running = static_cast<int>(running_.size());

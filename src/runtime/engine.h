@@ -44,6 +44,9 @@ struct EngineOptions {
   std::function<void(const std::string&)> on_cache_problem;
   int max_waiting = 0;          // requests that may wait; further ones are refused. 0: any number
   bool keep_selection = false;  // requests may ask what the indexer selected
+  // Drafts are left out where they cost more time than they save. False: each request always gets
+  // compute.speculative_tokens of them.
+  bool regulate_drafts = true;
   // On a GPU: the host prepares a step and delivers another while the device computes a third.
   bool overlap = true;
   std::function<void(const StepReport&)> on_step;  // on the engine thread; must not block
@@ -66,6 +69,7 @@ struct EngineStats {
   int64_t preemptions = 0;
   int64_t reused_tokens = 0;    // found among kept pages on admission
   int64_t pages_looked_up = 0;  // of waiting requests, to plan for them
+  SpeculationStats speculation;
   int pages = 0, free_pages = 0;
   int running = 0, waiting = 0;
 };

@@ -42,18 +42,29 @@ class Engine::Impl {
   using Owned = std::unique_ptr<Sequence>;
 
   // A logit row of a step. It belongs to the last known token of a sequence, and the next token is
-  // drawn from it; or to a token of a prompt whose log-probabilities are wanted.
+  // drawn from it; to a draft behind that token; or to a token of a prompt whose log-probabilities
+  // are wanted.
   struct Row {
     Sequence* sequence = nullptr;
     int64_t position = 0;
     bool draws = true;
+    size_t member = 0;   // of the flight: the one whose token it belongs to
+    int drafts = 0;      // so many rows of drafts follow this one
+    int32_t draft = -1;  // if it is one of those: the draft that it belongs to
+  };
+  // A sequence whose pages a step uses, and the positions [begin, end) that it computes of it.
+  struct Member {
+    Sequence* sequence = nullptr;
+    int64_t begin = 0, end = 0;
+    int first = 0;      // the batch token at `begin`
+    bool drew = false;  // a token was drawn and delivered
   };
   // A step in flight: launched and not finished.
   struct Flight {
     std::vector<Row> rows;
-    std::vector<Sequence*> members;  // the sequences whose pages it uses
-    std::vector<int64_t> computed;   // by member: positions below this have rows afterwards
-    int tokens = 0, decodes = 0;
+    std::vector<Member> members;
+    int tokens = 0, decodes = 0;  // decodes with their drafts,
+    int rejected = 0;             // and of these the drafts that came to nothing
     bool logits = false;  // the host reads some row: the next step is launched only after that
     Clock::time_point launched;
     double seconds = 0;       // of model and sampling
@@ -71,7 +82,11 @@ class Engine::Impl {
   Plan make_plan();
   SeqState state_of(const Sequence& s) const;
   std::span<const int32_t> reusable(const Sequence& s) const;
-  bool overlaps() const { return options_.overlap && runner_->steps_at_once() > 1; }
+  // What a step draws decides which drafts the next one has, so steps with drafts do not overlap.
+  bool overlaps() const {
+    return options_.overlap && runner_->steps_at_once() > 1 && !speculates();
+  }
+  bool speculates() const { return options_.compute.speculative_tokens > 0; }
   void carry_out(const Plan& plan, Flight& flight);
   void admit_and_preempt(const Plan& plan);
   void count_reuse(Sequence& s);
@@ -82,11 +97,13 @@ class Engine::Impl {
   void retire(Flight& flight);
   void account(Flight& flight, Clock::time_point over);
   void read_logits(const Flight& flight);
+  void read_run(const Flight& flight, size_t at, RuledSampler& sampler);
   void read_row(const Row& row, size_t at, RuledSampler& sampler);
-  Result<int32_t> draw_for(Sequence& s, std::span<const float> logits, RuledSampler& sampler);
-  void deliver(const Row& row, size_t at);
+  Result<int32_t> draw_for(const Row& row, std::span<const float> logits, RuledSampler& sampler);
+  void deliver(Flight& flight, size_t at);
+  void keep_pages(const Flight& flight);
   void keep_prefix(Sequence& s, int64_t computed, bool verified);
-  void accept(Sequence& s, int32_t token, size_t row);
+  void accept(Sequence& s, int32_t token, size_t row, bool drafted);
   const Selection& selection_of(const Sequence& s, size_t row);
   void finish(Sequence& s, Finish how, std::string error = {});
   void end(Sequence& s);
@@ -94,6 +111,15 @@ class Engine::Impl {
   void sweep();
   void release_pages(Sequence& s);
   void fail_everything(const std::string& why);
+
+  // engine_draft.cpp: the MTP block's part of a step
+  void draft(Flight& flight);
+  bool wants_block_rows(const Member& member, int64_t end) const;
+  void add_draft_runs(const Member& member, int64_t end);
+  int drafts_for(Sequence& s);
+  void settle_drafts(Sequence& s);
+  void count_run(Sequence& s, int drafts, int accepted);
+  void observe_drafts(const Flight& flight);
 
   const Config& config_;
   const EngineOptions options_;
@@ -106,8 +132,10 @@ class Engine::Impl {
   std::vector<Result<int32_t>> drawn_;  // and its result
   std::vector<CarriedId> carried_;
   std::vector<TokenLogprobs> logprobs_;  // one a logit row, where asked for
-  std::vector<size_t> rows_to_read_;     // logit rows that the host reads
-  std::vector<RuledSampler> samplers_;   // one a thread
+  std::vector<size_t> rows_to_read_;     // logit rows that the host reads; of a run, the first
+  std::vector<DraftRun> draft_runs_;
+  DraftRegulator regulator_;
+  std::vector<RuledSampler> samplers_;  // one a thread
   Selection selection_;
   PageAllocator pages_;
   Prefixes prefixes_;  // after pages_: gives its pages back first

@@ -132,6 +132,7 @@ SeqState Engine::Impl::state_of(const Sequence& s) const {
   x.priority = s.request.priority;
   x.prompt_rows = s.wants_prompt_rows();
   x.rows_from = s.first_prompt_row();
+  x.drafts = static_cast<int>(s.drafts.size());
   return x;
 }
 
@@ -179,7 +180,7 @@ void Engine::Impl::admit_and_preempt(const Plan& plan) {
     Owned s = std::move(waiting_.front());
     waiting_.pop_front();
     s->pages = prefixes_.hold(s->prefix, reusable(*s));
-    s->cached = static_cast<int64_t>(s->pages.size()) * kPageRows;
+    s->cached = s->block_rows = static_cast<int64_t>(s->pages.size()) * kPageRows;
     if (s->stats.preemptions == 0) count_reuse(*s);
     insert_by_rank(running_, std::move(s));
   }
@@ -200,8 +201,7 @@ void Engine::Impl::count_reuse(Sequence& s) {
 void Engine::Impl::add_to_batch(Sequence& s, const Slice& slice, Flight& flight) {
   while (static_cast<int64_t>(s.pages.size()) < pages_for(slice.end))
     s.pages.push_back(pages_.take());
-  flight.members.push_back(&s);
-  flight.computed.push_back(slice.end);
+  flight.members.push_back({&s, slice.begin, slice.end, batch_.tokens()});
   ++s.in_flight;
   if (slice.begin == s.known()) {  // the token that the step in flight draws
     const int32_t unknown = 0;
@@ -213,6 +213,9 @@ void Engine::Impl::add_to_batch(Sequence& s, const Slice& slice, Flight& flight)
   // A generated token is decoded even when it is computed again after a preemption, so that its
   // cache rows have the same bits as before.
   const int64_t middle = std::clamp(s.prompt, slice.begin, slice.end);
+  const int64_t known = s.known();
+  if (slice.end > known)  // its first drafts, too
+    s.ids.insert(s.ids.end(), s.drafts.begin(), s.drafts.begin() + (slice.end - known));
   auto add = [&](int64_t begin, int64_t end, bool decode) {
     if (begin == end) return;
     std::span<const int32_t> ids(s.ids);
@@ -221,6 +224,7 @@ void Engine::Impl::add_to_batch(Sequence& s, const Slice& slice, Flight& flight)
   };
   add(slice.begin, middle, false);
   add(middle, slice.end, true);
+  s.ids.resize(static_cast<size_t>(known));
   s.cached = slice.end;
   add_rows(s, slice, flight);
 }
@@ -231,7 +235,7 @@ void Engine::Impl::add_rows(Sequence& s, const Slice& slice, Flight& flight) {
   auto want = [&](int64_t position, const Draw& draw, bool draws) {
     batch_.want_logits(first + static_cast<int>(position - slice.begin));
     flight.logits |= draw.logits;
-    flight.rows.push_back({&s, position, draws});
+    flight.rows.push_back({&s, position, draws, flight.members.size() - 1});
     draws_.push_back(draw);
   };
   if (s.wants_prompt_rows()) {
@@ -241,16 +245,25 @@ void Engine::Impl::add_rows(Sequence& s, const Slice& slice, Flight& flight) {
          p < std::min(slice.end, s.prompt - 1); ++p)
       want(p, draw, false);
   }
-  if (s.cached != s.known() + s.pending) return;
+  const int64_t known = s.known() + s.pending;
+  if (s.cached < known) return;
   Draw draw;
   draw.params = s.request.sampling;
-  draw.position = s.cached;
+  draw.position = known;
   draw.by_host = draws_by_host(s.request);
   draw.logits = reads_logits(s.request);
   draw.keep_selection = s.request.keep_selection;
-  flight.decodes += s.generated() + s.pending > 0;
-  want(slice.end - 1, draw, true);
+  const int drafts = static_cast<int>(slice.end - known);
+  if (s.generated() + s.pending > 0) flight.decodes += 1 + drafts;
+  want(known - 1, draw, true);
   s.pending_row = static_cast<int>(flight.rows.size()) - 1;
+  flight.rows.back().drafts = drafts;
+  for (int i = 0; i < drafts; ++i) {
+    ++draw.position;
+    draw.draft = s.drafts[static_cast<size_t>(i)];
+    want(known + i, draw, true);
+    flight.rows.back().draft = draw.draft;
+  }
   ++s.pending;
 }
 

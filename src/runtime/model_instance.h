@@ -46,7 +46,8 @@ class ModelInstance {
   // valid until the next call. See Forward for the arguments.
   Tensor step(const StepBatch& batch);
   Tensor step_from(int first_layer, Tensor hidden, const StepBatch& batch);
-  Tensor mtp(const StepBatch& batch, std::span<const int32_t> next_ids);
+  Tensor mtp(const StepBatch& batch, std::span<const int32_t> next_ids,
+             std::span<const int32_t> from = {});
 
   // Room for `rows` rows of logits: the plan's stand ready, more are taken when first asked for.
   Tensor logits(int64_t rows);

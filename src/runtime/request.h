@@ -43,6 +43,8 @@ struct RequestStats {
   int64_t prompt_tokens = 0;
   int64_t reused_tokens = 0;     // of the prompt, found in the cache
   int64_t generated_tokens = 0;  // the stop token included
+  int64_t draft_tokens = 0;      // guesses for this request that were verified,
+  int64_t accepted_tokens = 0;   // and of these the ones that became tokens of the answer
   int preemptions = 0;
   double first_token_seconds = 0;  // from submit to the first token
   double decode_seconds = 0;       // from the first token to the last
@@ -68,6 +70,7 @@ struct TokenEvent {
   int32_t token = -1;            // -1: no token, only the end (cancelled, error)
   Finish finish = Finish::none;  // not none: the last event of this request
   std::string error;
+  bool drafted = false;  // the token was guessed by the MTP block, and the model drew the same one
   const RequestStats* stats = nullptr;
   const TokenLogprobs* logprobs = nullptr;  // of `token`, when asked for
   // Of the prompt's tokens from Request::prompt_logprobs_from on, with the first event, when asked
@@ -103,6 +106,10 @@ class TokenConstraint {
   // Advances the constraint by the token that was drawn, and returns at once: another thread
   // computes the next mask while the model computes the next logits.
   virtual void accept(int32_t token) = 0;
+  // `drafts` are guesses of the next tokens: how many of the first ones are possible. The others
+  // need not be verified. Nothing is accepted by this. A constraint that cannot tell says all of
+  // them: each token is drawn under its own mask in any case.
+  virtual size_t possible(std::span<const int32_t> drafts) { return drafts.size(); }
 };
 
 // The most alternatives that `logprobs` may ask for.

@@ -17,6 +17,7 @@ class Planner {
         waiting_(waiting),
         take_(running.size() + waiting.size(), 0),
         gone_(running.size(), false),
+        step_tokens_(limits.step_tokens),
         budget_(limits.step_tokens),
         free_(limits.free_pages),
         places_(limits.sequences - static_cast<int>(running.size())),
@@ -26,7 +27,10 @@ class Planner {
     for (int i = 0; i < count(); ++i)
       if (is_decode(i)) give(i, 1);
     give_prompts();
-    if (plan_.preempted.empty()) admit();  // a sequence just preempted must not be admitted again
+    int admitted = 0;
+    if (plan_.preempted.empty())
+      admitted = admit();  // a sequence just preempted must not be admitted again
+    give_drafts(admitted);
     add_slices(true);
     add_slices(false);
     return std::move(plan_);
@@ -160,20 +164,41 @@ class Planner {
     return pages;
   }
 
-  void admit() {
+  // Returns how many.
+  int admit() {
     int admitted = 0;
     while (admitted < static_cast<int>(waiting_.size())) {
       if (!make_room(admitted)) break;  // none overtakes it: a long prompt must get its turn
       --places_;
       ++admitted;
     }
-    if (admitted == 0) return;
+    if (admitted == 0) return 0;
     // There are pages for all of them now: the tokens given to prompts are shared out anew.
     const std::vector<int> list = prompts(admitted);
     int64_t budget = budget_;
     for (int i : list) budget += take(i);
     const std::vector<int64_t> shares = shared(list, budget);
     for (size_t k = 0; k < list.size(); ++k) take(list[k]) = shares[k];
+    return admitted;
+  }
+
+  // Decodes take their drafts along, in order of rank, as far as tokens and pages are left over.
+  void give_drafts(int admitted) {
+    if (std::none_of(running_.begin(), running_.end(), [](const auto& s) { return s.drafts > 0; }))
+      return;
+    int64_t budget = step_tokens_;
+    for (int64_t tokens : take_) budget -= tokens;
+    int64_t pages = unclaimed() - needed(admitted, !plan_.preempted.empty());
+    for (int i = 0; i < count() && budget > 0; ++i) {
+      const SeqState& s = at(i);
+      if (!is_decode(i) || take(i) == 0 || s.drafts == 0) continue;
+      const int64_t held = s.pages + more_pages(s, 1);
+      const int64_t room = (held + std::max<int64_t>(0, pages)) * kPageRows - s.cached - 1;
+      const int64_t drafts = std::min({int64_t{s.drafts}, budget, room});
+      pages -= more_pages(s, 1 + drafts) - more_pages(s, 1);
+      budget -= drafts;
+      take(i) += drafts;
+    }
   }
 
   // Pages that the first `n` waiting sequences need. Pages shared with a running sequence that is
@@ -224,6 +249,7 @@ class Planner {
   std::span<const SeqState> running_, waiting_;
   std::vector<int64_t> take_;
   std::vector<bool> gone_;
+  const int64_t step_tokens_;
   int64_t budget_, free_;
   int places_, rows_;
   Plan plan_;

@@ -19,6 +19,8 @@
 //   its
 //      pages, waits again and is computed anew later. The first in rank is never preempted, so it
 //      finishes.
+//   5. Drafts get what then is left: tokens of the step, and pages that no known token needs. So
+//   they never delay or preempt anything.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +36,7 @@ struct SeqState {
   int priority = 0;          // lower numbers are served first
   bool prompt_rows = false;  // tokens of the prompt take a logit row, not only the last one:
   int64_t rows_from = 0;     // all from this position on
+  int drafts = 0;            // guesses behind the last known token: worth a step's spare tokens
   // Which pages these are, in order. Texts share pages from the front only: two lists agree up to
   // some place and differ everywhere after it. May be empty if no page is shared.
   std::span<const int32_t> page_ids = {};
@@ -46,8 +49,9 @@ struct Limits {
   int prompt_rows = 0;     // logit rows of one step beside the last one of each sequence
 };
 
-// Tokens [begin, end) of a sequence. `seq` is an index into the running sequences followed by the
-// waiting ones: running.size() is the first waiting sequence, which this plan admits.
+// Tokens [begin, end) of a sequence; those behind its known ones are its first drafts. `seq` is an
+// index into the running sequences followed by the waiting ones: running.size() is the first
+// waiting sequence, which this plan admits.
 struct Slice {
   int seq;
   int64_t begin, end;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cache/prefixes.h"
+#include "runtime/draft_regulator.h"
 #include "runtime/logit_rules.h"
 #include "runtime/request.h"
 #include "runtime/scheduler.h"
@@ -35,6 +36,12 @@ struct Sequence {
   int in_flight = 0;
   int pending = 0;       // 1: a token is being drawn and its id is not known yet
   int pending_row = -1;  // its logit row in that step
+
+  // With speculation. Guesses of the tokens after the last known one, which the next step verifies;
+  // the step in flight, if it has begun.
+  std::vector<int32_t> drafts;
+  AcceptanceRate acceptance;
+  int64_t block_rows = 0;  // positions below this have rows of the MTP block in the cache
 
   int64_t known() const { return static_cast<int64_t>(ids.size()); }
   int64_t generated() const { return known() - prompt; }

@@ -1,8 +1,11 @@
 #include "runtime/step_runner.h"
 
 #include <algorithm>
+#include <optional>
 
+#include "base/check.h"
 #include "base/error.h"
+#include "runtime/drafter.h"
 #include "runtime/model_instance.h"
 #include "runtime/sampler.h"
 #include "runtime/selection_tap.h"
@@ -20,6 +23,7 @@ class HostRunner final : public StepRunner {
                   [&](Ops& ops) { return observer(s, ops); }) {
     for (int t = 0; t < pool.size(); ++t) samplers_.emplace_back(vocab_);
     draws_.reserve(static_cast<size_t>(instance_.plan().logit_rows));
+    if (instance_.plan().speculative_tokens > 0) drafter_.emplace(instance_.plan());
   }
 
   void launch(StepBatch& batch, std::span<const Draw> draws,
@@ -34,14 +38,26 @@ class HostRunner final : public StepRunner {
     tokens.assign(draws_.size(), Result<int32_t>(-1));
     auto draw = [&](int64_t begin, int64_t end, int thread) {
       Sampler& sampler = samplers_[static_cast<size_t>(thread)];
-      for (int64_t row = begin; row < end; ++row) {
-        const Draw& d = draws_[static_cast<size_t>(row)];
-        if (!d.by_host)
-          tokens[static_cast<size_t>(row)] =
-              sampler.sample(logits(static_cast<int>(row)), d.params, d.position);
-      }
+      for (int64_t row = begin; row < end; ++row)
+        if (draws_[static_cast<size_t>(row)].draft < 0) draw_run(row, sampler, tokens);
     };
     pool_.parallel_dynamic(static_cast<int64_t>(draws_.size()), 1, draw);
+  }
+  void draft(std::span<const DraftRun> runs) override {
+    FATHOM_CHECK(drafter_, "drafts asked of a runner without speculation");
+    drafter_->run(instance_, runs, [&](Tensor rows, std::span<Drafter::Asked> asked) {
+      auto draw = [&](int64_t begin, int64_t end, int thread) {
+        Sampler& sampler = samplers_[static_cast<size_t>(thread)];
+        for (int64_t i = begin; i < end; ++i) {
+          Drafter::Asked& a = asked[static_cast<size_t>(i)];
+          const DraftRun& run = runs[a.run];
+          const Result<int32_t> token = sampler.sample(
+              {rows.row<float>(i), static_cast<size_t>(vocab_)}, run.params, guessed_position(run));
+          if (token.ok()) a.guess = token.value();
+        }
+      };
+      pool_.parallel_dynamic(static_cast<int64_t>(asked.size()), 1, draw);
+    });
   }
   std::span<const float> logits(int row) const override {
     return {logits_.row<float>(row), static_cast<size_t>(vocab_)};
@@ -58,6 +74,20 @@ class HostRunner final : public StepRunner {
   }
 
  private:
+  // Draws row after row of one run, as long as each draws the draft of the next.
+  void draw_run(int64_t row, Sampler& sampler, std::vector<Result<int32_t>>& tokens) {
+    for (;; ++row) {
+      const Draw& d = draws_[static_cast<size_t>(row)];
+      if (d.by_host) return;
+      Result<int32_t>& token = tokens[static_cast<size_t>(row)];
+      token = sampler.sample(logits(static_cast<int>(row)), d.params, d.position);
+      const size_t next = static_cast<size_t>(row) + 1;
+      if (!token.ok() || next == draws_.size() || draws_[next].draft < 0 ||
+          draws_[next].draft != token.value())
+        return;
+    }
+  }
+
   std::unique_ptr<Ops> observer(const RunnerSetup& s, Ops& ops) {
     if (!s.keep_selection) return nullptr;
     auto tap = std::make_unique<SelectionTap>(ops, s.config->layers, runner_plan(s).logit_rows,
@@ -72,10 +102,15 @@ class HostRunner final : public StepRunner {
   ModelInstance instance_;
   Tensor logits_;  // of the step launched last
   std::vector<Draw> draws_;
-  std::vector<Sampler> samplers_;  // one a thread
+  std::vector<Sampler> samplers_;   // one a thread
+  std::optional<Drafter> drafter_;  // with speculation
 };
 
 }  // namespace
+
+void StepRunner::draft(std::span<const DraftRun>) {
+  FATHOM_CHECK(false, "drafts asked of a runner that makes none: {}", describe());
+}
 
 ComputePlan runner_plan(const RunnerSetup& s) {
   ComputePlan p = s.compute;

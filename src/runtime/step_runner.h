@@ -22,7 +22,10 @@ namespace fathom {
 // How one logit row becomes a token.
 struct Draw {
   SamplingParams params;
-  int64_t position = 0;         // of the token that is drawn
+  int64_t position = 0;  // of the token that is drawn
+  // At least 0: the row's token is a draft, and the row before belongs to the token in front of it.
+  // What this row draws counts only if that row drew the draft. A runner may leave it out if not.
+  int32_t draft = -1;
   bool by_host = false;         // the runner draws nothing: the caller does
   bool logits = false;          // the caller reads the row's logits
   bool keep_selection = false;  // the caller reads what the indexer picked for the row's token
@@ -33,6 +36,19 @@ struct Draw {
 struct CarriedId {
   int token = 0;
   int row = 0;
+};
+
+// Consecutive tokens of one sequence in the step just finished, for the MTP block.
+struct DraftRun {
+  int first = 0;         // its first token in that step's batch,
+  int64_t position = 0;  // and the position of that
+  // Of each token the one that follows it in the text. Rejected drafts of the step are left out.
+  std::span<const int32_t> next_ids;
+  std::span<const int32_t> pages;  // cover position + next_ids.size() + drafts - 1 positions
+  bool decode = false;
+  int drafts = 0;  // how many tokens behind the last of next_ids are to be guessed
+  SamplingParams params;
+  std::vector<int32_t>* guessed = nullptr;  // they are appended here; fewer if the block is broken
 };
 
 struct RunnerSetup {
@@ -55,6 +71,11 @@ class StepRunner : public PageRows {
   // Waits for the oldest step in flight. tokens[row] is the token that its row drew, or -1 where
   // the host draws; a failure there concerns that row's request alone.
   virtual void finish(std::vector<Result<int32_t>>& tokens) = 0;
+  // Runs the MTP block over tokens of the step finished last, so that its cache rows are complete,
+  // and lets it guess the tokens that come next. Comes before the next launch(), and after the
+  // caller has read what it wants of the step's logits: they are lost. Only with
+  // ComputePlan::speculative_tokens.
+  virtual void draft(std::span<const DraftRun> runs);
   // Steps that may be in flight at once. If above 1, ids may be carried from one to the next.
   virtual int steps_at_once() const { return 1; }
 

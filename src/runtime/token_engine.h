@@ -6,6 +6,7 @@
 
 #include "base/result.h"
 #include "runtime/request.h"
+#include "runtime/speculation.h"
 
 namespace fathom {
 
@@ -15,6 +16,7 @@ struct EngineSnapshot {
   int64_t prompt_tokens = 0, generated_tokens = 0;  // computed; a token computed again counts again
   int64_t preemptions = 0;
   int64_t prefix_queries = 0, prefix_hits = 0;  // tokens of prompts looked up, and of these found
+  SpeculationStats speculation;
   int running = 0, waiting = 0;
   int64_t pages = 0, free_pages = 0;  // idle kept pages count as free: they can be evicted
   bool failed = false;  // the device or the machine failed; no request is served any more
@@ -23,9 +25,9 @@ struct EngineSnapshot {
 // What one step did; reported on the engine thread.
 struct StepReport {
   int tokens = 0;           // computed
-  int decodes = 0;          // of these, the ones that continue an answer: one a sequence
+  int decodes = 0;          // of these, the ones that continue an answer, drafts included
   int sequences = 0;        // in the step
-  double seconds = 0;       // of model and sampling
+  double seconds = 0;       // of model, sampling and drafting
   double host_seconds = 0;  // planning, book-keeping and delivery around it
 };
 

@@ -36,6 +36,12 @@ class Work {
     return mask_;  // not touched before the next accept(), which comes from the same thread
   }
 
+  // No task is under way once the mask is there, and none begins before the next accept().
+  size_t possible(std::span<const int32_t> drafts) {
+    wait();
+    return matcher_->possible(drafts);
+  }
+
   // Nobody will ask any more.
   void abandon() {
     const std::lock_guard lock(mutex_);
@@ -63,7 +69,7 @@ class Work {
   }
 
   ConstraintFactory& constraints_;
-  std::unique_ptr<TokenMatcher> matcher_;  // of the task under way
+  std::unique_ptr<TokenMatcher> matcher_;  // of the task under way, or of the engine's thread
   std::mutex mutex_;                       // of what follows
   std::condition_variable made_;
   std::deque<int32_t> tokens_;  // accepted, not yet seen by the matcher
@@ -82,6 +88,7 @@ class AnswerConstraint final : public TokenConstraint {
 
   std::span<const uint64_t> allowed() override { return work_->wait(); }
   void accept(int32_t token) override { Work::accept(work_, token); }
+  size_t possible(std::span<const int32_t> drafts) override { return work_->possible(drafts); }
 
  private:
   std::shared_ptr<Work> work_;  // outlives this while a task is under way

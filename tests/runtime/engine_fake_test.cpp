@@ -47,13 +47,15 @@ Request random_request(std::mt19937& random, int64_t most) {
 
 struct LoadCounts {
   int preemptions = 0, carried_ids = 0;
+  int64_t drafts = 0, accepted = 0;
   int read = 0, damaged = 0;  // pages of the disk
 };
 
 // Requests come and go at random while pages are few. Every one ends, each answer is what its text
 // alone says (or the beginning of it, where it was cancelled), and no page is lost. `dir`: where
 // pages are kept on disk; empty: nowhere.
-void random_load(FakeMode mode, unsigned seed, LoadCounts& counts, const std::string& dir = {}) {
+void random_load(FakeMode mode, unsigned seed, LoadCounts& counts, const std::string& dir = {},
+                 int speculative_tokens = 0) {
   SCOPED_TRACE(testing::Message() << name_of(mode) << ", seed " << seed);
   std::mt19937 random(seed);
   auto roll = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
@@ -65,6 +67,7 @@ void random_load(FakeMode mode, unsigned seed, LoadCounts& counts, const std::st
   o.keep_prefixes = roll(2) == 0;
   o.compute.batch_invariant = roll(2) == 0;
   o.keep_selection = true;
+  o.compute.speculative_tokens = speculative_tokens;
   o.overlap = roll(5) > 0;
   o.compute.threads = 1 + roll(3);
   if (!dir.empty()) {
@@ -108,6 +111,8 @@ void random_load(FakeMode mode, unsigned seed, LoadCounts& counts, const std::st
   EXPECT_EQ(s.running + s.waiting, 0);
   counts.preemptions += static_cast<int>(s.preemptions);
   counts.carried_ids += rig.runner->carried_ids;
+  counts.drafts += s.speculation.draft_tokens;
+  counts.accepted += s.speculation.accepted_tokens;
   counts.read += static_cast<int>(rig.engine->cache_dir_stats().read);
   counts.damaged += static_cast<int>(rig.engine->cache_dir_stats().damaged);
 }
@@ -123,6 +128,24 @@ TEST_P(EngineOnFake, RandomLoadGivesEachItsOwnAnswer) {
     EXPECT_EQ(counts.carried_ids, 0);
   else
     EXPECT_GT(counts.carried_ids, 1000);
+}
+
+// Drafts change neither an answer nor who gets one, though pages run out at every turn, texts share
+// pages, and rules, masks and log-probabilities make the host draw. The device checks that the MTP
+// block's rows are complete wherever it is asked to guess.
+TEST_P(EngineOnFake, RandomLoadWithDrafts) {
+  LoadCounts counts;
+  test::TempFolder folder;
+  for (unsigned seed = 0; seed < 24; ++seed) {
+    random_load(GetParam(), seed, counts, seed % 4 == 3 ? folder.path() : std::string(),
+                1 + static_cast<int>(seed) % kMaxSpeculativeTokens);
+    if (HasFatalFailure()) return;
+  }
+  EXPECT_GT(counts.preemptions, 10);
+  EXPECT_GT(counts.drafts, 1000);
+  EXPECT_GT(counts.accepted, 300);
+  EXPECT_LT(counts.accepted, counts.drafts);
+  EXPECT_GT(counts.read, 0);
 }
 
 // With pages on disk that come and go, some of them damaged.
@@ -148,7 +171,7 @@ TEST(LongEngineOnFake, RandomLoadGivesEachItsOwnAnswer) {
   LoadCounts counts;
   for (FakeMode mode : {FakeMode::host, FakeMode::eager, FakeMode::lazy})
     for (unsigned seed = 100; seed < 2000; ++seed) {
-      random_load(mode, seed, counts);
+      random_load(mode, seed, counts, {}, static_cast<int>(seed) % (kMaxSpeculativeTokens + 1));
       if (HasFatalFailure()) return;
     }
 }

@@ -25,7 +25,9 @@ struct Rig {
     MemoryPlan plan;
     plan.context = max_context;
     plan.pages = pages;
-    auto device = std::make_unique<FakeRunner>(mode, pages, o.compute.sequences + prompt_rows(o));
+    o.compute.mtp = o.compute.speculative_tokens > 0;
+    auto device = std::make_unique<FakeRunner>(
+        mode, pages, o.compute.sequences * (1 + o.compute.speculative_tokens) + prompt_rows(o));
     runner = device.get();
     engine = std::make_unique<Engine>(config, std::move(device), plan, o);
   }

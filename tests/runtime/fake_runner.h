@@ -25,6 +25,7 @@ inline Config fake_config() {
   Config c;
   c.vocab = kFakeVocab;
   c.layers = kFakeLayers;
+  c.mtp_layers = 1;
   c.index_heads = 1;
   c.index_dim = 128;
   c.index_topk = kFakeTopk;
@@ -77,10 +78,12 @@ class FakeRunner final : public StepRunner {
         pages_(pages),
         logit_rows_(logit_rows),
         cache_(static_cast<size_t>(pages) * kPageRows, -1),
+        block_(cache_.size(), -1),
         sampler_(kFakeVocab) {}
 
   int fail_launch = -1, fail_finish = -1;  // the call, counted from 0, in which the device fails
   int launches = 0, finishes = 0, carried_ids = 0;
+  int right_of_ten = 7;  // how many of ten drafts are what the model draws if it draws freely
   std::function<void()> on_launch;  // while the engine waits for a step to begin
 
   int steps_at_once() const override { return mode_ == Mode::host ? 1 : 2; }
@@ -120,6 +123,34 @@ class FakeRunner final : public StepRunner {
       tokens.emplace_back(finished_.draws[row].by_host ? -1 : finished_.drawn[row]);
   }
 
+  // The block joins a position with the token behind it, and its row is that token. Before it
+  // guesses, every position of the text must have its row. That of a page's last position depends
+  // on the page behind it: in a shared page it may be the one of another text.
+  void draft(std::span<const DraftRun> runs) override {
+    EXPECT_TRUE(under_way_.empty());
+    for (const DraftRun& r : runs) {
+      for (size_t i = 0; i < r.next_ids.size(); ++i) {
+        const size_t token = static_cast<size_t>(r.first) + i;
+        const int64_t position = r.position + static_cast<int64_t>(i);
+        EXPECT_EQ(finished_.positions[token], position);
+        EXPECT_EQ(place(finished_, token, static_cast<int>(position)), place(r, position));
+        block_[place(r, position)] = r.next_ids[i];
+      }
+      if (r.drafts == 0) continue;
+      const int64_t known = r.position + static_cast<int64_t>(r.next_ids.size()) + 1;
+      std::vector<int32_t> text;
+      for (int64_t p = 0; p + 1 < known; ++p) text.push_back(cache_[place(r, p)]);
+      text.push_back(r.next_ids.back());
+      for (int64_t p = 0; p + 1 < known; ++p) {
+        const int32_t row = block_[place(r, p)], next = text[static_cast<size_t>(p) + 1];
+        EXPECT_TRUE(row == next || (p % kPageRows == kPageRows - 1 && row >= 0))
+            << "the block's row of position " << p << " of " << known << " is " << row << ", not "
+            << next;
+      }
+      guess(r, text);
+    }
+  }
+
   std::span<const float> logits(int row) const override {
     EXPECT_TRUE(finished_.draws[static_cast<size_t>(row)].logits);
     return finished_.logits[static_cast<size_t>(row)];
@@ -134,10 +165,14 @@ class FakeRunner final : public StepRunner {
   void read_page(int32_t page, std::byte* to) override {
     EXPECT_FALSE(failed_) << "rows of a device that has failed";
     std::memcpy(to, &cache_[first_row(page)], kPageRows * sizeof(int32_t));
+    std::memcpy(to + kPageRows * sizeof(int32_t), &block_[first_row(page)],
+                kPageRows * sizeof(int32_t));
   }
   void write_page(int32_t page, const std::byte* from) override {
     for (Step& s : under_way_) compute(s);  // they may still read what is there
     std::memcpy(&cache_[first_row(page)], from, kPageRows * sizeof(int32_t));
+    std::memcpy(&block_[first_row(page)], from + kPageRows * sizeof(int32_t),
+                kPageRows * sizeof(int32_t));
   }
 
  private:
@@ -166,6 +201,24 @@ class FakeRunner final : public StepRunner {
     const int32_t page = s.page_tables[static_cast<size_t>(s.sequence_of[token] * s.max_pages +
                                                            position / kPageRows)];
     return first_row(page) + static_cast<size_t>(position % kPageRows);
+  }
+
+  size_t place(const DraftRun& r, int64_t position) const {
+    return first_row(r.pages[static_cast<size_t>(position / kPageRows)]) +
+           static_cast<size_t>(position % kPageRows);
+  }
+
+  void guess(const DraftRun& r, std::vector<int32_t> text) {
+    for (int i = 0; i < r.drafts; ++i) {
+      const uint64_t hash = hash_of(text);
+      // Its own guesses leave rows, too, which later steps overwrite.
+      if (i > 0) block_[place(r, static_cast<int64_t>(text.size()) - 2)] = text.back();
+      int32_t token =
+          sampler_.sample(fake_logits(hash), r.params, static_cast<int64_t>(text.size())).value();
+      if (static_cast<int>(mixed(hash + 5) % 10) >= right_of_ten) token = (token + 1) % kFakeVocab;
+      r.guessed->push_back(token);
+      text.push_back(token);
+    }
   }
 
   void compute(Step& s) {
@@ -197,7 +250,8 @@ class FakeRunner final : public StepRunner {
   const Mode mode_;
   const int pages_, logit_rows_;
   bool failed_ = false;
-  std::vector<int32_t> cache_;  // the id in each row
+  std::vector<int32_t> cache_;  // the id in each row,
+  std::vector<int32_t> block_;  // and the id in each of the MTP block's
   std::deque<Step> under_way_;
   Step finished_;
   std::vector<int32_t> last_drawn_;

@@ -52,6 +52,11 @@ TEST(AnswerConstraint, MasksAreTheMatchersOwn) {
       ASSERT_TRUE(std::equal(mask.begin(), mask.end(), expected.begin(), expected.end()));
       const int32_t token = draw(mask, random);
       ASSERT_GE(token, 0);
+      // Looking ahead changes nothing.
+      const int32_t wrong = static_cast<int32_t>(random() % 4096);
+      const bool allowed = mask[static_cast<size_t>(wrong) / 64] >> (wrong % 64) & 1;
+      EXPECT_EQ(constraint->possible(std::vector{wrong}), allowed ? 1u : 0u);
+      EXPECT_GE(constraint->possible(std::vector{token, wrong}), 1u);
       ASSERT_TRUE(matcher->accept(token));
       constraint->accept(token);
     }

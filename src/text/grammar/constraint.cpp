@@ -153,6 +153,21 @@ class FormMatcher final : public TokenMatcher {
                                                                      : accept_text(token));
   }
 
+  size_t possible(std::span<const int32_t> tokens) override {
+    const std::vector<Place> places = places_;
+    const bool ended = ended_, stuck = stuck_;
+    const auto next = next_;
+    const size_t most_stacks = std::exchange(most_stacks_, SIZE_MAX);  // those of `places` stay
+    size_t n = 0;
+    while (n < tokens.size() && accept(tokens[n])) ++n;
+    places_ = places;
+    ended_ = ended;
+    stuck_ = stuck;
+    next_ = next;
+    most_stacks_ = most_stacks;
+    return n;
+  }
+
   bool complete() const override { return form_->free() || ended_ || next_tokens()->complete; }
 
   bool stuck() const override {
@@ -205,7 +220,7 @@ class FormMatcher final : public TokenMatcher {
     if (reach.dead()) return false;
     places_ = std::move(targets);
     next_ = nullptr;
-    if (stacks_.size() > kMaxStacks) drop_old_stacks();
+    if (stacks_.size() > most_stacks_) drop_old_stacks();
     return true;
   }
 
@@ -222,6 +237,7 @@ class FormMatcher final : public TokenMatcher {
   std::shared_ptr<const CompiledForm> form_;
   StackPool stacks_;
   Follower follower_;
+  size_t most_stacks_ = kMaxStacks;
   std::vector<Place> places_;  // with stacks of stacks_, not followed
   bool ended_ = false;
   mutable bool stuck_ = false;                                // of next_

@@ -52,6 +52,8 @@ class TokenMatcher {
   virtual void allowed(std::vector<uint64_t>& mask) = 0;
   // False if the token was not allowed; the state is then unchanged.
   virtual bool accept(int32_t token) = 0;
+  // How many of the first tokens may come, one after the other. Accepts none of them.
+  virtual size_t possible(std::span<const int32_t> tokens) = 0;
   // The answer may end here.
   virtual bool complete() const = 0;
   // No token of the vocabulary goes on with the answer, though it is not complete: only where
