@@ -1,9 +1,11 @@
 // A fixed team of threads for data-parallel loops. The caller is thread 0.
 //
-// Work is cut statically by the caller, so what a thread computes never depends on timing; together
+// Work is cut by the caller into pieces whose results do not depend on who computes them; together
 // with kernels whose summation order does not depend on the cut, results are bit-equal for any
 // thread count. Workers spin for a short while after a loop (a decode step issues hundreds of them)
-// and then sleep.
+// and then sleep. A loop never waits for a worker that has not begun: beside other programs it may
+// not be given a processor for milliseconds, in which the caller has done the worker's share
+// itself.
 #pragma once
 
 #include <atomic>
@@ -45,7 +47,9 @@ class ThreadPool {
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls body(begin, end, thread) with [0, items) cut into one contiguous range per thread, each a
-  // multiple of `grain` but the last. Runs on the caller alone when there is but one grain.
+  // multiple of `grain` but the last. `thread` is who runs it: nobody else has that number
+  // meanwhile, but one thread may be given several ranges. Runs on the caller alone when there is
+  // but one grain.
   void parallel_for(int64_t items, int64_t grain, LoopBody body);
 
   // As above, but ranges of `grain` items are handed out as threads become free. Use where items
@@ -58,15 +62,22 @@ class ThreadPool {
     int64_t items = 0, grain = 1;
     bool dynamic = false;
   };
+  // How far a worker is: 2 g while it runs its share of loop g, 2 g + 1 once it has, or once the
+  // caller has taken the share away.
+  struct alignas(64) Worker {
+    std::atomic<uint64_t> state{0};
+    std::thread thread;
+  };
   void work(int thread);
-  void run_share(const Job& job, int thread);
+  void run_share(const Job& job, int share, int thread);
   void launch(const Job& job);
+  // Takes the shares of workers that have not begun loop `generation`, and waits for the others.
+  void finish(const Job& job, uint64_t generation);
 
-  int spins_ = 0;  // before a waiting thread gives up its processor
-  std::vector<std::thread> workers_;
+  int spins_ = 0;                // before a waiting thread gives up its processor
+  std::vector<Worker> workers_;  // of thread 1, 2, ...
   Job job_;
   alignas(64) std::atomic<uint64_t> generation_{0};
-  alignas(64) std::atomic<int> running_{0};
   alignas(64) std::atomic<int64_t> next_{0};
   std::mutex mutex_;
   std::condition_variable wake_;

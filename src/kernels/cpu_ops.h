@@ -18,7 +18,7 @@ struct CpuKernels {
   std::unique_ptr<Ops> (*make)(Numerics, const Workload&, ThreadPool&);
 };
 
-// "avx512", "avx512f32", "avx2", "reference": best first; the reference is always usable.
+// "amx", "avx512", "avx512f32", "avx2", "reference": best first; the reference is always usable.
 std::span<const CpuKernels> cpu_kernels();
 
 // The first usable implementation, or the named one. Throws Error when the name is unknown or when

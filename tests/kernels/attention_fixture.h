@@ -31,7 +31,8 @@ struct OpsChoice {
 inline std::vector<OpsChoice> fast_choices() {
   std::vector<OpsChoice> rows;
 #if defined(__x86_64__)
-  for (const OpsChoice& row : {OpsChoice{"avx512", &kGemmAvx512, &kAttentionAvx512},
+  for (const OpsChoice& row : {OpsChoice{"amx", &kGemmAmx, &kAttentionAmx},
+                               {"avx512", &kGemmAvx512, &kAttentionAvx512},
                                {"avx512f32", &kGemmAvx512F32, &kAttentionAvx512F32},
                                {"avx2", &kGemmAvx2, &kAttentionAvx2}})
     for (const CpuKernels& k : cpu_kernels())

@@ -10,7 +10,7 @@ namespace {
 std::vector<const GemmKernels*> tables() {
   std::vector<const GemmKernels*> out;
 #if defined(__x86_64__)
-  for (const GemmKernels* table : {&kGemmAvx512, &kGemmAvx512F32, &kGemmAvx2})
+  for (const GemmKernels* table : {&kGemmAmx, &kGemmAvx512, &kGemmAvx512F32, &kGemmAvx2})
     for (const CpuKernels* k : fast_kernels())
       if (k->name == table->name) out.push_back(table);
 #endif

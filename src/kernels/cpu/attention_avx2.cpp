@@ -307,6 +307,7 @@ const AttentionKernels kAttentionAvx2 = {
     .bf16 = {product<FloatElement>, dot_floats, mix_floats, softmax<RoundedElement>,
              index_tile<FloatElement>},
     .pairs = false,
+    .mixes_pairs = false,
     .mix_codes = mix_codes,
     .pack_lanes = pack_lanes,
     .pack_pairs = nullptr,

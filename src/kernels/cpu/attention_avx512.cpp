@@ -196,6 +196,7 @@ const AttentionKernels kAttentionAvx512 = {
     .bf16 = {product<PairElement>, dots_of<PairElement, WordRow>, mix_pairs, softmax<PairElement>,
              index_tile<PairElement>},
     .pairs = true,
+    .mixes_pairs = true,
     .mix_codes = mix_codes,
     .pack_lanes = pack_lanes,
     .pack_pairs = pack_pairs,

@@ -46,6 +46,7 @@ const AttentionKernels kAttentionAvx512F32 = {
     .bf16 = {product<FloatElement>, dot_floats, mix_floats, softmax<RoundedElement>,
              index_tile<FloatElement>},
     .pairs = false,
+    .mixes_pairs = false,
     .mix_codes = mix_codes,
     .pack_lanes = pack_lanes,
     .pack_pairs = nullptr,

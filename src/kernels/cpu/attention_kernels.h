@@ -125,6 +125,8 @@ struct AttentionKernels {
   ElementKernels f32, bf16;
   // Whether the words of `bf16` are pairs; else they are float32 with weights rounded to bf16.
   bool pairs;
+  // Whether `mix` of pairs sums in the order of `product`, so that either may be used.
+  bool mixes_pairs;
 
   // False when there is a NaN among the codes: the result is none then.
   bool (*mix_codes)(const CodeMix&);
@@ -161,6 +163,10 @@ struct AttentionKernels {
   void (*emit)(const uint32_t* keys, int64_t n, uint32_t bound, int64_t ties, int32_t* out);
 };
 
+// What tiles compute of bf16: needs AMX with bf16.
+void multiply_panel_by_tiles(const PanelProduct& g);
+
+extern const AttentionKernels kAttentionAmx;        // that and the rest of kAttentionAvx512
 extern const AttentionKernels kAttentionAvx512;     // needs AVX-512 F/BW/VL/DQ, VBMI, BF16
 extern const AttentionKernels kAttentionAvx512F32;  // needs AVX-512 F/BW/VL/DQ, F16C
 extern const AttentionKernels kAttentionAvx2;       // needs AVX2, FMA

@@ -156,7 +156,9 @@ class AttentionOps : public LinearOps {
   void attend_latent(const Attention& a, int begin, int end);
   void attend_latent_heads(const Attention& a, int begin, PickedRows& picked, int head, int heads,
                            Scratch& s);
-  bool mixes_rows(int heads) const { return heads <= (wide_ ? kFewHeads : kMaxMixRows); }
+  bool mixes_rows(int heads) const {
+    return wide_ ? heads <= kFewHeads : attention_.mixes_pairs && heads <= kMaxMixRows;
+  }
   void mix_latent(const void* const* rows, bool bf16, int n, int heads, Scratch& s);
   void project_values(const Attention& a, int begin, int end);
   void project_head_values(const Attention& a, int begin, int end, int64_t h, int thread);

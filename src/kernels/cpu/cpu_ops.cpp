@@ -2,6 +2,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #include <span>
@@ -61,8 +63,28 @@ bool has_avx512() {
 #endif
 }
 
+// Tiles and bf16 products of them. A process must ask Linux for the room in which their registers
+// are kept (8 KiB a thread); one that may not is answered no, as are all by Linux before 5.16.
+bool has_amx() {
+#if defined(__x86_64__)
+  constexpr int kAskForState = 0x1023, kTileState = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool bf16 = d >> 22 & 1, tiles = d >> 24 & 1;
+  return bf16 && tiles && syscall(SYS_arch_prctl, kAskForState, kTileState) == 0;
+#else
+  return false;
+#endif
+}
+
 constexpr CpuKernels kTable[] = {
 #if defined(__x86_64__)
+    {"amx",
+     "AMX with BF16 (Intel Sapphire Rapids and later), and Linux's leave to use its registers",
+     has_amx,
+     [](Numerics n, const Workload& w, ThreadPool& p) -> std::unique_ptr<Ops> {
+       return std::make_unique<AttentionOps>(n, w, p, kGemmAmx, kAttentionAmx);
+     }},
     {"avx512", "AVX-512 with VBMI, VNNI and BF16 (AMD Zen 4, Intel Sapphire Rapids and later)",
      has_avx512,
      [](Numerics n, const Workload& w, ThreadPool& p) -> std::unique_ptr<Ops> {
@@ -88,7 +110,7 @@ std::span<const CpuKernels> cpu_kernels() { return kTable; }
 const CpuKernels& pick_cpu_kernels(std::string_view forced) {
   for (const CpuKernels& k : kTable) {
     if (forced.empty() ? !k.usable() : k.name != forced) continue;
-    if (!k.usable()) fail("kernels {} need {}, which this processor lacks", k.name, k.needs);
+    if (!k.usable()) fail("kernels {} need {}, which this machine lacks", k.name, k.needs);
     return k;
   }
   std::string names;

@@ -3,7 +3,7 @@
 // function pointers only: no inline function may be emitted there and picked for the whole program.
 //
 // Order of summation. A bit-equal result for any batch, thread count and chunking needs one order,
-// whichever kernel runs. There are two.
+// whichever kernel runs. There are three.
 //   bf16     Columns are taken in 16-byte units; lane j of 4 sums its share of every unit (two
 //            values), unit after unit; every kDepth columns (kBlock when products carry block
 //            scales) the lanes are added as (0 + 2) + (1 + 3) to the running sum of the output.
@@ -13,6 +13,10 @@
 //            each block of kBlock; a block's sums times its scales are added to totals, lane by
 //            lane, and every kDepth columns the totals' lanes are added, in a fixed tree, to the
 //            running sum. A weight row needs no shuffling then, and each lane adds few products.
+//   tiles    (AMX) Columns are taken in slices of 32; the processor sums the even and the odd
+//   columns
+//            of a slice apart, adds the two, and adds that to the running sum of the output (of its
+//            block of kBlock when products carry block scales). So it is with any number of rows.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +27,7 @@ inline constexpr int kStripRows = 16;  // weight rows a kernel works on: 4 vecto
 inline constexpr int kDepth = 512;     // columns of one pass: 16 rows of them fit half of L1
 inline constexpr int kBlock = 128;     // columns under one scale
 inline constexpr int kStep = 16;       // activations and panels are zero-padded to this
-inline constexpr int kStreamRows = 8;  // most activation rows that any kernels stream weights for
+inline constexpr int kStreamRows = 8;  // most activation rows that vectors stream weights for
 // The values of a panel, 4 bytes each at most. Behind them is room for a factor per block.
 inline constexpr int kPanelValueBytes = kStripRows * kDepth * 4;
 inline constexpr int kPanelBytes = kPanelValueBytes + 64;
@@ -47,6 +51,8 @@ struct Strip {
 struct TileJob {
   const uint8_t* const* x = nullptr;  // activation rows
   int64_t x_offset = 0;               // bytes from the start of each row
+  const uint8_t* x_blocks = nullptr;  // the same rows in blocks, where the kernels take those
+  int64_t x_row_bytes = 0;            // room of a row in x_blocks
   int rows = 0;
   const uint8_t* panel = nullptr;
   int units = 0;
@@ -73,8 +79,9 @@ struct TileJob {
 struct StreamJob {
   Strip strip;
   const uint8_t* next = nullptr;  // the strip that this thread will want next, to prefetch
-  // The rows interleaved, [unit][rows]: one pointer, however many there are.
+  // The rows interleaved, [unit][rows]: one pointer, however many there are. Or in blocks.
   const uint8_t* x = nullptr;
+  int64_t x_row_bytes = 0;  // room of a row in blocks
   int rows = 0;
   const float* const* x_scale = nullptr;
   const float* w_scale = nullptr;
@@ -139,6 +146,12 @@ struct ProductKernels {
   void (*stream)(const StreamJob& job) = nullptr;
   int stream_rows = 0;  // most activation rows that `stream` takes: with more, panels are faster
   int stream_unit = 0;  // bytes of a row that lie together when its rows are interleaved
+
+  // Kernels that take activations in blocks, whatever their number: block_rows rows (the last block
+  // has the rest), [pair of columns][row], padded with zeros to a multiple of block_columns. Block
+  // b starts where row b * block_rows would if each row had x_row_bytes. 0: rows as they lie.
+  int block_rows = 0, block_columns = 0;
+  void (*interleave)(const uint8_t* const* x, int rows, int64_t columns, uint8_t* to) = nullptr;
 };
 
 struct GemmKernels {
@@ -151,6 +164,9 @@ struct GemmKernels {
   void (*combine)(const CombineJob& job);
 };
 
+extern const ProductKernels
+    kTileProducts;                        // of bf16: needs AMX with bf16, and what kGemmAvx512 does
+extern const GemmKernels kGemmAmx;        // these and the rest of kGemmAvx512
 extern const GemmKernels kGemmAvx512;     // needs AVX-512 F/BW/VL/DQ, VBMI, BF16
 extern const GemmKernels kGemmAvx512F32;  // needs AVX-512 F/BW/VL/DQ, F16C
 extern const GemmKernels kGemmAvx2;       // needs AVX2, FMA, F16C

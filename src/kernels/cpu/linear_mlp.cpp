@@ -32,7 +32,14 @@ void LinearOps::in_groups(int64_t begin, int64_t end, QWeight MlpWeights::*which
   }
 }
 
+void LinearOps::plan_runs(QWeight MlpWeights::*which) {
+  runs_.clear();
+  for (const Group& g : groups_) runs_.push_back({g.begin, g.rows, (g.w->*which).cols});
+}
+
 void LinearOps::gate_up(Form form, Inputs x, Tensor act) {
+  plan_runs(&MlpWeights::gate);
+  x = in_blocks(form, x);
   int64_t strips = 0, bytes = 0, most = 0;
   for (const Group& g : groups_) {
     strips += Product::strips(g.w->gate);
@@ -83,20 +90,21 @@ void LinearOps::down(Form form, Tensor act, Tensor out) {
     prepare(prepared_, form, act.slice(begin, end).columns(0, columns), begin, act.row_stride);
     i = j;
   }
+  plan_runs(&MlpWeights::down);
+  const Inputs all = in_blocks(form, prepared_.inputs(form, 0, end_of_groups()));
   std::fill(interleaved_key_.begin(), interleaved_key_.end(), -1);
   over_strips(strips, bytes, most, groups_are_even(), [&](int64_t begin, int64_t end, int thread) {
     in_groups(begin, end, &MlpWeights::down, [&](const Group& g, int64_t from, int64_t to) {
       Outputs all{out.data, out.row_stride, out.dtype == DType::bf16};
       Outputs here{all.at(g.begin, Product::first_row(g.w->down, from)), all.stride, all.bf16};
-      Inputs in = interleaved(form, prepared_.inputs(form, g.begin, g.rows), g.w->down.cols, thread,
-                              g.begin);
+      Inputs in = interleaved(form, all.slice(g.begin, g.rows), g.w->down.cols, thread, g.begin);
       product_.run(g.w->down, form, from, to, in, here, scratch_[static_cast<size_t>(thread)]);
     });
   });
 }
 
 void LinearOps::run_groups(Form form, Form down_form, Inputs x, Tensor out) {
-  int64_t entries = groups_.back().begin + groups_.back().rows;
+  int64_t entries = end_of_groups();
   int64_t width = 0;
   for (const Group& g : groups_) width = std::max(width, g.w->gate.rows);
   Tensor act = matrix(act_, out.dtype, entries, padded(width));
@@ -205,7 +213,7 @@ void LinearOps::moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
     return ReferenceOps::moe(out, x, ids, weights, experts, shared);
   prepare(prepared_, *form, x, 0, padded(x.row_size()));
   Inputs in = prepared_.inputs(*form, 0, x.rows());
-  int64_t entries = groups_.back().begin + groups_.back().rows;
+  int64_t entries = end_of_groups();
   for (int64_t i = 0; i < entries; ++i) {
     entry_x_[i] = in.x[entry_token_[i]];
     if (in.scale) entry_scale_[i] = in.scale[entry_token_[i]];

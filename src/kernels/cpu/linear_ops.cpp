@@ -13,6 +13,8 @@ namespace {
 constexpr int64_t kSmallBytes = 1 << 20;
 // Weights dealt out at once when streaming: long enough to prefetch, short enough to balance.
 constexpr int64_t kDealtBytes = 128 << 10;
+// Activations that one thread interleaves in less time than it takes to wake another.
+constexpr int64_t kOwnBytes = 64 << 10;
 // Where strips differ in work there are at least so many pieces a thread.
 constexpr int64_t kUnevenPieces = 16;
 
@@ -62,6 +64,10 @@ LinearOps::LinearOps(Numerics numerics, const Workload& w, ThreadPool& pool,
   interleaved_bytes_ = Product::interleaved_bytes(widest_input(w), kStreamRows);
   interleaved_ = Buffer(static_cast<size_t>(interleaved_bytes_ * pool.size()));
   interleaved_key_.resize(scratch_.size());
+  if (const int64_t unit = kernels.bf16.block_columns; unit > 0)
+    blocks_ = Buffer(static_cast<size_t>(
+        2 * std::max(max_prepared_ + unit * max_entries_, max_entries_ * (w.hidden + unit))));
+  runs_.reserve(static_cast<size_t>(w.experts) + 1);
   groups_.reserve(static_cast<size_t>(w.experts) + 1);
   weights_.reserve(2 * static_cast<size_t>(w.experts) + 2);
   expert_begin_.resize(static_cast<size_t>(w.experts) + 1);
@@ -164,16 +170,50 @@ void LinearOps::prepare(Prepared& place, Form form, Tensor x, int64_t first, int
 // -------------------------------------------------------------------------------- projections
 
 Inputs LinearOps::interleaved(Form form, Inputs in, int64_t columns, int thread, int64_t key) {
-  if (!product_.streams(form, columns, in.rows)) return in;
-  if (in.rows == 1) {  // its own tile
+  if (in.rows == 1 && product_.row_is_block(form, columns)) {
     in.interleaved = in.x[0];
     return in;
   }
+  // in_blocks has interleaved them, or nothing is.
+  if (product_.takes_blocks(form) || !product_.streams(form, columns, in.rows)) return in;
   uint8_t* place = reinterpret_cast<uint8_t*>(interleaved_.data()) + thread * interleaved_bytes_;
   int64_t& there = interleaved_key_[static_cast<size_t>(thread)];
   if (key < 0 || there != key) product_.interleave(form, in, columns, place);
   there = key;
   in.interleaved = place;
+  return in;
+}
+
+Inputs LinearOps::in_blocks(Form form, Inputs in) {
+  if (!product_.takes_blocks(form)) return in;
+  const int64_t high = product_.block_rows(form);
+  auto blocks_of = [&](const Run& run) {
+    const bool itself = run.rows == 1 && product_.row_is_block(form, run.columns);
+    return itself ? 0 : (run.rows + high - 1) / high;
+  };
+  int64_t blocks = 0, rows = 0;
+  for (const Run& run : runs_) {
+    in.row_bytes = std::max(in.row_bytes, product_.block_row_bytes(form, run.columns));
+    blocks += blocks_of(run);
+    rows = std::max(rows, run.begin + run.rows);
+  }
+  FATHOM_CHECK(static_cast<size_t>(rows * in.row_bytes) <= blocks_.size(),
+               "{} rows of {} bytes in blocks", rows, in.row_bytes);
+  uint8_t* place = reinterpret_cast<uint8_t*>(blocks_.data());
+  in.interleaved = place;
+  const int64_t grain = std::max<int64_t>(1, kOwnBytes / (high * in.row_bytes));
+  pool_.parallel_for(blocks, grain, [&](int64_t begin, int64_t end, int) {
+    int64_t first = 0;  // blocks of the runs before this one
+    for (const Run& run : runs_) {
+      const int64_t count = blocks_of(run);
+      for (int64_t b = std::max(begin, first); b < std::min(end, first + count); ++b) {
+        const int64_t row = run.begin + (b - first) * high;
+        product_.interleave_block(form, in.x + row, std::min(high, run.begin + run.rows - row),
+                                  run.columns, place + row * in.row_bytes);
+      }
+      first += count;
+    }
+  });
   return in;
 }
 
@@ -208,8 +248,9 @@ bool LinearOps::project_alike(std::span<const Projection> projections, Tensor x,
   bool here = in_place(form, x);
   Prepared& place = here ? plain_ : prepared_;
   prepare(place, form, x, 0, padded(x.row_size()));
-  // Interleaved once, by the caller, for all threads.
-  Inputs in = interleaved(form, place.inputs(form, 0, x.rows()), x.row_size(), 0);
+  // Interleaved once for all threads.
+  runs_.assign(1, {0, x.rows(), x.row_size()});
+  Inputs in = interleaved(form, in_blocks(form, place.inputs(form, 0, x.rows())), x.row_size(), 0);
   int64_t strips = 0, bytes = 0;
   for (size_t i = first; i < projections.size(); ++i) {
     if (form_at(i) != form) continue;

@@ -66,6 +66,14 @@ class LinearOps : public ReferenceOps {
   // `in` ready for product_.run: interleaved into the thread's memory where that streams weights.
   // What `key` (none: -1) stands for is interleaved once, until interleaved_key_ is reset.
   Inputs interleaved(Form form, Inputs in, int64_t columns, int thread, int64_t key = -1);
+  // Rows [begin, begin + rows) that are multiplied with the same weights.
+  struct Run {
+    int64_t begin, rows, columns;
+  };
+  // `in` with the rows of runs_ in blocks, where the kernels take those; made by all threads.
+  Inputs in_blocks(Form form, Inputs in);
+  // Fills runs_ with the groups, as inputs of one of their weights.
+  void plan_runs(QWeight MlpWeights::*which);
   // Deals out strips: evenly when there is little to do, else as threads become free. `even`: all
   // strips take the same time.
   void over_strips(int64_t strips, int64_t bytes, int64_t rows, bool even, LoopBody body);
@@ -82,6 +90,7 @@ class LinearOps : public ReferenceOps {
     return std::all_of(groups_.begin(), groups_.end(),
                        [&](const Group& g) { return g.rows == groups_.front().rows; });
   }
+  int64_t end_of_groups() const { return groups_.back().begin + groups_.back().rows; }
   void combine(Tensor out, Tensor parts, int64_t per_token, bool shared);
   // Calls body(group, begin, end) for the strips [begin, end) of all groups laid end to end.
   template <class Body>
@@ -96,6 +105,8 @@ class LinearOps : public ReferenceOps {
   int64_t interleaved_bytes_;            // of one thread in interleaved_
   Buffer interleaved_;
   std::vector<int64_t> interleaved_key_;  // per thread: the key of what lies in its part, or -1
+  Buffer blocks_;                         // activations in blocks
+  std::vector<Run> runs_;
 
   // The step's tokens sorted by expert, and each token's entries by ascending expert.
   std::vector<Group> groups_;

@@ -59,7 +59,7 @@ const PeakKernels& peak_kernels() {
   for (const CpuKernels& row : cpu_kernels()) {
     if (!row.usable()) continue;
 #if defined(__x86_64__)
-    for (const PeakKernels* k : {&kPeakAvx512, &kPeakAvx512F32, &kPeakAvx2})
+    for (const PeakKernels* k : {&kPeakAmx, &kPeakAvx512, &kPeakAvx512F32, &kPeakAvx2})
       if (row.name == k->name) return *k;
 #endif
   }

@@ -25,6 +25,7 @@ struct PeakKernels {
   PeakProduct f32;
 };
 
+extern const PeakKernels kPeakAmx;
 extern const PeakKernels kPeakAvx512;
 extern const PeakKernels kPeakAvx512F32;
 extern const PeakKernels kPeakAvx2;

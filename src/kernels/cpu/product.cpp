@@ -106,8 +106,10 @@ void Product::run(const QWeight& w, Form form, int64_t begin, int64_t end, Input
   auto from = [&](int64_t strip, int64_t row) {
     return Outputs{out.at(row, first_row(w, strip) - column0), out.stride, out.bf16};
   };
-  if (streams(form, w.cols, in.rows)) {
-    FATHOM_CHECK(in.interleaved, "{} rows to stream for are not interleaved", in.rows);
+  const bool streaming = streams(form, w.cols, in.rows);
+  FATHOM_CHECK(in.interleaved || !(streaming || takes_blocks(form)), "{} rows are not interleaved",
+               in.rows);
+  if (streaming) {
     // The last strip may have fewer rows than a stream needs; both ways give the same bits.
     for (; begin < end; ++begin) {
       if (strip_at(w, form, begin).rows == kStripRows)
@@ -127,6 +129,7 @@ void Product::run(const QWeight& w, Form form, int64_t begin, int64_t end, Input
 void Product::stream(const QWeight& w, Form form, int64_t strip, Inputs in, Outputs out) const {
   StreamJob job{.strip = strip_at(w, form, strip),
                 .x = in.interleaved,
+                .x_row_bytes = in.row_bytes,
                 .rows = static_cast<int>(in.rows),
                 .out = out.data,
                 .out_stride = out.stride,
@@ -152,6 +155,8 @@ void Product::panel(const QWeight& w, Form form, int64_t begin, int64_t end, Inp
       int i = static_cast<int>(s - begin);
       TileJob job{.x = in.x,
                   .x_offset = k0 * element,
+                  .x_blocks = in.interleaved,
+                  .x_row_bytes = in.row_bytes,
                   .rows = static_cast<int>(in.rows),
                   .panel = scratch.panel(i),
                   .units = (depth + kStep - 1) / kStep * kStep * element / 16,

@@ -41,9 +41,12 @@ struct Inputs {
   const float* const* scale = nullptr;  // coded form only
   int64_t rows = 0;
   const uint8_t* interleaved = nullptr;  // the rows as Product::interleave leaves them
+  int64_t row_bytes = 0;                 // room of a row there when it leaves them in blocks
 
+  // Rows in blocks stay so: `begin` is then the first row of a block.
   Inputs slice(int64_t begin, int64_t count) const {
-    return {x + begin, scale ? scale + begin : nullptr, count, nullptr};
+    return {x + begin, scale ? scale + begin : nullptr, count,
+            row_bytes ? interleaved + begin * row_bytes : nullptr, row_bytes};
   }
 };
 
@@ -81,7 +84,23 @@ class Product {
   // Whether `rows` activation rows are better served by streaming the codes than by panels. If so,
   // run() wants them interleaved as well.
   bool streams(Form form, int64_t columns, int64_t rows) const {
-    return rows <= of(form).stream_rows && columns % kStep == 0;
+    return rows <= of(form).stream_rows && (takes_blocks(form) || columns % kStep == 0);
+  }
+  // Whether run() wants all activations interleaved, in blocks of block_rows() whose rows have room
+  // of block_row_bytes() each.
+  bool takes_blocks(Form form) const { return of(form).block_rows > 0; }
+  int64_t block_rows(Form form) const { return of(form).block_rows; }
+  int64_t block_row_bytes(Form form, int64_t columns) const {
+    const int64_t unit = of(form).block_columns;
+    return (columns + unit - 1) / unit * unit * element_size(form);
+  }
+  // Whether a single row is its own block as it lies.
+  bool row_is_block(Form form, int64_t columns) const {
+    return !takes_blocks(form) || columns % of(form).block_columns == 0;
+  }
+  void interleave_block(Form form, const uint8_t* const* x, int64_t rows, int64_t columns,
+                        uint8_t* to) const {
+    of(form).interleave(x, static_cast<int>(rows), columns, to);
   }
   // [unit][row of in], the units of the form's kernels: interleaved_bytes() at `to`.
   void interleave(Form form, Inputs in, int64_t columns, uint8_t* to) const;
