@@ -91,13 +91,13 @@ void LinearOps::down(Form form, Tensor act, Tensor out) {
     i = j;
   }
   plan_runs(&MlpWeights::down);
-  const Inputs all = in_blocks(form, prepared_.inputs(form, 0, end_of_groups()));
+  const Inputs inputs = in_blocks(form, prepared_.inputs(form, 0, end_of_groups()));
   std::fill(interleaved_key_.begin(), interleaved_key_.end(), -1);
   over_strips(strips, bytes, most, groups_are_even(), [&](int64_t begin, int64_t end, int thread) {
     in_groups(begin, end, &MlpWeights::down, [&](const Group& g, int64_t from, int64_t to) {
       Outputs all{out.data, out.row_stride, out.dtype == DType::bf16};
       Outputs here{all.at(g.begin, Product::first_row(g.w->down, from)), all.stride, all.bf16};
-      Inputs in = interleaved(form, all.slice(g.begin, g.rows), g.w->down.cols, thread, g.begin);
+      Inputs in = interleaved(form, inputs.slice(g.begin, g.rows), g.w->down.cols, thread, g.begin);
       product_.run(g.w->down, form, from, to, in, here, scratch_[static_cast<size_t>(thread)]);
     });
   });
