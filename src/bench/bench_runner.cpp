@@ -14,7 +14,9 @@
 #include "kernels/cpu_ops.h"
 #include "kernels/trace_ops.h"
 #include "model/tensor_list.h"
+#include "runtime/drafter.h"
 #include "runtime/model_instance.h"
+#include "runtime/sampler.h"
 
 namespace fathom {
 namespace {
@@ -65,12 +67,19 @@ void touch(const Config& config, const Weights& weights, ThreadPool& pool) {
   });
 }
 
+// Positions behind the prompt that one run of decode steps may use.
+int64_t most_decoded(const BenchOptions& o) {
+  const int64_t drafts = o.compute.speculative_tokens;
+  return o.decode_tokens * (1 + drafts) + drafts;  // the last step's guesses, too
+}
+
 // The options' plan with sizes for the largest rows. The caller adds the pages.
 ComputePlan plan_of(const BenchOptions& o) {
   ComputePlan p = o.compute;
   p.sequences = *std::max_element(o.batches.begin(), o.batches.end());
-  p.step_tokens = std::max(p.step_tokens, p.sequences);
-  p.context = *std::max_element(o.contexts.begin(), o.contexts.end()) + o.decode_tokens;
+  p.logit_rows = p.sequences * (1 + p.speculative_tokens);
+  p.step_tokens = std::max(p.step_tokens, p.logit_rows);
+  p.context = *std::max_element(o.contexts.begin(), o.contexts.end()) + most_decoded(o);
   return p;
 }
 
@@ -86,7 +95,8 @@ class BenchRunner::Machine {
         instance_(config, weights, with_pages(plan_of(o), pages), pool_,
                   [&](Ops& ops) { return counter_around(ops); }),
         batch_(instance_.plan().step_tokens, instance_.plan().sequences,
-               static_cast<int>(pages_for(instance_.plan().context))) {}
+               static_cast<int>(pages_for(instance_.plan().context))),
+        drafter_(instance_.plan()) {}
 
   ThreadPool& pool() { return pool_; }
   const FormPolicy& forms() const { return instance_.forms(); }
@@ -100,6 +110,8 @@ class BenchRunner::Machine {
   // Decodes `steps` tokens of each of the sequences [0, batch), always the first ones after the
   // prompt: a repetition overwrites their cache rows.
   double decode(int batch, int steps);
+  // The same with drafts: `tokens` is what the sequences got together.
+  double speculate(int batch, int steps, int64_t& tokens);
   int64_t take_expert_reads() { return counter_->take(); }
   // Costs of the same, for `expert_reads` seen.
   StepCost prefill_cost(const CostModel& model, double expert_reads) const;
@@ -125,6 +137,7 @@ class BenchRunner::Machine {
   RouteCounter* counter_ = nullptr;  // the instance's
   ModelInstance instance_;
   StepBatch batch_;
+  Drafter drafter_;
   int64_t context_ = 0;
   size_t pages_each_ = 0;
   std::vector<int32_t> pages_;
@@ -133,7 +146,7 @@ class BenchRunner::Machine {
 
 void BenchRunner::Machine::begin_context(int64_t context, int sequences) {
   context_ = context;
-  const int64_t tokens = context + options_.decode_tokens;
+  const int64_t tokens = context + most_decoded(options_);
   pages_each_ = static_cast<size_t>(pages_for(tokens));
   const int pages = static_cast<int>(pages_each_) * sequences;
   FATHOM_CHECK(pages <= instance_.cache().pages(), "{} pages of {}", pages,
@@ -159,6 +172,8 @@ double BenchRunner::Machine::prefill(int s, int64_t tokens) {
                forms());
     if (at + n == tokens) batch_.want_logits(static_cast<int>(n) - 1);
     instance_.step(batch_);
+    if (instance_.plan().mtp)  // the block's rows of the prompt
+      instance_.mtp(batch_, ids.subspan(static_cast<size_t>(at) + 1, static_cast<size_t>(n)));
   }
   return seconds_since(start);
 }
@@ -189,6 +204,50 @@ double BenchRunner::Machine::decode(int batch, int steps) {
   return seconds_since(start);
 }
 
+// Each step as the engine does it: a run of the last token and its drafts, then the block over what
+// was accepted, and its further guesses. Which drafts count as accepted is drawn at random.
+double BenchRunner::Machine::speculate(int batch, int steps, int64_t& tokens) {
+  const int drafts = instance_.plan().speculative_tokens;
+  std::mt19937_64 random(7);
+  std::bernoulli_distribution accepts(options_.acceptance);
+  std::vector<int64_t> at(static_cast<size_t>(batch), context_);
+  std::vector<std::vector<int32_t>> guessed(static_cast<size_t>(batch));
+  std::vector<DraftRun> runs(static_cast<size_t>(batch));
+  tokens = 0;
+  auto start = Clock::now();
+  for (int step = 0; step < steps; ++step) {
+    batch_.clear();
+    for (int s = 0; s < batch; ++s) {
+      const auto i = static_cast<size_t>(s);
+      std::span<const int32_t> ids(ids_[i]);
+      DraftRun& r = runs[i];
+      r.first = batch_.tokens();
+      r.position = at[i];
+      int accepted = 0;
+      while (accepted < drafts && accepts(random)) ++accepted;
+      r.next_ids = ids.subspan(static_cast<size_t>(at[i]) + 1, static_cast<size_t>(accepted) + 1);
+      r.pages = pages_of(s);
+      r.decode = true;
+      r.drafts = drafts;
+      guessed[i].clear();
+      r.guessed = &guessed[i];
+      batch_.add(ids.subspan(static_cast<size_t>(at[i]), static_cast<size_t>(drafts) + 1), at[i],
+                 r.pages, true, forms());
+      for (int t = 0; t <= drafts; ++t) batch_.want_logits(r.first + t);
+      at[i] += accepted + 1;
+      tokens += accepted + 1;
+    }
+    instance_.step(batch_);
+    drafter_.run(instance_, runs, [&](Tensor logits, std::span<Drafter::Asked> asked) {
+      for (size_t row = 0; row < asked.size(); ++row)
+        asked[row].guess = greedy({logits.row<float>(static_cast<int64_t>(row)),
+                                   static_cast<size_t>(config_.vocab)})
+                               .value();
+    });
+  }
+  return seconds_since(start);
+}
+
 StepCost BenchRunner::Machine::prefill_cost(const CostModel& model, double expert_reads) const {
   StepCost cost;
   const int64_t chunk = options_.compute.step_tokens;
@@ -205,9 +264,10 @@ StepCost BenchRunner::Machine::prefill_cost(const CostModel& model, double exper
 // Of a step in the middle of those timed.
 StepCost BenchRunner::Machine::decode_cost(const CostModel& model, int batch,
                                            double expert_reads) const {
-  std::vector<SequenceRun> runs(static_cast<size_t>(batch),
-                                {context_ + options_.decode_tokens / 2, 1, true});
-  return model.step(runs, batch, expert_reads);
+  std::vector<SequenceRun> runs(
+      static_cast<size_t>(batch),
+      {context_ + options_.decode_tokens / 2, 1 + options_.compute.speculative_tokens, true});
+  return model.step(runs, batch * (1 + options_.compute.speculative_tokens), expert_reads);
 }
 
 BenchRunner::BenchRunner(const Config& config, const Weights& weights, const BenchOptions& options)
@@ -243,9 +303,9 @@ void BenchRunner::check_options() const {
       fail("a batch of {} is asked for: 1 to {} are possible", batch, kMaxBatch);
   for (int64_t context : o.contexts) {
     if (context < 1) fail("a context of {} is asked for: at least 1 is expected", context);
-    if (context + o.decode_tokens > config_.max_positions)
+    if (context + most_decoded(o) > config_.max_positions)
       fail("a context of {} and {} tokens decoded after it pass the model's {} positions", context,
-           o.decode_tokens, config_.max_positions);
+           most_decoded(o), config_.max_positions);
   }
 }
 
@@ -275,7 +335,7 @@ void BenchRunner::plan_memory() {
 }
 
 int64_t BenchRunner::pages_of(int64_t context, int batch) const {
-  return batch * pages_for(context + options_.decode_tokens);
+  return batch * pages_for(context + most_decoded(options_));
 }
 
 // The pages of the largest row that fits.
@@ -368,12 +428,17 @@ BenchFigure BenchRunner::time_prefill(int64_t context, int sequences) {
 
 BenchFigure BenchRunner::time_decode(int batch) {
   const int steps = options_.decode_tokens;
-  machine_->decode(batch, 1);  // untimed: another shape of step than the one before
+  const bool drafts = options_.compute.speculative_tokens > 0;
+  int64_t tokens = 0;
+  auto decode = [&](int n) {
+    return drafts ? machine_->speculate(batch, n, tokens) : machine_->decode(batch, n);
+  };
+  decode(1);  // untimed: another shape of step than the one before
   machine_->take_expert_reads();
   std::vector<double> seconds;
   double total = 0;
   for (int run = 0; run < options_.repeat && total < options_.patience; ++run) {
-    const double run_seconds = machine_->decode(batch, steps);
+    const double run_seconds = decode(steps);
     total += run_seconds;
     seconds.push_back(run_seconds / steps);
   }
@@ -383,6 +448,7 @@ BenchFigure BenchRunner::time_decode(int batch) {
   figure.seconds = median(seconds);
   figure.runs = runs;
   figure.tokens = batch;
+  if (drafts) figure.tokens_per_run = static_cast<double>(tokens) / (batch * steps);
   figure.cost = machine_->decode_cost(*model_, batch, reads);
   figure.experts_per_layer = reads / std::max(1, setup_.moe_layers);
   return figure;

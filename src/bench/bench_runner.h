@@ -28,7 +28,10 @@ struct BenchOptions {
   std::vector<int> batches;
   int decode_tokens = 32;  // steps of one decode figure
   int repeat = 3;          // figures are medians of so many runs
-  double patience = 60;    // seconds: runs of one figure are not repeated beyond this
+  // With compute.speculative_tokens: the share of drafts that are taken as accepted, each given
+  // that those before it were. The tokens are random, so that none would be.
+  double acceptance = 0.8;
+  double patience = 60;  // seconds: runs of one figure are not repeated beyond this
   // The caches of so many tokens are prefilled; those of further sequences are copies of the first
   // ones. That changes the work little (the decoded tokens still differ), and prefilling eight
   // times 128K takes hours.
@@ -44,8 +47,9 @@ struct BenchFigure {
   int64_t tokens = 0;
   StepCost cost;
   double experts_per_layer = 0;  // distinct ones a step, mean over MoE layers and steps
+  double tokens_per_run = 1;     // of one sequence in a decode step: more than one with drafts
 
-  double tokens_per_s() const { return static_cast<double>(tokens) / seconds; }
+  double tokens_per_s() const { return static_cast<double>(tokens) * tokens_per_run / seconds; }
   double bytes_per_s() const { return cost.bytes.total() / seconds; }
   double flops_per_s() const { return cost.flops.total() / seconds; }
 };

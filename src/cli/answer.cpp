@@ -58,6 +58,10 @@ nlohmann::ordered_json Answer::to_json() const {
                    {"completion_tokens", s.generated_tokens},
                    {"total_tokens", s.prompt_tokens + s.generated_tokens},
                    {"prompt_tokens_details", {{"cached_tokens", s.reused_tokens}}}};
+  if (s.draft_tokens > 0)
+    json["usage"]["completion_tokens_details"] = {
+        {"accepted_prediction_tokens", s.accepted_tokens},
+        {"rejected_prediction_tokens", s.draft_tokens - s.accepted_tokens}};
   json["timings"] = {
       {"first_token_seconds", s.first_token_seconds},
       {"decode_seconds", s.decode_seconds},
@@ -67,8 +71,19 @@ nlohmann::ordered_json Answer::to_json() const {
 }
 
 std::string Speed::text() const {
-  return fmt::format("prompt: {} tokens, {:.1f} tokens/s; generation: {} tokens, {:.1f} tokens/s",
-                     prompt_tokens, prompt_rate(), generated_tokens, generation_rate());
+  std::string text =
+      fmt::format("prompt: {} tokens, {:.1f} tokens/s; generation: {} tokens, {:.1f} tokens/s",
+                  prompt_tokens, prompt_rate(), generated_tokens, generation_rate());
+  const SpeculationStats& s = speculation;
+  if (s.drafts == 0) return text;
+  std::string places;
+  for (size_t i = 0; i < s.accepted_at.size() && s.accepted_at[i] > 0; ++i)
+    places += fmt::format("{}{}", i > 0 ? ", " : "", s.accepted_at[i]);
+  return text +
+         fmt::format("; drafts: {} of {} accepted{}, {:.2f} tokens a step with drafts",
+                     s.accepted_tokens, s.draft_tokens,
+                     s.accepted_at[1] > 0 ? fmt::format(" (by place: {})", places) : "",
+                     1 + static_cast<double>(s.accepted_tokens) / static_cast<double>(s.drafts));
 }
 
 }  // namespace fathom::cli

@@ -31,6 +31,7 @@ struct BenchFlags {
   uint64_t seed = 1;
   double dollars_per_hour = 2.0;
   std::optional<int> decode_tokens, repeat;
+  double acceptance = 0.8;
   bool json = false;
 
   int steps() const { return decode_tokens.value_or(32); }
@@ -68,12 +69,13 @@ void print_head(const BenchSubject& s) {
              name_of(s.compute.numerics), s.attention(), name_of(setup.cache.latent_format),
              setup.cache.bytes_per_token(), setup.kernels);
   fmt::print("{:>7} {:>5} | {:^28} | {:^62}\n", "", "", "prefill", "decode");
-  fmt::print("{:>7} {:>5} | {:>10} {:>9} {:>7} | {:>9} {:>9} {:>9} {:>7} {:>7} {:>8} {:>7}\n",
+  fmt::print("{:>7} {:>5} | {:>10} {:>9} {:>7} | {:>9} {:>9} {:>9} {:>7} {:>7} {:>8} {:>7}{}\n",
              "context", "batch", "tok/s", "GFLOP/s", "of peak", "tok/s", "ms/step", "MiB/step",
-             "GB/s", "of mem", "GFLOP/s", "experts");
+             "GB/s", "of mem", "GFLOP/s", "experts",
+             s.compute.speculative_tokens > 0 ? " tok/step" : "");
 }
 
-void print_row(const MachineLimits& limits, const BenchRow& row) {
+void print_row(const MachineLimits& limits, const BenchRow& row, bool drafts) {
   fmt::print("{:>7} {:>5} | ", row.context, row.batch);
   if (!row.skipped.empty()) {
     fmt::print("skipped: {}\n", row.skipped);
@@ -86,9 +88,10 @@ void print_row(const MachineLimits& limits, const BenchRow& row) {
   else
     fmt::print("{:>10} {:>9} {:>7} | ", "", "", "");
   const BenchFigure& d = *row.decode;
-  fmt::print("{:>9.1f} {:>9.3f} {:>9.2f} {:>7.2f} {:>6.1f}% {:>8.1f} {:>7.1f}\n", d.tokens_per_s(),
-             d.seconds * 1e3, d.cost.bytes.total() / kMiB, d.bytes_per_s() / 1e9,
-             100 * d.bytes_per_s() / limits.read_per_s, d.flops_per_s() / 1e9, d.experts_per_layer);
+  fmt::print("{:>9.1f} {:>9.3f} {:>9.2f} {:>7.2f} {:>6.1f}% {:>8.1f} {:>7.1f}{}\n",
+             d.tokens_per_s(), d.seconds * 1e3, d.cost.bytes.total() / kMiB, d.bytes_per_s() / 1e9,
+             100 * d.bytes_per_s() / limits.read_per_s, d.flops_per_s() / 1e9, d.experts_per_layer,
+             drafts ? fmt::format(" {:>8.2f}", d.tokens_per_run) : "");
   check_output();  // long runs are watched through pipes
 }
 
@@ -117,7 +120,9 @@ Json head_json(const BenchSubject& s) {
                   {"batch_invariant", s.compute.batch_invariant},
                   {"kernels", setup.kernels},
                   {"step_tokens", s.compute.step_tokens},
-                  {"decode_tokens", s.options.steps()}};
+                  {"decode_tokens", s.options.steps()},
+                  {"speculative_tokens", s.compute.speculative_tokens}};
+  if (s.compute.speculative_tokens > 0) j["compute"]["acceptance"] = s.options.acceptance;
   return j;
 }
 
@@ -129,6 +134,7 @@ Json figure_json(const MachineLimits& limits, const BenchFigure& f) {
       {"seconds", f.seconds},
       {"runs", f.runs},
       {"tokens", f.tokens},
+      {"tokens_per_run", f.tokens_per_run},
       {"bytes",
        {{"weights", b.weights}, {"experts", b.experts}, {"cache", b.cache}, {"total", b.total()}}},
       {"flops",
@@ -160,8 +166,10 @@ BenchOptions bench_options(const BenchFlags& o, const ComputePlan& compute, cons
   b.batches = o.batches.empty() ? std::vector<int>{1, 8} : o.batches;
   b.decode_tokens = o.steps();
   b.repeat = o.repeat.value_or(3);
+  b.acceptance = o.acceptance;
   // What the user names is taken at its word; the default bends to small models.
-  const int64_t longest = std::max<int64_t>(1, config.max_positions - o.steps());
+  const int64_t longest = std::max<int64_t>(
+      1, config.max_positions - int64_t{o.steps() + 1} * (1 + compute.speculative_tokens) + 1);
   if (b.contexts.empty())
     for (int64_t context : {512, 2048})
       if (context <= longest) b.contexts.push_back(context);
@@ -177,8 +185,13 @@ struct Unused {
 constexpr Unused kUnusedOnGpu[] = {
     {"--repeat", "on a GPU a figure is the median of the steps that --decode-tokens counts"},
     {"--threads", "on a GPU one thread launches the steps"},
+    {"--speculative-tokens", "on a GPU this bench times steps without drafts"},
+    {"--speculative-config", "on a GPU this bench times steps without drafts"},
+    {"--acceptance", "on a GPU this bench times steps without drafts"},
+    {"--speculative-always", "on a GPU this bench times steps without drafts"},
 };
 constexpr Unused kUnusedOnCpu[] = {
+    {"--speculative-always", "this bench always has as many drafts as --speculative-tokens says"},
     {"--random",
      "it fills the memory of a GPU; on a CPU measure a folder of `fathom make-checkpoint`"},
     {"--dollars-per-hour", "it is what a GPU costs"},
@@ -220,16 +233,19 @@ void refuse_beside(const CLI::App& subcommand, const CLI::App& command) {
 int bench(const CLI::App& command, const BenchFlags& o) {
   const bool gpu = runs_on_gpu(command, o);
   const ComputePlan compute = o.compute.plan();
+  if (command.count("--acceptance") > 0 && compute.speculative_tokens == 0)
+    throw UsageError("--acceptance: it is of drafts; give --speculative-tokens, too");
   if (gpu) {
     GpuBenchFlags flags{o.path,    o.random,        o.config,           o.seed, o.contexts,
                         o.batches, o.decode_tokens, o.dollars_per_hour, {},     o.json};
     if (command.count("--attention") > 0) flags.attention = compute.attention;
     return bench_on_gpu(flags, compute);
   }
-  CheckpointOptions without_mtp;
-  without_mtp.config_file = o.config;
-  without_mtp.with_mtp = false;  // not run here, so not a reason to refuse or to read it
-  auto checkpoint = Checkpoint::load(o.path, without_mtp);
+  CheckpointOptions loading;
+  loading.config_file = o.config;
+  // Where it is not run it is no reason to refuse, and not read.
+  loading.with_mtp = compute.speculative_tokens > 0;
+  auto checkpoint = Checkpoint::load(o.path, loading);
   const Config& config = checkpoint->config();
   for (const std::string& warning : checkpoint->warnings())
     fmt::print(stderr, "fathom: warning: {}\n", warning);
@@ -246,7 +262,7 @@ int bench(const CLI::App& command, const BenchFlags& o) {
     if (o.json)
       rows.push_back(row_json(limits, row));
     else
-      print_row(limits, row);
+      print_row(limits, row, compute.speculative_tokens > 0);
   });
 
   if (o.json) {
@@ -296,7 +312,14 @@ void add_bench(CLI::App& app) {
       ->add_option("--repeat", o->repeat,
                    "on a CPU: runs of which a figure is the median, fewer when slow (default: 3)")
       ->check(CLI::Range(1, 1000));
+  command
+      ->add_option("--acceptance", o->acceptance,
+                   "with drafts, on a CPU: the share of them that is taken as accepted, as the "
+                   "tokens are random")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
   command->add_flag("--json", o->json, "print one JSON object");
+  o->compute.add_speculation_to(*command);
   o->compute.add_to(*command);
   auto only = std::make_shared<std::string>();
   CLI::App* kernels = command->add_subcommand(

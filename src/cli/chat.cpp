@@ -172,9 +172,13 @@ class Chat {
     const RequestStats& s = last_;
     return fmt::format(
         "last: prompt {} tokens ({} from the cache), first token after {:.2f} s, generated {} in "
-        "{:.2f} s\ntotal: {}",
+        "{:.2f} s{}\ntotal: {}",
         s.prompt_tokens, s.reused_tokens, s.first_token_seconds, s.generated_tokens,
-        s.decode_seconds, session_.speed().text());
+        s.decode_seconds,
+        s.draft_tokens > 0
+            ? fmt::format(", {} of {} drafts accepted", s.accepted_tokens, s.draft_tokens)
+            : "",
+        session_.speed().text());
   }
 
   void save(const std::string& path) {

@@ -19,10 +19,10 @@ std::string generation_config_path(const std::string& folder) {
   return folder + "/generation_config.json";
 }
 
-std::unique_ptr<Checkpoint> load(const std::string& folder, const std::string& config) {
+std::unique_ptr<Checkpoint> load(const std::string& folder, const ModelOptions& o) {
   CheckpointOptions options;
-  options.config_file = config;
-  options.with_mtp = false;  // plain decoding has no use for it
+  options.config_file = o.config;
+  options.with_mtp = o.compute.speculative_tokens > 0;  // plain decoding has no use for it
   return Checkpoint::load(folder, options);
 }
 
@@ -48,6 +48,7 @@ EngineOptions engine_options_of(const ModelOptions& o, const Checkpoint& checkpo
                                 EngineOptions e) {
   const Config& config = checkpoint.config();
   e.compute = o.compute.plan();
+  e.regulate_drafts = !o.compute.speculate_always;
   if (!e.cache_dir.empty()) e.checkpoint = checkpoint_digest(checkpoint.path(), o.config);
   const bool gpu = e.compute.device == DeviceKind::cuda;
   // On a CPU: what the mapped files will occupy once every page of them has been read.
@@ -65,12 +66,13 @@ void ModelOptions::add_to(CLI::App& command) {
   compute.add_context_to(command);
   compute.add_step_tokens_to(command);
   compute.add_index_budget_to(command);
+  compute.add_speculation_to(command);
   compute.add_to(command);
 }
 
 LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
                          EngineOptions engine)
-    : checkpoint_(load(folder, options.config)),
+    : checkpoint_(load(folder, options)),
       tokenizer_(Tokenizer::from_folder(folder)),
       encoding_(choose_encoding(options.encoding, folder)),
       stop_ids_(stop_ids_of(folder, config())),

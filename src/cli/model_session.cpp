@@ -83,7 +83,8 @@ Answer ModelSession::new_answer(bool thinking, bool raw, Answer::Show show) cons
 
 Speed ModelSession::speed() const {
   const EngineStats s = model_.engine().stats();
-  return {s.prompt_tokens, s.generated_tokens, s.prompt_seconds, s.generation_seconds};
+  return {s.prompt_tokens, s.generated_tokens, s.speculation, s.prompt_seconds,
+          s.generation_seconds};
 }
 
 Conversation conversation_of_prompt(const std::string& system, const std::string& prompt) {

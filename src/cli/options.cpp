@@ -1,14 +1,43 @@
 #include "cli/options.h"
 
 #include <charconv>
+#include <nlohmann/json.hpp>
 
 #include "base/error.h"
 #include "base/processors.h"
+#include "cli/command.h"
 #include "kernels/cpu_ops.h"
 #include "runtime/device.h"
 
 namespace fathom::cli {
 namespace {
+
+// The number of tokens in vLLM's JSON. Throws UsageError for what means something else.
+int speculative_tokens_of(const std::string& text) {
+  const auto wrong = [&](const std::string& why) {
+    return UsageError(
+        fmt::format("--speculative-config: {}: {{\"method\": \"mtp\", "
+                    "\"num_speculative_tokens\": 1 to {}}} is accepted",
+                    why, kMaxSpeculativeTokens));
+  };
+  const auto json = nlohmann::json::parse(text, nullptr, false);
+  if (!json.is_object()) throw wrong("no JSON object");
+  int tokens = 1;
+  for (const auto& [key, value] : json.items()) {
+    if (key == "method") {
+      // Former versions of vLLM name the model in front.
+      if (value != "mtp" && value != "deepseek_mtp")
+        throw wrong(fmt::format("method is {}", value.dump()));
+    } else if (key == "num_speculative_tokens") {
+      if (!value.is_number_integer() || value < 0 || value > kMaxSpeculativeTokens)
+        throw wrong(fmt::format("num_speculative_tokens is {}", value.dump()));
+      tokens = value.get<int>();
+    } else {
+      throw wrong(fmt::format("{} is unknown", key));
+    }
+  }
+  return tokens;
+}
 
 // An option under several names, each an option of its own, so that a message about a value speaks
 // of the name that was used. The help lists the other names in a group of their own: CLI11 leaves a
@@ -82,6 +111,25 @@ void ComputeOptions::add_index_budget_to(CLI::App& command) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20));
 }
 
+void ComputeOptions::add_speculation_to(CLI::App& command) {
+  CLI::Option* tokens =
+      command
+          .add_option("--speculative-tokens", speculative_tokens,
+                      "tokens that the MTP block guesses ahead in a step, 0 for none; the answers "
+                      "stay the same (default: 0)")
+          ->check(CLI::Range(0, kMaxSpeculativeTokens));
+  command
+      .add_option_function<std::string>(
+          "--speculative-config",
+          [this](const std::string& text) { speculative_tokens = speculative_tokens_of(text); },
+          "the same as vLLM has it: '{\"method\": \"mtp\", \"num_speculative_tokens\": 1}'")
+      ->group("Other names")
+      ->excludes(tokens);
+  command.add_flag("--speculative-always", speculate_always,
+                   "guess as many tokens in every step, also where it does not pay (for "
+                   "measurements)");
+}
+
 DeviceKind ComputeOptions::device_value() const {
   if (!found_) {
     // Naming kernels of the CPU, or float32 rows, is asking for the CPU.
@@ -115,6 +163,8 @@ ComputePlan ComputeOptions::plan() const {
   p.context = context;
   p.step_tokens = step_tokens > 0 ? step_tokens : default_step_tokens(p.device);
   p.sequences = sequences > 0 ? sequences : gpu ? 64 : 16;
+  p.speculative_tokens = speculative_tokens.value_or(0);
+  p.mtp = p.speculative_tokens > 0;
   p.index_budget = index_budget_mib > 0 ? index_budget_mib << 20 : default_index_budget(p.device);
   return p;
 }

@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -21,6 +22,8 @@ struct ComputeOptions {
   // 0 in each: what plan() says where nobody asks for a size.
   int64_t context = 0, index_budget_mib = 0;
   int step_tokens = 0, sequences = 0;
+  std::optional<int> speculative_tokens;  // none: the program decides
+  bool speculate_always = false;
 
   // --device, --numerics, --kv, --attention, --kernels, --threads, --batch-invariant
   void add_to(CLI::App& command);
@@ -31,6 +34,8 @@ struct ComputeOptions {
   void add_context_to(CLI::App& command);
   void add_sequences_to(CLI::App& command);
   void add_index_budget_to(CLI::App& command);
+  // --speculative-tokens, --speculative-always, and vLLM's --speculative-config
+  void add_speculation_to(CLI::App& command);
 
   // Every choice settled but what depends on the model and its memory: a context of 0 stays 0.
   // Looks for a GPU at the first call, and says on standard error when one is there unused.

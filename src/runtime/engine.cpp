@@ -34,9 +34,6 @@ const EngineOptions& usable(const Config& config, const EngineOptions& o) {
   if (o.compute.speculative_tokens > 0 && config.mtp_layers == 0)
     fail("{} speculative tokens: this checkpoint has no MTP block, which guesses them",
          o.compute.speculative_tokens);
-  if (o.compute.speculative_tokens > 0 && o.compute.device == DeviceKind::cuda)
-    fail("{} speculative tokens: on a GPU there is no speculation yet",
-         o.compute.speculative_tokens);
   if (!o.cache_dir.empty() && (!o.keep_prefixes || o.checkpoint == PageKey{}))
     fail("a cache folder needs kept prefixes and the checkpoint's digest: {} and {} are given",
          o.keep_prefixes ? "the first" : "not the first",

@@ -2,6 +2,9 @@
 // limit and replayed: the host then launches once instead of a few dozen times a layer. Steps with
 // prompts are launched kernel by kernel; they run long enough to hide that.
 //
+// A decode may be a run of several tokens, the last known one and its drafts: a recording treats
+// each token as a row of its own, so that one serves every division of as many tokens into runs.
+//
 // Two steps may be in flight. The host's inputs and outputs of each lie in a slot of its own, and
 // the ids that one step draws are the inputs of the next without passing through the host.
 //
@@ -15,12 +18,14 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/prim/launch.h"
 #include "kernels/cuda/sample/sample.h"
 #include "kernels/trace_ops.h"
+#include "runtime/drafter.h"
 #include "runtime/model_instance.h"
 
 namespace fathom {
@@ -162,6 +167,7 @@ class GraphRunner final : public StepRunner {
                Slot(draws_.size(), ids_.size(), picks_bytes())} {
     ops_.carry_from(reinterpret_cast<const int32_t*>(ids_.data()));
     launch_.stream = stream_;
+    if (s.compute.speculative_tokens > 0) drafter_.emplace(instance_.plan());
   }
 
   ~GraphRunner() override {
@@ -179,7 +185,7 @@ class GraphRunner final : public StepRunner {
     const bool decodes =
         static_cast<size_t>(batch.tokens()) == draws.size() && padded <= rows_ &&
         std::all_of(view.spans.begin(), view.spans.end(), [](const AttentionSpan& s) {
-          return s.end - s.begin == 1 && s.form == AttentionForm::absorbed;
+          return s.end - s.begin <= 1 + kMaxSpeculativeTokens && s.form == AttentionForm::absorbed;
         });
     if (decodes && batch.tokens() < padded) {
       for (int t = batch.tokens(); t < padded; ++t) batch.want_logits(t);
@@ -215,6 +221,32 @@ class GraphRunner final : public StepRunner {
     }
   }
   int steps_at_once() const override { return 2; }
+
+  // Kernel by kernel: the block is one layer. Its guesses are drawn where the step's tokens are.
+  void draft(std::span<const DraftRun> runs) override {
+    FATHOM_CHECK(drafter_ && launched_ == finished_, "drafts asked for with {} steps in flight",
+                 launched_ - finished_);
+    Slot& slot = slots_[launched_ % 2];
+    drafter_->run(instance_, runs, [&](Tensor logits, std::span<Drafter::Asked> asked) {
+      auto* rows = reinterpret_cast<cuda::SampleRow*>(slot.draws.data());
+      for (size_t i = 0; i < asked.size(); ++i) {
+        const DraftRun& run = runs[asked[i].run];
+        rows[i] = {run.params, static_cast<uint64_t>(guessed_position(run))};
+      }
+      FATHOM_CUDA(cudaMemcpyAsync(draws_.data(), slot.draws.data(),
+                                  asked.size() * sizeof(cuda::SampleRow), cudaMemcpyHostToDevice,
+                                  stream_));
+      cuda::sample_tokens(logits.row<float>(0), vocab_, static_cast<int>(asked.size()), vocab_,
+                          reinterpret_cast<const cuda::SampleRow*>(draws_.data()),
+                          reinterpret_cast<int32_t*>(ids_.data()), launch_);
+      FATHOM_CUDA(cudaMemcpyAsync(slot.ids.data(), ids_.data(), asked.size() * sizeof(int32_t),
+                                  cudaMemcpyDeviceToHost, stream_));
+      FATHOM_CUDA(cudaStreamSynchronize(stream_));
+      const int32_t* ids = reinterpret_cast<const int32_t*>(slot.ids.data());
+      for (size_t i = 0; i < asked.size(); ++i)
+        asked[i].guess = ids[i] == cuda::kBrokenLogits ? -1 : ids[i];
+    });
+  }
 
   std::span<const float> logits(int row) const override {
     return {reinterpret_cast<const float*>(host_logits_.data()) + int64_t{row} * vocab_,
@@ -356,6 +388,7 @@ class GraphRunner final : public StepRunner {
   int64_t launched_ = 0, finished_ = 0;
   std::vector<int32_t> rows_of_ids_;  // of the step being launched: see CudaOps::carry_ids
   cuda::Launch launch_;
+  std::optional<Drafter> drafter_;  // with speculation
   std::set<Key> met_;
   std::map<Key, Graph> graphs_;
 };

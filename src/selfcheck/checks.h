@@ -77,6 +77,7 @@ void check_repeat(CheckContext& c);
 void check_cache(CheckContext& c);
 void check_finite(CheckContext& c);
 void check_tokenizer(CheckContext& c);  // text.cpp
+void check_mtp(CheckContext& c);        // mtp.cpp
 
 // About 1,400 bytes of English, repeated to make a prompt.
 std::string_view selfcheck_text();

@@ -21,6 +21,7 @@ constexpr CheckGroup kGroups[] = {
     {"cache", "what is cached comes back"},
     {"text", "tokenizer"},
     {"finite", "results are numbers"},
+    {"mtp", "the block that guesses tokens for speculation"},
 };
 
 // Above this, prompts are kept short and weights are sampled: a minute is the budget.
@@ -88,6 +89,7 @@ std::vector<CheckResult> run_selfcheck(const Config& config, const Weights& weig
   if (wanted("cache")) check_cache(c);
   if (wanted("text")) check_tokenizer(c);
   if (wanted("finite")) check_finite(c);
+  if (wanted("mtp")) check_mtp(c);
   return std::move(c.results);
 }
 

@@ -84,6 +84,17 @@ struct Metrics::Impl {
   Counter& generated_tokens = counter("vllm:generation_tokens_total", "Tokens generated.");
   Counter& preemptions =
       counter("vllm:num_preemptions_total", "Times a request gave its place to another.");
+  Counter& draft_runs = counter("vllm:spec_decode_num_drafts_total",
+                                "Times that a step verified guesses of a request's next tokens.");
+  Counter& draft_tokens =
+      counter("vllm:spec_decode_num_draft_tokens_total", "Tokens that were guessed and verified.");
+  Counter& accepted_tokens = counter("vllm:spec_decode_num_accepted_tokens_total",
+                                     "Of these, the ones that the model drew, too.");
+  prometheus::Family<Counter>& accepted_at =
+      prometheus::BuildCounter()
+          .Name("vllm:spec_decode_num_accepted_tokens_per_pos_total")
+          .Help("The same by their place among the guesses of one step, from 0.")
+          .Register(registry);
   Counter& steps = counter("fathom:steps_total", "Steps of the engine.");
   Gauge& engine_up = gauge("fathom:engine_up", "1 while the engine works.", labels);
 
@@ -193,6 +204,15 @@ std::string Metrics::render(const EngineSnapshot& e) {
   follow(impl_->prompt_tokens, e.prompt_tokens);
   follow(impl_->generated_tokens, e.generated_tokens);
   follow(impl_->preemptions, e.preemptions);
+  const SpeculationStats& drafts = e.speculation;
+  follow(impl_->draft_runs, drafts.drafts);
+  follow(impl_->draft_tokens, drafts.draft_tokens);
+  follow(impl_->accepted_tokens, drafts.accepted_tokens);
+  for (size_t i = 0; i < drafts.accepted_at.size(); ++i) {
+    Labels l = impl_->labels;
+    l["position"] = std::to_string(i);
+    follow(impl_->accepted_at.Add(l), drafts.accepted_at[i]);
+  }
   follow(impl_->steps, e.steps);
   return prometheus::TextSerializer().Serialize(impl_->registry.Collect());
 }

@@ -24,6 +24,7 @@ TEST(Metrics, ShowsTheEngineAsItIs) {
   e.prefix_hits = 40;
   e.preemptions = 1;
   e.steps = 7;
+  e.speculation = {30, 55, 40, {28, 12, 0, 0}};
   for (int twice = 0; twice < 2; ++twice) {  // rendering counts nothing
     const std::string page = metrics.render(e);
     EXPECT_TRUE(has(page, "vllm:num_requests_running{model_name=\"m\"} 3")) << page;
@@ -33,6 +34,13 @@ TEST(Metrics, ShowsTheEngineAsItIs) {
     EXPECT_TRUE(has(page, "vllm:prefix_cache_queries_total{model_name=\"m\"} 50"));
     EXPECT_TRUE(has(page, "vllm:prefix_cache_hits_total{model_name=\"m\"} 40"));
     EXPECT_TRUE(has(page, "vllm:num_preemptions_total{model_name=\"m\"} 1"));
+    EXPECT_TRUE(has(page, "vllm:spec_decode_num_drafts_total{model_name=\"m\"} 30"));
+    EXPECT_TRUE(has(page, "vllm:spec_decode_num_draft_tokens_total{model_name=\"m\"} 55"));
+    EXPECT_TRUE(has(page, "vllm:spec_decode_num_accepted_tokens_total{model_name=\"m\"} 40"));
+    for (const char* at :
+         {"{model_name=\"m\",position=\"0\"} 28", "{model_name=\"m\",position=\"1\"} 12"})
+      EXPECT_TRUE(
+          has(page, std::string("vllm:spec_decode_num_accepted_tokens_per_pos_total") + at));
     EXPECT_TRUE(has(page, "fathom:engine_up{model_name=\"m\"} 1"));
   }
   e.prompt_tokens = 90;  // an older snapshot than the last

@@ -56,7 +56,7 @@ struct AttentionRun {
   int begin = 0, end = 0;  // tokens
   bool decode = false;     // few tokens a sequence: keys are split
 };
-inline constexpr int kDecodeSpan = 4;      // longest span of a decode run: a token and its drafts
+inline constexpr int kDecodeSpan = 5;      // longest span of a decode run: a token and its drafts
 inline constexpr int kDecodeTile = 256;    // tokens of one call; bounds the partial results
 inline constexpr int kPrefillTile = 2048;  // bounds the queries and outputs in latent space
 // With `one_kernel` every run is a decode run: what recorded steps use must serve all.

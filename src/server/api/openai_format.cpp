@@ -18,14 +18,20 @@ OrderedJson usage_json(const Usage& usage) {
   json["completion_tokens"] = usage.completion_tokens;
   json["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
   json["prompt_tokens_details"]["cached_tokens"] = usage.cached_tokens;
-  json["completion_tokens_details"]["reasoning_tokens"] = usage.reasoning_tokens;
+  OrderedJson& details = json["completion_tokens_details"];
+  details["reasoning_tokens"] = usage.reasoning_tokens;
+  if (usage.draft_tokens > 0) {
+    details["accepted_prediction_tokens"] = usage.accepted_tokens;
+    details["rejected_prediction_tokens"] = usage.draft_tokens - usage.accepted_tokens;
+  }
   return json;
 }
 
 void UsageCount::take(const GenerationEvent& event) {
   Usage& u = of_choice_[static_cast<size_t>(event.choice)];
-  u = {event.stats.prompt_tokens, event.stats.reused_tokens, event.stats.generated_tokens,
-       event.reasoning_tokens};
+  const RequestStats& s = event.stats;
+  u = {s.prompt_tokens,        s.reused_tokens, s.generated_tokens,
+       event.reasoning_tokens, s.draft_tokens,  s.accepted_tokens};
 }
 
 Usage UsageCount::total() const {
@@ -33,6 +39,8 @@ Usage UsageCount::total() const {
   for (size_t c = 0; c < of_choice_.size(); ++c) {
     total.completion_tokens += of_choice_[c].completion_tokens;
     total.reasoning_tokens += of_choice_[c].reasoning_tokens;
+    total.draft_tokens += of_choice_[c].draft_tokens;
+    total.accepted_tokens += of_choice_[c].accepted_tokens;
     if (c % per_prompt_ != 0) continue;
     total.prompt_tokens += of_choice_[c].prompt_tokens;
     total.cached_tokens += of_choice_[c].cached_tokens;

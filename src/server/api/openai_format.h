@@ -20,6 +20,7 @@ struct Usage {
   int64_t cached_tokens = 0;
   int64_t completion_tokens = 0;
   int64_t reasoning_tokens = 0;
+  int64_t draft_tokens = 0, accepted_tokens = 0;  // told where there were any
 };
 OrderedJson usage_json(const Usage& usage);
 
