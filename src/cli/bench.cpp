@@ -321,6 +321,7 @@ void add_bench(CLI::App& app) {
   command->add_flag("--json", o->json, "print one JSON object");
   o->compute.add_speculation_to(*command);
   o->compute.add_to(*command);
+  o->compute.add_step_tokens_to(*command);
   auto only = std::make_shared<std::string>();
   CLI::App* kernels = command->add_subcommand(
       "kernels", "time each GPU kernel at the model's shapes, beside what this card can do");

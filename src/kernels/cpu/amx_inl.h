@@ -1,4 +1,5 @@
-// Tile registers (AMX): shapes, loads, stores, products. Included inside anonymous namespaces only.
+// Tile registers (AMX): shapes, loads, stores, products. Included inside anonymous namespaces only,
+// behind amx_state.h.
 // The intrinsics of GCC 12 do not say that a load reads memory, so a store in front of it could be
 // moved behind it; these do.
 
@@ -18,12 +19,18 @@ struct alignas(64) TileShapes {
     rows[tile] = static_cast<uint8_t>(tile_rows);
     row_bytes[tile] = static_cast<uint16_t>(bytes);
   }
-  // All registers become zero.
-  void apply() const { asm volatile("ldtilecfg %0" ::"m"(*this)); }
+  // `number` stands for these shapes.
+  void apply(uint32_t number) const {
+    asm volatile("ldtilecfg %0" ::"m"(*this));
+    current_tile_shapes = number;
+  }
 };
 
 // Back to the state in which a thread costs nothing extra to switch.
-inline void tile_release() { asm volatile("tilerelease"); }
+inline void tile_release() {
+  asm volatile("tilerelease");
+  current_tile_shapes = 0;
+}
 
 template <int kTile>
 [[gnu::always_inline]] inline void tile_zero() {

@@ -2,6 +2,8 @@
 // operand of a tile product is made of, so nothing is packed.
 #include "kernels/cpu/attention_kernels.h"
 
+#include "kernels/cpu/amx_state.h"
+
 #if defined(__x86_64__)
 // GCC 12's own intrinsics read a variable before its first assignment, on purpose (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -20,6 +22,8 @@ constexpr int kA = 4, kB = 5, kRestA = 6, kRestB = 7;
 static_assert(kPanelWidth == 4 * kTileRows);
 
 void shape_tiles(int rows, int rest) {
+  const uint32_t number = static_cast<uint32_t>(1 << 16 | rest << 8 | rows);
+  if (current_tile_shapes == number) return;
   TileShapes shapes;
   for (int j = 0; j < 4; ++j) shapes.set(j, rows, kTileRowBytes);
   shapes.set(kA, rows, kTileRowBytes);
@@ -28,7 +32,7 @@ void shape_tiles(int rows, int rest) {
     shapes.set(kRestA, rows, 4 * rest);
     shapes.set(kRestB, rest, kTileRowBytes);
   }
-  shapes.apply();
+  shapes.apply(number);
 }
 
 template <int kTileA, int kTileB>
@@ -57,14 +61,12 @@ void scale_rows(float* c, int64_t ldc, int rows, const float* carry) {
 void multiply_panel_by_tiles(const PanelProduct& g) {
   const int64_t a_stride = g.lda * 4, b_stride = g.ldb * 4, c_stride = g.ldc * 4;
   const int rest = g.words % kTilePairs, whole = g.words - rest;
-  int shaped = 0;
   for (int row = 0; row < g.rows; row += kTileRows) {
     const int rows = g.rows - row < kTileRows ? g.rows - row : kTileRows;
     const uint32_t* a = static_cast<const uint32_t*>(g.a) + row * g.lda;
     const uint32_t* b = static_cast<const uint32_t*>(g.b);
     float* c = g.c + row * g.ldc;
-    if (rows != shaped) shape_tiles(rows, rest);
-    shaped = rows;
+    shape_tiles(rows, rest);
     if (g.carry) {
       scale_rows(c, g.ldc, rows, g.carry + row);
       tile_load<0>(c, c_stride);
@@ -85,7 +87,6 @@ void multiply_panel_by_tiles(const PanelProduct& g) {
     tile_store<2>(c + 32, c_stride);
     tile_store<3>(c + 48, c_stride);
   }
-  tile_release();
 }
 
 }  // namespace fathom

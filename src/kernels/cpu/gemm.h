@@ -28,6 +28,7 @@ inline constexpr int kDepth = 512;     // columns of one pass: 16 rows of them f
 inline constexpr int kBlock = 128;     // columns under one scale
 inline constexpr int kStep = 16;       // activations and panels are zero-padded to this
 inline constexpr int kStreamRows = 8;  // most activation rows that vectors stream weights for
+inline constexpr int kMaxPanelStrips = 8;
 // The values of a panel, 4 bytes each at most. Behind them is room for a factor per block.
 inline constexpr int kPanelValueBytes = kStripRows * kDepth * 4;
 inline constexpr int kPanelBytes = kPanelValueBytes + 64;
@@ -144,8 +145,9 @@ struct ProductKernels {
   void (*pack)(const Strip& strip, int64_t k0, int depth, uint8_t* panel) = nullptr;
   void (*tile)(const TileJob& job) = nullptr;
   void (*stream)(const StreamJob& job) = nullptr;
-  int stream_rows = 0;  // most activation rows that `stream` takes: with more, panels are faster
-  int stream_unit = 0;  // bytes of a row that lie together when its rows are interleaved
+  int stream_rows = 0;   // most activation rows that `stream` takes: with more, panels are faster
+  int stream_unit = 0;   // bytes of a row that lie together when its rows are interleaved
+  int panel_strips = 4;  // packed at once for many rows, at most kMaxPanelStrips
 
   // Kernels that take activations in blocks, whatever their number: block_rows rows (the last block
   // has the rest), [pair of columns][row], padded with zeros to a multiple of block_columns. Block

@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/cpu/amx_state.h"
 #include "kernels/cpu/gemm.h"
 
 namespace fathom {
@@ -35,6 +36,8 @@ constexpr int kStreamBlocks = 2;  // of activations that weights are streamed fo
 constexpr int kLastSum = 3, kWeights = 4, kWholeA = 5, kWholeB = 6, kLast = 7;
 
 void shape_tiles(int last_rows) {
+  const uint32_t number = static_cast<uint32_t>(last_rows);
+  if (current_tile_shapes == number) return;
   TileShapes shapes;
   for (int i = 0; i < kLastSum; ++i) shapes.set(i, kTileRows, kTileRowBytes);
   shapes.set(kLastSum, kTileRows, 4 * last_rows);
@@ -42,7 +45,7 @@ void shape_tiles(int last_rows) {
   shapes.set(kWholeA, kTilePairs, kTileRowBytes);
   shapes.set(kWholeB, kTilePairs, kTileRowBytes);
   shapes.set(kLast, kTilePairs, 4 * last_rows);
-  shapes.apply();
+  shapes.apply(number);
 }
 
 // The activations of a job.
@@ -134,6 +137,11 @@ template <int kCount, class Body>
   if constexpr (kCount > 2) body(Sum<1>{}, 1);
   if constexpr (kCount > 3) body(Sum<2>{}, 2);
   body(Sum<kLastSum>{}, kCount - 1);
+}
+
+template <int kCount>
+[[gnu::always_inline]] inline void clear_sums() {
+  for_sums<kCount>([](auto sum, int) { tile_zero<sum.kRegister>(); });
 }
 
 // Adds the products of `tiles` tiles of weights with kCount blocks of activations.
@@ -244,6 +252,7 @@ void multiply_panel(const TileJob& job, const Blocks& x, int first, WeightsAhead
                      [&] { ahead.step(); });
   };
   shape_tiles(last_rows);
+  if (job.w_scale || job.first) clear_sums<kCount>();
   if (!job.w_scale) {
     float* carry = job.carry + int64_t{first} * kTileRows * kStripRows;  // tiles as they are
     if (!job.first)
@@ -291,7 +300,6 @@ void tile(const TileJob& job) {
         multiply_panel<4>(job, x, first, ahead);
     }
   }
-  tile_release();
 }
 
 // ------------------------------------------------------------------------------------- streams
@@ -320,6 +328,7 @@ void stream_blocks(const StreamJob& job) {
   ScaledTable table;
   if (coded) memset(total, 0, sizeof(total));
   shape_tiles(last_rows);
+  clear_sums<kCount>();
   auto add = [&](int64_t k) {
     const uint8_t* from[kCount];
     for (int i = 0; i < kCount; ++i) from[i] = x.at(i, k);
@@ -342,7 +351,6 @@ void stream_blocks(const StreamJob& job) {
     for (int m = 0; m < job.rows; ++m) out.store(m, _mm512_load_ps(total + m * kStripRows));
   else
     store_sums<kCount>(x, 0, out);
-  tile_release();
 }
 
 void stream(const StreamJob& job) {
@@ -361,6 +369,7 @@ const ProductKernels kTileProducts = {
     .stream = stream,
     .stream_rows = kStreamBlocks * kTileRows,
     .stream_unit = 4,
+    .panel_strips = kMaxPanelStrips,
     .block_rows = kTileRows,
     .block_columns = kTileColumns,
     .interleave = interleave,

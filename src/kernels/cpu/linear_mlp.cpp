@@ -47,32 +47,36 @@ void LinearOps::gate_up(Form form, Inputs x, Tensor act) {
     most = std::max(most, g.rows);
   }
   std::fill(interleaved_key_.begin(), interleaved_key_.end(), -1);
-  over_strips(strips, bytes, most, groups_are_even(), [&](int64_t begin, int64_t end, int thread) {
-    const ProductScratch& scratch = scratch_[static_cast<size_t>(thread)];
-    Outputs gate{scratch.tile(0), ProductScratch::kTileStride, false};
-    Outputs up{scratch.tile(1), ProductScratch::kTileStride, false};
-    in_groups(begin, end, &MlpWeights::gate, [&](const Group& g, int64_t from, int64_t to) {
-      for (int64_t s = from; s < to; s += kPanelStrips) {
-        int64_t stop = std::min(s + kPanelStrips, to), column = Product::first_row(g.w->gate, s);
-        int64_t columns = std::min(Product::first_row(g.w->gate, stop), g.w->gate.rows) - column;
-        for (int64_t row = 0; row < g.rows; row += kRowChunk) {
-          int64_t rows = std::min<int64_t>(kRowChunk, g.rows - row), at = g.begin + row;
-          Inputs in = interleaved(form, x.slice(at, rows), g.w->gate.cols, thread, at);
-          product_.run(g.w->gate, form, s, stop, in, gate, scratch);
-          product_.run(g.w->up, form, s, stop, in, up, scratch);
-          Outputs out{act.data, act.row_stride, act.dtype == DType::bf16};
-          kernels_.silu({.gate = scratch.tile(0),
-                         .up = scratch.tile(1),
-                         .stride = ProductScratch::kTileStride,
-                         .rows = static_cast<int>(rows),
-                         .columns = columns,
-                         .out = out.at(at, column),
-                         .out_stride = act.row_stride,
-                         .bf16 = out.bf16});
-        }
-      }
-    });
-  });
+  over_strips(
+      form, strips, bytes, most, groups_are_even(), [&](int64_t begin, int64_t end, int thread) {
+        const ProductScratch& scratch = scratch_[static_cast<size_t>(thread)];
+        Outputs gate{scratch.tile(0), ProductScratch::kTileStride, false};
+        Outputs up{scratch.tile(1), ProductScratch::kTileStride, false};
+        in_groups(begin, end, &MlpWeights::gate, [&](const Group& g, int64_t from, int64_t to) {
+          const int64_t strips_at_once = product_.panel_strips(form);
+          for (int64_t s = from; s < to; s += strips_at_once) {
+            int64_t stop = std::min(s + strips_at_once, to),
+                    column = Product::first_row(g.w->gate, s);
+            int64_t columns =
+                std::min(Product::first_row(g.w->gate, stop), g.w->gate.rows) - column;
+            for (int64_t row = 0; row < g.rows; row += kRowChunk) {
+              int64_t rows = std::min<int64_t>(kRowChunk, g.rows - row), at = g.begin + row;
+              Inputs in = interleaved(form, x.slice(at, rows), g.w->gate.cols, thread, at);
+              product_.run(g.w->gate, form, s, stop, in, gate, scratch);
+              product_.run(g.w->up, form, s, stop, in, up, scratch);
+              Outputs out{act.data, act.row_stride, act.dtype == DType::bf16};
+              kernels_.silu({.gate = scratch.tile(0),
+                             .up = scratch.tile(1),
+                             .stride = ProductScratch::kTileStride,
+                             .rows = static_cast<int>(rows),
+                             .columns = columns,
+                             .out = out.at(at, column),
+                             .out_stride = act.row_stride,
+                             .bf16 = out.bf16});
+            }
+          }
+        });
+      });
 }
 
 void LinearOps::down(Form form, Tensor act, Tensor out) {
@@ -93,14 +97,16 @@ void LinearOps::down(Form form, Tensor act, Tensor out) {
   plan_runs(&MlpWeights::down);
   const Inputs inputs = in_blocks(form, prepared_.inputs(form, 0, end_of_groups()));
   std::fill(interleaved_key_.begin(), interleaved_key_.end(), -1);
-  over_strips(strips, bytes, most, groups_are_even(), [&](int64_t begin, int64_t end, int thread) {
-    in_groups(begin, end, &MlpWeights::down, [&](const Group& g, int64_t from, int64_t to) {
-      Outputs all{out.data, out.row_stride, out.dtype == DType::bf16};
-      Outputs here{all.at(g.begin, Product::first_row(g.w->down, from)), all.stride, all.bf16};
-      Inputs in = interleaved(form, inputs.slice(g.begin, g.rows), g.w->down.cols, thread, g.begin);
-      product_.run(g.w->down, form, from, to, in, here, scratch_[static_cast<size_t>(thread)]);
-    });
-  });
+  over_strips(
+      form, strips, bytes, most, groups_are_even(), [&](int64_t begin, int64_t end, int thread) {
+        in_groups(begin, end, &MlpWeights::down, [&](const Group& g, int64_t from, int64_t to) {
+          Outputs all{out.data, out.row_stride, out.dtype == DType::bf16};
+          Outputs here{all.at(g.begin, Product::first_row(g.w->down, from)), all.stride, all.bf16};
+          Inputs in =
+              interleaved(form, inputs.slice(g.begin, g.rows), g.w->down.cols, thread, g.begin);
+          product_.run(g.w->down, form, from, to, in, here, scratch_[static_cast<size_t>(thread)]);
+        });
+      });
 }
 
 void LinearOps::run_groups(Form form, Form down_form, Inputs x, Tensor out) {

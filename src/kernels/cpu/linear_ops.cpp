@@ -223,7 +223,8 @@ void LinearOps::multiply_rows(const QWeight& w, Inputs x, Outputs out, int threa
                scratch_[static_cast<size_t>(thread)]);
 }
 
-void LinearOps::over_strips(int64_t strips, int64_t bytes, int64_t rows, bool even, LoopBody body) {
+void LinearOps::over_strips(Form form, int64_t strips, int64_t bytes, int64_t rows, bool even,
+                            LoopBody body) {
   if (rows <= kStreamRows) {
     if (bytes < kSmallBytes && even) return pool_.parallel_for(strips, 1, body);
     int64_t grain = kDealtBytes * strips / bytes;
@@ -231,7 +232,7 @@ void LinearOps::over_strips(int64_t strips, int64_t bytes, int64_t rows, bool ev
     return pool_.parallel_dynamic(strips, std::max<int64_t>(1, grain), body);
   }
   // Whole panels share the activations best; narrow outputs are cut finer for balance.
-  int64_t grain = kPanelStrips;
+  int64_t grain = product_.panel_strips(form);
   while (grain > 1 && strips < 4 * grain * pool_.size()) grain /= 2;
   pool_.parallel_dynamic(strips, grain, body);
 }
@@ -257,7 +258,7 @@ bool LinearOps::project_alike(std::span<const Projection> projections, Tensor x,
     strips += Product::strips(projections[i].weight);
     bytes += projections[i].weight.bytes();
   }
-  over_strips(strips, bytes, x.rows(), true, [&](int64_t begin, int64_t end, int thread) {
+  over_strips(form, strips, bytes, x.rows(), true, [&](int64_t begin, int64_t end, int thread) {
     int64_t offset = 0;  // strips of the projections before this one
     for (size_t i = first; i < projections.size() && offset < end; ++i) {
       if (form_at(i) != form) continue;

@@ -76,7 +76,8 @@ class LinearOps : public ReferenceOps {
   void plan_runs(QWeight MlpWeights::*which);
   // Deals out strips: evenly when there is little to do, else as threads become free. `even`: all
   // strips take the same time.
-  void over_strips(int64_t strips, int64_t bytes, int64_t rows, bool even, LoopBody body);
+  void over_strips(Form form, int64_t strips, int64_t bytes, int64_t rows, bool even,
+                   LoopBody body);
   bool project_alike(std::span<const Projection> projections, Tensor x, size_t first);
 
   bool plan_groups(Tensor ids, Tensor weights, std::span<const MlpWeights> experts,

@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "kernels/cpu/amx_state.h"
 #include "kernels/cpu/peak_rate.h"
 
 namespace fathom {
@@ -13,7 +14,7 @@ constexpr int kTileSums = 6;  // an instruction every 16 cycles at a latency of 
 float bf16(int64_t rounds) {
   TileShapes shapes;
   for (int i = 0; i < 8; ++i) shapes.set(i, kTileRows, kTileRowBytes);
-  shapes.apply();  // zeros: no operand is slower than another
+  shapes.apply(0);  // and zeros: no operand is slower than another
   for (int64_t r = 0; r < rounds; ++r) {
     tile_multiply<0, 6, 7>();
     tile_multiply<1, 6, 7>();

@@ -60,19 +60,20 @@ std::optional<Form> common_form(std::span<const QWeight* const> weights, Numeric
 }
 
 ProductScratch::ProductScratch()
-    : memory_(static_cast<size_t>(kPanelStrips * (kPanelBytes + kCarryBytes) + 2 * kTileBytes)) {}
+    : memory_(static_cast<size_t>(kMaxPanelStrips * (kPanelBytes + kCarryBytes) + 2 * kTileBytes)) {
+}
 
 uint8_t* ProductScratch::panel(int strip) const {
   return reinterpret_cast<uint8_t*>(memory_.data()) + strip * kPanelBytes;
 }
 
 float* ProductScratch::carry(int strip) const {
-  return reinterpret_cast<float*>(memory_.data() + kPanelStrips * kPanelBytes +
+  return reinterpret_cast<float*>(memory_.data() + kMaxPanelStrips * kPanelBytes +
                                   strip * kCarryBytes);
 }
 
 float* ProductScratch::tile(int which) const {
-  return reinterpret_cast<float*>(memory_.data() + kPanelStrips * (kPanelBytes + kCarryBytes) +
+  return reinterpret_cast<float*>(memory_.data() + kMaxPanelStrips * (kPanelBytes + kCarryBytes) +
                                   which * kTileBytes);
 }
 
@@ -119,7 +120,7 @@ void Product::run(const QWeight& w, Form form, int64_t begin, int64_t end, Input
     }
     return;
   }
-  const int64_t strips = in.rows <= kFewRows ? 1 : kPanelStrips;
+  const int64_t strips = in.rows <= kFewRows ? 1 : panel_strips(form);
   for (; begin < end; begin += strips)
     for (int64_t row = 0; row < in.rows; row += kRowChunk)
       panel(w, form, begin, std::min(begin + strips, end),

@@ -14,7 +14,6 @@
 
 namespace fathom {
 
-inline constexpr int kPanelStrips = 4;  // strips packed at once: 64 rows x 512 columns sit in L2
 // With fewer activation rows one strip at a time, which stays in L1: what a larger panel would save
 // is reading the activations again, and those stay there too.
 inline constexpr int kFewRows = 64;
@@ -65,8 +64,8 @@ class ProductScratch {
   ProductScratch();
   uint8_t* panel(int strip) const;
   float* carry(int strip) const;  // [kRowChunk, 16]
-  float* tile(int which) const;   // [kRowChunk, 64], for gate and up
-  static constexpr int64_t kTileStride = kPanelStrips * kStripRows;
+  float* tile(int which) const;   // [kRowChunk, kTileStride], for gate and up
+  static constexpr int64_t kTileStride = kMaxPanelStrips * kStripRows;
 
  private:
   Buffer memory_;
@@ -86,6 +85,8 @@ class Product {
   bool streams(Form form, int64_t columns, int64_t rows) const {
     return rows <= of(form).stream_rows && (takes_blocks(form) || columns % kStep == 0);
   }
+  // Strips that are packed at once for many rows: they sit in L2.
+  int64_t panel_strips(Form form) const { return of(form).panel_strips; }
   // Whether run() wants all activations interleaved, in blocks of block_rows() whose rows have room
   // of block_row_bytes() each.
   bool takes_blocks(Form form) const { return of(form).block_rows > 0; }
