@@ -45,7 +45,7 @@ def pass_keys(r):
     """Two facts among sentences that say nothing, and a question for one of them."""
     yield {"settings": {"name": "pass keys", "kind": "answer", "chat": True, "match": "number",
                         "max_new_tokens": 16}}
-    for i in range(24):
+    for i in range(16):
         sentences = [sentence(r) for _ in range(4 + i % 8)]
         name, other = r.sample(NAMES, 2)
         thing, another = r.sample(THINGS, 2)
@@ -63,7 +63,7 @@ def copying(r):
               "sailor", "painter", "priest", "king"]
     given = ["the horse", "a letter", "the old lamp", "a silver coin", "the keys", "a loaf of bread"]
     yield {"settings": {"name": "copying", "kind": "choice", "style": "text"}}
-    for i in range(32):
+    for i in range(16):
         right, *others = r.sample(things, 4)
         start = f"{r.choice(TIMES)} {r.choice(PEOPLE)} gave {r.choice(given)} to the"
         middle = " ".join(sentence(r) for _ in range(1 + i % 4))
@@ -81,7 +81,7 @@ def agreement(r):
     places = ["", "", " in the garden", " by the river", " of the house"]
     verbs = [("was", "were"), ("is", "are"), ("has", "have")]
     rest = {"was": "very small", "is": "very small", "has": "come from far away"}
-    for i in range(40):
+    for i in range(24):
         single, plural = r.choice(nouns)
         one, many = r.choice(verbs)
         subject = plural if i % 2 == 1 else single
@@ -95,7 +95,7 @@ def continuation(r):
     animals = ["rabbit", "lion", "monkey", "elephant", "tiger", "fox", "crow", "goat"]
     things = ["ball", "hat", "mango", "drum", "kite", "book", "bell", "basket"]
     people = ["Ravi", "Mina", "Anna", "Tom", "Sara", "Ali"]
-    for _ in range(32):
+    for _ in range(16):
         name, (animal, *other_animals) = r.choice(people), r.sample(animals, 4)
         thing, *other_things = r.sample(things, 4)
         if r.random() < 0.5:

@@ -47,7 +47,7 @@ struct ParityFlags {
   ParityFlags() {
     needles.brief = true;
     needles.options.depths = {0, 0.5, 1};
-    needles.options.count = 2;
+    needles.options.count = 1;
   }
   void add_to(CLI::App& command);
 };
