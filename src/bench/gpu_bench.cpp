@@ -32,11 +32,11 @@ struct Key {
 };
 using Times = std::map<Key, double>;
 
-// The first `layers` of a model.
-Config cut(Config c, int layers) {
+// The first `layers` of a model, and its MTP block where that runs.
+Config cut(Config c, int layers, const ComputePlan& plan) {
   c.layers = layers;
   c.dense_layers = std::min(c.dense_layers, layers);
-  c.mtp_layers = 0;
+  if (!plan.mtp) c.mtp_layers = 0;
   return c;
 }
 
@@ -45,7 +45,7 @@ class Run {
   Run(const Config& config, const Weights& weights, const GpuBenchOptions& o)
       : config_(config), options_(o), shape_(kv_shape(config, o.compute)), weights_(weights) {
     weights_.layers.resize(static_cast<size_t>(config.layers));
-    weights_.mtp.reset();
+    if (!o.compute.mtp) weights_.mtp.reset();
     longest_ = *std::max_element(o.contexts.begin(), o.contexts.end()) + kBenchSlack;
     pages_each_ = static_cast<int>(pages_for(longest_));
     most_ = *std::max_element(o.batches.begin(), o.batches.end());
@@ -77,6 +77,7 @@ class Run {
     s.compute.attention = mode;
     s.compute.context = longest_;
     s.compute.sequences = most_;
+    s.compute.logit_rows = most_ * (1 + drafts());
     s.compute.cache_pages = pages_;
     s.shared_cache = cache_ ? &*cache_ : nullptr;
     return s;
@@ -93,6 +94,8 @@ class Run {
            bytes_text(std::max<int64_t>(0, free)));
     cache_.emplace(shape_, pages_ + 1, MemoryKind::device);
   }
+
+  int drafts() const { return options_.compute.speculative_tokens; }
 
   std::vector<int32_t> page_table(int sequence, int64_t context) const {
     const int each = static_cast<int>(pages_for(context + kBenchSlack));
@@ -118,6 +121,13 @@ class Run {
       batch.add(ids, begin, table, false, forms_);
       const auto start = Clock::now();
       runner.run(batch, {}, drawn_);
+      if (drafts() > 0) {  // the block's rows of the chunk
+        DraftRun run;
+        run.position = begin;
+        run.next_ids = ids;
+        run.pages = table;
+        runner.draft({&run, 1});
+      }
       return ms_since(start);
     };
     const int64_t first = *std::min_element(options_.contexts.begin(), options_.contexts.end());
@@ -149,23 +159,56 @@ class Run {
       }
     StepBatch batch(options_.compute.step_tokens, 2 * sequences + 1,
                     static_cast<int>(pages_for(longest_)));
-    std::vector<Draw> draws(static_cast<size_t>(sequences));
+    std::vector<std::vector<int32_t>> tables, ids(static_cast<size_t>(sequences)), guessed = ids;
+    for (int s = 0; s < sequences; ++s) tables.push_back(page_table(s, context));
+    std::vector<Draw> draws;
+    std::vector<DraftRun> runs;
     std::vector<double> each_ms;
     for (int step = 0; step < options_.decode_steps + kBenchWarmup; ++step) {
       batch.clear();
-      const int64_t position = context + step % (kBenchSlack - 1);
+      draws.clear();
+      runs.clear();
+      // A run of all drafts, and the block's guesses behind it, fit into the slack.
+      const int64_t position = context + step % (kBenchSlack - 1 - 2 * drafts());
       for (int s = 0; s < sequences; ++s) {
-        const int32_t id = random_id();
-        batch.add({&id, 1}, position, page_table(s, context), true, forms_);
-        batch.want_logits(s);
-        draws[static_cast<size_t>(s)].params.temperature = 0;
-        draws[static_cast<size_t>(s)].position = position + 1;
+        const auto i = static_cast<size_t>(s);
+        ids[i].resize(static_cast<size_t>(1 + drafts()));
+        for (int32_t& id : ids[i]) id = random_id();
+        const int first = batch.tokens();
+        batch.add(ids[i], position, tables[i], true, forms_);
+        for (int t = 0; t <= drafts(); ++t) {
+          batch.want_logits(first + t);
+          draws.emplace_back().params.temperature = 0;
+          draws.back().position = position + t + 1;
+        }
+        if (drafts() > 0)
+          runs.push_back(accepted_run(first, position, ids[i], tables[i], guessed[i]));
       }
       const auto start = Clock::now();
       runner.run(batch, draws, drawn_);
+      if (drafts() > 0) runner.draft(runs);
       if (step >= kBenchWarmup) each_ms.push_back(ms_since(start));
     }
     times[{mode, true, context, sequences}] = median(each_ms);
+  }
+
+  // What the block is given after a step: the tokens whose drafts are taken as accepted.
+  DraftRun accepted_run(int first, int64_t position, std::span<const int32_t> ids,
+                        std::span<const int32_t> table, std::vector<int32_t>& guessed) {
+    std::bernoulli_distribution accepts(options_.acceptance);
+    size_t tokens = 1;
+    while (tokens < ids.size() && accepts(random_)) ++tokens;
+    guessed.clear();
+    DraftRun run;
+    run.first = first;
+    run.position = position;
+    run.next_ids = ids.first(tokens);
+    run.pages = table;
+    run.decode = true;
+    run.drafts = drafts();
+    run.params.temperature = 0;
+    run.guessed = &guessed;
+    return run;
   }
 
   Config config_;
@@ -181,6 +224,13 @@ class Run {
   std::vector<Result<int32_t>> drawn_;
 };
 
+// What a step gives on the average: the drafts up to the first one that is rejected, and one more.
+double tokens_per_run(const GpuBenchOptions& o) {
+  double tokens = 1, chance = 1;
+  for (int i = 0; i < o.compute.speculative_tokens; ++i) tokens += chance *= o.acceptance;
+  return tokens;
+}
+
 }  // namespace
 
 std::vector<GpuBenchRow> bench_gpu(const Config& config, const Weights& weights,
@@ -192,7 +242,7 @@ std::vector<GpuBenchRow> bench_gpu(const Config& config, const Weights& weights,
   for (int layers :
        extrapolate ? std::vector<int>{config.layers, 2, 1} : std::vector<int>{config.layers}) {
     if (progress) progress(fmt::format("running {} layers", layers));
-    Run run(cut(config, layers), weights, o);
+    Run run(cut(config, layers, o.compute), weights, o);
     if (layers == config.layers)
       for (int64_t context : o.contexts) rooms[context] = run.room(context);
     run.measure(times[layers]);
@@ -200,7 +250,12 @@ std::vector<GpuBenchRow> bench_gpu(const Config& config, const Weights& weights,
 
   std::vector<GpuBenchRow> rows;
   auto add = [&](const Key& key) {
-    GpuBenchRow row{key.attention, key.decode, key.context, key.batch, 0, 0, 0, {}};
+    GpuBenchRow row;
+    row.attention = key.attention;
+    row.decode = key.decode;
+    row.context = key.context;
+    row.batch = key.batch;
+    if (key.decode) row.tokens_per_run = tokens_per_run(o);
     auto it = times[config.layers].find(key);
     if (it == times[config.layers].end()) {
       row.skipped = fmt::format("the cache has room for {} sequences", rooms[key.context]);
@@ -210,6 +265,8 @@ std::vector<GpuBenchRow> bench_gpu(const Config& config, const Weights& weights,
         const double one = times[1].at(key), two = times[2].at(key);
         row.layer_ms = (row.ms - two) / (config.layers - 2);
         row.whole_ms = one * o.whole_dense + row.layer_ms * (o.whole_layers - o.whole_dense);
+        // Every run has the MTP block, which is an MoE layer: it is there once.
+        if (o.compute.mtp) row.whole_ms -= row.layer_ms * (o.whole_dense - 1);
       }
     }
     rows.push_back(row);

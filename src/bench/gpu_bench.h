@@ -34,6 +34,7 @@ struct GpuBenchOptions {
   int whole_layers = 0;   // layers of the model that a slice stands for, 0: no extrapolation
   int whole_dense = 0;    // of these, with a dense MLP
   double dollars_per_hour = 2.0;
+  double acceptance = 0.8;  // of drafts, with compute.speculative_tokens: see BenchOptions
 };
 
 // Milliseconds; the whole model's are 0 where nothing is extrapolated.
@@ -45,14 +46,16 @@ struct GpuBenchRow {
   double ms = 0;
   double layer_ms = 0;  // one MoE layer
   double whole_ms = 0;
-  std::string skipped;  // why there is no figure
+  double tokens_per_run = 1;  // of one sequence in a decode step: more than one with drafts
+  std::string skipped;        // why there is no figure
 
-  double tokens_per_s() const { return ms > 0 ? batch / ms * 1e3 : 0; }
-  double whole_tokens_per_s() const { return whole_ms > 0 ? batch / whole_ms * 1e3 : 0; }
+  double tokens() const { return batch * tokens_per_run; }
+  double tokens_per_s() const { return ms > 0 ? tokens() / ms * 1e3 : 0; }
+  double whole_tokens_per_s() const { return whole_ms > 0 ? tokens() / whole_ms * 1e3 : 0; }
   // Of one GPU's time, for a million tokens of the whole model, or of what was run where nothing is
   // extrapolated.
   double dollars(double per_hour) const {
-    return (whole_ms > 0 ? whole_ms : ms) / 3.6e6 * per_hour / batch * 1e6;
+    return (whole_ms > 0 ? whole_ms : ms) / 3.6e6 * per_hour / tokens() * 1e6;
   }
 };
 

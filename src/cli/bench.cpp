@@ -185,13 +185,8 @@ struct Unused {
 constexpr Unused kUnusedOnGpu[] = {
     {"--repeat", "on a GPU a figure is the median of the steps that --decode-tokens counts"},
     {"--threads", "on a GPU one thread launches the steps"},
-    {"--speculative-tokens", "on a GPU this bench times steps without drafts"},
-    {"--speculative-config", "on a GPU this bench times steps without drafts"},
-    {"--acceptance", "on a GPU this bench times steps without drafts"},
-    {"--speculative-always", "on a GPU this bench times steps without drafts"},
 };
 constexpr Unused kUnusedOnCpu[] = {
-    {"--speculative-always", "this bench always has as many drafts as --speculative-tokens says"},
     {"--random",
      "it fills the memory of a GPU; on a CPU measure a folder of `fathom make-checkpoint`"},
     {"--dollars-per-hour", "it is what a GPU costs"},
@@ -214,6 +209,8 @@ bool runs_on_gpu(const CLI::App& command, const BenchFlags& o) {
   else
     refuse(command, kUnusedWithRandom);
   if (o.compute.device == "cuda") refuse(command, kUnusedOnGpu);
+  if (command.count("--speculative-always") > 0)
+    throw UsageError("--speculative-always: a bench always has as many drafts as it is given");
   const bool gpu = o.compute.plan().device == DeviceKind::cuda;
   if (gpu)
     refuse(command, kUnusedOnGpu);
@@ -236,8 +233,9 @@ int bench(const CLI::App& command, const BenchFlags& o) {
   if (command.count("--acceptance") > 0 && compute.speculative_tokens == 0)
     throw UsageError("--acceptance: it is of drafts; give --speculative-tokens, too");
   if (gpu) {
-    GpuBenchFlags flags{o.path,    o.random,        o.config,           o.seed, o.contexts,
-                        o.batches, o.decode_tokens, o.dollars_per_hour, {},     o.json};
+    GpuBenchFlags flags{o.path,       o.random,  o.config,        o.seed,
+                        o.contexts,   o.batches, o.decode_tokens, o.dollars_per_hour,
+                        o.acceptance, {},        o.json};
     if (command.count("--attention") > 0) flags.attention = compute.attention;
     return bench_on_gpu(flags, compute);
   }
@@ -314,7 +312,7 @@ void add_bench(CLI::App& app) {
       ->check(CLI::Range(1, 1000));
   command
       ->add_option("--acceptance", o->acceptance,
-                   "with drafts, on a CPU: the share of them that is taken as accepted, as the "
+                   "with drafts: the share of them that is taken as accepted, as the "
                    "tokens are random")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();

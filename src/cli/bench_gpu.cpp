@@ -22,8 +22,10 @@ void print(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o) {
   fmt::print("{:<8} {:<8} {:>8} {:>6} {:>10} {:>10} {:>10} {:>12} {:>12} {:>9}\n", "mode", "phase",
              "context", "tokens", "ms", "tok/s", "ms/layer", "61 layers ms", "tok/s", "$/M tok");
   for (const GpuBenchRow& r : rows) {
-    fmt::print("{:<8} {:<8} {:>8} {:>6} ", name_of(r.attention), r.decode ? "decode" : "prefill",
-               r.context, r.batch);
+    fmt::print(
+        "{:<8} {:<8} {:>8} {:>6} ", name_of(r.attention), r.decode ? "decode" : "prefill",
+        r.context,
+        r.tokens_per_run == 1 ? fmt::format("{}", r.batch) : fmt::format("{:.2f}", r.tokens()));
     if (!r.skipped.empty())
       fmt::print("skipped: {}\n", r.skipped);
     else if (r.whole_ms > 0)
@@ -57,6 +59,7 @@ void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
                                 {"phase", r.decode ? "decode" : "prefill"},
                                 {"context", r.context},
                                 {"tokens", r.batch}};
+    if (r.tokens_per_run != 1) j["tokens_per_run"] = r.tokens_per_run;
     if (!r.skipped.empty()) {
       j["skipped"] = r.skipped;
     } else {
@@ -82,12 +85,13 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
   const Numerics numerics = compute.numerics;
   if (flags.attention) o.attention = {*flags.attention};
   o.dollars_per_hour = flags.dollars_per_hour;
+  o.acceptance = flags.acceptance;
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<DeviceWeights> weights;
   Config config;
   if (!flags.random.empty()) {
     config = parse_config(preset_config(flags.random), "preset " + flags.random);
-    config.mtp_layers = 0;
+    config.mtp_layers = compute.mtp ? 1 : 0;  // a slice has the block that its steps need
     const int64_t bytes = PlacedWeights::bytes_on_gpu(config, numerics);
     if (bytes > gpu.free)
       fail("--random {}: {} of weights in {} numerics, {} are free on {}", flags.random,
@@ -100,9 +104,12 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
   } else {
     CheckpointOptions loading;
     loading.config_file = flags.config;
-    loading.with_mtp = false;
+    loading.with_mtp = compute.mtp;
     checkpoint = Checkpoint::load(flags.path, loading);
     config = checkpoint->config();
+    if (compute.mtp && config.mtp_layers == 0)
+      fail("{} speculative tokens: this checkpoint has no MTP block, which guesses them",
+           compute.speculative_tokens);
     weights = std::make_unique<DeviceWeights>(config, checkpoint->weights(), compute, true);
   }
   if (!config.has_indexer()) o.attention = {AttentionMode::dense};

@@ -15,7 +15,7 @@ struct GpuBenchFlags {
   std::vector<int64_t> contexts;
   std::vector<int> batches;
   std::optional<int> decode_steps;
-  double dollars_per_hour = 2.0;
+  double dollars_per_hour = 2.0, acceptance = 0.8;
   std::optional<AttentionMode> attention;  // none: both
   bool json = false;
 };

@@ -35,7 +35,7 @@ int64_t activation_bytes(const Config& c, const ForwardOptions& o) {
   int64_t per_token = 5LL * c.hidden + c.q_rank + c.latent + c.rope +
                       c.heads * int64_t{c.qk_dim() + c.value} + 2LL * c.index_heads * c.index_dim +
                       c.index_dim + c.index_heads + c.index_topk + 2LL * c.experts_per_token;
-  if (o.mtp) per_token += c.hidden + 1;  // states_, from_
+  if (o.mtp) per_token += 2LL * c.hidden + 1;  // states_, said_, from_
   return 4 * per_token * o.step_tokens + 32 * 256;
 }
 
@@ -68,6 +68,7 @@ Forward::Forward(const Config& config, const Weights& weights, Ops& ops, Comm& c
       sparse_(options.attention == AttentionMode::sparse && config.has_indexer()),
       arena_(static_cast<size_t>(activation_bytes(config, options)), ops.memory()),
       states_(options.mtp ? state_bytes(config, options) : 0, ops.memory()),
+      said_(options.mtp ? state_bytes(config, options) : 0, ops.memory()),
       from_(options.mtp ? static_cast<size_t>(options.step_tokens) * sizeof(int32_t) : 0,
             ops.memory()),
       rope_memory_(static_cast<size_t>(options.context + 1) * config.rope * sizeof(float),
@@ -102,8 +103,7 @@ Forward::Activations Forward::activations(int tokens) {
   arena_.reset();
   Activations a;
   a.residual = arena_.tensor(act, {t, c.hidden});
-  a.normed = states_.size() > 0 ? Tensor(states_.data(), act, {t, c.hidden})
-                                : arena_.tensor(act, {t, c.hidden});
+  a.normed = options_.mtp ? rows_of(states_, t) : arena_.tensor(act, {t, c.hidden});
   a.update = arena_.tensor(act, {t, c.hidden});
   a.combined = arena_.tensor(act, {t, 2LL * c.hidden});
   a.q_low = arena_.tensor(act, {t, c.q_rank});
@@ -131,7 +131,7 @@ void Forward::step(const StepBatch& batch, std::span<const KvView> kv, Tensor lo
   const StepInputs in = ops_.begin_step(batch.inputs());
   ops_.embed(a.residual, in.ids, weights_.embed);
   run_layers(0, a, in.batch, kv);
-  head(a, a.normed, in.logit_rows, logits);
+  head(a.update, a.normed, in.logit_rows, logits);
 }
 
 void Forward::step_from(int first, Tensor hidden, const StepBatch& batch,
@@ -142,7 +142,7 @@ void Forward::step_from(int first, Tensor hidden, const StepBatch& batch,
   std::vector<std::byte> rows = converted(hidden, a.residual.dtype);
   ops_.upload(a.residual.data, rows.data(), rows.size());
   run_layers(first, a, in.batch, kv);
-  head(a, a.normed, in.logit_rows, logits);
+  head(a.update, a.normed, in.logit_rows, logits);
 }
 
 // Leaves the state after the final norm in a.normed.
@@ -208,47 +208,70 @@ void Forward::ffn(const LayerWeights& w, const Activations& a) {
            w.moe.shared.gate.empty() ? nullptr : &w.moe.shared);
 }
 
-void Forward::head(const Activations& a, Tensor hidden, std::span<const int32_t> rows,
-                   Tensor logits) {
+// `wanted` has room for the rows of `hidden` that are asked for, and keeps them.
+void Forward::head(Tensor wanted, Tensor hidden, std::span<const int32_t> rows, Tensor logits) {
   if (rows.empty()) return;
   FATHOM_CHECK(logits.rows() >= static_cast<int64_t>(rows.size()), "{} logit rows for {} asked",
                logits.rows(), rows.size());
-  Tensor wanted = a.update.slice(0, static_cast<int64_t>(rows.size()));
+  wanted = wanted.slice(0, static_cast<int64_t>(rows.size()));
   ops_.gather_rows(wanted, hidden, rows);
   ops_.logits(logits.slice(0, static_cast<int64_t>(rows.size())), wanted, weights_.head);
 }
 
+Tensor Forward::rows_of(const Buffer& states, int64_t rows) const {
+  return Tensor(states.data(), activation_dtype(options_.numerics), {rows, config_.hidden});
+}
+
 void Forward::mtp(const StepBatch& batch, std::span<const int32_t> next_ids,
                   std::span<const KvView> kv, Tensor logits, std::span<const int32_t> from) {
+  const auto tokens = static_cast<size_t>(batch.tokens());
+  FATHOM_CHECK(from.empty() || from.size() == tokens, "{} states for {} tokens", from.size(),
+               tokens);
+  if (tokens == 0) return;
+  const Activations a = activations(batch.tokens());  // a.normed still holds the states
+  const StepInputs in = begin_mtp(batch, next_ids, kv);
+  if (from.empty()) return mtp_block(a, in, a.normed, kv, logits);
+  const int32_t last = *std::max_element(from.begin(), from.end());
+  FATHOM_CHECK(last < options_.step_tokens, "state {} of a step of {} tokens", last,
+               options_.step_tokens);
+  ops_.upload(from_.data(), from.data(), from.size_bytes());
+  ops_.gather_rows(a.update, rows_of(states_, last + 1),
+                   {reinterpret_cast<const int32_t*>(from_.data()), tokens});
+  mtp_block(a, in, a.update, kv, logits);
+}
+
+void Forward::mtp_again(const StepBatch& batch, std::span<const int32_t> next_ids,
+                        std::span<const KvView> kv, Tensor logits) {
+  if (batch.tokens() == 0) return;
+  const Activations a = activations(batch.tokens());
+  const StepInputs in = begin_mtp(batch, next_ids, kv);
+  mtp_block(a, in, rows_of(said_, batch.tokens()), kv, logits);
+}
+
+StepInputs Forward::begin_mtp(const StepBatch& batch, std::span<const int32_t> next_ids,
+                              std::span<const KvView> kv) {
   FATHOM_CHECK(weights_.mtp && options_.mtp && static_cast<int>(kv.size()) == config_.layers + 1,
                "MTP asked of a model without it, or without a cache layer for it");
-  const auto tokens = static_cast<size_t>(batch.tokens());
-  FATHOM_CHECK(next_ids.size() == tokens && (from.empty() || from.size() == tokens),
-               "{} next ids and {} states for {} tokens", next_ids.size(), from.size(), tokens);
-  if (tokens == 0) return;
-  const MtpWeights& w = *weights_.mtp;
-  Activations a = activations(batch.tokens());  // a.normed still holds the states
+  FATHOM_CHECK(static_cast<int>(next_ids.size()) == batch.tokens(), "{} next ids for {} tokens",
+               next_ids.size(), batch.tokens());
   StepInputs next = batch.inputs();
   next.ids = next_ids.data();
-  const StepInputs in = ops_.begin_step(next);
-  Tensor states = a.normed;
-  if (!from.empty()) {
-    const int32_t last = *std::max_element(from.begin(), from.end());
-    FATHOM_CHECK(last < options_.step_tokens, "state {} of a step of {} tokens", last,
-                 options_.step_tokens);
-    ops_.upload(from_.data(), from.data(), from.size_bytes());
-    states = a.update;
-    ops_.gather_rows(states, Tensor(states_.data(), a.normed.dtype, {last + 1, config_.hidden}),
-                     {reinterpret_cast<const int32_t*>(from_.data()), tokens});
-  }
+  return ops_.begin_step(next);
+}
+
+// `states` [T, hidden]; they may lie in a.normed or a.update.
+void Forward::mtp_block(const Activations& a, const StepInputs& in, Tensor states,
+                        std::span<const KvView> kv, Tensor logits) {
+  const MtpWeights& w = *weights_.mtp;
+  const float eps = config_.norm_eps;
   ops_.embed(a.residual, in.ids, weights_.embed);
-  ops_.rms_norm(a.combined.columns(0, config_.hidden), a.residual, w.embed_norm, config_.norm_eps);
+  ops_.rms_norm(a.combined.columns(0, config_.hidden), a.residual, w.embed_norm, eps);
   ops_.rms_norm(a.combined.columns(config_.hidden, 2LL * config_.hidden), states, w.hidden_norm,
-                config_.norm_eps);
+                eps);
   ops_.linear(a.residual, a.combined, w.combine);
-  ops_.rms_norm(a.normed, a.residual, w.block.attention_norm, config_.norm_eps);
+  ops_.rms_norm(a.normed, a.residual, w.block.attention_norm, eps);
   block(config_.layers, w.block, w.head_norm, a, in.batch, kv.back(), rope(1));
-  head(a, a.normed, in.logit_rows, logits);
+  head(rows_of(said_, options_.step_tokens), a.normed, in.logit_rows, logits);
 }
 
 }  // namespace fathom

@@ -49,6 +49,10 @@ class Forward {
   //                                                                   logits [R, vocab] f32
   void mtp(const StepBatch& batch, std::span<const int32_t> next_ids, std::span<const KvView> kv,
            Tensor logits, std::span<const int32_t> from = {});
+  // The same, but token t joins the state of logit row t of the mtp() before. It asks the host for
+  // nothing but the batch, so that it can be recorded.
+  void mtp_again(const StepBatch& batch, std::span<const int32_t> next_ids,
+                 std::span<const KvView> kv, Tensor logits);
 
  private:
   struct Activations;
@@ -60,7 +64,12 @@ class Forward {
   void attention(const AttentionWeights& w, const Activations& a, const BatchView& batch,
                  const KvView& kv, const RopeTable& rope);
   void ffn(const LayerWeights& w, const Activations& a);
-  void head(const Activations& a, Tensor hidden, std::span<const int32_t> rows, Tensor logits);
+  void head(Tensor wanted, Tensor hidden, std::span<const int32_t> rows, Tensor logits);
+  void mtp_block(const Activations& a, const StepInputs& in, Tensor states,
+                 std::span<const KvView> kv, Tensor logits);
+  StepInputs begin_mtp(const StepBatch& batch, std::span<const int32_t> next_ids,
+                       std::span<const KvView> kv);
+  Tensor rows_of(const Buffer& states, int64_t rows) const;
   RopeTable rope(int offset) const;
 
   const Config& config_;
@@ -73,6 +82,7 @@ class Forward {
   // With MTP: the states after the final norm, [step_tokens, hidden]. They lie outside the arena,
   // whose layout follows the number of tokens, as the next call may have fewer.
   Buffer states_;
+  Buffer said_;         // with MTP: the states of mtp()'s logit rows, [step_tokens, hidden]
   Buffer from_;         // with MTP: [step_tokens] i32, see mtp()
   Buffer rope_memory_;  // cos, then sin: [context + 1, rope / 2] each
 };

@@ -25,6 +25,7 @@ class StepBatch {
 
   // Asks for the logits of batch token `token`. The order of the calls is the order of logit rows.
   void want_logits(int token) { logit_rows_.push_back(token); }
+  void want_no_logits() { logit_rows_.clear(); }
 
   int tokens() const { return static_cast<int>(ids_.size()); }
   int sequences() const { return sequences_; }

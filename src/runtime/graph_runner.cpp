@@ -18,8 +18,10 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <set>
+#include <tuple>
 
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/prim/launch.h"
@@ -164,7 +166,10 @@ class GraphRunner final : public StepRunner {
         draws_(static_cast<size_t>(rows_) * sizeof(cuda::SampleRow), MemoryKind::device),
         ids_(static_cast<size_t>(rows_) * sizeof(int32_t), MemoryKind::device),
         slots_{Slot(draws_.size(), ids_.size(), picks_bytes()),
-               Slot(draws_.size(), ids_.size(), picks_bytes())} {
+               Slot(draws_.size(), ids_.size(), picks_bytes())},
+        last_(1, 1, 1),
+        again_(step_tokens_, step_sequences(s.compute.sequences),
+               static_cast<int>(pages_for(s.compute.context))) {
     ops_.carry_from(reinterpret_cast<const int32_t*>(ids_.data()));
     launch_.stream = stream_;
     if (s.compute.speculative_tokens > 0) drafter_.emplace(instance_.plan());
@@ -191,6 +196,8 @@ class GraphRunner final : public StepRunner {
       for (int t = batch.tokens(); t < padded; ++t) batch.want_logits(t);
       batch.pad(padded, padding_page_);
     }
+    last_recorded_ = decodes && drafter_;
+    if (last_recorded_) last_ = batch;
     Slot& slot = slots_[launched_ % 2];
     stage(draws, slot);
     rows_of_ids_.assign(static_cast<size_t>(batch.tokens()), -1);
@@ -198,7 +205,7 @@ class GraphRunner final : public StepRunner {
     if (picks_) picks_->watch(batch.logit_rows());
     NoAlloc guard("a step of the engine");
     if (decodes)
-      replay(batch);
+      replay(Kind::step, batch.inputs(), [&] { enqueue(batch); });
     else
       enqueue(batch);
     fetch(slot);
@@ -222,29 +229,24 @@ class GraphRunner final : public StepRunner {
   }
   int steps_at_once() const override { return 2; }
 
-  // Kernel by kernel: the block is one layer. Its guesses are drawn where the step's tokens are.
+  // After a recorded step whose runs are alike the block's passes are recorded, too, and the host
+  // waits once, for all guesses. Otherwise they are launched kernel by kernel.
   void draft(std::span<const DraftRun> runs) override {
     FATHOM_CHECK(drafter_ && launched_ == finished_, "drafts asked for with {} steps in flight",
                  launched_ - finished_);
-    Slot& slot = slots_[launched_ % 2];
+    const bool alike =
+        last_recorded_ && std::all_of(runs.begin(), runs.end(), [&](const DraftRun& r) {
+          return r.decode && r.drafts > 0 && r.drafts == runs[0].drafts;
+        });
+    if (alike && !runs.empty()) return draft_recorded(runs);
     drafter_->run(instance_, runs, [&](Tensor logits, std::span<Drafter::Asked> asked) {
-      auto* rows = reinterpret_cast<cuda::SampleRow*>(slot.draws.data());
-      for (size_t i = 0; i < asked.size(); ++i) {
-        const DraftRun& run = runs[asked[i].run];
-        rows[i] = {run.params, static_cast<uint64_t>(guessed_position(run))};
-      }
-      FATHOM_CUDA(cudaMemcpyAsync(draws_.data(), slot.draws.data(),
-                                  asked.size() * sizeof(cuda::SampleRow), cudaMemcpyHostToDevice,
-                                  stream_));
-      cuda::sample_tokens(logits.row<float>(0), vocab_, static_cast<int>(asked.size()), vocab_,
-                          reinterpret_cast<const cuda::SampleRow*>(draws_.data()),
-                          reinterpret_cast<int32_t*>(ids_.data()), launch_);
-      FATHOM_CUDA(cudaMemcpyAsync(slot.ids.data(), ids_.data(), asked.size() * sizeof(int32_t),
-                                  cudaMemcpyDeviceToHost, stream_));
+      std::vector<size_t> of_row;
+      for (const Drafter::Asked& a : asked) of_row.push_back(a.run);
+      stage_guesses(runs, of_row, 0);
+      sample(logits.row<float>(0), static_cast<int>(asked.size()));
+      fetch_guesses(asked.size(), 0);
       FATHOM_CUDA(cudaStreamSynchronize(stream_));
-      const int32_t* ids = reinterpret_cast<const int32_t*>(slot.ids.data());
-      for (size_t i = 0; i < asked.size(); ++i)
-        asked[i].guess = ids[i] == cuda::kBrokenLogits ? -1 : ids[i];
+      for (size_t i = 0; i < asked.size(); ++i) asked[i].guess = guess(i);
     });
   }
 
@@ -286,7 +288,8 @@ class GraphRunner final : public StepRunner {
 
  private:
   // What a recording depends on, beside sizes that never change.
-  using Key = std::pair<int, int64_t>;  // tokens, context limit
+  enum class Kind : uint8_t { step, first_guess, next_guess };
+  using Key = std::tuple<Kind, int, int, int64_t>;  // tokens, logit rows, context limit
 
   std::unique_ptr<Ops> observer(const RunnerSetup& s, Ops& ops) {
     if (!s.keep_selection) return nullptr;
@@ -340,31 +343,118 @@ class GraphRunner final : public StepRunner {
     const int rows = static_cast<int>(batch.logit_rows().size());
     ops_.carry_ids(rows_of_ids_);
     instance_.step(batch);
-    if (rows == 0) return;
-    cuda::sample_tokens(reinterpret_cast<const float*>(logits_), vocab_, rows, vocab_,
+    sample(reinterpret_cast<const float*>(logits_), rows);
+  }
+  void sample(const float* logits, int rows) {
+    cuda::sample_tokens(logits, vocab_, rows, vocab_,
                         reinterpret_cast<const cuda::SampleRow*>(draws_.data()),
                         reinterpret_cast<int32_t*>(ids_.data()), launch_);
   }
 
-  // The first step of a kind runs without a recording: it loads kernels, which must not happen
-  // while recording. The second is recorded.
-  void replay(const StepBatch& batch) {
-    const std::span<const int32_t> positions = batch.positions();
+  // Pass after pass over all runs: the ids that one guesses are the next one's inputs without
+  // passing through the host. Rows of rejected drafts go through the first pass, too, so that it
+  // has the shape of the step; what they leave in the cache lies behind what is read, and is
+  // overwritten.
+  void draft_recorded(std::span<const DraftRun> runs) {
+    std::vector<size_t> of_row(runs.size());
+    std::iota(of_row.begin(), of_row.end(), size_t{0});
+    for (int pass = 0; pass < runs[0].drafts; ++pass) {
+      const size_t at = static_cast<size_t>(pass) * runs.size();
+      stage_guesses(runs, of_row, at);
+      if (pass == 0)
+        first_guess(runs);
+      else
+        next_guess(runs, pass);
+      fetch_guesses(runs.size(), at);
+    }
+    FATHOM_CUDA(cudaStreamSynchronize(stream_));
+    for (size_t i = 0; i < runs.size(); ++i)
+      for (int pass = 0; pass < runs[i].drafts; ++pass) {
+        const int32_t id = guess(static_cast<size_t>(pass) * runs.size() + i);
+        if (id < 0) break;
+        runs[i].guessed->push_back(id);
+      }
+  }
+
+  void first_guess(std::span<const DraftRun> runs) {
+    last_.want_no_logits();
+    next_ids_.assign(static_cast<size_t>(last_.tokens()), 0);
+    for (const DraftRun& r : runs) {
+      std::copy(r.next_ids.begin(), r.next_ids.end(), next_ids_.begin() + r.first);
+      last_.want_logits(r.first + static_cast<int>(r.next_ids.size()) - 1);
+    }
+    rows_of_ids_.clear();
+    StepInputs in = last_.inputs();
+    in.ids = next_ids_.data();
+    replay(Kind::first_guess, in,
+           [&] { guess_with([&] { return instance_.mtp(last_, next_ids_); }); });
+  }
+
+  void next_guess(std::span<const DraftRun> runs, int pass) {
+    again_.clear();
+    next_ids_.assign(runs.size(), 0);  // the ids just guessed are carried
+    for (size_t i = 0; i < runs.size(); ++i) {
+      const DraftRun& r = runs[i];
+      again_.add({&next_ids_[i], 1},
+                 r.position + static_cast<int64_t>(r.next_ids.size()) + pass - 1, r.pages, true,
+                 instance_.forms());
+      again_.want_logits(static_cast<int>(i));
+    }
+    rows_of_ids_.resize(runs.size());
+    std::iota(rows_of_ids_.begin(), rows_of_ids_.end(), 0);
+    replay(Kind::next_guess, again_.inputs(),
+           [&] { guess_with([&] { return instance_.mtp_again(again_, next_ids_); }); });
+  }
+  template <class Block>
+  void guess_with(const Block& block) {
+    ops_.carry_ids(rows_of_ids_);
+    const Tensor logits = block();
+    sample(logits.row<float>(0), static_cast<int>(logits.rows()));
+  }
+
+  // Guesses go through the slot of the step that is launched next. Row i of a pass is run
+  // of_row[i]'s; the pass's rows begin at `at`.
+  void stage_guesses(std::span<const DraftRun> runs, std::span<const size_t> of_row, size_t at) {
+    auto* rows = reinterpret_cast<cuda::SampleRow*>(slots_[launched_ % 2].draws.data()) + at;
+    const int64_t pass = runs.empty() ? 0 : static_cast<int64_t>(at / runs.size());
+    for (size_t i = 0; i < of_row.size(); ++i) {
+      const DraftRun& run = runs[of_row[i]];
+      rows[i] = {run.params, static_cast<uint64_t>(guessed_position(run) + pass)};
+    }
+    FATHOM_CUDA(cudaMemcpyAsync(draws_.data(), rows, of_row.size() * sizeof(cuda::SampleRow),
+                                cudaMemcpyHostToDevice, stream_));
+  }
+  void fetch_guesses(size_t rows, size_t at) {
+    FATHOM_CUDA(cudaMemcpyAsync(slots_[launched_ % 2].ids.data() + at * sizeof(int32_t),
+                                ids_.data(), rows * sizeof(int32_t), cudaMemcpyDeviceToHost,
+                                stream_));
+  }
+  int32_t guess(size_t at) const {
+    const int32_t id = reinterpret_cast<const int32_t*>(slots_[launched_ % 2].ids.data())[at];
+    return id == cuda::kBrokenLogits ? -1 : id;
+  }
+
+  // `work` queues what is recorded. The first of a kind runs without a recording: it loads kernels,
+  // which must not happen while recording. The second is recorded.
+  template <class Work>
+  void replay(Kind kind, const StepInputs& in, const Work& work) {
+    const int32_t* positions = in.batch.positions;
+    const int tokens = in.batch.tokens;
     const Key key{
-        batch.tokens(),
-        ops_.context_limit(int64_t{*std::max_element(positions.begin(), positions.end())} + 1)};
+        kind, tokens, static_cast<int>(in.logit_rows.size()),
+        ops_.context_limit(int64_t{*std::max_element(positions, positions + tokens)} + 1)};
     auto launch = [&](Graph& graph) {
       ops_.carry_ids(rows_of_ids_);
-      ops_.restage(batch.inputs());
+      ops_.restage(in);
       graph.launch(stream_);
     };
     if (auto it = graphs_.find(key); it != graphs_.end()) return launch(it->second);
-    if (met_.insert(key).second) return enqueue(batch);
+    if (met_.insert(key).second) return work();
     ops_.synchronize();
     FATHOM_CUDA(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
     cudaGraph_t graph = nullptr;
     try {
-      enqueue(batch);
+      work();
     } catch (...) {
       cudaStreamEndCapture(stream_, &graph);
       if (graph) cudaGraphDestroy(graph);
@@ -388,7 +478,11 @@ class GraphRunner final : public StepRunner {
   int64_t launched_ = 0, finished_ = 0;
   std::vector<int32_t> rows_of_ids_;  // of the step being launched: see CudaOps::carry_ids
   cuda::Launch launch_;
-  std::optional<Drafter> drafter_;  // with speculation
+  std::optional<Drafter> drafter_;  // with speculation, as what follows:
+  bool last_recorded_ = false;      // the step launched last was of decodes alone,
+  StepBatch last_;                  // and this was its batch
+  StepBatch again_;                 // of a further guess
+  std::vector<int32_t> next_ids_;
   std::set<Key> met_;
   std::map<Key, Graph> graphs_;
 };

@@ -66,11 +66,17 @@ Tensor ModelInstance::mtp(const StepBatch& batch, std::span<const int32_t> next_
   return out;
 }
 
+Tensor ModelInstance::mtp_again(const StepBatch& batch, std::span<const int32_t> next_ids) {
+  Tensor out = logits(static_cast<int64_t>(batch.logit_rows().size()));
+  forward_.mtp_again(batch, next_ids, cache_->layers(), out);
+  return out;
+}
+
 int64_t instance_bytes(const Config& config, const ComputePlan& p) {
   const int64_t rope = 4 * (p.context + 1) * config.rope;
   if (p.device == DeviceKind::cpu)
     return workspace_bytes(config, p.step_tokens, logit_rows(p), p.index_budget) + rope +
-           (p.mtp ? 4LL * (config.hidden + 1) * p.step_tokens : 0);
+           (p.mtp ? 4LL * (2LL * config.hidden + 1) * p.step_tokens : 0);
   return gpu_workspace_bytes(p.numerics, workload_of(config, p)) +
          activation_bytes(config, forward_options(p)) + 4LL * config.vocab * logit_rows(p) + rope;
 }

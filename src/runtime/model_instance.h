@@ -48,6 +48,7 @@ class ModelInstance {
   Tensor step_from(int first_layer, Tensor hidden, const StepBatch& batch);
   Tensor mtp(const StepBatch& batch, std::span<const int32_t> next_ids,
              std::span<const int32_t> from = {});
+  Tensor mtp_again(const StepBatch& batch, std::span<const int32_t> next_ids);
 
   // Room for `rows` rows of logits: the plan's stand ready, more are taken when first asked for.
   Tensor logits(int64_t rows);

@@ -172,6 +172,56 @@ TEST_F(GenerateTest, JsonHasEverything) {
   EXPECT_GT(j["timings"]["generated_per_second"], 0);
 }
 
+TEST_F(GenerateTest, DraftsChangeTheFiguresAlone) {
+  const std::string prompts = file("p", "Tell me a story about a fox.\n\nHello!\n");
+  const std::string arguments =
+      "--temperature 0.6 --seed 3 --max-new-tokens 24 --json --input-file " + prompts;
+  const Ran plain = generate(arguments + " --speculative-tokens 0");
+  const std::vector<json> want = objects(plain.out);
+  ASSERT_EQ(want.size(), 2u);
+  EXPECT_THAT(plain.err, Not(HasSubstr("drafts")));
+  for (const char* flags :
+       {" --speculative-tokens 2", " --speculative-tokens 4 --speculative-always",
+        " --speculative-config '{\"method\": \"mtp\", \"num_speculative_tokens\": 1}'"}) {
+    const Ran r = generate(arguments + flags);
+    const std::vector<json> got = objects(r.out);
+    ASSERT_EQ(got.size(), 2u) << flags << r.err;
+    for (size_t i = 0; i < 2; ++i) {
+      EXPECT_EQ(got[i]["token_ids"], want[i]["token_ids"]) << flags;
+      EXPECT_EQ(got[i]["message"], want[i]["message"]) << flags;
+      EXPECT_EQ(got[i]["usage"]["completion_tokens"], want[i]["usage"]["completion_tokens"]);
+      const json& details = got[i]["usage"]["completion_tokens_details"];
+      EXPECT_GT(details["accepted_prediction_tokens"].get<int>() +
+                    details["rejected_prediction_tokens"].get<int>(),
+                0);
+    }
+    EXPECT_THAT(r.err, HasSubstr(" accepted")) << flags;
+  }
+  const Ran stats = chat("--speculative-tokens 1 --speculative-always", "Hello!\n/stats\n");
+  EXPECT_THAT(stats.err, HasSubstr("drafts accepted")) << stats.err;
+}
+
+TEST_F(GenerateTest, DraftsThatCannotBeHadAreRefused) {
+  std::string config = read(kSmall + "/config.json");
+  const std::string layers = "\"num_nextn_predict_layers\": 1";
+  ASSERT_NE(config.find(layers), std::string::npos);
+  config.replace(config.find(layers), layers.size(), "\"num_nextn_predict_layers\": 0");
+  const std::string without = " --config " + file("config.json", config);
+  for (const auto& [arguments, code, says] : std::vector<std::tuple<std::string, int, const char*>>{
+           {"--speculative-tokens 1" + without, 1, "this checkpoint has no MTP block"},
+           {"--speculative-tokens 0" + without, 0, ""},
+           {"--speculative-tokens 5", 2, "--speculative-tokens"},
+           {"--speculative-config '{\"method\": \"ngram\"}'", 2, "method is \"ngram\""},
+           {"--speculative-config '{\"num_speculative_tokens\": 9}'", 2, "9: {\"method\""},
+           {"--speculative-config '{\"model\": \"x\"}'", 2, "model is unknown"},
+           {"--speculative-config 1", 2, "no JSON object"},
+           {"--speculative-tokens 1 --speculative-config {}", 2, "excludes"}}) {
+    const Ran r = generate(arguments + " --interactive", "");
+    EXPECT_EQ(r.code, code) << arguments << r.err;
+    EXPECT_THAT(r.err, HasSubstr(says)) << arguments;
+  }
+}
+
 TEST_F(GenerateTest, StopsAtTheLimitAndAtTheContextsEnd) {
   const std::string prompts = file("p", "Tell me a story.");
   json limit = objects(generate("--json --max-new-tokens 3 --input-file " + prompts).out).at(0);

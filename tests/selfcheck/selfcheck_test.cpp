@@ -483,6 +483,51 @@ TEST(SelfcheckProgram, AFailedCheckIsExitCodeOne) {
   EXPECT_NE(text.find("FAILED: 2 checks passed, 1 failed"), std::string::npos) << text;
 }
 
+// What other engines have done to the block of the bundled model, each with the line that tells.
+class WrongMtpBlock {
+ public:
+  WrongMtpBlock()
+      : checkpoint_(Checkpoint::load(kSmall)), tokenizer_(Tokenizer::from_folder(kSmall)) {
+    options_.only = {"mtp"};
+    options_.compute.threads = 1;
+  }
+  const Config& config() const { return checkpoint_->config(); }
+  const Weights& right() const { return checkpoint_->weights(); }
+
+  Ids failed_with(const Weights& weights) {
+    return failed(run_selfcheck(config(), weights, &tokenizer_, options_));
+  }
+
+ private:
+  static inline const std::string kSmall = FATHOM_SOURCE_DIR "/models/small";
+  std::unique_ptr<Checkpoint> checkpoint_;
+  Tokenizer tokenizer_;
+  SelfcheckOptions options_;
+};
+
+TEST(SelfcheckMtp, AWrongBlockIsCaught) {
+  WrongMtpBlock block;
+  const auto hidden = static_cast<size_t>(block.config().hidden);
+  EXPECT_EQ(block.failed_with(block.right()), Ids{});
+
+  Weights swapped = block.right();  // the state first, then the embedding
+  const QWeight& right = block.right().mtp->combine;
+  ASSERT_TRUE(right.is_fp8() && hidden % kFp8Block == 0);
+  std::vector<uint8_t> codes(2 * hidden * hidden);
+  const size_t blocks = hidden / kFp8Block;
+  std::vector<float> scales(2 * blocks * blocks);
+  for (size_t r = 0; r < hidden; ++r)
+    for (size_t c = 0; c < 2 * hidden; ++c)
+      codes[r * 2 * hidden + c] =
+          right.row<uint8_t>(static_cast<int64_t>(r))[(c + hidden) % (2 * hidden)];
+  for (size_t r = 0; r < blocks; ++r)
+    for (size_t c = 0; c < 2 * blocks; ++c)
+      scales[r * 2 * blocks + c] = right.scale[r * 2 * blocks + (c + blocks) % (2 * blocks)];
+  swapped.mtp->combine.data = codes.data();
+  swapped.mtp->combine.scale = scales.data();
+  EXPECT_EQ(block.failed_with(swapped), Ids{"mtp.acceptance"});
+}
+
 TEST(SelfcheckProgram, BadInputIsAnError) {
   EXPECT_EQ(run_program("--ckpt-path /no/such/folder").first, 1);
   EXPECT_EQ(run_program("--ckpt-path " + kTiny + " --only nonsense").first, 2);
