@@ -15,7 +15,7 @@
 #include "kernels/trace_ops.h"
 #include "model/tensor_list.h"
 #include "runtime/drafter.h"
-#include "runtime/model_instance.h"
+#include "runtime/model_ranks.h"
 #include "runtime/sampler.h"
 
 namespace fathom {
@@ -88,19 +88,20 @@ ComputePlan plan_of(const BenchOptions& o) {
 class BenchRunner::Machine {
  public:
   // With a cache of `pages` pages.
-  Machine(const Config& config, const Weights& weights, const BenchOptions& o, int pages)
+  Machine(const Config& config, const RankWeights& weights, const BenchOptions& o, int pages)
       : config_(config),
         options_(o),
-        pool_(o.compute.threads),
-        instance_(config, weights, with_pages(plan_of(o), pages), pool_,
-                  [&](Ops& ops) { return counter_around(ops); }),
-        batch_(instance_.plan().step_tokens, instance_.plan().sequences,
-               static_cast<int>(pages_for(instance_.plan().context))),
-        drafter_(instance_.plan()) {}
+        model_(config, weights, with_pages(plan_of(o), pages),
+               [&](Ops& ops, int rank) { return rank == 0 ? counter_around(ops) : nullptr; }),
+        batch_(model_.first().plan().step_tokens, model_.first().plan().sequences,
+               static_cast<int>(pages_for(model_.first().plan().context))),
+        drafter_(model_.first().plan()) {}
 
-  ThreadPool& pool() { return pool_; }
-  const FormPolicy& forms() const { return instance_.forms(); }
-  std::string describe() { return instance_.device_ops().describe(); }
+  const FormPolicy& forms() const { return model_.first().forms(); }
+  std::string describe() {
+    const std::string one = model_.first().device_ops().describe();
+    return model_.size() == 1 ? one : fmt::format("{} ranks of: {}", model_.size(), one);
+  }
 
   // Gives `sequences` sequences their pages, for `context` tokens and what is decoded after them.
   void begin_context(int64_t context, int sequences);
@@ -133,9 +134,8 @@ class BenchRunner::Machine {
 
   const Config& config_;
   const BenchOptions& options_;
-  ThreadPool pool_;
-  RouteCounter* counter_ = nullptr;  // the instance's
-  ModelInstance instance_;
+  RouteCounter* counter_ = nullptr;  // around the first rank: all are routed alike
+  ModelRanks model_;
   StepBatch batch_;
   Drafter drafter_;
   int64_t context_ = 0;
@@ -149,8 +149,8 @@ void BenchRunner::Machine::begin_context(int64_t context, int sequences) {
   const int64_t tokens = context + most_decoded(options_);
   pages_each_ = static_cast<size_t>(pages_for(tokens));
   const int pages = static_cast<int>(pages_each_) * sequences;
-  FATHOM_CHECK(pages <= instance_.cache().pages(), "{} pages of {}", pages,
-               instance_.cache().pages());
+  FATHOM_CHECK(pages <= model_.first().cache().pages(), "{} pages of {}", pages,
+               model_.first().cache().pages());
   pages_.resize(static_cast<size_t>(pages));
   for (int p = 0; p < pages; ++p) pages_[static_cast<size_t>(p)] = p;
   ids_.assign(static_cast<size_t>(sequences), {});
@@ -171,23 +171,24 @@ double BenchRunner::Machine::prefill(int s, int64_t tokens) {
     batch_.add(ids.subspan(static_cast<size_t>(at), static_cast<size_t>(n)), at, pages_of(s), false,
                forms());
     if (at + n == tokens) batch_.want_logits(static_cast<int>(n) - 1);
-    instance_.step(batch_);
-    if (instance_.plan().mtp)  // the block's rows of the prompt
-      instance_.mtp(batch_, ids.subspan(static_cast<size_t>(at) + 1, static_cast<size_t>(n)));
+    model_.step(batch_);
+    if (model_.first().plan().mtp)  // the block's rows of the prompt
+      model_.mtp(batch_, ids.subspan(static_cast<size_t>(at) + 1, static_cast<size_t>(n)));
   }
   return seconds_since(start);
 }
 
 void BenchRunner::Machine::copy_cache(int from, int to) {
   const int64_t rows = static_cast<int64_t>(pages_each_) * kPageRows;
-  for (const KvView& layer : instance_.cache().layers()) {
-    std::memcpy(layer.latent_row(to * rows), layer.latent_row(from * rows),
-                static_cast<size_t>(rows * layer.latent_stride));
-    if (layer.index)
-      std::memcpy(layer.index_page(int64_t{to} * pages_each_),
-                  layer.index_page(int64_t{from} * pages_each_),
-                  static_cast<size_t>(rows * layer.index_stride));
-  }
+  for (int rank = 0; rank < model_.size(); ++rank)
+    for (const KvView& layer : model_.at(rank).cache().layers()) {
+      std::memcpy(layer.latent_row(to * rows), layer.latent_row(from * rows),
+                  static_cast<size_t>(rows * layer.latent_stride));
+      if (layer.index)
+        std::memcpy(layer.index_page(int64_t{to} * pages_each_),
+                    layer.index_page(int64_t{from} * pages_each_),
+                    static_cast<size_t>(rows * layer.index_stride));
+    }
 }
 
 double BenchRunner::Machine::decode(int batch, int steps) {
@@ -199,7 +200,7 @@ double BenchRunner::Machine::decode(int batch, int steps) {
       batch_.add(ids.subspan(static_cast<size_t>(at), 1), at, pages_of(s), true, forms());
       batch_.want_logits(s);
     }
-    instance_.step(batch_);
+    model_.step(batch_);
   }
   return seconds_since(start);
 }
@@ -207,7 +208,7 @@ double BenchRunner::Machine::decode(int batch, int steps) {
 // Each step as the engine does it: a run of the last token and its drafts, then the block over what
 // was accepted, and its further guesses. Which drafts count as accepted is drawn at random.
 double BenchRunner::Machine::speculate(int batch, int steps, int64_t& tokens) {
-  const int drafts = instance_.plan().speculative_tokens;
+  const int drafts = model_.first().plan().speculative_tokens;
   std::mt19937_64 random(7);
   std::bernoulli_distribution accepts(options_.acceptance);
   std::vector<int64_t> at(static_cast<size_t>(batch), context_);
@@ -237,8 +238,8 @@ double BenchRunner::Machine::speculate(int batch, int steps, int64_t& tokens) {
       at[i] += accepted + 1;
       tokens += accepted + 1;
     }
-    instance_.step(batch_);
-    drafter_.run(instance_, runs, [&](Tensor logits, std::span<Drafter::Asked> asked) {
+    model_.step(batch_);
+    drafter_.run(model_.first(), runs, [&](Tensor logits, std::span<Drafter::Asked> asked) {
       for (size_t row = 0; row < asked.size(); ++row)
         asked[row].guess = greedy({logits.row<float>(static_cast<int64_t>(row)),
                                    static_cast<size_t>(config_.vocab)})
@@ -270,24 +271,26 @@ StepCost BenchRunner::Machine::decode_cost(const CostModel& model, int batch,
   return model.step(runs, batch * (1 + options_.compute.speculative_tokens), expert_reads);
 }
 
-BenchRunner::BenchRunner(const Config& config, const Weights& weights, const BenchOptions& options)
+BenchRunner::BenchRunner(const Config& config, const Weights& weights,
+                         const RankWeights& rank_weights, const BenchOptions& options)
     : config_(config), weights_(weights), options_(options) {
   check_options();
   setup_.volumes = volumes_of(config, weights);
   setup_.cache = kv_shape(config, options.compute);
   plan_memory();
-  machine_ = std::make_unique<Machine>(config_, weights_, options_, most_pages());
+  machine_ = std::make_unique<Machine>(config_, rank_weights, options_, most_pages());
   model_ = std::make_unique<CostModel>(config_, setup_.volumes, setup_.cache,
                                        options.compute.attention, machine_->forms());
   setup_.kernels = machine_->describe();
   setup_.moe_layers = model_->moe_layers();
-  setup_.limits = measure_limits(options.compute.numerics, machine_->pool(), options.limits_buffer);
+  ThreadPool pool(options.compute.threads);
+  setup_.limits = measure_limits(options.compute.numerics, pool, options.limits_buffer);
   if (setup_.limits.load > 0.5 * usable_processors())
     notes_.push_back(
         fmt::format("this machine was busy before the run (load {:.1f}): limits and figures were "
                     "measured beside other work and may be too low by any factor",
                     setup_.limits.load));
-  if (weights_stay_) touch(config_, weights_, machine_->pool());
+  if (weights_stay_) touch(config_, weights_, pool);
 }
 
 BenchRunner::~BenchRunner() = default;
@@ -315,7 +318,7 @@ void BenchRunner::plan_memory() {
   int64_t available =
       options_.available_memory >= 0 ? options_.available_memory : available_memory();
   if (available == 0 && options_.available_memory < 0) available = INT64_MAX;  // it does not say
-  workspace_ = instance_bytes(config_, plan);
+  workspace_ = ranks() * instance_bytes(config_, plan);
   budget_ = available - available / 10 - workspace_;  // a tenth is left to the system
   if (budget_ < 0)
     fail(
@@ -350,7 +353,7 @@ int BenchRunner::most_pages() const {
 // Why this row cannot be run; empty when it can.
 std::string BenchRunner::misfit(int64_t context, int batch) const {
   const int64_t pages = pages_of(context, batch);
-  const int64_t bytes = pages * setup_.cache.bytes_per_page();
+  const int64_t bytes = ranks() * pages * setup_.cache.bytes_per_page();  // whole on each
   if (bytes <= budget_ && pages <= INT32_MAX) return {};
   return fmt::format("needs {} of cache in {}, {} fit beside weights and workspace",
                      bytes_text(bytes), name_of(setup_.cache.latent_format), bytes_text(budget_));

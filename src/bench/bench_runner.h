@@ -73,9 +73,12 @@ struct BenchSetup {
 class BenchRunner {
  public:
   // Checks the options, plans memory, measures the machine's limits and reads the weights into
-  // memory. Config and weights must outlive the runner. Throws Error for options that cannot be
-  // run.
-  BenchRunner(const Config& config, const Weights& weights, const BenchOptions& options);
+  // memory. `weights` are the whole model's, `ranks` those of each rank of the plan. Config and
+  // weights must outlive the runner. Throws Error for options that cannot be run.
+  BenchRunner(const Config& config, const Weights& weights, const RankWeights& ranks,
+              const BenchOptions& options);
+  BenchRunner(const Config& config, const Weights& weights, const BenchOptions& options)
+      : BenchRunner(config, weights, weights, options) {}
   ~BenchRunner();
   BenchRunner(const BenchRunner&) = delete;
   BenchRunner& operator=(const BenchRunner&) = delete;
@@ -95,6 +98,7 @@ class BenchRunner {
   int64_t pages_of(int64_t context, int batch) const;
   int most_pages() const;
   std::string misfit(int64_t context, int batch) const;
+  int ranks() const { return options_.compute.layout.ranks(); }
   BenchFigure time_prefill(int64_t context, int sequences);
   BenchFigure time_decode(int batch);
 

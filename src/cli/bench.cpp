@@ -121,7 +121,8 @@ Json head_json(const BenchSubject& s) {
                   {"kernels", setup.kernels},
                   {"step_tokens", s.compute.step_tokens},
                   {"decode_tokens", s.options.steps()},
-                  {"speculative_tokens", s.compute.speculative_tokens}};
+                  {"speculative_tokens", s.compute.speculative_tokens},
+                  {"tensor_parallel_size", s.compute.layout.tensor}};
   if (s.compute.speculative_tokens > 0) j["compute"]["acceptance"] = s.options.acceptance;
   return j;
 }
@@ -185,6 +186,7 @@ struct Unused {
 constexpr Unused kUnusedOnGpu[] = {
     {"--repeat", "on a GPU a figure is the median of the steps that --decode-tokens counts"},
     {"--threads", "on a GPU one thread launches the steps"},
+    {"--tensor-parallel-size", "measuring several GPUs is not built yet"},
 };
 constexpr Unused kUnusedOnCpu[] = {
     {"--random",
@@ -248,8 +250,15 @@ int bench(const CLI::App& command, const BenchFlags& o) {
   for (const std::string& warning : checkpoint->warnings())
     fmt::print(stderr, "fathom: warning: {}\n", warning);
 
+  std::unique_ptr<Checkpoint> ranks;
+  if (compute.layout.ranks() > 1) {
+    without_mtp.layout = compute.layout;
+    ranks = Checkpoint::load(o.path, without_mtp);
+  }
   say_threads(o.compute.threads);
-  BenchRunner runner(config, checkpoint->weights(), bench_options(o, compute, config));
+  BenchRunner runner(config, checkpoint->weights(),
+                     ranks ? ranks->rank_weights() : checkpoint->rank_weights(),
+                     bench_options(o, compute, config));
   const BenchSubject subject{o, compute, config, runner};
   const MachineLimits& limits = runner.setup().limits;
   Json rows = Json::array();
@@ -318,6 +327,7 @@ void add_bench(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--json", o->json, "print one JSON object");
   o->compute.add_speculation_to(*command);
+  o->compute.add_ranks_to(*command);
   o->compute.add_to(*command);
   o->compute.add_step_tokens_to(*command);
   auto only = std::make_shared<std::string>();

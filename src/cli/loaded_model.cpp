@@ -22,6 +22,7 @@ std::string generation_config_path(const std::string& folder) {
 std::unique_ptr<Checkpoint> load(const std::string& folder, const ModelOptions& o) {
   CheckpointOptions options;
   options.config_file = o.config;
+  options.layout = o.compute.plan().layout;
   options.with_mtp = o.compute.speculative_tokens > 0;  // plain decoding has no use for it
   return Checkpoint::load(folder, options);
 }
@@ -52,8 +53,8 @@ EngineOptions engine_options_of(const ModelOptions& o, const Checkpoint& checkpo
   if (!e.cache_dir.empty()) e.checkpoint = checkpoint_digest(checkpoint.path(), o.config);
   const bool gpu = e.compute.device == DeviceKind::cuda;
   // On a CPU: what the mapped files will occupy once every page of them has been read.
-  e.weight_bytes =
-      gpu ? PlacedWeights::bytes_on_gpu(config, e.compute.numerics) : checkpoint.mapped_bytes();
+  e.weight_bytes = gpu ? PlacedWeights::bytes_on_gpu(config, e.compute.numerics, e.compute.layout)
+                       : checkpoint.mapped_bytes();
   // Asked before the weights are there, and again by nobody: what they take is in weight_bytes.
   if (gpu) e.available_bytes = static_cast<int64_t>(device_memory_free());
   return e;
@@ -67,6 +68,7 @@ void ModelOptions::add_to(CLI::App& command) {
   compute.add_step_tokens_to(command);
   compute.add_index_budget_to(command);
   compute.add_speculation_to(command);
+  compute.add_ranks_to(command);
   compute.add_to(command);
 }
 
@@ -80,8 +82,9 @@ LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
   const EngineOptions& e = engine_options_;
   if (e.compute.device == DeviceKind::cuda)
     fmt::print(stderr, "{}\n", plan_engine(config(), e).describe());
-  weights_ = std::make_unique<DeviceWeights>(config(), checkpoint_->weights(), e.compute, true);
-  engine_ = std::make_unique<Engine>(config(), weights_->get(), e);
+  weights_ =
+      std::make_unique<DeviceWeights>(config(), checkpoint_->rank_weights(), e.compute, true);
+  engine_ = std::make_unique<Engine>(config(), weights_->ranks(), e);
   for (const std::string& warning : checkpoint_->warnings())
     fmt::print(stderr, "note: {}\n", warning);
   say_threads(options.compute.threads);

@@ -114,6 +114,7 @@ int run(const LogitsFlags& o) {
   CheckpointOptions loading;
   loading.config_file = o.config;
   loading.with_mtp = o.mtp;
+  loading.layout = o.compute.plan().layout;
   std::unique_ptr<Checkpoint> checkpoint = Checkpoint::load(o.ckpt, loading);
   const Config& config = checkpoint->config();
 
@@ -153,8 +154,8 @@ int run(const LogitsFlags& o) {
       taps = wrapped.get();
       return wrapped;
     };
-  const DeviceWeights weights(config, checkpoint->weights(), eval.compute);
-  Evaluator evaluator(config, weights.get(), eval);
+  const DeviceWeights weights(config, checkpoint->rank_weights(), eval.compute);
+  Evaluator evaluator(config, weights.ranks(), eval);
   say_threads(o.compute.threads);
   fmt::print(stderr, "{}\n", evaluator.describe());
 
@@ -211,6 +212,7 @@ void add_logits(CLI::App& app) {
   c->add_flag("--taps", o->taps, "also per layer: out, index_score, selected, experts");
   c->add_flag("--mtp", o->mtp, "also mtp_logits: the MTP module's guess of the token after next")
       ->excludes(hidden);
+  o->compute.add_ranks_to(*c);
   o->compute.add_to(*c);
   on_run(*c, [o] { return run(*o); });
 }

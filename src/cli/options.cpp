@@ -1,5 +1,6 @@
 #include "cli/options.h"
 
+#include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
 
@@ -130,6 +131,14 @@ void ComputeOptions::add_speculation_to(CLI::App& command) {
                    "measurements)");
 }
 
+void ComputeOptions::add_ranks_to(CLI::App& command) {
+  command
+      .add_option("--tensor-parallel-size", tensor_parallel,
+                  "ranks that compute together, each with a part of the weights: parts of the "
+                  "processors, one a NUMA node where there are several (default: 1)")
+      ->check(CLI::Range(1, 1024));
+}
+
 DeviceKind ComputeOptions::device_value() const {
   if (!found_) {
     // Naming kernels of the CPU, or float32 rows, is asking for the CPU.
@@ -160,6 +169,7 @@ ComputePlan ComputeOptions::plan() const {
   if (!gpu) p.kernels = pick_cpu_kernels(kernels).name;
   p.threads = threads > 0 ? threads : usable_processors();
   p.batch_invariant = batch_invariant;
+  p.layout.tensor = std::max(1, tensor_parallel);
   p.context = context;
   p.step_tokens = step_tokens > 0 ? step_tokens : default_step_tokens(p.device);
   p.sequences = sequences > 0 ? sequences : gpu ? 64 : 16;

@@ -107,6 +107,14 @@ int run(const SelfcheckFlags& o) {
   say_threads(o.compute.threads);
 
   SelfcheckOptions options = o.check;
+  std::unique_ptr<Checkpoint> ranks;  // of the same files, in parts
+  if (options.compute.layout.ranks() > 1) {
+    CheckpointOptions loading;
+    loading.config_file = o.config;
+    loading.layout = options.compute.layout;
+    ranks = Checkpoint::load(o.dir, loading);
+    options.ranks = ranks->rank_weights();
+  }
   Table table;
   if (!o.json) {
     fmt::print("fathom selfcheck {}: {}, {} layers, {:.4g} M parameters, {}\n", o.dir, c.model_type,
@@ -136,6 +144,7 @@ void add_selfcheck(CLI::App& app) {
   command->add_option("--ckpt-path", o->dir, "folder of the checkpoint")->required();
   command->add_option("--config", o->config, "config file, in place of the folder's config.json");
   o->compute.add_device_to(*command);
+  o->compute.add_ranks_to(*command);
   std::vector<std::string> kernels, groups;
   for (const CpuKernels& k : cpu_kernels()) kernels.emplace_back(k.name);
   for (const CheckGroup& g : selfcheck_groups()) groups.emplace_back(g.name);

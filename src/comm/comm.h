@@ -1,24 +1,73 @@
-// The link between the ranks of a model-parallel group. Ops work on one rank alone; the forward
+// The link between ranks that compute one model together. Ops work on one rank alone; the forward
 // pass calls all_reduce where each rank has computed its part of a sum over a split weight.
+//
+// Every rank of a group makes the same calls in the same order, with tensors of the same shapes. A
+// call returns when this rank's result is complete (on a GPU: is queued on the rank's stream).
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "tensor/tensor.h"
 
 namespace fathom {
 
+// Part `part` of [0, n) in `parts` parts that are as even as whole numbers allow. A part is empty
+// where n is less than `parts`.
+struct PartRange {
+  int64_t begin = 0, end = 0;
+  int64_t size() const { return end - begin; }
+};
+constexpr PartRange part_of(int64_t n, int part, int parts) {
+  return {n * part / parts, n * (part + 1) / parts};
+}
+
+// Thread-compatible: belongs to its rank's thread. Each call throws Error once the group has been
+// broken off (CommGroup::abort).
 class Comm {
  public:
   virtual ~Comm() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  // Replaces `x` by its sum over all ranks, added in rank order: every rank gets the same bits.
+
+  // Replaces `x` [T, n], f32 or bf16, by its sum over all ranks, added in float32 in rank order and
+  // rounded once: every rank gets the same bits.
   virtual void all_reduce(Tensor x) = 0;
+
+  // The sum of `update` over all ranks joined with what the forward pass does with it:
+  //   residual += sum; normed = rms_norm(residual)                         [T, D] each
+  // False where there is no such form, and nothing was done: the caller then takes the two steps
+  // apart. Observers look between those steps, so an observed plan has no such form.
+  virtual bool all_reduce_add_rms_norm(Tensor normed, Tensor residual, Tensor update,
+                                       const float* gain, float eps) {
+    (void)normed, (void)residual, (void)update, (void)gain, (void)eps;
+    return false;
+  }
+
+  // x [R, n]: each rank has filled its columns, part_of(n, rank, size); afterwards every rank has
+  // all of x.
+  virtual void all_gather_columns(Tensor x) = 0;
+
+  // x [T, n]: row t is known to rank t / block % size; afterwards to every rank.
+  virtual void all_gather_rows(Tensor x, int block) = 0;
 };
 
-// The link of rank `rank` to the other `ranks` - 1. One rank has nothing to exchange. More than
-// one is not built yet and stops the program: check_plan refuses it before.
-std::unique_ptr<Comm> make_comm(int rank, int ranks);
+// What the ranks of one process share. Thread-safe.
+class CommGroup {
+ public:
+  virtual ~CommGroup() = default;
+  // The link of one rank; called once for each, on its own thread. `stream`: Ops::stream() of its
+  // ops.
+  virtual std::unique_ptr<Comm> join(int rank, void* stream) = 0;
+  // Ends every exchange, those that wait and those to come, with an Error that says `why`. The
+  // first reason stays.
+  virtual void abort(const std::string& why) = 0;
+};
+
+// One rank alone: nothing to exchange.
+std::unique_ptr<Comm> make_solo_comm();
+
+// Ranks that are threads of this process, with tensors in the host's memory.
+std::shared_ptr<CommGroup> make_thread_group(int ranks);
 
 }  // namespace fathom

@@ -1,7 +1,5 @@
 #include "comm/comm.h"
 
-#include "base/check.h"
-
 namespace fathom {
 namespace {
 
@@ -10,13 +8,12 @@ class SoloComm final : public Comm {
   int rank() const override { return 0; }
   int size() const override { return 1; }
   void all_reduce(Tensor) override {}
+  void all_gather_columns(Tensor) override {}
+  void all_gather_rows(Tensor, int) override {}
 };
 
 }  // namespace
 
-std::unique_ptr<Comm> make_comm(int rank, int ranks) {
-  FATHOM_CHECK(rank == 0 && ranks == 1, "rank {} of {}", rank, ranks);
-  return std::make_unique<SoloComm>();
-}
+std::unique_ptr<Comm> make_solo_comm() { return std::make_unique<SoloComm>(); }
 
 }  // namespace fathom

@@ -17,6 +17,14 @@ struct AttentionSpan {
   AttentionForm form;
 };
 
+// Which tokens of a step one of several ranks computes, where rows are independent: blocks of
+// kBlock tokens, dealt out in turn, since late tokens of a prompt cost more than early ones.
+struct RowShare {
+  static constexpr int kBlock = 64;
+  int part = 0, parts = 1;
+  bool has(int token) const { return token / kBlock % parts == part; }
+};
+
 // The tokens of one step in one list: prefill chunks and decodes of several sequences, one after
 // another.
 struct BatchView {
@@ -27,6 +35,9 @@ struct BatchView {
   const int32_t* page_tables = nullptr;  // [sequences, max_pages]
   int max_pages = 0;
   std::span<const AttentionSpan> spans;  // in order, covering every token
+  // The rows that index_topk must compute. It may compute others, too: they are overwritten with
+  // what another rank finds.
+  RowShare index_rows = {};
 
   const int32_t* page_table(int sequence) const {
     return page_tables + static_cast<int64_t>(sequence) * max_pages;

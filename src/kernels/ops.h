@@ -62,6 +62,10 @@ class Ops {
   virtual void upload(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
   virtual void download(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
 
+  // The stream that these ops are queued on (cudaStream_t), for exchange between ranks in order
+  // with them; null on a CPU.
+  virtual void* stream() const { return nullptr; }
+
   // Called before each step: brings its inputs to where the ops can reach them. The ops of the step
   // are called with the inputs that it returns.
   virtual StepInputs begin_step(const StepInputs& inputs) { return inputs; }
@@ -109,7 +113,8 @@ class Ops {
 
   // score[s] = k_scale[s] * sum_h relu(q_h . k_s) * head_weight_h for s <= position; picked[t] =
   // the positions of the `topk` greatest (ties: lower position), ascending, then -1. Rows with at
-  // most topk candidates pick all of them without scoring.                     picked [T, topk] i32
+  // most topk candidates pick all of them without scoring. Rows outside batch.index_rows need not
+  // be written.                                                               picked [T, topk] i32
   virtual void index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
                           const BatchView& batch) = 0;
 
@@ -132,12 +137,14 @@ class Ops {
   virtual void route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate, const float* bias,
                      const RouterShape& shape) = 0;
 
-  // out = down(silu(gate x) * up x); intermediate results rounded to the activation dtype.
+  // out = down(silu(gate x) * up x); intermediate results rounded to the activation dtype. Zeros
+  // where the weights are empty (another rank's).
   virtual void mlp(Tensor out, Tensor x, const MlpWeights& w) = 0;
 
   // out[t] = sum over the token's experts, in ascending expert id, of weight * expert(x[t])
   // (float32)
-  //        + shared(x[t]); rounded once. `shared` may be null.
+  //        + shared(x[t]); rounded once. `shared` may be null. Experts whose weights are empty
+  // are another rank's and add nothing; those that are not empty are neighbours.
   virtual void moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
                    std::span<const MlpWeights> experts, const MlpWeights* shared) = 0;
 

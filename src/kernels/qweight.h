@@ -11,21 +11,25 @@
 namespace fathom {
 
 // [rows, cols] row-major, applied as y = x W^T. FP8: value = code * scale of its 128x128 block.
-// Non-owning: points into a mapped file or into memory owned by Weights.
+// Non-owning: points into a mapped file or into memory owned by Weights. May be a rectangle of a
+// larger matrix, whose columns begin with a block.
 struct QWeight {
   const void* data = nullptr;
   DType dtype = DType::bf16;  // fp8_e4m3, bf16, f32 or f16
   int64_t rows = 0, cols = 0;
   const float* scale = nullptr;  // [ceil((rows + row_offset) / 128), scale_stride], FP8 only
-  int64_t scale_stride = 0;      // = ceil(cols / 128)
+  int64_t scale_stride = 0;      // blocks of the whole matrix beside one another
   int row_offset = 0;            // row 0 is row `row_offset` of its block (a slice of a matrix)
   bool pow2_scale = false;       // every scale is a power of two (ue8m0)
+  int64_t columns_stored = 0;    // of the whole matrix, where this has fewer; 0: cols
 
+  // Elements between the beginnings of two rows.
+  int64_t stride() const { return columns_stored > 0 ? columns_stored : cols; }
   bool empty() const { return data == nullptr; }
   bool is_fp8() const { return dtype == DType::fp8_e4m3; }
   template <class T>
   const T* row(int64_t r) const {
-    return static_cast<const T*>(data) + r * cols;
+    return static_cast<const T*>(data) + r * stride();
   }
   const float* scales_of_row(int64_t r) const {
     return scale + (r + row_offset) / kFp8Block * scale_stride;
@@ -35,7 +39,8 @@ struct QWeight {
     FATHOM_CHECK(0 <= begin && begin <= end && end <= rows, "rows [{}, {}) of {}", begin, end,
                  rows);
     QWeight w = *this;
-    w.data = static_cast<const char*>(data) + begin * cols * static_cast<int64_t>(size_of(dtype));
+    w.data =
+        static_cast<const char*>(data) + begin * stride() * static_cast<int64_t>(size_of(dtype));
     w.rows = end - begin;
     if (scale) {
       w.scale = scales_of_row(begin);
@@ -43,15 +48,29 @@ struct QWeight {
     }
     return w;
   }
+  // Columns [begin, end) as a weight of their own. FP8: `begin` is the first column of a block.
+  QWeight slice_columns(int64_t begin, int64_t end) const {
+    FATHOM_CHECK(0 <= begin && begin <= end && end <= cols && (!scale || begin % kFp8Block == 0),
+                 "columns [{}, {}) of {}", begin, end, cols);
+    QWeight w = *this;
+    w.data = static_cast<const char*>(data) + begin * static_cast<int64_t>(size_of(dtype));
+    w.cols = end - begin;
+    w.columns_stored = w.cols == stride() ? 0 : stride();
+    if (scale) w.scale = scale + begin / kFp8Block;
+    return w;
+  }
   int64_t bytes() const {
-    int64_t blocks = scale ? (rows + row_offset + kFp8Block - 1) / kFp8Block * scale_stride : 0;
+    int64_t blocks = scale ? (rows + row_offset + kFp8Block - 1) / kFp8Block *
+                                 ((cols + kFp8Block - 1) / kFp8Block)
+                           : 0;
     return rows * cols * static_cast<int64_t>(size_of(dtype)) + 4 * blocks;
   }
 };
 
-// down(silu(gate x) * up x)
+// down(silu(gate x) * up x). Empty: the weights are another rank's.
 struct MlpWeights {
   QWeight gate, up, down;
+  bool empty() const { return gate.rows == 0; }
 };
 
 // kv_b_proj: per head [nope key rows | value rows] x latent.

@@ -60,6 +60,7 @@ class TraceOps : public Ops {
   void download(void* to, const void* from, size_t bytes) override {
     inner_.download(to, from, bytes);
   }
+  void* stream() const override { return inner_.stream(); }
   StepInputs begin_step(const StepInputs& inputs) override { return inner_.begin_step(inputs); }
   void enter_layer(int layer) override {
     layer_ = layer;

@@ -21,24 +21,68 @@ bool all_powers_of_two(const float* values, int64_t n) {
 
 int64_t blocks(int64_t n) { return (n + kFp8Block - 1) / kFp8Block; }
 
-// Columns of all parts side by side, or rows one below the other: both are rectangles of `to`.
-void copy_part(const TensorPart& p, int64_t cols, size_t size, std::byte* to) {
-  size_t width = static_cast<size_t>(p.col_end - p.col_begin) * size;
-  for (int64_t r = p.row_begin; r < p.row_end; ++r)
-    std::memcpy(to + static_cast<size_t>(r * cols + p.col_begin) * size,
-                p.weight->data + static_cast<size_t>(r - p.row_begin) * width, width);
+bool covers(const TensorPart& p, const TensorShare& s) {
+  return p.row_begin <= s.row_begin && s.row_end <= p.row_end && p.col_begin <= s.col_begin &&
+         s.col_end <= p.col_end;
+}
+
+bool overlaps(const TensorPart& p, const TensorShare& s) {
+  return p.row_begin < s.row_end && s.row_begin < p.row_end && p.col_begin < s.col_end &&
+         s.col_begin < p.col_end;
+}
+
+// Whether a part can be used where it lies; it is a matrix.
+bool usable_in_place(const TensorPart& p) {
+  return p.weight->aligned() && (!p.scale || p.col_begin % kFp8Block == 0);
+}
+
+// The one part that the share can be used from where it lies; null without one.
+const TensorPart* place_of(const std::vector<TensorPart>& parts, const TensorShare& share) {
+  for (const TensorPart& p : parts)
+    if (covers(p, share) && usable_in_place(p)) return &p;
+  return nullptr;
+}
+
+// What part and share have in common, to its place in the share.
+void copy_common(const TensorPart& p, const TensorShare& s, size_t size, std::byte* to) {
+  const int64_t width = p.col_end - p.col_begin;
+  const int64_t begin = std::max(p.col_begin, s.col_begin), end = std::min(p.col_end, s.col_end);
+  for (int64_t r = std::max(p.row_begin, s.row_begin); r < std::min(p.row_end, s.row_end); ++r)
+    std::memcpy(to + static_cast<size_t>((r - s.row_begin) * s.cols() + begin - s.col_begin) * size,
+                p.weight->data +
+                    static_cast<size_t>((r - p.row_begin) * width + begin - p.col_begin) * size,
+                static_cast<size_t>(end - begin) * size);
+}
+
+bool all_powers_of_two(const QWeight& w) {
+  const int64_t width = blocks(w.cols);
+  for (int64_t b = 0; b < blocks(w.rows + w.row_offset); ++b)
+    if (!all_powers_of_two(w.scale + b * w.scale_stride, width)) return false;
+  return true;
+}
+
+bool whole(const TensorSpec& spec, const TensorShare& s) {
+  return s.rows() == spec.shape[0] && s.cols() == (spec.shape.size() > 1 ? spec.shape[1] : 1);
 }
 
 }  // namespace
 
-int64_t bytes_to_own(const CheckpointFiles& files, const Config& c) {
+int64_t bytes_to_own(const CheckpointFiles& files, const Config& c, const RankLayout& layout) {
   int64_t sum = 0;
   for (const TensorSpec& spec : tensor_list(c)) {
     std::vector<TensorPart> parts = find_parts(files, spec);
     if (!parts[0].weight) continue;
-    for (const TensorPart& p : parts)
-      if (parts.size() > 1 || spec.shape.size() == 1 || !p.weight->aligned())
-        sum += static_cast<int64_t>(p.weight->bytes);
+    if (spec.shape.size() == 1) {
+      sum += static_cast<int64_t>(parts[0].weight->bytes);
+      continue;
+    }
+    const int64_t size = static_cast<int64_t>(size_of(parts[0].weight->dtype));
+    for (int rank = 0; rank < layout.ranks(); ++rank) {
+      const TensorShare share = share_of(spec, c, layout.at(rank));
+      if (share.empty() || place_of(parts, share)) continue;
+      sum += share.rows() * share.cols() * size;
+      if (whole(spec, share)) break;  // one copy for all ranks
+    }
   }
   return sum;
 }
@@ -54,7 +98,9 @@ std::unique_ptr<Checkpoint> Checkpoint::load(const std::string& dir,
   if (!problems.empty())
     fail("{}: {} problems:\n  {}", dir, problems.size(), fmt::join(problems, "\n  "));
 
-  int64_t needed = bytes_to_own(files, report.config), free = available_memory();
+  check_layout(report.config, options.layout);
+
+  int64_t needed = bytes_to_own(files, report.config, options.layout), free = available_memory();
   if (free > 0 && needed > free)
     fail(
         "{}: joining {} shards takes {} of memory, {} are available; a checkpoint converted with "
@@ -64,9 +110,23 @@ std::unique_ptr<Checkpoint> Checkpoint::load(const std::string& dir,
   std::unique_ptr<Checkpoint> c(new Checkpoint(dir, std::move(files)));
   c->config_ = report.config;
   c->warnings_ = std::move(report.warnings);
-  for_each_tensor(c->config_, c->weights_,
-                  [&](const TensorSpec& spec, WeightSlot slot) { c->fill(spec, slot); });
+  c->layout_ = options.layout;
+  c->weights_.resize(static_cast<size_t>(options.layout.ranks()));
+  for (int rank = 0; rank < options.layout.ranks(); ++rank) {
+    const RankLayout layout = options.layout.at(rank);
+    Weights& weights = c->weights_[static_cast<size_t>(rank)];
+    for_each_tensor(c->config_, weights, [&](const TensorSpec& spec, WeightSlot slot) {
+      c->fill(spec, share_of(spec, c->config_, layout), slot);
+    });
+    for_each_layer(weights, [&](LayerWeights& l) { l.attention.kv_up.heads /= layout.tensor; });
+  }
   return c;
+}
+
+RankWeights Checkpoint::rank_weights() const {
+  std::vector<const Weights*> all;
+  for (const Weights& w : weights_) all.push_back(&w);
+  return RankWeights(std::move(all));
 }
 
 const float* Checkpoint::own(std::vector<float> values) {
@@ -85,44 +145,78 @@ int64_t Checkpoint::mapped_bytes() const {
   return bytes;
 }
 
-void Checkpoint::fill(const TensorSpec& spec, WeightSlot slot) {
-  if (slot.vector)
-    fill_vector(spec, *slot.vector);
-  else
-    fill_matrix(spec, *slot.matrix);
+void Checkpoint::fill(const TensorSpec& spec, const TensorShare& share, WeightSlot slot) {
+  if (slot.vector) {
+    // Every rank has all of a vector.
+    auto [place, fresh] = vectors_.try_emplace(spec.name, nullptr);
+    if (fresh) place->second = vector_of(spec);
+    *slot.vector = place->second;
+  } else if (!share.empty()) {
+    *slot.matrix = matrix_of(spec, share);
+  }
 }
 
-void Checkpoint::fill_vector(const TensorSpec& spec, const float*& slot) {
+const float* Checkpoint::vector_of(const TensorSpec& spec) {
   TensorPart p = find_parts(files_, spec)[0];
-  if (!p.weight) return;  // optional: stays null
+  if (!p.weight) return nullptr;  // optional
   std::vector<float> values = to_floats(*p.weight);
   if (p.scale) {
     std::vector<float> scales = to_floats(*p.scale);
     for (size_t i = 0; i < values.size(); ++i) values[i] *= scales[i / kFp8Block];
   }
-  slot = own(std::move(values));
+  return own(std::move(values));
 }
 
-void Checkpoint::fill_matrix(const TensorSpec& spec, QWeight& w) {
+QWeight Checkpoint::matrix_of(const TensorSpec& spec, const TensorShare& share) {
+  const bool all = whole(spec, share);
+  if (all)
+    if (auto it = shared_.find(spec.name); it != shared_.end()) return it->second;
   std::vector<TensorPart> parts = find_parts(files_, spec);
-  const StoredTensor& first = *parts[0].weight;
-  w.dtype = first.dtype;
-  w.rows = spec.shape[0];
-  w.cols = spec.shape[1];
-  size_t size = size_of(w.dtype);
-  if (parts.size() == 1 && first.aligned()) {
-    w.data = first.data;
+  QWeight w;
+  if (const TensorPart* p = place_of(parts, share)) {
+    w = in_place(*p)
+            .slice_rows(share.row_begin - p->row_begin, share.row_end - p->row_begin)
+            .slice_columns(share.col_begin - p->col_begin, share.col_end - p->col_begin);
   } else {
-    std::byte* to = own_bytes(static_cast<size_t>(w.rows * w.cols) * size);
-    for (const TensorPart& p : parts) copy_part(p, w.cols, size, to);
-    w.data = to;
+    w = joined(spec, share, parts);
   }
-  if (!w.is_fp8()) return;
-  const StoredTensor& scale = *parts[0].scale;
-  w.scale_stride = blocks(w.cols);
-  bool in_place = parts.size() == 1 && scale.dtype == DType::f32 && scale.aligned();
-  w.scale = in_place ? reinterpret_cast<const float*>(scale.data) : own(joined_scales(spec, parts));
-  w.pow2_scale = all_powers_of_two(w.scale, blocks(w.rows) * w.scale_stride);
+  if (w.is_fp8()) w.pow2_scale = all_powers_of_two(w);
+  if (all && layout_.ranks() > 1) shared_.emplace(spec.name, w);
+  return w;
+}
+
+// A part of the files as a weight of its own.
+QWeight Checkpoint::in_place(const TensorPart& p) {
+  QWeight w;
+  w.dtype = p.weight->dtype;
+  w.rows = p.row_end - p.row_begin;
+  w.cols = p.col_end - p.col_begin;
+  w.data = p.weight->data;
+  if (!w.is_fp8()) return w;
+  w.row_offset = static_cast<int>(p.row_begin % kFp8Block);
+  w.scale_stride = p.block_cols();
+  const bool mapped = p.scale->dtype == DType::f32 && p.scale->aligned();
+  w.scale = mapped ? reinterpret_cast<const float*>(p.scale->data) : own(to_floats(*p.scale));
+  return w;
+}
+
+QWeight Checkpoint::joined(const TensorSpec& spec, const TensorShare& share,
+                           const std::vector<TensorPart>& parts) {
+  QWeight w;
+  w.dtype = parts[0].weight->dtype;
+  w.rows = share.rows();
+  w.cols = share.cols();
+  const size_t size = size_of(w.dtype);
+  std::byte* to = own_bytes(static_cast<size_t>(w.rows * w.cols) * size);
+  for (const TensorPart& p : parts)
+    if (overlaps(p, share)) copy_common(p, share, size, to);
+  w.data = to;
+  if (!w.is_fp8()) return w;
+  w.scale_stride = blocks(spec.shape[1]);
+  w.scale = own(joined_scales(spec, parts)) + share.row_begin / kFp8Block * w.scale_stride +
+            share.col_begin / kFp8Block;
+  w.row_offset = static_cast<int>(share.row_begin % kFp8Block);
+  return w;
 }
 
 }  // namespace fathom

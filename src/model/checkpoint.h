@@ -2,13 +2,16 @@
 // views of both.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "model/checkpoint_files.h"
 #include "model/config.h"
+#include "model/rank_layout.h"
 #include "model/tensor_list.h"
+#include "model/tensor_parts.h"
 #include "model/weights.h"
 #include "tensor/buffer.h"
 
@@ -17,6 +20,7 @@ namespace fathom {
 struct CheckpointOptions {
   std::string config_file;  // instead of DIR/config.json
   bool with_mtp = true;     // false: leave the MTP layer out even if it is there
+  RankLayout layout = {};   // its ranks all compute in this process
 };
 
 // The problems of a checkpoint, by tensor name, found without loading it.
@@ -32,10 +36,12 @@ CheckpointReport check_checkpoint(const CheckpointFiles& files, const Config& co
 
 // Memory that loading takes beside the mapped files (see Checkpoint). Valid only for a checkpoint
 // without problems.
-int64_t bytes_to_own(const CheckpointFiles& files, const Config& c);
+int64_t bytes_to_own(const CheckpointFiles& files, const Config& c, const RankLayout& layout = {});
 
-// A weight that one file holds whole is used where it is mapped. Copied into owned memory are norms
-// and other vectors (as float32), tensors joined from several shards, and unaligned ones.
+// A weight, or a rank's part of one, that lies in one file is used where it is mapped. Copied into
+// owned memory are norms and other vectors (as float32), what is joined from several shards, and
+// what is not aligned. So the ranks of a layout read each its own ranges of the files, whether
+// these were converted for as many ranks, for others, or not at all.
 class Checkpoint {
  public:
   // A Hugging Face folder or a converted one. Throws Error that lists every problem.
@@ -43,7 +49,9 @@ class Checkpoint {
                                           const CheckpointOptions& options = {});
 
   const Config& config() const { return config_; }
-  const Weights& weights() const { return weights_; }
+  const Weights& weights(int rank = 0) const { return weights_[static_cast<size_t>(rank)]; }
+  RankWeights rank_weights() const;
+  const RankLayout& layout() const { return layout_; }
   const std::string& path() const { return path_; }
   const std::vector<std::string>& warnings() const { return warnings_; }
   int64_t owned_bytes() const { return owned_bytes_; }
@@ -53,16 +61,23 @@ class Checkpoint {
   Checkpoint(std::string path, CheckpointFiles files)
       : path_(std::move(path)), files_(std::move(files)) {}
 
-  void fill(const TensorSpec& spec, WeightSlot slot);
-  void fill_vector(const TensorSpec& spec, const float*& slot);
-  void fill_matrix(const TensorSpec& spec, QWeight& slot);
+  void fill(const TensorSpec& spec, const TensorShare& share, WeightSlot slot);
+  const float* vector_of(const TensorSpec& spec);
+  QWeight matrix_of(const TensorSpec& spec, const TensorShare& share);
+  QWeight in_place(const TensorPart& part);
+  QWeight joined(const TensorSpec& spec, const TensorShare& share,
+                 const std::vector<TensorPart>& parts);
   const float* own(std::vector<float> values);
   std::byte* own_bytes(size_t bytes);
 
   std::string path_;
   CheckpointFiles files_;
   Config config_;
-  Weights weights_;
+  RankLayout layout_;
+  std::vector<Weights> weights_;  // by rank
+  // What every rank has whole and no file holds as it is needed, by name.
+  std::map<std::string, QWeight> shared_;
+  std::map<std::string, const float*> vectors_;
   std::vector<std::string> warnings_;
   std::vector<std::vector<float>> floats_;
   std::vector<Buffer> buffers_;

@@ -164,11 +164,17 @@ void Forward::block(int layer, const LayerWeights& w, const float* next_norm, co
                     const BatchView& batch, const KvView& kv, const RopeTable& rope) {
   ops_.enter_layer(layer);
   attention(w.attention, a, batch, kv, rope);
-  comm_.all_reduce(a.update);
-  ops_.add_rms_norm(a.normed, a.residual, a.update, w.ffn_norm, config_.norm_eps);
+  add_update(a, w.ffn_norm);
   ffn(w, a);
+  add_update(a, next_norm);
+}
+
+// residual += update, of which each rank has a part; normed = rms_norm(residual) under `gain`.
+void Forward::add_update(const Activations& a, const float* gain) {
+  const float eps = config_.norm_eps;
+  if (comm_.all_reduce_add_rms_norm(a.normed, a.residual, a.update, gain, eps)) return;
   comm_.all_reduce(a.update);
-  ops_.add_rms_norm(a.normed, a.residual, a.update, next_norm, config_.norm_eps);
+  ops_.add_rms_norm(a.normed, a.residual, a.update, gain, eps);
 }
 
 // Multi-head latent attention over the positions the lightning indexer picks (spec 2.1, 2.2).

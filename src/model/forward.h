@@ -63,6 +63,7 @@ class Forward {
              const BatchView& batch, const KvView& kv, const RopeTable& rope);
   void attention(const AttentionWeights& w, const Activations& a, const BatchView& batch,
                  const KvView& kv, const RopeTable& rope);
+  void add_update(const Activations& a, const float* gain);
   void ffn(const LayerWeights& w, const Activations& a);
   void head(Tensor wanted, Tensor hidden, std::span<const int32_t> rows, Tensor logits);
   void mtp_block(const Activations& a, const StepInputs& in, Tensor states,

@@ -18,15 +18,31 @@ constexpr float kCodeDeviation = 64.0f;  // of random e4m3 codes
 
 int64_t fp8_blocks(int64_t n) { return (n + kFp8Block - 1) / kFp8Block; }
 
-// Elements [begin, end) of a matrix, row by row, as bf16.
+// Calls f(row, first column, elements, elements before) for the rows of elements [begin, end).
+template <class F>
+void for_rows(const QWeight& w, int64_t begin, int64_t end, F&& f) {
+  for (int64_t i = begin; i < end;) {
+    const int64_t column = i % w.cols, n = std::min(w.cols - column, end - i);
+    f(i / w.cols, column, n, i - begin);
+    i += n;
+  }
+}
+
+// Elements [begin, end) of a matrix, row by row, as they are stored,
+void write_codes(const QWeight& w, int64_t begin, int64_t end, std::byte* to) {
+  for_rows(w, begin, end, [&](int64_t row, int64_t column, int64_t n, int64_t at) {
+    std::memcpy(to + at, w.row<uint8_t>(row) + column, static_cast<size_t>(n));
+  });
+}
+// and as bf16.
 void write_bf16(const QWeight& w, int64_t begin, int64_t end, std::byte* to) {
   Bf16* out = reinterpret_cast<Bf16*>(to);
-  if (w.dtype == DType::bf16) {
-    std::memcpy(out, w.row<Bf16>(0) + begin, static_cast<size_t>(end - begin) * sizeof(Bf16));
-    return;
-  }
-  for (int64_t i = begin; i < end; ++i)
-    out[i - begin] = to_bf16(weight_at(w, i / w.cols, i % w.cols));
+  for_rows(w, begin, end, [&](int64_t row, int64_t column, int64_t n, int64_t at) {
+    if (w.dtype == DType::bf16)
+      std::memcpy(out + at, w.row<Bf16>(row) + column, static_cast<size_t>(n) * sizeof(Bf16));
+    else
+      for (int64_t c = 0; c < n; ++c) out[at + c] = to_bf16(weight_at(w, row, column + c));
+  });
 }
 
 // Walks the weights in the order in which they are placed. With a base address it sets the pointers
@@ -129,9 +145,24 @@ class Placement {
       if (p.to->is_fp8()) {
         p.to->scale_stride = fp8_blocks(p.to->cols);
         p.to->pow2_scale = p.from->pow2_scale;
-        const int64_t n = fp8_blocks(p.to->rows) * p.to->scale_stride;
-        p.to->scale = floats(p.from->scale, n, scales, p.to->cols);
+        p.to->scale = block_scales(*p.from);
       }
+  }
+
+  // The scales of a matrix, without those beside it in a larger one.
+  const float* block_scales(const QWeight& from) {
+    const int64_t width = fp8_blocks(from.cols), n = fp8_blocks(from.rows) * width;
+    if (from.scale == unfilled() || from.scale_stride == width)
+      return floats(from.scale, n, scales, from.cols);
+    std::byte* address = take(n * 4);
+    if (!base_) return nullptr;
+    scales.push_back({address, n, from.cols});
+    pieces_.push_back({address, static_cast<size_t>(n) * 4, [from, width, n](std::byte* out) {
+                         float* to = reinterpret_cast<float*>(out);
+                         for (int64_t i = 0; i < n; ++i)
+                           to[i] = from.scale[i / width * from.scale_stride + i % width];
+                       }});
+    return reinterpret_cast<const float*>(address);
   }
 
   const void* values(const QWeight& from, const QWeight& to) {
@@ -141,7 +172,8 @@ class Placement {
     const bool copy = to.is_fp8();
     (copy ? codes : halves).push_back({address, count, to.cols});
     if (!from.data) return address;
-    FATHOM_CHECK(from.row_offset == 0, "a slice of a matrix is placed, offset {}", from.row_offset);
+    FATHOM_CHECK(from.row_offset == 0, "a part that begins at row {} of an FP8 block is placed",
+                 from.row_offset);
     const int64_t step = static_cast<int64_t>(kUploadPiece) / size;
     for (int64_t begin = 0; begin < count; begin += step) {
       const int64_t end = std::min(count, begin + step);
@@ -149,8 +181,7 @@ class Placement {
       pieces_.push_back({address + begin * size, static_cast<size_t>((end - begin) * size),
                          [w, begin, end, copy](std::byte* out) {
                            if (copy)
-                             std::memcpy(out, w.row<uint8_t>(0) + begin,
-                                         static_cast<size_t>(end - begin));
+                             write_codes(w, begin, end, out);
                            else
                              write_bf16(w, begin, end, out);
                          }});
@@ -241,26 +272,30 @@ class Placement {
   std::vector<UploadPiece> pieces_;
 };
 
-// The weights of a config as shapes without data, FP8 where published checkpoints are.
-Weights shapes_of(const Config& c) {
+// A rank's weights as shapes without data, FP8 where published checkpoints are.
+Weights shapes_of(const Config& c, const RankLayout& layout) {
   Weights w;
-  for_each_tensor(c, w, [](const TensorSpec& spec, WeightSlot slot) {
+  for_each_tensor(c, w, [&](const TensorSpec& spec, WeightSlot slot) {
     if (slot.vector) {
       *slot.vector = Placement::unfilled();
       return;
     }
-    slot.matrix->rows = spec.shape[0];
-    slot.matrix->cols = spec.shape[1];
+    const TensorShare share = share_of(spec, c, layout);
+    if (share.empty()) return;
+    slot.matrix->rows = share.rows();
+    slot.matrix->cols = share.cols();
     slot.matrix->dtype = spec.kind == Kind::matrix ? DType::fp8_e4m3 : DType::bf16;
     slot.matrix->scale = Placement::unfilled();
   });
+  for_each_layer(w, [&](LayerWeights& l) { l.attention.kv_up.heads /= layout.tensor; });
   return w;
 }
 
 }  // namespace
 
-int64_t PlacedWeights::bytes_on_gpu(const Config& config, Numerics numerics) {
-  Weights shapes = shapes_of(config), to;
+int64_t PlacedWeights::bytes_on_gpu(const Config& config, Numerics numerics,
+                                    const RankLayout& layout) {
+  Weights shapes = shapes_of(config, layout), to;
   Placement count(config, shapes, to, numerics, nullptr);
   count.all();
   return count.bytes();
@@ -283,10 +318,12 @@ PlacedWeights PlacedWeights::copy_to_gpu(const Config& config, const Weights& ho
   return placed;
 }
 
-PlacedWeights PlacedWeights::random(const Config& config, Numerics numerics, uint64_t seed) {
+PlacedWeights PlacedWeights::random(const Config& config, Numerics numerics, uint64_t seed,
+                                    const RankLayout& layout) {
   PlacedWeights placed;
-  placed.memory_ = Buffer(static_cast<size_t>(bytes_on_gpu(config, numerics)), MemoryKind::device);
-  Weights shapes = shapes_of(config);
+  placed.memory_ =
+      Buffer(static_cast<size_t>(bytes_on_gpu(config, numerics, layout)), MemoryKind::device);
+  Weights shapes = shapes_of(config, layout);
   Placement place(config, shapes, *placed.weights_, numerics, placed.memory_.data());
   place.all();
   for (const auto& a : place.codes) fill_random_fp8(a.at, a.count, ++seed);

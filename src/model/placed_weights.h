@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "model/config.h"
+#include "model/rank_layout.h"
 #include "model/weights.h"
 #include "numerics/modes.h"
 #include "tensor/buffer.h"
@@ -18,17 +19,21 @@ namespace fathom {
 
 class PlacedWeights {
  public:
-  // Bytes of GPU memory that the weights of a model take.
-  static int64_t bytes_on_gpu(const Config& config, Numerics numerics);
+  // Everywhere `config` is the whole model's, and `layout` says which rank's part is meant.
 
-  // Copies `host` (with a scale for every FP8 matrix) to the GPU. kind: device, or shared for
-  // observers. Throws Error when memory or the device fails.
+  // Bytes of GPU memory that the weights of a model take.
+  static int64_t bytes_on_gpu(const Config& config, Numerics numerics,
+                              const RankLayout& layout = {});
+
+  // Copies `host`, a rank's weights (with a scale for every FP8 matrix) to the GPU. kind: device,
+  // or shared for observers. Throws Error when memory or the device fails.
   static PlacedWeights copy_to_gpu(const Config& config, const Weights& host, Numerics numerics,
                                    MemoryKind kind);
 
   // Weights of the same shapes, filled on the GPU by a counter-based generator: for measuring
   // models without having their files. Their standard deviations keep activations near 1.
-  static PlacedWeights random(const Config& config, Numerics numerics, uint64_t seed);
+  static PlacedWeights random(const Config& config, Numerics numerics, uint64_t seed,
+                              const RankLayout& layout = {});
 
   const Weights& weights() const { return *weights_; }
   int64_t bytes() const { return static_cast<int64_t>(memory_.size()); }

@@ -17,11 +17,17 @@ enum class Split { none, rows, cols, expert };
 // scales; a `plain` matrix (embedding, head, router gate, weights_proj) is bf16.
 enum class Kind { matrix, plain, norm, f32_vector };
 
+// What a tensor belongs to: ranks that compute together divide each module in its own way
+// (model/rank_layout.h).
+enum class Module { attention, mlp, expert, head, other };
+
 struct TensorSpec {
   std::string name;  // Hugging Face
   std::vector<int64_t> shape;
   Kind kind;
-  Split split;
+  Split split;            // over the files of a conversion
+  Module module;          // mlp: dense ones and the shared expert
+  Split cut;              // none, rows or cols: along which dimension its module is divided
   int layer;              // -1 outside the layers
   int expert = -1;        // routed expert, or -1
   bool optional = false;  // may be absent (router bias)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -59,6 +60,26 @@ struct Weights {
   const float* norm = nullptr;
   QWeight head;  // [vocab, hidden]
   std::optional<MtpWeights> mtp;
+};
+
+// Calls f(LayerWeights&) for every layer, the MTP block's last.
+template <class F>
+void for_each_layer(Weights& w, F&& f) {
+  for (LayerWeights& layer : w.layers) f(layer);
+  if (w.mtp) f(w.mtp->block);
+}
+
+// The weights of each rank of a process, in order of rank. Does not own them.
+class RankWeights {
+ public:
+  RankWeights() = default;                             // of none
+  RankWeights(const Weights& only) : ranks_{&only} {}  // implicit: one rank is the plain case
+  explicit RankWeights(std::vector<const Weights*> ranks) : ranks_(std::move(ranks)) {}
+  int size() const { return static_cast<int>(ranks_.size()); }
+  const Weights& operator[](int rank) const { return *ranks_[static_cast<size_t>(rank)]; }
+
+ private:
+  std::vector<const Weights*> ranks_;
 };
 
 }  // namespace fathom

@@ -41,11 +41,11 @@ PageKey cache_origin(const Config& config, const EngineOptions& o) {
   const KvShape shape = kv_shape(config, p);
   const std::string kernels =
       p.device == DeviceKind::cpu ? std::string(pick_cpu_kernels(p.kernels).name) : find_gpu().name;
-  return with(
-      o.checkpoint,
-      fmt::format("{} {} {} {} {} {} {} {} {} {}", kVersion, kPageFileVersion, shape.layers,
-                  name_of(p.numerics), name_of(shape.latent_format), name_of(shape.index_format),
-                  name_of(p.attention), p.batch_invariant, name_of(p.device), kernels));
+  return with(o.checkpoint,
+              fmt::format("{} {} {} {} {} {} {} {} {} {} {}", kVersion, kPageFileVersion,
+                          shape.layers, name_of(p.numerics), name_of(shape.latent_format),
+                          name_of(shape.index_format), name_of(p.attention), p.batch_invariant,
+                          name_of(p.device), kernels, p.layout.tensor));
 }
 
 }  // namespace fathom

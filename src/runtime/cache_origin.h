@@ -16,8 +16,8 @@ namespace fathom {
 PageKey checkpoint_digest(const std::string& folder, const std::string& config_file = {});
 
 // The digest of the checkpoint together with the engine's numerics, formats and attention, the
-// kernels that this machine uses for them, and the program's version: the kernels of a later
-// version may round differently.
+// kernels that this machine uses for them, the ranks that sum together, and the program's version:
+// the kernels of a later version may round differently.
 PageKey cache_origin(const Config& config, const EngineOptions& options);
 
 }  // namespace fathom

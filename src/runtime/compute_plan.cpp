@@ -8,7 +8,7 @@
 
 namespace fathom {
 
-void check_plan(const ComputePlan& p) {
+void check_plan(const Config& whole, const ComputePlan& p) {
   if (p.sequences < 1) fail("{} sequences at once: at least 1 is needed", p.sequences);
   if (p.step_tokens < 1) fail("{} tokens a step: at least 1 is needed", p.step_tokens);
   if (p.speculative_tokens < 0 || p.speculative_tokens > kMaxSpeculativeTokens)
@@ -16,17 +16,22 @@ void check_plan(const ComputePlan& p) {
          kMaxSpeculativeTokens);
   if (p.speculative_tokens > 0 && !p.mtp)
     fail("{} speculative tokens without the MTP block, which guesses them", p.speculative_tokens);
-  if (p.speculative_tokens > 0 && p.ranks > 1)
+  if (p.speculative_tokens > 0 && p.layout.ranks() > 1)
     fail("{} speculative tokens on {} ranks: speculation works on one rank only",
-         p.speculative_tokens, p.ranks);
+         p.speculative_tokens, p.layout.ranks());
   if (p.context < 0) fail("a context of {} tokens: at least 1 is needed", p.context);
-  if (p.ranks != 1 || p.rank != 0)
-    fail("rank {} of {}: this build computes a model on one rank", p.rank, p.ranks);
+  check_layout(whole, p.layout);
+}
+
+int threads_of_rank(const ComputePlan& p) {
+  const int threads = p.threads > 0 ? p.threads : usable_processors();
+  return std::max<int>(1,
+                       static_cast<int>(part_of(threads, p.layout.rank, p.layout.ranks()).size()));
 }
 
 std::string describe(const Config& config, const ComputePlan& p) {
   const AttentionMode attention = config.has_indexer() ? p.attention : AttentionMode::dense;
-  const int threads = p.threads > 0 ? p.threads : usable_processors();
+  const int threads = threads_of_rank(p);
   return fmt::format(
       "{}, {} numerics, {} cache, {} attention{}, {} thread{}; steps of {} tokens, context {} "
       "tokens, "
@@ -38,7 +43,7 @@ std::string describe(const Config& config, const ComputePlan& p) {
       p.speculative_tokens > 0 ? fmt::format(", {} draft{} a step", p.speculative_tokens,
                                              p.speculative_tokens == 1 ? "" : "s")
                                : "",
-      p.rank, p.ranks);
+      p.layout.rank, p.layout.ranks());
 }
 
 ForwardOptions forward_options(const ComputePlan& p) {

@@ -13,6 +13,7 @@
 #include "model/attention_form.h"
 #include "model/config.h"
 #include "model/forward.h"
+#include "model/rank_layout.h"
 #include "numerics/modes.h"
 #include "runtime/speculation.h"
 
@@ -35,7 +36,7 @@ struct ComputePlan {
   std::optional<KvFormat> cache_format;  // of latent rows; none: follows the numerics
   AttentionMode attention = AttentionMode::sparse;
   std::string kernels;  // of the CPU; empty: the best usable
-  int threads = 0;      // 0: every processor
+  int threads = 0;      // of all ranks together; 0: every processor
   // One form of attention everywhere, and a token's bits do not depend on what else is in its step.
   bool batch_invariant = false;
   // On a GPU: tensors in memory that the host reads too, and every op finished before it returns.
@@ -54,14 +55,16 @@ struct ComputePlan {
   int cache_pages = 0;                // of all sequences together, kPageRows tokens each
   int logit_rows = 0;                 // of one step; 0: one a sequence
 
-  // Which part of the model. Only one rank is built so far.
-  int rank = 0, ranks = 1;
+  RankLayout layout;  // how the model is spread over ranks, and which of them this is
 
   KvFormat latent_format() const { return cache_format.value_or(default_kv_format(numerics)); }
 };
 
-// Throws Error for a size below 1, and for more ranks than this program can run.
-void check_plan(const ComputePlan& plan);
+// Throws Error for a size below 1, and for ranks that the model cannot be spread over.
+void check_plan(const Config& whole, const ComputePlan& plan);
+
+// Threads of one rank of a CPU: its part of the plan's.
+int threads_of_rank(const ComputePlan& plan);
 
 // One line for the user.
 std::string describe(const Config& config, const ComputePlan& plan);
@@ -70,7 +73,7 @@ std::string describe(const Config& config, const ComputePlan& plan);
 // prompt and with decodes computed again, and padding once more.
 constexpr int step_sequences(int sequences) { return 2 * sequences + 1; }
 
-// What parts of the model are told of a plan.
+// What parts of the model are told of a plan. `config` is the rank's (config_of_rank).
 ForwardOptions forward_options(const ComputePlan& plan);
 Workload workload_of(const Config& config, const ComputePlan& plan);
 KvShape kv_shape(const Config& config, const ComputePlan& plan);

@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "base/error.h"
 #include "base/units.h"
+#include "runtime/rank_team.h"
 
 namespace fathom {
 
@@ -23,20 +25,40 @@ DeviceChoice choose_device(std::string_view asked) {
   return choice;
 }
 
-DeviceWeights::DeviceWeights(const Config& config, const Weights& host, const ComputePlan& plan,
+DeviceWeights::DeviceWeights(const Config& config, const RankWeights& host, const ComputePlan& plan,
                              bool progress)
-    : host_(&host) {
+    : host_(host) {
   if (plan.device == DeviceKind::cpu) return;
   const auto begin = std::chrono::steady_clock::now();
-  placed_ = PlacedWeights::copy_to_gpu(config, host, plan.numerics,
-                                       plan.observed ? MemoryKind::shared : MemoryKind::device);
+  placed_.resize(static_cast<size_t>(host.size()));
+  RankTeam team(plan);
+  team.run([&](int rank) {
+    placed_[static_cast<size_t>(rank)] = PlacedWeights::copy_to_gpu(
+        config, host[rank], plan.numerics, plan.observed ? MemoryKind::shared : MemoryKind::device);
+  });
+  if (!progress) return;
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  if (progress)
-    fmt::print(stderr, "weights: {} to the GPU in {:.1f} s, {}\n", bytes_text(placed_->bytes()),
-               seconds, rate_text(static_cast<double>(placed_->bytes()) / seconds));
+  int64_t bytes = 0;
+  for (const auto& p : placed_) bytes += p->bytes();
+  fmt::print(stderr, "weights: {} to {} in {:.1f} s, {}\n", bytes_text(bytes),
+             placed_.size() == 1 ? "the GPU" : fmt::format("{} GPUs", placed_.size()), seconds,
+             rate_text(static_cast<double>(bytes) / seconds));
 }
 
-DeviceWeights::DeviceWeights(PlacedWeights placed) : placed_(std::move(placed)) {}
+DeviceWeights::DeviceWeights(PlacedWeights placed) { placed_.emplace_back(std::move(placed)); }
+
+RankWeights DeviceWeights::ranks() const {
+  if (placed_.empty()) return host_;
+  std::vector<const Weights*> all;
+  for (const auto& p : placed_) all.push_back(&p->weights());
+  return RankWeights(std::move(all));
+}
+
+int64_t DeviceWeights::bytes_on_gpu() const {
+  int64_t most = 0;
+  for (const auto& p : placed_) most = std::max(most, p->bytes());
+  return most;
+}
 
 }  // namespace fathom

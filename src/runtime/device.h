@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "kernels/gpu.h"
 #include "model/config.h"
@@ -21,21 +22,23 @@ struct DeviceChoice {
 // `asked`: auto, cpu or cuda. Throws Error when cuda is asked for and cannot be had.
 DeviceChoice choose_device(std::string_view asked);
 
-// The weights of a model where the device reads them: the host's own, or a copy.
+// The weights of a model's ranks where their devices read them: the host's own, or a copy of each
+// rank's on its GPU.
 class DeviceWeights {
  public:
-  // Of the plan device, numerics and `observed` count. `host` must outlive this object on a CPU.
-  // With `progress` a line on standard error says how fast the copy went.
-  DeviceWeights(const Config& config, const Weights& host, const ComputePlan& plan,
+  // Of the plan device, numerics, layout and `observed` count. `host` must outlive this object on a
+  // CPU. With `progress` a line on standard error says how fast the copies of all ranks went.
+  DeviceWeights(const Config& config, const RankWeights& host, const ComputePlan& plan,
                 bool progress = false);
   explicit DeviceWeights(PlacedWeights placed);
 
-  const Weights& get() const { return placed_ ? placed_->weights() : *host_; }
-  int64_t bytes_on_gpu() const { return placed_ ? placed_->bytes() : 0; }
+  const Weights& get() const { return placed_.empty() ? host_[0] : placed_[0]->weights(); }
+  RankWeights ranks() const;
+  int64_t bytes_on_gpu() const;  // of the rank that has most
 
  private:
-  const Weights* host_ = nullptr;
-  std::optional<PlacedWeights> placed_;
+  RankWeights host_;
+  std::vector<std::optional<PlacedWeights>> placed_;  // by rank; empty on a CPU
 };
 
 }  // namespace fathom

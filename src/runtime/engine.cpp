@@ -8,11 +8,13 @@
 #include "io/machine.h"
 #include "runtime/cache_origin.h"
 #include "runtime/engine_impl.h"
+#include "runtime/ranked_runner.h"
 #include "runtime/request_check.h"
 
 namespace fathom {
 namespace {
 
+// `config`: the rank's, or the whole model's for all ranks.
 RunnerSetup setup_of(const Config& config, const EngineOptions& o, int64_t context, int pages) {
   RunnerSetup s;
   s.config = &config;
@@ -21,11 +23,12 @@ RunnerSetup setup_of(const Config& config, const EngineOptions& o, int64_t conte
   s.compute.cache_pages = pages;
   s.compute.logit_rows = o.compute.sequences * (1 + o.compute.speculative_tokens) + prompt_rows(o);
   s.keep_selection = o.keep_selection;
+  s.wrap = o.wrap;
   return s;
 }
 
 const EngineOptions& usable(const Config& config, const EngineOptions& o) {
-  check_plan(o.compute);
+  check_plan(config, o.compute);
   if (o.max_prompt_rows < 1)
     fail("{} rows a step for log-probabilities of prompts: at least 1 is needed",
          o.max_prompt_rows);
@@ -44,11 +47,12 @@ const EngineOptions& usable(const Config& config, const EngineOptions& o) {
   return o;
 }
 
-std::unique_ptr<StepRunner> make_runner(const Config& config, const Weights& weights,
+std::unique_ptr<StepRunner> make_runner(const Config& config, const RankWeights& weights,
                                         const EngineOptions& o, const MemoryPlan& plan,
                                         ThreadPool& pool) {
   RunnerSetup s = setup_of(config, o, plan.context, plan.pages);
-  s.weights = &weights;
+  if (o.compute.layout.ranks() > 1) return std::make_unique<RankedRunner>(s, weights);
+  s.weights = &weights[0];
   return make_step_runner(s, pool);
 }
 
@@ -60,8 +64,14 @@ MemoryPlan plan_engine(const Config& config, const EngineOptions& o) {
   MemoryNeeds needs;
   needs.weights = o.weight_bytes;
   // Workspace grows with the context. A context that is not settled yet is at most the model's own.
-  needs.workspace = runner_bytes(
-      setup_of(config, o, compute.context > 0 ? compute.context : config.max_positions, 0));
+  // A CPU's ranks share its memory, and each keeps the whole cache; every GPU has its own.
+  const Config rank_config = config_of_rank(config, compute.layout);
+  const int in_memory = gpu ? 1 : compute.layout.ranks();
+  needs.workspace =
+      in_memory *
+      runner_bytes(setup_of(rank_config, o,
+                            compute.context > 0 ? compute.context : config.max_positions, 0));
+  needs.cache_copies = in_memory;
   needs.cache = kv_shape(config, compute);
   needs.max_positions = config.max_positions;
   needs.context = compute.context;
@@ -77,7 +87,7 @@ MemoryPlan plan_engine(const Config& config, const EngineOptions& o) {
   return plan_memory(needs, o.available_bytes.value_or(available));
 }
 
-Engine::Impl::Impl(const Config& config, const Weights& weights, const EngineOptions& options)
+Engine::Impl::Impl(const Config& config, const RankWeights& weights, const EngineOptions& options)
     : Impl(config, nullptr, plan_engine(config, usable(config, options)), options) {
   runner_ = make_runner(config, weights, options, memory_, threads_);
   open_cache_dir();
@@ -217,7 +227,7 @@ void Engine::Impl::check_integrity() const {
     FATHOM_CHECK(pages_.used_pages() == 0, "{} pages held by nobody", pages_.used_pages());
 }
 
-Engine::Engine(const Config& config, const Weights& weights, const EngineOptions& options)
+Engine::Engine(const Config& config, const RankWeights& weights, const EngineOptions& options)
     : impl_(std::make_unique<Impl>(config, weights, options)) {}
 Engine::Engine(const Config& config, std::unique_ptr<StepRunner> runner, const MemoryPlan& plan,
                const EngineOptions& options)

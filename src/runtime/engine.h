@@ -52,6 +52,8 @@ struct EngineOptions {
   std::function<void(const StepReport&)> on_step;  // on the engine thread; must not block
   int64_t weight_bytes = 0;  // memory that the weights take once all of them have been read
   std::optional<int64_t> available_bytes;  // none: what the machine says
+  // Goes around the ops of each rank of a CPU. For tests.
+  std::function<std::unique_ptr<Ops>(Ops&, int rank)> wrap;
 };
 
 // Logit rows of one step beside each sequence's last: of prompts whose log-probabilities are told.
@@ -78,7 +80,7 @@ class Engine final : public TokenEngine {
  public:
   // Plans memory, then allocates all of it. Config and weights must outlive the engine. Throws
   // Error when the machine does not have it.
-  Engine(const Config& config, const Weights& weights, const EngineOptions& options);
+  Engine(const Config& config, const RankWeights& weights, const EngineOptions& options);
   // For tests: on the caller's device, whose cache has the size that `plan` says.
   Engine(const Config& config, std::unique_ptr<StepRunner> runner, const MemoryPlan& plan,
          const EngineOptions& options);

@@ -19,7 +19,7 @@ namespace fathom {
 
 class Engine::Impl {
  public:
-  Impl(const Config& config, const Weights& weights, const EngineOptions& options);
+  Impl(const Config& config, const RankWeights& weights, const EngineOptions& options);
   Impl(const Config& config, std::unique_ptr<StepRunner> runner, const MemoryPlan& plan,
        const EngineOptions& options);
 

@@ -20,22 +20,28 @@ ComputePlan plan_of(const EvalOptions& o) {
   return p;
 }
 
+RankWrapper wrapper_of(const EvalOptions& o) {
+  return [&o](Ops& ops, int rank) -> std::unique_ptr<Ops> {
+    if (rank == 0) return o.wrap ? o.wrap(ops) : nullptr;
+    return o.wrap_others ? o.wrap_others(ops, rank) : nullptr;
+  };
+}
+
 }  // namespace
 
-Evaluator::Evaluator(const Config& config, const Weights& weights, const EvalOptions& options)
+Evaluator::Evaluator(const Config& config, const RankWeights& weights, const EvalOptions& options)
     : config_(config),
-      pool_(options.compute.threads),
-      instance_(config, weights, plan_of(options), pool_, options.wrap),
-      batch_(options.compute.step_tokens, 1, instance_.plan().cache_pages),
+      ranks_(config, weights, plan_of(options), wrapper_of(options)),
+      batch_(options.compute.step_tokens, 1, ranks_.first().plan().cache_pages),
       pages_(options.pages) {
   if (!pages_.empty()) return;
-  pages_.resize(static_cast<size_t>(instance_.plan().cache_pages));
+  pages_.resize(static_cast<size_t>(ranks_.first().plan().cache_pages));
   std::iota(pages_.begin(), pages_.end(), 0);
 }
 
 void Evaluator::feed(std::span<const int32_t> ids, std::span<const int64_t> rows,
                      const RowSink& sink, bool decode) {
-  const size_t chunk = decode ? 1 : static_cast<size_t>(instance_.plan().step_tokens);
+  const size_t chunk = decode ? 1 : static_cast<size_t>(ranks_.first().plan().step_tokens);
   for (size_t at = 0; at < ids.size(); at += chunk) {
     size_t n = std::min(chunk, ids.size() - at);
     int32_t next = at + n < ids.size() ? ids[at + n] : 0;
@@ -45,7 +51,7 @@ void Evaluator::feed(std::span<const int32_t> ids, std::span<const int64_t> rows
 
 void Evaluator::feed_hidden(int first, Tensor hidden, std::span<const int64_t> rows,
                             const RowSink& sink) {
-  const int64_t chunk = instance_.plan().step_tokens;
+  const int64_t chunk = ranks_.first().plan().step_tokens;
   std::vector<int32_t> no_ids(static_cast<size_t>(chunk), 0);
   for (int64_t at = 0; at < hidden.rows(); at += chunk) {
     int64_t n = std::min(chunk, hidden.rows() - at);
@@ -58,7 +64,7 @@ void Evaluator::feed_hidden(int first, Tensor hidden, std::span<const int64_t> r
 void Evaluator::step(std::span<const int32_t> ids, int32_t next_id, int first_layer, Tensor hidden,
                      bool decode, std::span<const int64_t> rows, const RowSink& sink) {
   int64_t first = position_, end = first + static_cast<int64_t>(ids.size());
-  const ComputePlan& plan = instance_.plan();
+  const ComputePlan& plan = ranks_.first().plan();
   if (end > plan.context) fail("{} tokens do not fit a context of {}", end, plan.context);
   auto begin_row = std::lower_bound(rows.begin(), rows.end(), first);
   auto end_row = std::lower_bound(begin_row, rows.end(), end);
@@ -66,7 +72,7 @@ void Evaluator::step(std::span<const int32_t> ids, int32_t next_id, int first_la
 
   batch_.clear();
   batch_.add(ids, first, std::span(pages_).first(static_cast<size_t>(pages_for(end))), decode,
-             instance_.forms());
+             ranks_.first().forms());
   for (int64_t row : wanted) batch_.want_logits(static_cast<int>(row - first));
   const size_t vocab = static_cast<size_t>(config_.vocab);
   host_logits_.resize(std::max(host_logits_.size(), wanted.size() * vocab));
@@ -76,13 +82,12 @@ void Evaluator::step(std::span<const int32_t> ids, int32_t next_id, int first_la
     for (size_t i = 0; i < wanted.size() && to; ++i)
       to(wanted[i], {host_logits_.data() + i * vocab, vocab});
   };
-  deliver(
-      first_layer < 0 ? instance_.step(batch_) : instance_.step_from(first_layer, hidden, batch_),
-      sink);
+  deliver(first_layer < 0 ? ranks_.step(batch_) : ranks_.step_from(first_layer, hidden, batch_),
+          sink);
   if (plan.mtp) {
     std::vector<int32_t> next(ids.begin() + 1, ids.end());
     next.push_back(next_id);
-    deliver(instance_.mtp(batch_, next), mtp_sink_);
+    deliver(ranks_.mtp(batch_, next), mtp_sink_);
   }
   position_ = end;
 }

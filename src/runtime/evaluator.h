@@ -10,14 +10,15 @@
 #include "base/thread_pool.h"
 #include "model/config.h"
 #include "model/step_batch.h"
-#include "runtime/model_instance.h"
+#include "runtime/model_ranks.h"
 
 namespace fathom {
 
 struct EvalOptions {
   ComputePlan compute;         // of one sequence, whose longest context it names
   std::vector<int32_t> pages;  // page table, a permutation; empty: in order
-  OpsWrapper wrap;             // an observer around the ops
+  OpsWrapper wrap;             // an observer around the ops; of several ranks, around the first's
+  RankWrapper wrap_others;     // and around the others'
 };
 
 class Evaluator {
@@ -26,13 +27,13 @@ class Evaluator {
   using RowSink = std::function<void(int64_t position, std::span<const float> logits)>;
 
   // Weights must lie on the plan's device. Throws Error for a plan without a context.
-  Evaluator(const Config& config, const Weights& weights, const EvalOptions& options);
+  Evaluator(const Config& config, const RankWeights& weights, const EvalOptions& options);
 
   void reset() { position_ = 0; }
   int64_t position() const { return position_; }
-  Ops& ops() { return instance_.ops(); }
-  ThreadPool& pool() { return pool_; }  // for loops between the ops' own
-  std::string describe() const { return instance_.describe(); }
+  Ops& ops() { return ranks_.first().ops(); }
+  ThreadPool& pool() { return ranks_.pool(); }  // for loops between the ops' own
+  std::string describe() const { return ranks_.describe(); }
 
   // Continues the sequence. `rows`: ascending positions whose logits go to `sink`. With `decode`
   // every token is a step of its own and takes the decode form of attention.
@@ -50,8 +51,7 @@ class Evaluator {
             bool decode, std::span<const int64_t> rows, const RowSink& sink);
 
   const Config& config_;
-  ThreadPool pool_;
-  ModelInstance instance_;
+  ModelRanks ranks_;
   StepBatch batch_;
   std::vector<int32_t> pages_;
   std::vector<float> host_logits_;

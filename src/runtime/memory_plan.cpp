@@ -14,9 +14,10 @@ MemoryPlan plan_memory(const MemoryNeeds& n, int64_t available) {
   const int64_t usable =
       available - static_cast<int64_t>(static_cast<double>(available) * n.keep_free);
   const int64_t left = usable - n.weights - n.workspace;
-  const int64_t fitting = std::max<int64_t>(0, left) / n.cache.bytes_per_page();  // pages
+  const int64_t page_bytes = n.cache_copies * n.cache.bytes_per_page();
+  const int64_t fitting = std::max<int64_t>(0, left) / page_bytes;  // pages
   auto refuse = [&](int64_t tokens) {
-    int64_t cache = pages_for(tokens) * n.cache.bytes_per_page();
+    int64_t cache = pages_for(tokens) * page_bytes;
     fail(
         "not enough memory: weights {}, workspace {} and a cache of {} tokens in {} ({}) need {}, "
         "{} of {} available may be used; {}",
@@ -44,7 +45,7 @@ MemoryPlan plan_memory(const MemoryNeeds& n, int64_t available) {
   plan.sequences = n.sequences;
   plan.weights = n.weights;
   plan.workspace = n.workspace;
-  plan.cache = plan.pages * n.cache.bytes_per_page();
+  plan.cache = plan.pages * page_bytes;
   plan.available = available;
   plan.total = plan.weights + plan.workspace + plan.cache;
   return plan;

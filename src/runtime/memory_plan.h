@@ -13,6 +13,7 @@ struct MemoryNeeds {
   int64_t weights = 0;    // mapped or still to be read; planned as if all of it stays in memory
   int64_t workspace = 0;  // activations, scores, logits
   KvShape cache;
+  int cache_copies = 1;       // in this memory: one for each rank that keeps the whole cache there
   int64_t max_positions = 0;  // of the model
   int64_t context = 0;        // asked for; 0: as much as fits, up to the model's own
   int sequences = 1;

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "kernels/cpu_ops.h"
 #include "kernels/gpu.h"
+#include "model/rank_ops.h"
 #include "runtime/memory_plan.h"
 
 namespace fathom {
@@ -12,21 +13,28 @@ namespace {
 int logit_rows(const ComputePlan& p) { return p.logit_rows > 0 ? p.logit_rows : p.sequences; }
 
 std::unique_ptr<Ops> make_ops(const Config& config, const ComputePlan& p, ThreadPool& pool) {
-  check_plan(p);
   const Workload workload = workload_of(config, p);
   if (p.device == DeviceKind::cuda) return make_gpu_ops(p.numerics, workload, p.observed);
   return pick_cpu_kernels(p.kernels).make(p.numerics, workload, pool);
 }
 
+std::unique_ptr<Comm> link(const ComputePlan& p, CommGroup* ranks, const Ops& ops) {
+  if (p.layout.ranks() == 1) return make_solo_comm();
+  FATHOM_CHECK(ranks, "rank {} of {} computes alone", p.layout.rank, p.layout.ranks());
+  return ranks->join(p.layout.rank, ops.stream());
+}
+
 }  // namespace
 
 ModelInstance::ModelInstance(const Config& config, const Weights& weights, const ComputePlan& plan,
-                             ThreadPool& pool, const OpsWrapper& wrap, KvPool* cache)
+                             ThreadPool& pool, const OpsWrapper& wrap, KvPool* cache,
+                             CommGroup* ranks)
     : config_(config),
       plan_(plan),
       device_ops_(make_ops(config, plan, pool)),
-      wrapped_(wrap ? wrap(*device_ops_) : nullptr),
-      comm_(make_comm(plan.rank, plan.ranks)),
+      comm_(link(plan, ranks, *device_ops_)),
+      rank_ops_(comm_->size() > 1 ? std::make_unique<RankOps>(*device_ops_, *comm_) : nullptr),
+      wrapped_(wrap ? wrap(whole_ops()) : nullptr),
       own_cache_(cache ? nullptr
                        : std::make_unique<KvPool>(kv_shape(config, plan), plan.cache_pages,
                                                   device_ops_->memory())),

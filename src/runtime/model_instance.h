@@ -3,8 +3,9 @@
 // assembles them: the engine's devices (step_runner.cpp, graph_runner.cpp), Evaluator and the
 // benchmarks each hold an instance.
 //
-// What is to change for every one of them goes here: a rank beside others (make_comm), a draft step
-// on the same cache, ops that another device works for (a wrapper).
+// What is to change for every one of them goes here: a draft step on the same cache, ops that
+// another device works for (a wrapper). One of several ranks is an instance of its own: with its
+// weights, and linked to the others (runtime/model_ranks.h).
 #pragma once
 
 #include <functional>
@@ -28,15 +29,17 @@ using OpsWrapper = std::function<std::unique_ptr<Ops>(Ops&)>;
 // Thread-compatible: one step at a time.
 class ModelInstance {
  public:
-  // Takes all its memory here. Config, weights and pool must outlive the instance. With `cache` the
-  // rows of the caller's cache are used, so that two instances may work on the same ones. Throws
-  // Error for what the device cannot do and for memory that is not there.
+  // Takes all its memory here. Config, weights and pool must outlive the instance; config and
+  // weights are the rank's. With `cache` the rows of the caller's cache are used, so that two
+  // instances may work on the same ones. `ranks`: the group that a plan of several ranks computes
+  // in. Throws Error for what the device cannot do and for memory that is not there.
   ModelInstance(const Config& config, const Weights& weights, const ComputePlan& plan,
-                ThreadPool& pool, const OpsWrapper& wrap = {}, KvPool* cache = nullptr);
+                ThreadPool& pool, const OpsWrapper& wrap = {}, KvPool* cache = nullptr,
+                CommGroup* ranks = nullptr);
 
   const ComputePlan& plan() const { return plan_; }
-  Ops& device_ops() { return *device_ops_; }  // without the wrapper
-  Ops& ops() { return wrapped_ ? *wrapped_ : *device_ops_; }
+  Ops& device_ops() { return *device_ops_; }  // of this rank alone, without the wrapper
+  Ops& ops() { return wrapped_ ? *wrapped_ : whole_ops(); }
   KvPool& cache() { return *cache_; }
   const KvPool& cache() const { return *cache_; }
   const FormPolicy& forms() const { return forms_; }
@@ -54,10 +57,14 @@ class ModelInstance {
   Tensor logits(int64_t rows);
 
  private:
+  Ops& whole_ops() { return rank_ops_ ? *rank_ops_ : *device_ops_; }
+
   const Config& config_;
   const ComputePlan plan_;
-  std::unique_ptr<Ops> device_ops_, wrapped_;
+  std::unique_ptr<Ops> device_ops_;
   std::unique_ptr<Comm> comm_;
+  std::unique_ptr<Ops> rank_ops_;  // around the device's, where there are several ranks
+  std::unique_ptr<Ops> wrapped_;
   std::unique_ptr<KvPool> own_cache_;
   KvPool* cache_;
   Forward forward_;

@@ -19,8 +19,9 @@ class HostRunner final : public StepRunner {
   HostRunner(const RunnerSetup& s, ThreadPool& pool)
       : vocab_(s.config->vocab),
         pool_(pool),
-        instance_(*s.config, *s.weights, runner_plan(s), pool,
-                  [&](Ops& ops) { return observer(s, ops); }) {
+        instance_(
+            *s.config, *s.weights, runner_plan(s), pool, [&](Ops& ops) { return observer(s, ops); },
+            nullptr, s.comm) {
     for (int t = 0; t < pool.size(); ++t) samplers_.emplace_back(vocab_);
     draws_.reserve(static_cast<size_t>(instance_.plan().logit_rows));
     if (instance_.plan().speculative_tokens > 0) drafter_.emplace(instance_.plan());
@@ -36,6 +37,7 @@ class HostRunner final : public StepRunner {
   }
   void finish(std::vector<Result<int32_t>>& tokens) override {
     tokens.assign(draws_.size(), Result<int32_t>(-1));
+    if (instance_.plan().layout.place() != 0) return;  // the first rank draws for its group
     auto draw = [&](int64_t begin, int64_t end, int thread) {
       Sampler& sampler = samplers_[static_cast<size_t>(thread)];
       for (int64_t row = begin; row < end; ++row)
@@ -89,6 +91,7 @@ class HostRunner final : public StepRunner {
   }
 
   std::unique_ptr<Ops> observer(const RunnerSetup& s, Ops& ops) {
+    if (s.wrap) return s.wrap(ops, s.compute.layout.rank);
     if (!s.keep_selection) return nullptr;
     auto tap = std::make_unique<SelectionTap>(ops, s.config->layers, runner_plan(s).logit_rows,
                                               s.config->index_topk);

@@ -3,6 +3,7 @@
 // beyond this interface.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -12,6 +13,7 @@
 #include "base/thread_pool.h"
 #include "cache/kv_pool.h"
 #include "cache/page_rows.h"
+#include "comm/comm.h"
 #include "model/step_batch.h"
 #include "model/weights.h"
 #include "numerics/sampling.h"
@@ -52,13 +54,16 @@ struct DraftRun {
 };
 
 struct RunnerSetup {
-  const Config* config = nullptr;
-  const Weights* weights = nullptr;  // where the device reads them
+  const Config* config = nullptr;    // the rank's
+  const Weights* weights = nullptr;  // the rank's, where the device reads them
   ComputePlan compute;               // its context and pages are settled
+  CommGroup* comm = nullptr;         // of a plan with several ranks
   bool keep_selection = false;       // Draw::keep_selection will be asked for
   // Used instead of a cache of the runner's own, so that a measurement can compare two runners on
   // the same rows: of `compute.cache_pages` pages and one more (GPU).
   KvPool* shared_cache = nullptr;
+  // Goes around the ops of a rank of a CPU, in place of what keeps selections. For tests.
+  std::function<std::unique_ptr<Ops>(Ops&, int rank)> wrap;
 };
 
 class StepRunner : public PageRows {
@@ -105,6 +110,7 @@ ComputePlan runner_plan(const RunnerSetup& setup);
 // Memory of a runner beside weights and the plan's pages of cache: an estimate from above.
 int64_t runner_bytes(const RunnerSetup& setup);
 
+// Of one rank; several are a RankedRunner.
 std::unique_ptr<StepRunner> make_step_runner(const RunnerSetup& setup, ThreadPool& pool);
 // The GPU's (graph_runner.cpp).
 std::unique_ptr<StepRunner> make_graph_runner(const RunnerSetup& setup, ThreadPool& pool);

@@ -35,6 +35,7 @@ struct CheckContext {
   EvalOptions eval(Numerics numerics) const {
     EvalOptions e;
     e.compute = options.compute;
+    e.compute.layout = {};  // one rank: several are checked against it
     e.compute.numerics = numerics;
     e.compute.device = device_of(numerics);
     e.compute.observed = true;
@@ -78,6 +79,7 @@ void check_cache(CheckContext& c);
 void check_finite(CheckContext& c);
 void check_tokenizer(CheckContext& c);  // text.cpp
 void check_mtp(CheckContext& c);        // mtp.cpp
+void check_ranks(CheckContext& c);      // ranks.cpp
 
 // About 1,400 bytes of English, repeated to make a prompt.
 std::string_view selfcheck_text();

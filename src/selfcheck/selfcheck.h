@@ -32,9 +32,10 @@ struct CheckGroup {
 std::span<const CheckGroup> selfcheck_groups();
 
 struct SelfcheckOptions {
-  // Only its device, kernels and threads count; the checks choose the rest. With a GPU, bf16 and
-  // fp8 numerics are checked on the GPU and exact numerics on the CPU.
+  // Only its device, kernels, threads and layout count; the checks choose the rest. With a GPU,
+  // bf16 and fp8 numerics are checked on the GPU and exact numerics on the CPU.
   ComputePlan compute;
+  RankWeights ranks;              // the host's, of each rank of a layout of several
   std::vector<std::string> only;  // groups to run; empty: all
   // Wraps the kernels, so that a test can inject one fault at a time.
   OpsWrapper wrap;

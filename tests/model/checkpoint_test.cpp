@@ -42,11 +42,19 @@ bool equal(const QWeight& a, const QWeight& b) {
   if (a.rows != b.rows || a.cols != b.cols || a.dtype != b.dtype || a.empty() != b.empty())
     return false;
   if (a.empty()) return true;
-  if (std::memcmp(a.data, b.data, a.rows * a.cols * size_of(a.dtype)) != 0) return false;
   if (!a.scale != !b.scale || a.pow2_scale != b.pow2_scale) return false;
-  return !a.scale || (a.scale_stride == b.scale_stride &&
-                      std::memcmp(a.scale, b.scale,
-                                  (a.rows + 127) / 128 * a.scale_stride * sizeof(float)) == 0);
+  const size_t row_bytes = static_cast<size_t>(a.cols) * size_of(a.dtype);
+  for (int64_t r = 0; r < a.rows; ++r) {
+    auto row = [&](const QWeight& w) {
+      return static_cast<const char*>(w.data) +
+             r * w.stride() * static_cast<int64_t>(size_of(w.dtype));
+    };
+    if (std::memcmp(row(a), row(b), row_bytes) != 0) return false;
+    if (a.scale && std::memcmp(a.scales_of_row(r), b.scales_of_row(r),
+                               static_cast<size_t>((a.cols + 127) / 128) * sizeof(float)) != 0)
+      return false;
+  }
+  return true;
 }
 
 std::vector<QWeight> matrices(const LayerWeights& l) {
@@ -86,8 +94,8 @@ void expect_same(const LayerWeights& a, const LayerWeights& b, const Config& c) 
 }
 
 // Two loaded checkpoints, byte for byte.
-void expect_same(const Checkpoint& a, const Checkpoint& b) {
-  const Weights &x = a.weights(), &y = b.weights();
+void expect_same(const Checkpoint& a, const Checkpoint& b, int rank = 0) {
+  const Weights &x = a.weights(rank), &y = b.weights(rank);
   EXPECT_TRUE(equal(x.embed, y.embed));
   EXPECT_TRUE(equal(x.head, y.head));
   ASSERT_EQ(x.layers.size(), y.layers.size());
@@ -189,6 +197,46 @@ TEST(Checkpoint, ConversionsEqualTheOriginal) {
     EXPECT_THAT(converted->warnings(), IsEmpty());
     expect_same(*original, *converted);
   }
+}
+
+// Each rank has its part, no matter how many files a conversion cut the tensors into, and what it
+// has is what the original has there.
+TEST(Checkpoint, RanksReadTheirPartsOfAnyConversion) {
+  CheckpointMaker maker = CheckpointMaker::tiny();
+  const auto whole = Checkpoint::load(kTiny);
+  for (RankLayout layout : {RankLayout{2, 1, 0}, RankLayout{4, 1, 0}, RankLayout{2, 2, 0}}) {
+    SCOPED_TRACE(fmt::format("{} x {}", layout.tensor, layout.data));
+    CheckpointOptions options;
+    options.layout = layout;
+    const auto original = Checkpoint::load(kTiny, options);
+    for (int rank = 0; rank < layout.ranks(); ++rank) {
+      const Weights& w = original->weights(rank);
+      EXPECT_EQ(w.layers[0].attention.kv_up.heads, 4 / layout.tensor);
+      EXPECT_EQ(w.layers[0].attention.q_b.rows, 4 * 192 / layout.tensor);
+      EXPECT_EQ(w.layers[0].attention.o.cols, 4 * 128 / layout.tensor);
+      // The dense MLP's three blocks, the last ranks' first; the experts' one block is not cut.
+      const PartRange blocks = part_of(3, rank % layout.tensor, layout.tensor);
+      EXPECT_EQ(w.layers[0].mlp.down.cols, 128 * blocks.size());
+      const PartRange experts = part_of(12, rank, layout.ranks());
+      for (int e = 0; e < 12; ++e)
+        EXPECT_EQ(w.layers[1].moe.experts[static_cast<size_t>(e)].empty(),
+                  e < experts.begin || e >= experts.end);
+      // A value of a cut by columns, where it stands in the whole.
+      const QWeight &part = w.layers[0].attention.o, &all = whole->weights().layers[0].attention.o;
+      for (int64_t c = 0; c < part.cols; c += 31)
+        EXPECT_EQ(value_at(part, 200, c), value_at(all, 200, c + rank % layout.tensor * part.cols));
+    }
+    for (int files : {1, 2, 4}) {
+      SCOPED_TRACE(fmt::format("{} files", files));
+      TempFolder dir;
+      maker.write_converted(dir, files);
+      const auto converted = Checkpoint::load(dir.path(), options);
+      for (int rank = 0; rank < layout.ranks(); ++rank) expect_same(*original, *converted, rank);
+    }
+  }
+  CheckpointOptions three;
+  three.layout.tensor = 3;
+  EXPECT_THAT(refusal(kTiny, three), HasSubstr("num_attention_heads = 4 is not divisible"));
 }
 
 TEST(Checkpoint, DamageIsNoticedByTheComparison) {

@@ -18,7 +18,7 @@ using testing::HasSubstr;
 
 std::string refusal(const ComputePlan& plan) {
   try {
-    check_plan(plan);
+    check_plan(checkpoint(true).config(), plan);
   } catch (const Error& e) {
     return e.what();
   }
@@ -36,7 +36,7 @@ ComputePlan small_plan() {
   return p;
 }
 
-TEST(ComputePlan, RefusesSizesBelowOneAndRanksThatAreNotBuilt) {
+TEST(ComputePlan, RefusesSizesBelowOneAndRanksThatDoNotDivideTheModel) {
   EXPECT_EQ(refusal(small_plan()), "accepted");
   ComputePlan p = small_plan();
   p.sequences = 0;
@@ -45,11 +45,13 @@ TEST(ComputePlan, RefusesSizesBelowOneAndRanksThatAreNotBuilt) {
   p.step_tokens = -1;
   EXPECT_THAT(refusal(p), HasSubstr("-1 tokens a step"));
   p = small_plan();
-  p.ranks = 2;
-  EXPECT_THAT(refusal(p), HasSubstr("rank 0 of 2"));
-  p = small_plan();
-  p.rank = 1;
-  EXPECT_THAT(refusal(p), HasSubstr("rank 1 of 1"));
+  p.layout.tensor = 2;
+  EXPECT_EQ(refusal(p), "accepted");
+  p.layout.tensor = 3;
+  EXPECT_THAT(refusal(p), HasSubstr("size of 3 does not fit this model: num_attention_heads = 4 is "
+                                    "not divisible by it; 1, 2, 4 would"));
+  p.layout.tensor = 0;
+  EXPECT_THAT(refusal(p), HasSubstr("0 ranks"));
 }
 
 TEST(ComputePlan, TellsEveryPartTheSame) {

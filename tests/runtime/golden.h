@@ -39,6 +39,18 @@ inline const Weights& weights_for(bool tiny, const EvalOptions& o) {
       .first->second.get();
 }
 
+// The same for each rank of the options' layout, on a CPU.
+inline RankWeights rank_weights_for(bool tiny, const EvalOptions& o) {
+  const RankLayout layout = o.compute.layout.at(0);
+  if (layout.ranks() == 1) return weights_for(tiny, o);
+  static auto& loaded = *new std::map<std::tuple<bool, int, int>, std::unique_ptr<Checkpoint>>();
+  std::unique_ptr<Checkpoint>& c = loaded[{tiny, layout.tensor, layout.data}];
+  CheckpointOptions options;
+  options.layout = layout;
+  if (!c) c = Checkpoint::load(tiny ? kData + "tiny" : kSmall, options);
+  return c->rank_weights();
+}
+
 inline std::vector<int32_t> ints(const StoredTensor& t) {
   const auto* p = reinterpret_cast<const int32_t*>(t.data);
   return {p, p + t.elements()};
@@ -90,7 +102,7 @@ struct Golden {
     std::vector<float> want = to_floats(file.at(mtp_name.empty() ? name : mtp_name));
     options.compute.mtp = !mtp_name.empty();
     options.compute.context = static_cast<int64_t>(tokens.size());
-    Evaluator evaluator(c.config(), weights_for(tiny, options), options);
+    Evaluator evaluator(c.config(), rank_weights_for(tiny, options), options);
     size_t vocab = static_cast<size_t>(c.config().vocab);
     std::map<int64_t, double> found;
     auto measure = [&](int64_t row, std::span<const float> got) {
@@ -177,7 +189,7 @@ inline void expect_layers_within_floor(EvalOptions o, LayerLimits allowed = {}) 
       return wrapped;
     };
     o.compute.context = tokens;
-    Evaluator evaluator(c.config(), weights_for(false, o), o);
+    Evaluator evaluator(c.config(), rank_weights_for(false, o), o);
     evaluator.feed_hidden(layer, Tensor(input.data(), DType::f32, {tokens, width}), {}, {});
     const LayerTaps& got = taps->layers().at(layer);
 

@@ -182,19 +182,30 @@ void AttentionOps::index_topk(Tensor picked, Tensor index_q, Tensor head_weight,
     pick_rows(picked, batch);
     score_list_.clear();
   };
-  score_list_.clear();
-  for (const AttentionSpan& span : batch.spans) {
-    int t = span.begin;
-    for (; t < span.end && position_of(batch, t) < topk; ++t) {
+  // Tokens [t, end) of one sequence.
+  auto pick = [&](int t, int end) {
+    for (; t < end && position_of(batch, t) < topk; ++t) {
       int32_t* out = picked.row<int32_t>(t);
       for (int64_t i = 0; i < topk; ++i)
         out[i] = i <= position_of(batch, t) ? static_cast<int32_t>(i) : -1;
     }
-    while (t < span.end) {
-      int stop = add_score_rows(t, span.end, batch);
-      if (stop < span.end) flush();
+    while (t < end) {
+      int stop = add_score_rows(t, end, batch);
+      if (stop < end) flush();
       FATHOM_CHECK(stop > t || score_floats_used() == 0, "no room for the scores of token {}", t);
       t = stop;
+    }
+  };
+  score_list_.clear();
+  for (const AttentionSpan& span : batch.spans) {
+    if (batch.index_rows.parts == 1) {
+      pick(span.begin, span.end);
+      continue;
+    }
+    for (int t = span.begin; t < span.end;) {
+      const int end = std::min(span.end, (t / RowShare::kBlock + 1) * RowShare::kBlock);
+      if (batch.index_rows.has(t)) pick(t, end);
+      t = end;
     }
   }
   flush();

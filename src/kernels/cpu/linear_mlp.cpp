@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/cpu/linear_ops.h"
+#include "kernels/cpu/rows.h"
 
 namespace fathom {
 namespace {
@@ -120,6 +121,7 @@ void LinearOps::run_groups(Form form, Form down_form, Inputs x, Tensor out) {
 
 void LinearOps::mlp(Tensor out, Tensor x, const MlpWeights& w) {
   if (x.rows() == 0) return;
+  if (w.empty()) return fill_zero(out);
   const QWeight* in[] = {&w.gate, &w.up};
   const QWeight* back[] = {&w.down};
   std::optional<Form> form = form_for(in);
@@ -143,39 +145,43 @@ bool LinearOps::plan_groups(Tensor ids, Tensor weights, std::span<const MlpWeigh
     for (int64_t j = 0; j < k; ++j) {
       int32_t e = ids.row<int32_t>(t)[j];
       FATHOM_CHECK(e >= 0 && e < count, "expert {} of {}", e, count);
-      ++expert_begin_[e + 1];
+      if (!experts[e].empty()) ++expert_begin_[e + 1];
     }
   groups_.clear();
   for (int64_t e = 0; e < count; ++e) {
     const MlpWeights& w = experts[e];
-    if (!same_shape(w, hidden) || w.gate.rows > workload_.max_intermediate) return false;
+    if (!w.empty() && (!same_shape(w, hidden) || w.gate.rows > workload_.max_intermediate))
+      return false;
     int64_t rows = expert_begin_[e + 1];
     expert_begin_[e + 1] += expert_begin_[e];
     if (rows) groups_.push_back({&w, expert_begin_[e], rows});
   }
+  const int64_t routed = expert_begin_[count];
   if (shared) {
     if (!same_shape(*shared, hidden) || shared->gate.rows > workload_.max_intermediate)
       return false;
-    groups_.push_back({shared, tokens * k, tokens});
+    groups_.push_back({shared, routed, tokens});
   }
   for (int64_t t = 0; t < tokens; ++t)
     for (int64_t j = 0; j < k; ++j) {
-      int64_t entry = expert_begin_[ids.row<int32_t>(t)[j]]++;
+      const int32_t e = ids.row<int32_t>(t)[j];
+      if (experts[e].empty()) continue;
+      int64_t entry = expert_begin_[e]++;
       entry_token_[entry] = static_cast<int32_t>(t);
       entry_slot_[entry] = static_cast<int32_t>(j);
     }
   std::fill_n(token_fill_.begin(), tokens, 0);
-  for (int64_t entry = 0; entry < tokens * k; ++entry) {
+  for (int64_t entry = 0; entry < routed; ++entry) {
     int64_t t = entry_token_[entry], at = t * k + token_fill_[t]++;
     token_entry_[at] = static_cast<int32_t>(entry);
     token_weight_[at] = weights.row<float>(t)[entry_slot_[entry]];
   }
-  for (int64_t t = 0; shared && t < tokens; ++t)
-    entry_token_[tokens * k + t] = static_cast<int32_t>(t);
+  for (int64_t t = 0; shared && t < tokens; ++t) entry_token_[routed + t] = static_cast<int32_t>(t);
   return true;
 }
 
-void LinearOps::combine(Tensor out, Tensor parts, int64_t per_token, bool shared) {
+// `shared`: the row of `parts` where the shared expert's begin, -1 without one.
+void LinearOps::combine(Tensor out, Tensor parts, int64_t per_token, int64_t shared) {
   int64_t size = static_cast<int64_t>(size_of(out.dtype));
   auto row = [&](const Tensor& m, int64_t i) {
     return static_cast<char*>(m.data) + i * m.row_stride * size;
@@ -183,11 +189,12 @@ void LinearOps::combine(Tensor out, Tensor parts, int64_t per_token, bool shared
   pool_.parallel_for(out.rows(), 4, [&](int64_t begin, int64_t end, int thread) {
     const void** part = part_.data() + thread * per_token;
     for (int64_t t = begin; t < end; ++t) {
-      for (int64_t j = 0; j < per_token; ++j) part[j] = row(parts, token_entry_[t * per_token + j]);
+      const int here = token_fill_[t];  // of its experts are on this rank
+      for (int64_t j = 0; j < here; ++j) part[j] = row(parts, token_entry_[t * per_token + j]);
       kernels_.combine({.part = part,
                         .weight = &token_weight_[t * per_token],
-                        .parts = static_cast<int>(per_token),
-                        .extra = shared ? row(parts, out.rows() * per_token + t) : nullptr,
+                        .parts = here,
+                        .extra = shared >= 0 ? row(parts, shared + t) : nullptr,
                         .out = row(out, t),
                         .columns = out.row_size(),
                         .bf16 = out.dtype == DType::bf16});
@@ -203,7 +210,8 @@ void LinearOps::moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
   auto form_of = [&](std::initializer_list<QWeight MlpWeights::*> parts) {
     weights_.clear();
     for (auto part : parts) {
-      for (const MlpWeights& w : experts) weights_.push_back(&(w.*part));
+      for (const MlpWeights& w : experts)
+        if (!w.empty()) weights_.push_back(&(w.*part));
       if (shared) weights_.push_back(&(shared->*part));
     }
     return form_for(weights_);
@@ -217,6 +225,7 @@ void LinearOps::moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
   }
   if (!form || !down_form || !plan_groups(ids, weights, experts, shared, x.row_size()))
     return ReferenceOps::moe(out, x, ids, weights, experts, shared);
+  if (groups_.empty()) return fill_zero(out);
   prepare(prepared_, *form, x, 0, padded(x.row_size()));
   Inputs in = prepared_.inputs(*form, 0, x.rows());
   int64_t entries = end_of_groups();
@@ -227,7 +236,7 @@ void LinearOps::moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
   Tensor parts = matrix(parts_, out.dtype, entries, x.row_size());
   run_groups(*form, *down_form,
              {entry_x_.data(), in.scale ? entry_scale_.data() : nullptr, entries}, parts);
-  combine(out, parts, per_token, shared != nullptr);
+  combine(out, parts, per_token, shared ? groups_.back().begin : -1);
 }
 
 }  // namespace fathom

@@ -94,7 +94,8 @@ void LinearOps::embed(Tensor hidden, const int32_t* ids, const QWeight& table) {
   for (int64_t t = 0; t < hidden.rows(); ++t) {
     FATHOM_CHECK(ids[t] >= 0 && ids[t] < table.rows, "token {} of a vocabulary of {}", ids[t],
                  table.rows);
-    job.x = table.row<char>(0) + ids[t] * table.cols * static_cast<int64_t>(size_of(table.dtype));
+    job.x = static_cast<const char*>(table.data) +
+            ids[t] * table.stride() * static_cast<int64_t>(size_of(table.dtype));
     job.out = row_at(hidden, t);
     kernels_.prepare(job);
   }

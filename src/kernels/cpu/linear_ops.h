@@ -92,7 +92,7 @@ class LinearOps : public ReferenceOps {
                        [&](const Group& g) { return g.rows == groups_.front().rows; });
   }
   int64_t end_of_groups() const { return groups_.back().begin + groups_.back().rows; }
-  void combine(Tensor out, Tensor parts, int64_t per_token, bool shared);
+  void combine(Tensor out, Tensor parts, int64_t per_token, int64_t shared);
   // Calls body(group, begin, end) for the strips [begin, end) of all groups laid end to end.
   template <class Body>
   void in_groups(int64_t begin, int64_t end, QWeight MlpWeights::*which, Body body) const;

@@ -84,8 +84,9 @@ int64_t Product::first_row(const QWeight& w, int64_t strip) {
 Strip Product::strip_at(const QWeight& w, Form form, int64_t strip) const {
   int64_t begin = first_row(w, strip);
   int64_t end = std::min(w.rows, first_row(w, strip + 1));
-  Strip s{.data = w.row<uint8_t>(0) + begin * w.cols * static_cast<int64_t>(size_of(w.dtype)),
-          .stride = w.cols * static_cast<int64_t>(size_of(w.dtype)),
+  const int64_t stride = w.stride() * static_cast<int64_t>(size_of(w.dtype));
+  Strip s{.data = static_cast<const uint8_t*>(w.data) + begin * stride,
+          .stride = stride,
           .rows = static_cast<int>(end - begin),
           .columns = w.cols,
           .code = code_of(w.dtype),

@@ -196,6 +196,7 @@ void ReferenceOps::index_topk(Tensor picked, Tensor index_q, Tensor head_weight,
   int64_t topk = picked.row_size();
   pool_.parallel_dynamic(batch.tokens, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
+      if (!batch.index_rows.has(static_cast<int>(t))) continue;
       int64_t candidates = int64_t{batch.positions[t]} + 1;
       std::vector<int32_t> order(static_cast<size_t>(candidates));
       std::iota(order.begin(), order.end(), 0);

@@ -111,6 +111,7 @@ void ReferenceOps::route(Tensor ids, Tensor weights, Tensor x, const QWeight& ga
 }
 
 void ReferenceOps::mlp(Tensor out, Tensor x, const MlpWeights& w) {
+  if (w.empty()) return fill_zero(out);
   int64_t inter = w.gate.rows;
   std::vector<float> g(static_cast<size_t>(x.rows() * inter)), u(g.size());
   Tensor gate(g.data(), DType::f32, {x.rows(), inter}), up(u.data(), DType::f32, {x.rows(), inter});
@@ -132,6 +133,7 @@ void ReferenceOps::moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
   int64_t n = x.row_size(), k = ids.row_size();
   std::vector<double> sum(static_cast<size_t>(x.rows() * n), 0.0);
   for (size_t e = 0; e < experts.size(); ++e) {
+    if (experts[e].empty()) continue;
     std::vector<int32_t> tokens;
     std::vector<float> share;
     for (int64_t t = 0; t < x.rows(); ++t)

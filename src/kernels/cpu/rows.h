@@ -30,6 +30,14 @@ inline void store(Tensor x, int64_t row, int64_t i, float value) {
     x.row<Bf16>(row)[i] = to_bf16(value);
 }
 
+inline void fill_zero(Tensor x) {
+  const size_t bytes = static_cast<size_t>(x.row_size()) * size_of(x.dtype);
+  for (int64_t t = 0; t < x.rows(); ++t)
+    std::memset(
+        static_cast<char*>(x.data) + t * x.row_stride * static_cast<int64_t>(size_of(x.dtype)), 0,
+        bytes);
+}
+
 // `value` as it would be read back after a store.
 inline float rounded(DType dtype, float value) {
   return dtype == DType::bf16 ? round_bf16(value) : value;

@@ -27,7 +27,7 @@ class CudaOps : public Ops {
   // inputs. What changes between replays is device data. A recording serves every step of as many
   // tokens, logit rows and pages a table, whose tokens fall into spans alike and whose longest
   // context has the same context_limit(); any number of recordings may exist.
-  virtual void* stream() const = 0;  // cudaStream_t
+  void* stream() const override = 0;  // cudaStream_t
   virtual void restage(const StepInputs& inputs) = 0;
   virtual int64_t context_limit(int64_t context) const = 0;
 

@@ -1,0 +1,58 @@
+#include "runtime/ranked_runner.h"
+
+#include "base/check.h"
+
+namespace fathom {
+
+RankedRunner::RankedRunner(const RunnerSetup& setup, const RankWeights& weights)
+    : rank_config_(config_of_rank(*setup.config, setup.compute.layout)), team_(setup.compute) {
+  FATHOM_CHECK(weights.size() == team_.size(), "weights of {} ranks for {}", weights.size(),
+               team_.size());
+  const auto ranks = static_cast<size_t>(team_.size());
+  runners_.resize(ranks);
+  finished_.resize(ranks);
+  batches_.assign(ranks,
+                  StepBatch(setup.compute.step_tokens, step_sequences(setup.compute.sequences),
+                            static_cast<int>(pages_for(setup.compute.context))));
+  team_.run([&](int rank) {
+    RunnerSetup own = setup;
+    own.config = &rank_config_;
+    own.weights = &weights[rank];
+    own.compute = team_.plan_of(rank);
+    own.comm = team_.comm();
+    runners_[static_cast<size_t>(rank)] = make_step_runner(own, team_.pool(rank));
+  });
+}
+
+void RankedRunner::launch(StepBatch& batch, std::span<const Draw> draws,
+                          std::span<const CarriedId> carried) {
+  for (StepBatch& copy : batches_) copy = batch;
+  team_.run([&](int rank) {
+    const auto r = static_cast<size_t>(rank);
+    runners_[r]->launch(batches_[r], draws, carried);
+  });
+}
+
+void RankedRunner::finish(std::vector<Result<int32_t>>& tokens) {
+  team_.run([&](int rank) {
+    const auto r = static_cast<size_t>(rank);
+    runners_[r]->finish(finished_[r]);
+  });
+  tokens = finished_[0];
+}
+
+std::string RankedRunner::describe() const {
+  return fmt::format("{} ranks: {}", runners_.size(), runners_[0]->describe());
+}
+
+int64_t RankedRunner::cache_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& r : runners_) bytes += r->cache_bytes();
+  return bytes;
+}
+
+void RankedRunner::write_page(int32_t page, const std::byte* from) {
+  team_.run([&](int rank) { runners_[static_cast<size_t>(rank)]->write_page(page, from); });
+}
+
+}  // namespace fathom

@@ -1,0 +1,41 @@
+// RankedRunner: the engine's steps on several ranks. Each rank has a runner of its own, with its
+// weights and its cache; all of them take the same step on a copy of the same batch, and rank 0's
+// results are the step's. The engine sees one runner.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "runtime/rank_team.h"
+#include "runtime/step_runner.h"
+
+namespace fathom {
+
+class RankedRunner final : public StepRunner {
+ public:
+  // `setup` is the whole model's; its config and the weights must outlive the runner.
+  RankedRunner(const RunnerSetup& setup, const RankWeights& weights);
+
+  void launch(StepBatch& batch, std::span<const Draw> draws,
+              std::span<const CarriedId> carried) override;
+  void finish(std::vector<Result<int32_t>>& tokens) override;
+  int steps_at_once() const override { return runners_[0]->steps_at_once(); }
+  std::span<const float> logits(int row) const override { return runners_[0]->logits(row); }
+  std::span<const int32_t> picked(int row, int layer) const override {
+    return runners_[0]->picked(row, layer);
+  }
+  std::string describe() const override;
+  int64_t cache_bytes() const override;
+  // Every rank keeps the same rows.
+  void read_page(int32_t page, std::byte* to) override { runners_[0]->read_page(page, to); }
+  void write_page(int32_t page, const std::byte* from) override;
+
+ private:
+  const Config rank_config_;
+  RankTeam team_;
+  std::vector<std::unique_ptr<StepRunner>> runners_;
+  std::vector<StepBatch> batches_;                      // by rank: a runner may pad its own
+  std::vector<std::vector<Result<int32_t>>> finished_;  // by rank
+};
+
+}  // namespace fathom

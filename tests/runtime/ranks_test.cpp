@@ -1,0 +1,337 @@
+// Several ranks compute what one computes: the same tokens in exact numerics, the same picks and
+// experts on every rank, the bounds of the golden files in the others; and when one rank fails, all
+// requests hear of it and nothing waits.
+#include <gmock/gmock.h>
+
+#include <mutex>
+#include <random>
+
+#include "base/error.h"
+#include "cache/page_file.h"
+#include "kernels/trace_ops.h"
+#include "runtime/engine.h"
+#include "runtime/golden.h"
+#include "support/checkpoint_maker.h"
+#include "support/temp_folder.h"
+
+namespace fathom::golden {
+namespace {
+
+using test::CheckpointMaker;
+using test::TempFolder;
+using testing::HasSubstr;
+
+EvalOptions ranks(Numerics numerics, int tensor) {
+  EvalOptions o = options_of(numerics);
+  o.compute.layout.tensor = tensor;
+  o.compute.threads = tensor;
+  return o;
+}
+
+std::vector<int32_t> random_ids(int n, unsigned seed, int vocab) {
+  std::mt19937 random(seed);
+  std::vector<int32_t> ids(static_cast<size_t>(n));
+  for (int32_t& id : ids) id = static_cast<int32_t>(random() % static_cast<unsigned>(vocab));
+  return ids;
+}
+
+// Everything that a rank chose, and the logits that it ended with.
+struct Chosen {
+  std::vector<int32_t> picked, experts;
+  std::vector<float> logits;
+  bool operator==(const Chosen&) const = default;
+};
+
+class ChoiceTap final : public TraceOps {
+ public:
+  ChoiceTap(Ops& inner, Chosen& to) : TraceOps(inner), to_(to) {}
+
+ private:
+  void after(OpKind kind, std::span<const Tensor> results) override {
+    const Tensor& t = results.empty() ? Tensor() : results[0];
+    auto append = [&](auto& to, auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      for (int64_t r = 0; r < t.rows(); ++r)
+        to.insert(to.end(), t.row<T>(r), t.row<T>(r) + t.row_size());
+    };
+    if (kind == OpKind::index_topk) append(to_.picked, static_cast<int32_t*>(nullptr));
+    if (kind == OpKind::route) append(to_.experts, static_cast<int32_t*>(nullptr));
+    if (kind == OpKind::logits) append(to_.logits, static_cast<float*>(nullptr));
+  }
+  Chosen& to_;
+};
+
+// What each rank chose for a prompt in chunks and some decodes.
+std::vector<Chosen> choices(bool tiny, const RankWeights& weights, EvalOptions o, int tokens) {
+  const Config& c = checkpoint(tiny).config();
+  std::vector<Chosen> all(static_cast<size_t>(o.compute.layout.ranks()));
+  o.wrap = [&](Ops& ops) { return std::make_unique<ChoiceTap>(ops, all[0]); };
+  o.wrap_others = [&](Ops& ops, int rank) {
+    return std::make_unique<ChoiceTap>(ops, all[static_cast<size_t>(rank)]);
+  };
+  o.compute.context = tokens + 3;
+  o.compute.step_tokens = 300;  // blocks of rows that are shared out, and a tail
+  Evaluator evaluator(c, weights, o);
+  const std::vector<int32_t> ids = random_ids(tokens + 3, 7, c.vocab);
+  std::vector<int64_t> rows;
+  for (int64_t r = 5; r < tokens + 3; r += 50) rows.push_back(r);
+  rows.push_back(tokens + 2);
+  const std::span<const int32_t> all_ids(ids);
+  evaluator.feed(all_ids.first(static_cast<size_t>(tokens)), rows, {});
+  evaluator.feed(all_ids.subspan(static_cast<size_t>(tokens)), rows, {}, true);
+  return all;
+}
+
+class RanksTest : public testing::TestWithParam<int> {};
+
+TEST_P(RanksTest, ChooseAlikeAndAgreeWithOneRank) {
+  for (bool tiny : {true, false}) {
+    SCOPED_TRACE(tiny ? "tiny" : "small");
+    const EvalOptions o = ranks(Numerics::exact, GetParam());
+    const std::vector<Chosen> all = choices(tiny, rank_weights_for(tiny, o), o, 430);
+    const Chosen one = choices(tiny, checkpoint(tiny).weights(), ranks(Numerics::exact, 1), 430)[0];
+    for (const Chosen& rank : all) {
+      EXPECT_EQ(rank.picked, all[0].picked);
+      EXPECT_EQ(rank.experts, all[0].experts);
+      EXPECT_EQ(rank.logits, all[0].logits);
+    }
+    EXPECT_EQ(all[0].picked, one.picked);
+    EXPECT_EQ(all[0].experts, one.experts);
+    const size_t vocab = static_cast<size_t>(checkpoint(tiny).config().vocab);
+    ASSERT_EQ(all[0].logits.size(), one.logits.size());
+    double sum = 0;
+    for (size_t at = 0; at < one.logits.size(); at += vocab)
+      sum +=
+          kl(std::span(one.logits).subspan(at, vocab), std::span(all[0].logits).subspan(at, vocab));
+    EXPECT_LE(sum / static_cast<double>(one.logits.size() / vocab), 1e-8);
+  }
+}
+
+// fp8 and bf16, where a sum of rounded parts is one more rounding than one rank has.
+TEST_P(RanksTest, StayWithinTheBoundsOfTheGoldenFiles) {
+  for (Numerics n : {Numerics::bf16, Numerics::fp8}) {
+    SCOPED_TRACE(name_of(n));
+    for (const char* name : {"tiny", "small-find-700"})
+      expect_within_floor(Golden(name), ranks(n, GetParam()), 1);
+  }
+}
+
+TEST_P(RanksTest, ChooseAlikeInEveryNumerics) {
+  for (Numerics n : {Numerics::bf16, Numerics::fp8}) {
+    const EvalOptions o = ranks(n, GetParam());
+    const std::vector<Chosen> all = choices(false, rank_weights_for(false, o), o, 320);
+    for (const Chosen& rank : all) EXPECT_EQ(rank, all[0]) << name_of(n);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tensor, RanksTest, testing::Values(2, 4),
+                         [](const auto& instance) { return fmt::format("of_{}", instance.param); });
+
+// Files converted for any number of ranks give the bits of those that were not converted.
+TEST(Ranks, ComputeTheSameFromAnyConversion) {
+  const CheckpointMaker maker = CheckpointMaker::tiny();
+  const EvalOptions o = ranks(Numerics::fp8, 2);
+  const std::vector<Chosen> want = choices(true, rank_weights_for(true, o), o, 100);
+  for (int files : {2, 4}) {
+    TempFolder dir;
+    maker.write_converted(dir, files);
+    CheckpointOptions options;
+    options.layout = o.compute.layout;
+    const auto c = Checkpoint::load(dir.path(), options);
+    EXPECT_EQ(choices(true, c->rank_weights(), o, 100), want) << files << " files";
+  }
+}
+
+// --- the engine
+
+EngineOptions engine_options(Numerics numerics, int tensor) {
+  EngineOptions o;
+  o.compute.numerics = numerics;
+  o.compute.layout.tensor = tensor;
+  o.compute.threads = tensor;
+  o.compute.context = 1024;
+  o.compute.step_tokens = 160;
+  o.compute.sequences = 5;
+  return o;
+}
+
+std::unique_ptr<Engine> engine_of(const EngineOptions& o) {
+  EvalOptions eval;
+  eval.compute = o.compute;
+  return std::make_unique<Engine>(checkpoint(false).config(), rank_weights_for(false, eval), o);
+}
+
+struct Answer {
+  std::vector<int32_t> ids;
+  Finish finish = Finish::none;
+  std::string error;
+  std::vector<std::vector<int32_t>> selection;  // of the last token, by layer
+};
+
+Request request_for(std::vector<int32_t> ids, int64_t tokens, Answer& a) {
+  Request r;
+  r.ids = std::move(ids);
+  r.max_new_tokens = tokens;
+  r.sampling.temperature = 1;
+  r.sampling.seed = 5;
+  r.sink = [&a](const TokenEvent& e) {
+    if (e.token >= 0) a.ids.push_back(e.token);
+    a.finish = e.finish;
+    a.error = e.error;
+    if (!e.selection) return;
+    a.selection.clear();
+    for (const auto& layer : e.selection->layers)
+      a.selection.emplace_back(layer.begin(), layer.end());
+  };
+  return r;
+}
+
+// Prompts around a page and top-k (256), more than there are places, and one that is cancelled.
+std::vector<Answer> answers(Engine& engine, bool selections = false) {
+  const int lengths[] = {1, 63, 64, 65, 257, 400, 130};
+  std::vector<Answer> all(std::size(lengths) + 1);
+  for (size_t i = 0; i < std::size(lengths); ++i) {
+    Request r = request_for(random_ids(lengths[i], static_cast<unsigned>(i), 4000), 6, all[i]);
+    r.keep_selection = selections;
+    EXPECT_TRUE(engine.submit(std::move(r)).ok());
+  }
+  const RequestId gone =
+      engine.submit(request_for(random_ids(300, 99, 4000), 50, all.back())).value();
+  for (int step = 0; engine.step(); ++step) {
+    engine.check_integrity();
+    if (step == 6) engine.cancel(gone);
+  }
+  EXPECT_EQ(all.back().finish, Finish::cancelled);
+  all.pop_back();
+  return all;
+}
+
+std::vector<std::vector<int32_t>> ids_of(const std::vector<Answer>& all) {
+  std::vector<std::vector<int32_t>> ids;
+  for (const Answer& a : all) ids.push_back(a.ids);
+  return ids;
+}
+
+TEST(RankedEngine, DrawsTheTokensOfOneRank) {
+  const auto want = answers(*engine_of(engine_options(Numerics::exact, 1)));
+  for (int tensor : {2, 4}) {
+    SCOPED_TRACE(tensor);
+    EngineOptions o = engine_options(Numerics::exact, tensor);
+    o.keep_selection = true;
+    const auto got = answers(*engine_of(o), true);
+    EXPECT_EQ(ids_of(got), ids_of(want));
+    for (const Answer& a : got) EXPECT_EQ(a.selection.size(), 5u);
+  }
+}
+
+TEST(RankedEngine, DependsNeitherOnBatchNorOnChunksNorOnPreemption) {
+  EngineOptions o = engine_options(Numerics::fp8, 2);
+  o.compute.step_tokens = 1024;
+  const auto want = ids_of(answers(*engine_of(o)));
+  o.compute.step_tokens = 70;
+  o.compute.sequences = 3;
+  EXPECT_EQ(ids_of(answers(*engine_of(o))), want);
+  o.compute.context = 448;
+  o.compute.sequences = 5;
+  o.cache_tokens = 512;
+  o.keep_prefixes = true;
+  const auto tight = engine_of(o);
+  EXPECT_EQ(ids_of(answers(*tight)), want);
+}
+
+// Kept pages are read from a folder into the cache of every rank.
+TEST(RankedEngine, FindsStoredPagesAgainAndOthersDoNot) {
+  TempFolder dir;
+  EngineOptions o = engine_options(Numerics::bf16, 2);
+  o.keep_prefixes = true;
+  o.cache_dir = dir.path();
+  o.checkpoint = digest("small", 5);
+  std::vector<std::vector<int32_t>> want;
+  for (bool again : {false, true}) {
+    const auto engine = engine_of(o);
+    Answer a;
+    ASSERT_TRUE(engine->submit(request_for(random_ids(300, 1, 4000), 4, a)).ok());
+    while (engine->step()) {
+    }
+    if (!again) want.push_back(a.ids);
+    EXPECT_EQ(a.ids, want[0]);
+    EXPECT_EQ(engine->stats().reused_tokens, again ? 256 : 0);
+  }
+  o.compute.layout.tensor = 1;  // whose sums round otherwise
+  const auto engine = engine_of(o);
+  Answer a;
+  ASSERT_TRUE(engine->submit(request_for(random_ids(300, 1, 4000), 4, a)).ok());
+  while (engine->step()) {
+  }
+  EXPECT_EQ(engine->stats().reused_tokens, 0);
+}
+
+class FailingOps final : public TraceOps {
+ public:
+  FailingOps(Ops& inner, int step) : TraceOps(inner), step_(step) {}
+  StepInputs begin_step(const StepInputs& in) override {
+    ++steps_;
+    return TraceOps::begin_step(in);
+  }
+
+ private:
+  void after(OpKind kind, std::span<const Tensor>) override {
+    if (kind == OpKind::route && layer() == 3 && steps_ == step_) fail("out of memory");
+  }
+  const int step_;
+  int steps_ = 0;
+};
+
+TEST(RankedEngine, ARankThatFailsEndsEveryRequestWithTheCause) {
+  for (int failing : {0, 1, 3}) {
+    SCOPED_TRACE(failing);
+    EngineOptions o = engine_options(Numerics::bf16, 4);
+    o.wrap = [&](Ops& ops, int rank) -> std::unique_ptr<Ops> {
+      if (rank != failing) return nullptr;
+      return std::make_unique<FailingOps>(ops, 3);
+    };
+    const auto engine = engine_of(o);
+    std::vector<Answer> all(7);
+    for (size_t i = 0; i < all.size(); ++i)
+      ASSERT_TRUE(
+          engine->submit(request_for(random_ids(90, static_cast<unsigned>(i), 4000), 9, all[i]))
+              .ok());
+    std::string thrown;
+    try {
+      while (engine->step()) {
+      }
+    } catch (const Error& e) {
+      thrown = e.what();
+    }
+    const std::string cause = fmt::format("rank {} of 4: out of memory", failing);
+    EXPECT_EQ(thrown, cause);
+    for (const Answer& a : all) {
+      EXPECT_EQ(a.finish, Finish::error);
+      EXPECT_EQ(a.error, cause);
+    }
+    Answer late;
+    const auto refused = engine->submit(request_for({1, 2}, 1, late));
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.failure().status, 503);
+  }
+}
+
+TEST(RankedEngine, AnErrorWhileRanksAreMadeReachesTheCaller) {
+  EngineOptions o = engine_options(Numerics::bf16, 2);
+  o.compute.layout.tensor = 8;
+  EXPECT_THROW(engine_of(o), Error);
+  o = engine_options(Numerics::bf16, 2);
+  o.wrap = [](Ops&, int rank) -> std::unique_ptr<Ops> {
+    if (rank == 1) fail("no memory for it");
+    return nullptr;
+  };
+  try {
+    engine_of(o);
+    ADD_FAILURE();
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(), "rank 1 of 2: no memory for it");
+  }
+}
+
+}  // namespace
+}  // namespace fathom::golden
