@@ -90,6 +90,17 @@ TEST_F(GenerateTest, InteractiveKeepsTheReleasesHabits) {
   EXPECT_EQ(generate("--interactive", "").code, 0) << "the end of input is an end";
 }
 
+TEST_F(GenerateTest, RanksSayWhatOneSays) {
+  Ran r = generate("--interactive --numerics exact --tensor-parallel-size 2", "Hello!\n");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.out, ">>> " + kHello + "\n>>> ");
+  EXPECT_THAT(r.err, AllOf(HasSubstr("2 ranks: cpu"), HasSubstr("rank 0 of 2")));
+  r = generate("--interactive --tensor-parallel-size 3", "Hello!\n");
+  EXPECT_EQ(r.code, 1);
+  EXPECT_THAT(r.err, HasSubstr("a tensor-parallel size of 3 does not fit this model: "
+                               "num_attention_heads = 4 is not divisible by it; 1, 2, 4 would"));
+}
+
 TEST_F(GenerateTest, InteractiveRemembersUntilCleared) {
   // The second question's prompt holds the first one and its answer.
   std::vector<json> a =
