@@ -252,8 +252,8 @@ int bench(const CLI::App& command, const BenchFlags& o) {
 
   std::unique_ptr<Checkpoint> ranks;
   if (compute.layout.ranks() > 1) {
-    without_mtp.layout = compute.layout;
-    ranks = Checkpoint::load(o.path, without_mtp);
+    loading.layout = compute.layout;
+    ranks = Checkpoint::load(o.path, loading);
   }
   say_threads(o.compute.threads);
   BenchRunner runner(config, checkpoint->weights(),
