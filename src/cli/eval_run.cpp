@@ -3,7 +3,10 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
+#include <filesystem>
 #include <map>
 
 #include "base/error.h"
@@ -124,12 +127,28 @@ class Runs {
     for (size_t i = 1; i < variants_.size(); ++i)
       if (variants_[i].folder != report.model) report.model += ", " + variants_[i].folder;
     report.settings = {{"seed", seed_}, {"variants", how_}};
-    for (const auto& results : by_task) report.tasks.push_back(eval::report_of(results));
+    for (const auto& results : by_task) {
+      report.tasks.push_back(eval::report_of(results));
+      if (attention_is_compared()) note_selection(*results[0].task, report.tasks.back());
+    }
     return report;
   }
   bool stopped() const { return stopped_; }
 
  private:
+  bool attention_is_compared() const {
+    return variants_.front().model.compute.attention != variants_.back().model.compute.attention;
+  }
+
+  // Equal results of short texts are no evidence.
+  void note_selection(const eval::Task& task, TaskReport& report) {
+    const int64_t picks = subject_of(variants_.front()).model.config().index_topk;
+    if (eval::longest(task) <= picks)
+      report.notes.push_back(fmt::format(
+          "no text is longer than the {} tokens that the indexer picks: sparse attention is dense",
+          picks));
+  }
+
   Subject& subject_of(const Variant& v) {
     auto& place = subjects_[v.folder];
     if (!place) place = std::make_unique<Subject>(v, make_);
@@ -189,6 +208,17 @@ void tell_skipped(const Report& report) {
     fmt::print(stderr, "skipped: {} more (--json names all)\n", told - kSkippedTold);
 }
 
+// A run may take hours: what cannot be written afterwards is told before.
+void check_outputs(const EvalRunOptions& o) {
+  for (const std::string& path : {o.save, o.markdown, o.svg}) {
+    if (path.empty()) continue;
+    const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+    if (::access(folder.empty() ? "." : folder.c_str(), W_OK | X_OK) != 0)
+      fail("cannot write {}: {}", path, std::strerror(errno));
+    if (std::filesystem::is_directory(path)) fail("cannot write {}: it is a folder", path);
+  }
+}
+
 bool all_measured(const Report& report) {
   for (const TaskReport& t : report.tasks)
     for (const eval::Row& r : t.rows)
@@ -219,15 +249,16 @@ void EvalRunOptions::add_svg(CLI::App& command, const std::string& what) {
 }
 
 int run_eval(const EvalRunOptions& o, const MakeTasks& make, const DrawReport& draw) {
+  check_outputs(o);
   Runs runs(o, make);
   const Report report = runs.run();
   tell_skipped(report);
   const std::string json =
       eval::json_of(report).dump(2, ' ', false, eval::Json::error_handler_t::replace);
+  fmt::print("{}\n", o.json ? json : eval::text_of(report));  // first: a file may fail
   if (!o.save.empty()) write_atomically(o.save, json + "\n");
   if (!o.markdown.empty()) write_atomically(o.markdown, eval::markdown_of(report));
   if (!o.svg.empty()) write_atomically(o.svg, draw(report));
-  fmt::print("{}\n", o.json ? json : eval::text_of(report));
   if (!report.complete()) {
     fmt::print(stderr, "fathom: stopped; {}\n",
                o.results.empty() ? "--results FILE would have kept what is done"

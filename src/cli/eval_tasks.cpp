@@ -125,7 +125,11 @@ std::unique_ptr<eval::Task> needles_task(const NeedleFlags& flags, uint64_t seed
                                          const TaskSource& source) {
   eval::NeedleOptions n = flags.options;
   n.seed = seed;
-  if (!flags.text.empty()) n.text = read_all(flags.text);
+  if (!flags.text.empty()) {
+    n.text = read_all(flags.text);
+    if (n.text.find_first_not_of(" \t\r\n") == n.text.npos)
+      fail("{}: there is no text to plant in", flags.text);
+  }
   if (n.lengths.empty())
     for (int64_t length = 512; length <= source.max_context() / 2; length *= flags.brief ? 4 : 2)
       n.lengths.push_back(length);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 
 #include "base/error.h"
 #include "eval/filler.h"
@@ -14,6 +15,17 @@ constexpr size_t kMostChoices = 26;
 char letter(size_t i) { return static_cast<char>('A' + i); }
 
 bool word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
+
+// A text, or each text of a list. False where something is no text.
+bool add_texts(const Json& value, std::vector<std::string>& to) {
+  const bool list = value.is_array();
+  for (size_t i = 0; i < (list ? value.size() : 1); ++i) {
+    std::optional<std::string> text = plain_text(list ? value[i] : value);
+    if (!text) return false;
+    to.push_back(*std::move(text));
+  }
+  return true;
+}
 
 std::string_view without_blanks_behind(std::string_view text) {
   const size_t end = text.find_last_not_of(" \t\r\n");
@@ -98,36 +110,47 @@ std::optional<std::string> Choice::read_choices(const Json& item, Question& q) c
   for (const std::string& name : fields_.choices) {
     const Json* value = field_of(item, name);
     if (!value) return no_field({name});
+    const Json* labels = nullptr;
     // "choices": {"text": [...], "label": [...]}, as ARC and others have it.
-    if (value->is_object() && value->contains("text")) value = &(*value)["text"];
-    const bool list = value->is_array();
-    for (size_t i = 0; i < (list ? value->size() : 1); ++i) {
-      const std::optional<std::string> text = plain_text(list ? (*value)[i] : *value);
-      if (!text) return fmt::format("\"{}\" has a choice that is no text", name);
-      q.choices.push_back(*text);
+    if (value->is_object() && value->contains("text")) {
+      if (value->contains("label")) labels = &(*value)["label"];
+      value = &(*value)["text"];
     }
+    if (!add_texts(*value, q.choices))
+      return fmt::format("\"{}\" has a choice that is no text", name);
+    if (labels && !add_texts(*labels, q.labels))
+      return fmt::format("\"{}\" has a label that is no text", name);
   }
+  if (!q.labels.empty() && q.labels.size() != q.choices.size())
+    return fmt::format("{} labels of {} choices", q.labels.size(), q.choices.size());
   if (q.choices.size() < 2 || q.choices.size() > kMostChoices)
     return fmt::format("{} choices: 2 to {} are expected", q.choices.size(), kMostChoices);
   std::vector<std::string> sorted = q.choices;
   std::sort(sorted.begin(), sorted.end());
   if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
     return "two choices are the same";
+  // Nothing of it could be scored, and the log-probability of nothing is the best there is.
+  if (without_blanks_behind(sorted.front()).empty()) return "a choice is empty";
   return std::nullopt;
 }
 
-// A choice's text, its letter, or its index from 0.
+// A choice's label, text or letter, or its index from 0.
 std::optional<std::string> Choice::read_answer(const Json& value, Question& q) {
   const size_t n = q.choices.size();
-  if (value.is_number_integer()) {
+  if (value.is_number()) {
     const double index = value.get<double>();
-    if (index < 0 || index >= static_cast<double>(n))
+    if (index != std::floor(index) || index < 0 || index >= static_cast<double>(n))
       return fmt::format("the answer is {}: the choices are 0 to {}", value.dump(), n - 1);
-    q.answer = value.get<size_t>();
+    q.answer = static_cast<size_t>(index);
     return std::nullopt;
   }
   if (!value.is_string()) return "the answer is no text and no index";
   const std::string text = value.get<std::string>();
+  if (const auto label = std::find(q.labels.begin(), q.labels.end(), text);
+      label != q.labels.end()) {
+    q.answer = static_cast<size_t>(label - q.labels.begin());
+    return std::nullopt;
+  }
   const auto same = std::find(q.choices.begin(), q.choices.end(), text);
   if (same != q.choices.end()) {
     q.answer = static_cast<size_t>(same - q.choices.begin());

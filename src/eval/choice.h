@@ -36,6 +36,7 @@ class Choice final : public ItemTask {
   struct Question {
     std::string text;
     std::vector<std::string> choices;
+    std::vector<std::string> labels;  // one a choice where the file names them, else empty
     size_t answer = 0;
   };
   void read_settings();

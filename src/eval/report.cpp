@@ -193,6 +193,7 @@ std::vector<std::string> notes_of(const Report& report) {
           if (value.is_number() && worth_a_note(key, value, report.tasks.size() == 1))
             notes.push_back(
                 fmt::format("{}, {}: {} {:.4g}", t.name, r.variant, key, value.get<double>()));
+    for (const std::string& note : t.notes) notes.push_back(fmt::format("{}: {}", t.name, note));
     if (!t.skipped.empty())
       notes.push_back(fmt::format("{}: {} of {} items skipped", t.name, t.skipped.size(),
                                   t.skipped.size() + t.items));
@@ -297,6 +298,7 @@ Json json_of(const Report& report) {
       one["verdict"] = c.verdict;
       comparisons.push_back(std::move(one));
     }
+    task["notes"] = t.notes;
     Json& skipped = task["skipped"] = Json::array();
     for (const Skipped& s : t.skipped)
       skipped.push_back({{"where", s.where}, {"reason", s.reason}});

@@ -37,7 +37,8 @@ struct TaskReport {
   size_t items = 0;
   std::vector<Row> rows;
   std::vector<Comparison> comparisons;
-  std::vector<Skipped> skipped;  // each once
+  std::vector<Skipped> skipped;    // each once
+  std::vector<std::string> notes;  // what a reader should know beside the figures
 };
 
 struct Report {

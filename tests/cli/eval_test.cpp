@@ -246,6 +246,8 @@ TEST_F(EvalCommand, ParityRunsSeveralTasks) {
   for (const char* part : {"prose", "pairs", "needles", "sparse", "dense", "sparse - dense"})
     EXPECT_THAT(ran.out, HasSubstr(part));
   EXPECT_THAT(ran.out, HasSubstr("no difference larger than"));
+  EXPECT_THAT(ran.out, HasSubstr("pairs: no text is longer than the 256 tokens that the indexer"));
+  EXPECT_THAT(ran.out, Not(HasSubstr("needles: no text is longer")));
   EXPECT_THAT(test::read_file(dir_.file("p.md")), HasSubstr("| pairs | accuracy | 2 |"));
   EXPECT_THAT(test::read_file(dir_.file("p.svg")), HasSubstr("</svg>"));
 }
@@ -271,6 +273,13 @@ TEST_F(EvalCommand, WrongUseIsToldAsSuch) {
   EXPECT_THAT(refused("perplexity --text /no/such/file", 1), HasSubstr("/no/such/file"));
   EXPECT_THAT(refused("perplexity --text " + text + " --results " + text, 1),
               HasSubstr("no result of an evaluation"));
+  EXPECT_THAT(refused("perplexity --text " + text + " --results /dev/full", 1),
+              HasSubstr("/dev/full: results need an ordinary file"));
+  for (const char* flag : {"--save-result", "--markdown"})
+    EXPECT_THAT(refused("perplexity --text " + text + " " + flag + " /no/such/folder/f", 1),
+                HasSubstr("cannot write /no/such/folder/f: No such file"));
+  EXPECT_THAT(refused("needles --haystack " + file("blank.txt", " \n\n"), 1),
+              HasSubstr("blank.txt: there is no text to plant in"));
   EXPECT_THAT(refused("needles --lengths 9000", 1), HasSubstr("the context has 8192"));
 }
 

@@ -178,7 +178,21 @@ TEST(Choice, AnswersByTextLetterAndIndex) {
   EXPECT_EQ(answer("\"B\""), 1);
   EXPECT_EQ(answer("\"D\""), 3);
   EXPECT_EQ(answer("2"), 2);
+  EXPECT_EQ(answer("3.0"), 3);
   EXPECT_EQ(answer("\"7\""), 3);
+}
+
+TEST(Choice, AnswersByTheLabelsThatAFileNames) {
+  auto answer = [](const std::string& value) {
+    const auto task = make<Choice>(
+        "{\"question\": \"Q\", \"choices\": {\"text\": [\"2\", \"x\", \"y\"], \"label\": [\"1\", "
+        "\"2\", \"3\"]}, \"answer\": \"" +
+        value + "\"}\n");
+    return task.judge(0, std::vector<Outcome>(3, scores({-1}))).detail["answer"].get<int>();
+  };
+  EXPECT_EQ(answer("1"), 0);
+  EXPECT_EQ(answer("2"), 1);  // a label goes before a choice's text
+  EXPECT_EQ(answer("y"), 2);
 }
 
 TEST(Choice, WhatCannotBeUsedIsToldWithItsLine) {
@@ -200,12 +214,16 @@ TEST(Choice, WhatCannotBeUsedIsToldWithItsLine) {
           std::string(4000, 'x') +
           "\", \"choices\": [\"a\", \"b\"], "
           "\"answer\": 0}\n"
-          "{\"question\": \"Q\", \"choices\": [\"a\", \"b\"], \"answer\": 0}\n",
+          "{\"question\": \"Q\", \"choices\": [\"a\", \"b\"], \"answer\": 0}\n"
+          "{\"question\": \"Q\", \"choices\": [\"a\", \" \"], \"answer\": 0}\n"
+          "{\"question\": \"Q\", \"choices\": [\"a\", \"b\"], \"answer\": 0.5}\n"
+          "{\"question\": \"Q\", \"choices\": {\"text\": [\"a\", \"b\"], \"label\": [\"1\"]}, "
+          "\"answer\": \"1\"}\n",
       {}, 1, 200);
   EXPECT_EQ(task.size(), 1u);
   EXPECT_EQ(task.where(0), "f.jsonl:15");
   std::vector<std::string> reasons = told(task);
-  EXPECT_EQ(reasons.size(), 14u);
+  EXPECT_EQ(reasons.size(), 17u);
   const std::string all = testing::PrintToString(reasons);
   for (const char* part :
        {"f.jsonl:1: no field \\\"question\\\"", "f.jsonl:2: no field \\\"choices\\\"",
@@ -213,7 +231,8 @@ TEST(Choice, WhatCannotBeUsedIsToldWithItsLine) {
         "f.jsonl:5: the answer is -1", "f.jsonl:6: the answer \\\"c\\\" is none of the 2 choices",
         "f.jsonl:7: the answer \\\"C\\\"", "f.jsonl:8: 1 choices", "f.jsonl:9: two choices are the",
         "f.jsonl:10: \\\"question\\\" is no text", "f.jsonl:11: \\\"choices\\\" has a choice",
-        "f.jsonl:12: no JSON", "f.jsonl:13: the answer is no text", "f.jsonl:14:"})
+        "f.jsonl:12: no JSON", "f.jsonl:13: the answer is no text", "f.jsonl:14:",
+        "f.jsonl:16: a choice is empty", "f.jsonl:17: the answer is 0.5", "f.jsonl:18: 1 labels"})
     EXPECT_THAT(all, HasSubstr(part));
   EXPECT_THAT(all, HasSubstr("the context has 200"));
   EXPECT_THAT(refusal([] { make<Choice>("{\"question\": \"Q\"}\n"); }),
