@@ -116,6 +116,8 @@ class Runs {
   }
 
   Report run() {
+    // What one of the variants cannot do is told before the first item of any is computed.
+    for (Variant v : variants_) prepare(v, subject_of(v));
     std::vector<std::vector<VariantResult>> by_task;
     for (const Variant& v : variants_) {
       Subject& subject = subject_of(v);
@@ -155,9 +157,13 @@ class Runs {
     return *place;
   }
 
-  void run_variant(Variant v, Subject& subject, std::vector<std::vector<VariantResult>>& by_task) {
+  static PageKey prepare(Variant& v, Subject& subject) {
     v.model.compute.context = longest_of(subject);
-    const PageKey origin = subject.model.prepare(v, engine_options(subject, v));
+    return subject.model.prepare(v, engine_options(subject, v));
+  }
+
+  void run_variant(Variant v, Subject& subject, std::vector<std::vector<VariantResult>>& by_task) {
+    const PageKey origin = prepare(v, subject);
     how_.push_back(how_text(v, subject.model.options().compute));
     Engine* engine = nullptr;  // started for the first task that is not complete already
     for (size_t t = 0; t < subject.tasks.size(); ++t) {

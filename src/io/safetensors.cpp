@@ -270,6 +270,12 @@ SafetensorsHeader parse_or_name(const MappedFile& map, const std::string& path) 
                                  std::min<size_t>(map.size(), 4096));
     if (const std::string kind = stranger_kind(front); !kind.empty())
       fail("{}: not a safetensors file: it is {}", path, kind);
+    // What a server says instead of a file; a header's length has bytes of zero.
+    const std::string_view line = front.substr(0, std::min<size_t>(front.find('\n'), 60));
+    const bool is_text =
+        std::all_of(line.begin(), line.end(), [](char c) { return c >= ' ' && c <= '~'; });
+    if (line.size() >= 8 && is_text)
+      fail("{}: not a safetensors file: it is text, \"{}\"", path, line);
     throw;
   }
 }

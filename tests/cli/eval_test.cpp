@@ -278,6 +278,12 @@ TEST_F(EvalCommand, WrongUseIsToldAsSuch) {
   for (const char* flag : {"--save-result", "--markdown"})
     EXPECT_THAT(refused("perplexity --text " + text + " " + flag + " /no/such/folder/f", 1),
                 HasSubstr("cannot write /no/such/folder/f: No such file"));
+  const std::string results = dir_.file("none.jsonl");
+  const Ran two =
+      run("perplexity --text " + text + " --results " + results, kSmall + ",/no/such/model");
+  EXPECT_EQ(two.code, 1);
+  EXPECT_THAT(two.err, HasSubstr("/no/such/model"));
+  EXPECT_EQ(test::read_file(results), "");  // told before the first checkpoint was measured
   EXPECT_THAT(refused("needles --haystack " + file("blank.txt", " \n\n"), 1),
               HasSubstr("blank.txt: there is no text to plant in"));
   EXPECT_THAT(refused("needles --lengths 9000", 1), HasSubstr("the context has 8192"));

@@ -116,6 +116,8 @@ TEST(StrangeFiles, WhatIsNoShardIsCalledWhatItIs) {
       {kLfsPointer, "a Git LFS pointer"},
       {"<!DOCTYPE html>\n<html><title>401</title></html>", "an HTML page"},
       {"", "it is empty"},
+      {"Entry not found", "it is text, \"Entry not found\""},
+      {"{\"error\":\"Repository not found\"}\n", "it is text, \"{\"error\":"},
       {"PK\x03\x04-------------------", "a ZIP archive"},
       {std::string("GGUF\3\0\0\0--------", 16), "a GGUF file"},
   };
