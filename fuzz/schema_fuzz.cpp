@@ -1,10 +1,14 @@
-// Any schema: it is refused or compiles, and what is drawn from the masks afterwards is accepted,
-// can go on, and is JSON once it is complete.
+// Any schema, strict or not, as that of the answer, of a function, and of both at once: it is
+// refused or compiles, and what is drawn from the masks afterwards is accepted, can go on, and is
+// JSON or calls that can be read once it is complete.
 #include <cstdint>
 #include <cstdlib>
+#include <optional>
+#include <string>
 #include <string_view>
 
 #include "text/byte_alphabet.h"
+#include "text/completion_parser.h"
 #include "text/grammar/constraint.h"
 
 namespace {
@@ -32,8 +36,9 @@ Tokenizer small_vocabulary() {
   return Tokenizer::from_json(file.dump(), "fuzz");
 }
 
-void walk(const ConstraintFactory& factory, const Tokenizer& tokenizer,
-          const std::shared_ptr<const CompiledForm>& form, uint64_t seed) {
+// Draws an answer of up to 200 tokens from the masks; nothing if it has not ended by then.
+std::optional<std::string> draw(const ConstraintFactory& factory, const Tokenizer& tokenizer,
+                                const std::shared_ptr<const CompiledForm>& form, uint64_t seed) {
   const auto matcher = factory.matcher(form);
   std::vector<uint64_t> mask;
   std::string text;
@@ -46,12 +51,22 @@ void walk(const ConstraintFactory& factory, const Tokenizer& tokenizer,
     seed = seed * 6364136223846793005u + 1442695040888963407u;
     const int32_t token = tokens[(seed >> 33) % tokens.size()];
     if (!matcher->accept(token)) std::abort();
-    if (token == kStop) {
-      if (!OrderedJson::accept(text)) std::abort();
-      return;
-    }
+    if (token == kStop) return text;
     text += tokenizer.token_bytes(token);
   }
+  return std::nullopt;
+}
+
+// What was drawn is calls whose arguments are objects, or JSON; never both or neither.
+void check_answer(const std::string& text, Encoding encoding, bool thinking, bool may_call) {
+  CompletionParser parser(encoding, thinking);
+  parser.feed(text);
+  parser.finish();
+  const Message& m = parser.message();
+  if (parser.unreadable_calls() > 0) std::abort();
+  for (const ToolCall& call : m.tool_calls)
+    if (!may_call || !OrderedJson::parse(call.arguments, nullptr, false).is_object()) std::abort();
+  if (m.tool_calls.empty() && !OrderedJson::accept(m.content)) std::abort();
 }
 
 }  // namespace
@@ -59,20 +74,34 @@ void walk(const ConstraintFactory& factory, const Tokenizer& tokenizer,
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const Tokenizer tokenizer = small_vocabulary();
   if (size < 2) return 0;
+  // The first byte: the encoding, reasoning, and whether what cannot be enforced is refused.
+  const Encoding encoding = data[0] & 1 ? Encoding::v31 : Encoding::v32;
   AnswerForm form;
+  form.thinking = data[0] & 2;
+  form.strict = form.strict_tools = data[0] & 4;
   form.schema = OrderedJson::parse(
       std::string_view(reinterpret_cast<const char*>(data) + 1, size - 1), nullptr, false);
   if (form.schema.is_discarded()) return 0;
-  const Encoding encoding = data[0] & 1 ? Encoding::v31 : Encoding::v32;
   ConstraintFactory factory(tokenizer, encoding, {kStop});
-  form.kind = AnswerForm::Kind::json_schema;
-  if (const auto ready = factory.compile(form); ready.ok())
-    walk(factory, tokenizer, ready.value(), data[0]);
-  // The same as the parameters of a function; its calls are not JSON, so they are only compiled.
-  form.kind = AnswerForm::Kind::tool_calls;
-  form.tools = {{{"name", "f"}, {"parameters", form.schema}}};
-  form.thinking = data[0] & 2;
-  const auto ready = factory.compile(form);
-  if (!ready.ok() && ready.failure().message.empty()) std::abort();
+  const OrderedJson function = {{"name", "f"}, {"parameters", form.schema}};
+  // The answer alone, what must be called, and either of the two.
+  struct Use {
+    AnswerForm::Kind kind;
+    bool tools;
+  };
+  for (const auto& [kind, tools] :
+       {Use{AnswerForm::Kind::json_schema, false}, Use{AnswerForm::Kind::tool_calls, true},
+        Use{AnswerForm::Kind::json_schema, true}}) {
+    form.kind = kind;
+    form.tools.clear();
+    if (tools) form.tools.push_back(function);
+    const auto ready = factory.compile(form);
+    if (!ready.ok()) {
+      if (ready.failure().message.empty()) std::abort();
+      continue;
+    }
+    const auto text = draw(factory, tokenizer, ready.value(), data[0]);
+    if (text) check_answer(*text, encoding, form.thinking, tools);
+  }
   return 0;
 }

@@ -12,7 +12,7 @@ namespace {
 
 using namespace test;
 
-// name, schema, valid; perhaps invalid, `strict` (how strict mode refuses it) and `loose` (some of
+// name, schema, valid; perhaps invalid, `strict` (how strict mode refuses it) and `loose` (what of
 // it is left out, so that what is drawn need not follow it).
 std::vector<OrderedJson> corpus() {
   std::vector<OrderedJson> all;
@@ -49,7 +49,7 @@ TEST(SchemaCorpus, WhatFollowsASchemaIsAccepted) {
     const Validator validator(entry["schema"]);
     for (const OrderedJson& value : entry["valid"]) {
       EXPECT_TRUE(takes(factory, ready.value(), python_dumps(value))) << value;
-      if (!entry.value("loose", false)) {
+      if (!entry.contains("loose")) {
         EXPECT_EQ(validator.check(value), "") << value;
       }
     }
@@ -62,7 +62,7 @@ TEST(SchemaCorpus, WhatIsDrawnFollowsTheSchema) {
   ConstraintFactory factory(small_tokenizer(), Encoding::v31, {kStop});
   size_t finished = 0, drawn = 0;
   for (const OrderedJson& entry : corpus()) {
-    if (entry["valid"].empty() || entry.value("loose", false)) continue;
+    if (entry["valid"].empty() || entry.contains("loose")) continue;
     SCOPED_TRACE(entry["name"].get<std::string>() + "\n" + entry["schema"].dump());
     const auto ready = factory.compile(form_of(entry["schema"], false));
     ASSERT_TRUE(ready.ok()) << ready.failure().message;
@@ -100,7 +100,7 @@ TEST(SchemaCorpus, ParametersOfFunctions) {
     for (const OrderedJson& entry : corpus()) {
       const OrderedJson& schema = entry["schema"];
       const OrderedJson& valid = entry["valid"];
-      if (valid.empty() || !valid[0].is_object() || entry.value("loose", false)) continue;
+      if (valid.empty() || !valid[0].is_object() || entry.contains("loose")) continue;
       SCOPED_TRACE(entry["name"].get<std::string>() + "\n" + schema.dump());
       AnswerForm form = form_of(schema, false);
       form.kind = AnswerForm::Kind::tool_calls;

@@ -78,9 +78,9 @@ class Validator {
     return v.is_object() ? check_object(v, s, depth) : "";
   }
 
-  // "#", "#/a/b" or the $id of a schema.
+  // "#", "#/a/b", "#anchor" or the $id of a schema.
   static const OrderedJson& target(const std::string& ref, const OrderedJson& root) {
-    if (ref.starts_with('#')) {
+    if (ref == "#" || ref.starts_with("#/")) {
       std::string path;
       for (size_t i = 1; i < ref.size(); ++i) {
         path += ref[i] == '%' ? static_cast<char>(std::stoi(ref.substr(i + 1, 2), nullptr, 16))
@@ -94,6 +94,8 @@ class Validator {
   }
   static const OrderedJson* named(const std::string& id, const OrderedJson& at) {
     if (at.is_object() && at.contains("$id") && at["$id"] == id) return &at;
+    if (at.is_object() && at.contains("$anchor") && "#" + at["$anchor"].get<std::string>() == id)
+      return &at;
     for (const OrderedJson& inside : at)
       if (inside.is_structured())
         if (const OrderedJson* found = named(id, inside)) return found;

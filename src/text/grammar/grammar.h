@@ -19,6 +19,12 @@ class GrammarRefusal : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// A schema that contradicts itself: no value follows it. As one of several branches it is dropped.
+class ContradictorySchema : public GrammarRefusal {
+ public:
+  using GrammarRefusal::GrammarRefusal;
+};
+
 class Grammar {
  public:
   static constexpr int32_t kEnd = 0;  // the node that ends every rule

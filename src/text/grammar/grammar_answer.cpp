@@ -102,11 +102,11 @@ int32_t AnswerGrammar::call(const AnswerForm& form, size_t index, int32_t next) 
   // v3.2: parameters stand one a line; where there are none their place is an empty line.
   const int32_t end =
       v31 ? marker(marker::kCallEnd, next) : g_.byte('\n', dsml_tag("</", "invoke>\n", next));
-  std::vector<int32_t> ways;
-  for (const SchemaGrammar::Members& members : schema.root_objects())
-    ways.push_back(v31 ? schema.object(members, end) : parameters_v32(schema, members, end));
+  const std::vector<SchemaGrammar::Members> objects = schema.root_objects();
+  const int32_t arguments = schema.choice(objects.size(), [&](size_t i) {
+    return v31 ? schema.object(objects[i], end) : parameters_v32(schema, objects[i], end);
+  });
   schema.finish();
-  const int32_t arguments = g_.split(ways);
   return g_.literal(name,
                     v31 ? marker(marker::kToolSep, arguments) : g_.literal("\">\n", arguments));
 }

@@ -362,6 +362,7 @@ namespace {
 
 struct Format {
   std::string_view name, pattern;
+  std::string_view short_pattern = {};  // without limits on the lengths of parts
 };
 
 // Every text of these is valid; RFC 3339's leap seconds and the rarer e-mail addresses and
@@ -372,6 +373,7 @@ struct Format {
 #define FATHOM_TIME \
   "([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,9})?(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)"
 #define FATHOM_LABEL "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+#define FATHOM_ANY_LABEL "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 #define FATHOM_BYTE "(25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)"
 #define FATHOM_H16 "[0-9A-Fa-f]{1,4}"
 #define FATHOM_PCHAR "([A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
@@ -383,21 +385,28 @@ constexpr Format kFormats[] = {
      "^P(\\d{1,9}W|(\\d{1,9}Y(\\d{1,9}M)?(\\d{1,9}D)?|\\d{1,9}M(\\d{1,9}D)?|\\d{1,9}D)(T(\\d{1,9}H("
      "\\d{1,9}M)?(\\d{1,9}S)?|\\d{1,9}M(\\d{1,9}S)?|\\d{1,9}S))?|T(\\d{1,9}H(\\d{1,9}M)?(\\d{1,9}S)"
      "?|\\d{1,9}M(\\d{1,9}S)?|\\d{1,9}S))$"},
-    {"email", "^[A-Za-z0-9_+-]+(\\.[A-Za-z0-9_+-]+)*@(" FATHOM_LABEL "\\.){1,5}[A-Za-z]{2,24}$"},
-    {"hostname", "^" FATHOM_LABEL "(\\." FATHOM_LABEL "){0,3}$"},
+    {"email", "^[A-Za-z0-9_+-]+(\\.[A-Za-z0-9_+-]+)*@(" FATHOM_LABEL "\\.){1,5}[A-Za-z]{2,24}$",
+     "^[A-Za-z0-9_+-]+(\\.[A-Za-z0-9_+-]+)*@(" FATHOM_ANY_LABEL "\\.)+[A-Za-z]{2,}$"},
+    {"hostname", "^" FATHOM_LABEL "(\\." FATHOM_LABEL "){0,3}$",
+     "^" FATHOM_ANY_LABEL "(\\." FATHOM_ANY_LABEL ")*$"},
     {"ipv4", "^" FATHOM_BYTE "(\\." FATHOM_BYTE "){3}$"},
     {"ipv6", "^((" FATHOM_H16 ":){7}" FATHOM_H16 "|::(" FATHOM_H16 "(:" FATHOM_H16
              "){0,5})?|" FATHOM_H16 "::(" FATHOM_H16 "(:" FATHOM_H16 "){0,4})?|" FATHOM_H16
              ":" FATHOM_H16 "::(" FATHOM_H16 "(:" FATHOM_H16 "){0,3})?|(" FATHOM_H16
              ":){2}" FATHOM_H16 "::(" FATHOM_H16 "(:" FATHOM_H16 "){0,2})?)$"},
-    {"uri", "^[a-z][a-z0-9+.-]{0,20}://" FATHOM_LABEL "(\\." FATHOM_LABEL
-            "){0,5}(:[1-9]\\d{0,3})?(/" FATHOM_PCHAR "*)*(\\?(" FATHOM_PCHAR
-            "|[/?])*)?(#(" FATHOM_PCHAR "|[/?])*)?$"},
+    {"uri",
+     "^[a-z][a-z0-9+.-]{0,20}://" FATHOM_LABEL "(\\." FATHOM_LABEL
+     "){0,5}(:[1-9]\\d{0,3})?(/" FATHOM_PCHAR "*)*(\\?(" FATHOM_PCHAR "|[/?])*)?(#(" FATHOM_PCHAR
+     "|[/?])*)?$",
+     "^[a-z][a-z0-9+.-]*://" FATHOM_ANY_LABEL "(\\." FATHOM_ANY_LABEL
+     ")*(:[1-9]\\d{0,3})?(/" FATHOM_PCHAR "*)*(\\?(" FATHOM_PCHAR "|[/?])*)?(#(" FATHOM_PCHAR
+     "|[/?])*)?$"},
     {"uuid", "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"},
 };
 #undef FATHOM_DATE
 #undef FATHOM_TIME
 #undef FATHOM_LABEL
+#undef FATHOM_ANY_LABEL
 #undef FATHOM_BYTE
 #undef FATHOM_H16
 #undef FATHOM_PCHAR
@@ -407,6 +416,12 @@ constexpr Format kFormats[] = {
 std::string_view format_pattern(std::string_view format) {
   for (const Format& f : kFormats)
     if (f.name == format) return f.pattern;
+  return {};
+}
+
+std::string_view short_format_pattern(std::string_view format) {
+  for (const Format& f : kFormats)
+    if (f.name == format) return f.short_pattern;
   return {};
 }
 

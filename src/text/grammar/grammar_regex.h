@@ -22,6 +22,10 @@ int32_t matching(const JsonGrammar& json, std::string_view pattern, Spelling spe
 // A pattern for one of JSON Schema's formats, anchored; empty if there is none.
 std::string_view format_pattern(std::string_view format);
 
+// The same without limits on the parts of a text, where these make it large: for texts whose whole
+// length is limited. Empty if there is none.
+std::string_view short_format_pattern(std::string_view format);
+
 // The formats that have one, for messages.
 std::string known_formats();
 

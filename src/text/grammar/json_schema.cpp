@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "base/check.h"
 #include "text/grammar/json_schema_keywords.h"
@@ -89,7 +90,7 @@ int32_t SchemaGrammar::reference(const OrderedJson& schema, const std::string& w
     if (rules_.size() + merged_rules_.size() > kMaxReferences)
       refuse(where, fmt::format("references to more than {} schemas in all", kMaxReferences));
     at->second = g_.add_rule(place);
-    pending_.push_back({at->second, target, place, want});
+    pending_.push_back({at->second, target, place, want, choices_ > 0});
   }
   return g_.call(at->second, next);
 }
@@ -102,7 +103,7 @@ int32_t SchemaGrammar::merged(const OrderedJson& schema, const std::string& wher
     if (rules_.size() + merged_rules_.size() > kMaxReferences)
       refuse(where, fmt::format("references to more than {} schemas in all", kMaxReferences));
     at->second = g_.add_rule(where);
-    pending_.push_back({at->second, &core_.of(schema, where), where, want});
+    pending_.push_back({at->second, &core_.of(schema, where), where, want, choices_ > 0});
   }
   return g_.call(at->second, next);
 }
@@ -111,8 +112,34 @@ void SchemaGrammar::finish() {
   while (!pending_.empty()) {
     const Pending p = std::move(pending_.front());
     pending_.pop_front();
-    g_.set_start(p.rule, value(*p.schema, p.where, p.want, Grammar::kEnd));
+    choices_ = p.of_choice;
+    try {
+      g_.set_start(p.rule, value(*p.schema, p.where, p.want, Grammar::kEnd));
+    } catch (const ContradictorySchema&) {
+      if (core_.strict() || !p.of_choice) throw;
+      levels_ = 0;
+      g_.set_start(p.rule, g_.reserve());  // the branches that refer to it lead nowhere
+    }
   }
+}
+
+int32_t SchemaGrammar::choice(size_t count, const std::function<int32_t(size_t)>& branch) {
+  std::vector<int32_t> ways;
+  std::optional<ContradictorySchema> first;
+  const int levels = levels_;
+  choices_ += count > 1;
+  for (size_t i = 0; i < count; ++i) {
+    try {
+      ways.push_back(branch(i));
+    } catch (const ContradictorySchema& e) {
+      if (core_.strict()) throw;
+      levels_ = levels;
+      if (!first) first = e;
+    }
+  }
+  choices_ -= count > 1;
+  if (ways.empty() && first) throw *first;
+  return g_.split(ways);
 }
 
 int32_t SchemaGrammar::any_of(const OrderedJson& schema, const std::string& where, Want want,
@@ -121,10 +148,9 @@ int32_t SchemaGrammar::any_of(const OrderedJson& schema, const std::string& wher
   const OrderedJson& branches = *find(schema, key);
   if (!branches.is_array() || branches.empty())
     refuse(where + "." + key, "expected a list of one schema or more");
-  std::vector<int32_t> ways;
-  for (size_t i = 0; i < branches.size(); ++i)
-    ways.push_back(value(branches[i], fmt::format("{}.{}[{}]", where, key, i), want, next));
-  return g_.split(ways);
+  return choice(branches.size(), [&](size_t i) {
+    return value(branches[i], fmt::format("{}.{}[{}]", where, key, i), want, next);
+  });
 }
 
 void SchemaGrammar::add_text(size_t bytes, const std::string& where) {

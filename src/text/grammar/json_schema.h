@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -77,6 +78,9 @@ class SchemaGrammar {
   // The members of the object that the document describes: one of these. Refused if it describes
   // no object.
   std::vector<Members> root_objects();
+  // One of `count` branches, each made by `branch(i)`. Those that contradict themselves are
+  // dropped; in strict mode, and where that leaves none, they are refused.
+  int32_t choice(size_t count, const std::function<int32_t(size_t)>& branch);
   int32_t object(const Members& members, int32_t next);
 
   // Makes the rules of everything that was referred to. Call once, at the end.
@@ -88,6 +92,7 @@ class SchemaGrammar {
     const OrderedJson* schema;
     std::string where;
     Want want;
+    bool of_choice;  // it was met inside one of several branches, and may turn out to be dropped
   };
   // Counts how deep value() is inside of itself.
   struct Inside;
@@ -131,6 +136,7 @@ class SchemaGrammar {
   std::set<const OrderedJson*> counted_;  // schemas that may be read twice count once
   size_t properties_ = 0, enum_values_ = 0, text_ = 0;
   int depth_ = 0, levels_ = 0;
+  int choices_ = 0;       // with several branches, around what is being made
   int32_t integer_ = -1;  // rule of integers without bounds
 };
 

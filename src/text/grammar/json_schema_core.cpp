@@ -344,10 +344,9 @@ OrderedJson SchemaCore::finished(Conjunction& all, const std::string& where) con
   }
   for (const auto& [key, value] : base.items())
     if (key != "enum" && key != "type") leave_out(where + "." + key, "not supported beside enum");
-  if (fitting.empty() && !values->empty()) {
-    if (all.schemas == 1) refuse(where + ".enum", "no value is of the type that is asked for");
-    return false;
-  }
+  if (fitting.empty() && all.schemas > 1) return false;
+  if (fitting.empty() && !values->empty())
+    schema::refuse_contradiction(where + ".enum", "no value is of the type that is asked for");
   return {{"enum", std::move(fitting)}};
 }
 
@@ -358,7 +357,12 @@ bool SchemaCore::list_values(const OrderedJson& schema, const std::string& where
   if (const OrderedJson* branches = find(core, "anyOf")) {
     return branches->is_array() &&
            std::all_of(branches->begin(), branches->end(), [&](const OrderedJson& branch) {
-             return list_values(branch, where, most, values);
+             try {
+               return list_values(branch, where, most, values);
+             } catch (const ContradictorySchema&) {
+               if (strict_) throw;
+               return true;  // it adds no value
+             }
            });
   }
   const OrderedJson* list = find(core, "enum");

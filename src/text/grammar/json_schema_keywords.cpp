@@ -96,6 +96,10 @@ void refuse(const std::string& where, std::string_view reason) {
   throw GrammarRefusal(fmt::format("{}: {}", where, reason));
 }
 
+void refuse_contradiction(const std::string& where, std::string_view reason) {
+  throw ContradictorySchema(fmt::format("{}: {}", where, reason));
+}
+
 std::string_view type_name(const OrderedJson& value) {
   switch (value.type()) {
     case OrderedJson::value_t::object:

@@ -12,6 +12,8 @@
 namespace fathom::schema {
 
 [[noreturn]] void refuse(const std::string& where, std::string_view reason);
+// As refuse, with ContradictorySchema.
+[[noreturn]] void refuse_contradiction(const std::string& where, std::string_view reason);
 
 std::string_view type_name(const OrderedJson& value);  // with its article: "an object"
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "text/grammar/grammar_regex.h"
 #include "text/grammar/json_schema.h"
@@ -150,7 +151,8 @@ void SchemaGrammar::count_members(const OrderedJson& schema, const std::string& 
   const uint32_t min = count_of(schema, "minProperties", where).value_or(0);
   const uint32_t max = count_of(schema, "maxProperties", where).value_or(Grammar::kUnbounded);
   if (min > max)
-    refuse(where, fmt::format("minProperties {} is more than maxProperties {}", min, max));
+    schema::refuse_contradiction(
+        where, fmt::format("minProperties {} is more than maxProperties {}", min, max));
   if (members.open) {
     members.min = min;
     members.max = max;
@@ -197,8 +199,17 @@ void SchemaGrammar::add_root_objects(const OrderedJson& schema, const std::strin
            fmt::format("arguments that may be written in more than {} ways are not supported",
                        kMaxRootObjects));
   }
-  for (size_t i = 0; i < branches->size(); ++i)
-    add_root_objects((*branches)[i], fmt::format("{}.anyOf[{}]", where, i), depth + 1, objects);
+  const size_t before = objects.size();
+  std::optional<ContradictorySchema> first;
+  for (size_t i = 0; i < branches->size(); ++i) {
+    try {
+      add_root_objects((*branches)[i], fmt::format("{}.anyOf[{}]", where, i), depth + 1, objects);
+    } catch (const ContradictorySchema& e) {
+      if (core_.strict()) throw;
+      if (!first) first = e;
+    }
+  }
+  if (objects.size() == before && first) throw *first;
 }
 
 int32_t SchemaGrammar::member_name(const Members& members, int32_t next) {

@@ -17,6 +17,27 @@ namespace fathom {
 using schema::count_of;
 using schema::find;
 using schema::refuse;
+using schema::refuse_contradiction;
+
+namespace {
+
+struct Attempt {
+  std::string_view pattern;
+  Lengths lengths;
+};
+
+// How a pattern or a format is enforced, the strictest first: with the lengths, where it is a
+// format in the form that is small beside lengths, and unless `strict` without them.
+std::vector<Attempt> attempts_at(std::string_view pattern, std::string_view short_pattern,
+                                 const Lengths& lengths, bool strict) {
+  std::vector<Attempt> attempts = {{pattern, lengths}};
+  if (!lengths.restrict()) return attempts;
+  if (!short_pattern.empty()) attempts.push_back({short_pattern, lengths});
+  if (!strict) attempts.push_back({pattern, {}});
+  return attempts;
+}
+
+}  // namespace
 
 // pattern goes before format, as the stricter of the two; the lengths hold beside either.
 int32_t SchemaGrammar::string(const OrderedJson& schema, const std::string& where,
@@ -24,35 +45,39 @@ int32_t SchemaGrammar::string(const OrderedJson& schema, const std::string& wher
   const auto min = count_of(schema, "minLength", where), max = count_of(schema, "maxLength", where);
   const Lengths lengths = {min.value_or(0), max.value_or(Grammar::kUnbounded)};
   if (lengths.min > lengths.max)
-    refuse(where, fmt::format("minLength {} is more than maxLength {}", lengths.min, lengths.max));
+    refuse_contradiction(
+        where, fmt::format("minLength {} is more than maxLength {}", lengths.min, lengths.max));
   const int32_t end = spelling == Spelling::json ? g_.byte('"', next) : next;
   const auto whole = [&](int32_t node) {
     return spelling == Spelling::json ? g_.byte('"', node) : node;
   };
   const bool formatted = find(schema, "format") != nullptr;
-  for (const char* key : {"pattern", "format"}) {
+  for (const bool is_format : {false, true}) {
+    const char* const key = is_format ? "format" : "pattern";
     const OrderedJson* rule = find(schema, key);
     if (!rule) continue;
     const std::string place = fmt::format("{}.{}", where, key);
     if (!rule->is_string())
       refuse(place, fmt::format("expected a string, found {}", schema::type_name(*rule)));
-    std::string_view text = rule->get_ref<const std::string&>();
-    if (key == std::string_view("format") && (text = format_pattern(text)).empty()) {
+    const std::string& text = rule->get_ref<const std::string&>();
+    const std::string_view pattern = is_format ? format_pattern(text) : text;
+    if (is_format && pattern.empty()) {
       core_.leave_out(place, fmt::format("{} is not supported; accepted are {}",
                                          rule->dump(-1, ' ', true), known_formats()));
       continue;
     }
+    const std::vector<Attempt> attempts =
+        attempts_at(pattern, is_format ? short_format_pattern(text) : "", lengths, core_.strict());
     // A pattern that cannot be enforced gives way to the format, and the lengths to either.
-    for (const Lengths& beside : {lengths, Lengths()}) {
+    const bool gives_way = !core_.strict() || (formatted && !is_format);
+    for (const Attempt& attempt : attempts) {
       const Grammar::Mark before = g_.mark();
       try {
-        return whole(matching(json_, text, spelling, place, end, beside));
+        return whole(matching(json_, attempt.pattern, spelling, place, end, attempt.lengths));
       } catch (const GrammarRefusal&) {
         g_.take_back(before);
-        const bool other = formatted && key == std::string_view("pattern");
-        if (core_.strict() && !other) throw;
+        if (&attempt == &attempts.back() && !gives_way) throw;
       }
-      if (!lengths.restrict() || core_.strict()) break;
     }
   }
   if (min || max)
@@ -61,6 +86,8 @@ int32_t SchemaGrammar::string(const OrderedJson& schema, const std::string& wher
 }
 
 namespace {
+
+constexpr const char* kBounds[] = {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"};
 
 // 10 to the power of JsonGrammar::kMaxDigits: no number in an answer is as large.
 bool beyond_all_numbers(const OrderedJson& bound) {
@@ -104,8 +131,9 @@ void SchemaGrammar::add_bounds(const OrderedJson& schema, const std::string& whe
     narrow(lower ? form.low : form.high, *decimal, excluded, lower);
   }
   if (form.low && form.high && double_of(form.low->value) > double_of(form.high->value)) {
-    refuse(where, fmt::format("no number is from {} to {}", double_of(form.low->value),
-                              double_of(form.high->value)));
+    refuse_contradiction(where,
+                         fmt::format("no number is from {} to {}", double_of(form.low->value),
+                                     double_of(form.high->value)));
   }
 }
 
@@ -137,8 +165,12 @@ int32_t SchemaGrammar::number(const OrderedJson& schema, const std::string& wher
   form.whole = whole;
   add_bounds(schema, where, form);
   add_multiple(schema, where, form);
-  const bool restricted = form.low || form.high || form.max_fraction >= 0 || form.multiple_of > 1 ||
-                          form.whole != whole;
+  // A bound that no number of digits reaches still is one to exponents: with bounds there are none.
+  const bool bounded = std::any_of(std::begin(kBounds), std::end(kBounds), [&](const char* bound) {
+    return find(schema, bound) != nullptr;
+  });
+  const bool restricted =
+      bounded || form.max_fraction >= 0 || form.multiple_of > 1 || form.whole != whole;
   if (restricted) return number_between(g_, form, next);
   if (!whole) return json_.number(next);
   if (integer_ < 0) {
@@ -158,10 +190,12 @@ int32_t SchemaGrammar::array(const OrderedJson& schema, const std::string& where
   const bool closed = items ? *items == false : prefix != nullptr;
   const uint32_t low = count_of(schema, "minItems", where).value_or(0);
   uint32_t high = count_of(schema, "maxItems", where).value_or(Grammar::kUnbounded);
-  if (low > high) refuse(where, fmt::format("minItems {} is more than maxItems {}", low, high));
+  if (low > high)
+    refuse_contradiction(where, fmt::format("minItems {} is more than maxItems {}", low, high));
   fixed = std::min(fixed, high);
   if (closed && low > fixed)
-    refuse(where, fmt::format("minItems {} is more than the {} items described", low, fixed));
+    refuse_contradiction(
+        where, fmt::format("minItems {} is more than the {} items described", low, fixed));
   if (closed) high = fixed;
 
   static const OrderedJson any = true;
