@@ -1,8 +1,7 @@
 // Claude Code, `claude -p`, over /v1/messages.
 import assert from 'node:assert/strict';
-import { mkdir, writeFile } from 'node:fs/promises';
-import path from 'node:path';
 import { test } from 'node:test';
+import { claude } from './agents.mjs';
 import * as h from './helpers.mjs';
 
 // Claude Code asks for reasoning, which the script has to end.
@@ -12,29 +11,12 @@ const played = h.play([
   { say: 'Fine.</think>Hello from the script.' },
 ]);
 
-async function claude(args) {
-  const result = await h.run_agent(played, '@anthropic-ai/claude-code-linux-x64/claude', ['-p', ...args], {
-    env: {
-      ANTHROPIC_BASE_URL: played.url,
-      ANTHROPIC_AUTH_TOKEN: 'none',
-      ANTHROPIC_MODEL: 'small',
-      ANTHROPIC_DEFAULT_HAIKU_MODEL: 'small',
-      CLAUDE_CODE_MAX_CONTEXT_TOKENS: '131072',
-      CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: '1',
-    },
-  });
-  assert.equal(result.code, 0, `${result.stdout}\n${result.stderr}`);
-  return result.stdout.trim();
-}
-
 test('plain', async () => {
-  assert.equal(await claude(['Say hello.']), 'Hello from the script.');
+  assert.equal(await claude(played, ['Say hello.']), 'Hello from the script.');
 });
 
 test('a tool', async () => {
-  const work = path.join(played.home, 'work');
-  await mkdir(work, { recursive: true });
-  await writeFile(path.join(work, 'note.txt'), 'the word is plover\n');
-  const said = await claude(['--allowedTools', 'Bash', '--', 'Read the note.']);
+  await h.write_note(played);
+  const said = await claude(played, ['--allowedTools', 'Bash', '--', 'Read the note.']);
   assert.equal(said, 'The file says plover.');
 });

@@ -1,8 +1,9 @@
 // Codex CLI, `codex exec`, over /v1/responses.
 import assert from 'node:assert/strict';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
+import { codex } from './agents.mjs';
 import * as h from './helpers.mjs';
 
 const played = h.play([
@@ -13,37 +14,16 @@ const played = h.play([
   { say: 'Hello from the script.' },
 ]);
 
-const quoted = (text) => JSON.stringify(text);
-
-async function codex(args, more = '') {
-  const folder = path.join(played.home, '.codex');
-  await mkdir(folder, { recursive: true });
-  await writeFile(
-    path.join(folder, 'config.toml'),
-    `model = "small"
-model_provider = "fathom"
-model_context_window = 131072
-[model_providers.fathom]
-name = "fathom"
-base_url = ${quoted(`${played.url}/v1`)}
-wire_api = "responses"
-${more}`,
-  );
-  const result = await h.run_agent(played, '.bin/codex', ['exec', ...args]);
-  assert.equal(result.code, 0, `${result.stdout}\n${result.stderr}`);
-  return result.stdout.trim();
-}
-
 test('plain', async () => {
-  assert.match(await codex(['--skip-git-repo-check', 'Say hello.']), /Hello from the script\.$/);
+  assert.match(await codex(played, ['Say hello.']), /Hello from the script\.$/);
 });
 
 test('a tool of an MCP server', async () => {
   const server = `[mcp_servers.weather]
-command = ${quoted(process.execPath)}
-args = [${quoted(path.join(h.here, 'mcp_weather.mjs'))}]
+command = ${JSON.stringify(process.execPath)}
+args = [${JSON.stringify(path.join(h.here, 'mcp_weather.mjs'))}]
 `;
-  const said = await codex(['--skip-git-repo-check', 'What is the weather in Paris?'], server);
+  const said = await codex(played, ['What is the weather in Paris?'], server);
   assert.match(said, /It rains in Paris, the tool says\.$/);
 });
 
@@ -56,12 +36,12 @@ test('--output-schema', async () => {
     additionalProperties: false,
   };
   await writeFile(file, JSON.stringify(schema));
-  const said = await codex(['--skip-git-repo-check', '--output-schema', file, 'Answer as JSON.']);
+  const said = await codex(played, ['--output-schema', file, 'Answer as JSON.']);
   assert.deepEqual(JSON.parse(said), { greeting: 'hello' });
 });
 
 test('resume', async () => {
-  await codex(['--skip-git-repo-check', 'Say hello.']);
-  const said = await codex(['resume', '--last', '--skip-git-repo-check', 'And once more']);
+  await codex(played, ['Say hello.']);
+  const said = await codex(played, ['resume', '--last', 'And once more']);
   assert.match(said, /Hello again\.$/);
 });

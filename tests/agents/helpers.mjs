@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { after, before } from 'node:test';
 
 export const here = path.dirname(fileURLToPath(import.meta.url));
-const root = path.resolve(here, '../..');
+export const root = path.resolve(here, '../..');
 
 // A call in the encoding of the bundled model's folder.
 export const call = (name, args) =>
@@ -65,7 +65,7 @@ export async function run_agent(played, program, args, { env = {}, input = '' } 
       args,
       {
         cwd: work,
-        timeout: 240_000,
+        timeout: 540_000,
         maxBuffer: 64 << 20,
         env: {
           PATH: process.env.PATH,
@@ -82,6 +82,13 @@ export async function run_agent(played, program, args, { env = {}, input = '' } 
     child.stdin.on('error', () => {}); // a program may end without having read it
     child.stdin.end(input);
   });
+}
+
+// A file for agents to read, in the folder that they work in.
+export async function write_note(played) {
+  const work = path.join(played.home, 'work');
+  await mkdir(work, { recursive: true });
+  await writeFile(path.join(work, 'note.txt'), 'the word is plover\n');
 }
 
 // The requests that the server has logged, the newest last.
