@@ -42,7 +42,7 @@ struct ServeFlags {
   std::string host = "127.0.0.1";
   int port = 8000;
   std::vector<std::string> api_keys, model_names, origins;
-  std::string api_key_file, log_level = "info";
+  std::string api_key_file, log_level = "info", show_format = "auto";
   int max_queue = 256, http_threads = 2;
   int max_body_mib = 32;
   double request_timeout = 0, grace = 30;
@@ -139,6 +139,7 @@ ServiceOptions service_options(const ServeFlags& o, const LoadedModel& model) {
   s.model_names = o.model_names;
   s.created = static_cast<int64_t>(std::time(nullptr));
   s.encoding = model.encoding();
+  if (o.show_format != "auto") s.show_format = o.show_format == "on";
   s.vocab = model.config().vocab;
   s.stop_ids = model.stop_ids();
   s.sampling = sampling_of_folder(o.checkpoint);
@@ -292,6 +293,11 @@ void add_engine_options(CLI::App& c, ServeFlags& o) {
   c.add_option("--served-model-name", o.model_names,
                "name of the model in requests and answers (may be repeated; default: the folder's)")
       ->take_all();
+  c.add_option("--show-format", o.show_format,
+               "tell the model the response format that a request has, as system text: on, off or "
+               "auto (with the v3.2 encoding, whose models know it)")
+      ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->capture_default_str();
   o.model.compute.add_sequences_to(c);
   c.add_option("--max-queue", o.max_queue, "requests that may wait; more get status 429")
       ->check(CLI::Range(1, 1 << 20))

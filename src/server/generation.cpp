@@ -34,16 +34,8 @@ uint64_t random_u64() {
   return (uint64_t{random()} << 32) | random();
 }
 
-std::optional<Failure> check_length(const GenerationRequest& r, int64_t context) {
-  const auto prompt = static_cast<int64_t>(r.prompt.size());
-  if (prompt == 0) return Failure{400, "the prompt is empty"};
-  if (prompt >= context) throw PromptTooLong(prompt, context);
-  if (r.max_tokens > context - prompt)
-    throw AnswerTooLong(fmt::format(
-        "This model's maximum context length is {} tokens, but max_tokens is {} and the prompt has "
-        "{} tokens: at most {} are left",
-        context, r.max_tokens, prompt, context - prompt));
-  return std::nullopt;
+int64_t tokens_of_prompt(const GenerationRequest& r) {
+  return static_cast<int64_t>(r.prompt.size());
 }
 
 // The choices of one API request. The engine's thread puts tokens into a queue; everything else
@@ -69,8 +61,12 @@ class Generation : public std::enable_shared_from_this<Generation> {
   }
 
   std::optional<Failure> start() {
-    for (const GenerationRequest& r : requests_)
-      if (auto failure = check_length(r, service_.engine.context())) return failure;
+    for (const GenerationRequest& r : requests_) {
+      if (r.prompt.empty()) return Failure{400, "the prompt is empty"};
+      require_room(r, service_.engine.context());
+    }
+    const GenerationRequest& first = requests_.front();
+    if (first.max_tokens > room_for(first)) reply_->note("max_tokens_cut_to", room_for(first));
     if (auto failure = submit_next()) {
       silence();
       finish();
@@ -104,13 +100,21 @@ class Generation : public std::enable_shared_from_this<Generation> {
     return requests_[choice / static_cast<size_t>(n_)];
   }
 
+  // What the prompt leaves of the context.
+  int64_t room_for(const GenerationRequest& r) const {
+    return service_.engine.context() - tokens_of_prompt(r);
+  }
+  // Whether the context ends the answer before max_tokens does.
+  bool ends_with_context(const GenerationRequest& r) const {
+    return r.max_tokens == 0 || r.max_tokens > room_for(r);
+  }
+
   std::optional<Failure> submit(size_t choice) {
     const GenerationRequest& r = request_of(choice);
     const size_t sibling = choice % static_cast<size_t>(n_);
     Request out;
     out.ids = r.prompt;
-    const auto prompt = static_cast<int64_t>(r.prompt.size());
-    out.max_new_tokens = r.max_tokens > 0 ? r.max_tokens : service_.engine.context() - prompt;
+    out.max_new_tokens = ends_with_context(r) ? room_for(r) : r.max_tokens;
     out.sampling = r.sampling;
     out.sampling.seed = *r.seed + sibling;
     out.rules = r.rules;
@@ -238,6 +242,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
     if (queued.token.token >= 0) observe_token(queued.choice, queued.when);
     choice.reader.take(std::move(queued.token), choice.event);
     choice.has_event = true;
+    if (choice.event.finish_reason == "length")
+      choice.event.context_full = ends_with_context(request_of(queued.choice));
     // The engine goes on unless it has ended the choice itself.
     if (choice.reader.ended()) {
       --under_way_;
@@ -360,6 +366,11 @@ class Generation : public std::enable_shared_from_this<Generation> {
 };
 
 }  // namespace
+
+void require_room(const GenerationRequest& request, int64_t context) {
+  const int64_t prompt = tokens_of_prompt(request);
+  if (prompt >= context) throw PromptTooLong(prompt, context);
+}
 
 std::optional<Failure> start_generation(Service& service, std::shared_ptr<HttpReply> reply,
                                         std::vector<GenerationRequest> requests,

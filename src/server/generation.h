@@ -26,7 +26,7 @@ struct GenerationRequest {
   bool chat = true;              // false: text alone, no reasoning, no tool calls
   bool thinking = false;         // the prompt ends in <think>
   int n = 1;                     // choices; choice i draws with seed + i
-  int64_t max_tokens = 0;        // 0: until the context is full
+  int64_t max_tokens = 0;        // 0, or more than there is room for: until the context is full
   SamplingParams sampling;       // seed: see below
   std::optional<uint64_t> seed;  // none: a fresh one
   LogitRules rules;
@@ -60,41 +60,35 @@ struct GenerationEvent {
   const Message* message = nullptr;  // chat: the whole message, for the time of the call
   RequestStats stats;                // tokens so far
   int64_t reasoning_tokens = 0;      // of the generated ones, so far
+  bool context_full = false;         // finish_reason length, though max_tokens allowed more
 };
 
-// A request that does not fit the context. The message begins with what clients of OpenAI's API
-// look for to know that they must shorten the conversation.
-class ContextExceeded : public Error {
- public:
-  using Error::Error;
-};
-
-// max_tokens is more than the prompt leaves of the context.
-class AnswerTooLong : public ContextExceeded {
- public:
-  using ContextExceeded::ContextExceeded;
-};
-
-// The prompt alone leaves no room for an answer.
-class PromptTooLong : public ContextExceeded {
+// The prompt leaves no room for an answer. The message begins with what clients of OpenAI's API
+// look for to know that they must shorten the conversation. A max_tokens that is more than the
+// prompt leaves is no such condition: clients name the most that a model could say, not what they
+// expect.
+class PromptTooLong : public Error {
  public:
   // `detail` follows the number of tokens.
   PromptTooLong(int64_t prompt, int64_t most, std::string_view detail = {})
-      : ContextExceeded(
-            fmt::format("This model's maximum context length is {} tokens, but the prompt has {} "
-                        "tokens{}, and the answer needs room, too",
-                        most, prompt, detail)),
+      : Error(fmt::format("This model's maximum context length is {} tokens, but the prompt has {} "
+                          "tokens{}, and the answer needs room, too",
+                          most, prompt, detail)),
         tokens(prompt),
         context(most) {}
   const int64_t tokens, context;
 };
+
+// Throws PromptTooLong for a prompt that leaves no room in the context. start_generation() does so
+// itself; this is for protocols that must know it before they begin to answer.
+void require_room(const GenerationRequest& request, int64_t context);
 
 // Starts the request. `listen` is called on the reply's sequence of tasks (HttpReply::post), never
 // before this returns, until every choice has ended; several tokens may come in one event when the
 // client's side is slower than the engine. The engine gets a bounded number of choices at a time,
 // and the rest as these end; when its queue is full they wait. When the client goes away the
 // choices are cancelled and `listen` is not called any more. A Failure (400, 429) means that
-// nothing was started. So does ContextExceeded, which is thrown so that each protocol can word it.
+// nothing was started. So does PromptTooLong, which is thrown so that each protocol can word it.
 //
 // When one choice fails (the engine failed, the server stops, the time limit is over), the choices
 // that have not ended end with the same failure, since an answer lacks one of its choices then.

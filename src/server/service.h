@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,9 @@ struct ServiceOptions {
   double request_seconds = 0;      // that a request may take from its arrival; 0: any time
   std::string fingerprint;         // system_fingerprint of answers; empty: null
   OrderedJson tokenizer_info;      // see tokenizer_info.h
+  // Whether the prompt says which format the answer must have; none: with the v3.2 encoding, whose
+  // models know it.
+  std::optional<bool> show_format;
 };
 
 struct Service {

@@ -68,9 +68,8 @@ class RendererV32 {
       prompt_.template_text(kDsmlToolsTail);
     }
     if (!m.response_format.is_null()) {
-      prompt_.template_text(
-          "\n\n## Response Format:\n\nYou MUST strictly adhere to the following schema to "
-          "reply:\n");
+      prompt_.template_text("\n\n");
+      prompt_.template_text(kResponseFormatHead);
       prompt_.plain(python_dumps(m.response_format));
     }
   }

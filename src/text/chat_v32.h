@@ -9,6 +9,10 @@
 
 namespace fathom {
 
+// What the encoding says in front of the format that an answer must have.
+inline constexpr std::string_view kResponseFormatHead =
+    "## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n";
+
 // In thinking mode, developer messages before the last user or developer message are left out,
 // unless `keep_earlier`; reasoning before it is left out always. Throws Error for an assistant
 // message after it that neither reasons nor calls, for calls whose arguments are no JSON object,

@@ -166,6 +166,7 @@ Conversation conversation_of(const OrderedJson& document, std::string_view where
   Conversation conversation;
   for (size_t i = 0; i < list.array_size(); ++i)
     conversation.push_back(read_message(list.at(i), fmt::format("messages[{}]", i)));
+  results_to_their_calls(conversation);
   try {
     check_tool_results(conversation);
   } catch (const Error& e) {
@@ -192,6 +193,28 @@ std::string read_arguments(const JsonAt<OrderedJson>& at) {
   if (const std::string beyond = beyond_json_limits(text); !beyond.empty())
     fail("{}: {} of the text", at.path(), beyond);
   return text;
+}
+
+void results_to_their_calls(Conversation& conversation) {
+  size_t next = conversation.size();  // where the next result of the calls goes
+  const std::vector<ToolCall>* calls = nullptr;
+  for (size_t i = 0; i < conversation.size(); ++i) {
+    const Message& m = conversation[i];
+    if (m.role == Role::assistant) {
+      calls = &m.tool_calls;
+      next = i + 1;
+    }
+    if (m.role != Role::tool || calls == nullptr) continue;
+    const bool theirs =
+        i == next || std::any_of(calls->begin(), calls->end(), [&](const ToolCall& call) {
+          return !call.id.empty() && call.id == m.tool_call_id;
+        });
+    if (!theirs) continue;
+    std::rotate(conversation.begin() + static_cast<ptrdiff_t>(next),
+                conversation.begin() + static_cast<ptrdiff_t>(i),
+                conversation.begin() + static_cast<ptrdiff_t>(i) + 1);
+    ++next;
+  }
 }
 
 void check_tool_results(const Conversation& conversation) {

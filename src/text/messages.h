@@ -54,6 +54,11 @@ Conversation conversation_of(const OrderedJson& document, std::string_view where
 // JSON is left to the encoding that has to read it.
 std::string read_arguments(const JsonAt<OrderedJson>& at);
 
+// Moves tool results in front of the messages that were said between them and their calls: a word
+// of the user's, instructions. Results belong to the last assistant message before them that has
+// calls of their ids; the encodings write them right behind it.
+void results_to_their_calls(Conversation& conversation);
+
 // Throws Error unless every tool result follows the assistant message that asked for it.
 void check_tool_results(const Conversation& conversation);
 

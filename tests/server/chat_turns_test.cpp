@@ -89,6 +89,50 @@ TEST_F(ChatTurnsV32, InstructionsDoNotStandWhereTheAnswerBegins) {
             "<｜begin▁of▁sentence｜><｜User｜>Q<｜Assistant｜></think>It is ");
 }
 
+// What was said between a call and its result stands behind the result: an instruction, a word of
+// the user's. The other protocols read the same.
+TEST_F(ChatTurns, WhatIsSaidBetweenACallAndItsResult) {
+  const std::string call = R"({"role": "assistant", "content": null, "tool_calls": [
+      {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+      {"id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}}]})";
+  const auto result = [](const char* id) {
+    return fmt::format(R"({{"role": "tool", "tool_call_id": "{}", "content": "{}1"}})", id, id);
+  };
+  const std::string wait = R"({"role": "user", "content": "Wait"})";
+  const std::string got =
+      prompt(std::string(kUser) + "," + call + "," + result("b") + "," + wait + "," + result("a"));
+  EXPECT_THAT(got, HasSubstr("<｜tool▁output▁begin｜>b1<｜tool▁output▁end｜>"
+                             "<｜tool▁output▁begin｜>a1<｜tool▁output▁end｜>"
+                             "<｜User｜>Wait<｜Assistant｜></think>"));
+  add_responses_routes(router, service);
+  add_anthropic_routes(router, service);
+  const auto prompt_of = [&](const std::string& path, const std::string& body) {
+    EXPECT_EQ(post(path, body)->status(), 200);
+    return tokenizer().decode(requests.back().ids);
+  };
+  for (const char* role : {"system", "user"}) {
+    const std::string between = fmt::format(R"({{"role": "{}", "content": "Wait"}})", role);
+    EXPECT_THAT(prompt_of("/v1/responses", R"({"input": [{"role": "user", "content": "Q"},
+        {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}, )" +
+                                               between + R"(,
+        {"type": "function_call_output", "call_id": "a", "output": "a1"}]})"),
+                HasSubstr("a1<｜tool▁output▁end｜><｜User｜>Wait<｜Assistant｜></think>"));
+    EXPECT_THAT(prompt_of("/v1/messages", R"({"max_tokens": 5, "messages": [
+        {"role": "user", "content": "Q"},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {}}]},
+        )" + between + R"(, {"role": "user", "content": [
+        {"type": "tool_result", "tool_use_id": "a", "content": "a1"}]}]})"),
+                HasSubstr("a1<｜tool▁output▁end｜><｜User｜>Wait<｜Assistant｜></think>"));
+  }
+}
+
+TEST_F(ChatTurns, CallsOfCustomToolsInTheHistoryAreTold) {
+  EXPECT_THAT(prompt(std::string(kUser) + R"(, {"role": "assistant", "content": null, "tool_calls":
+      [{"id": "a", "type": "custom", "custom": {"name": "patch", "input": "*** Begin"}}]},
+      {"role": "tool", "tool_call_id": "a", "content": "done"})"),
+              HasSubstr("patch<｜tool▁sep｜>{\"input\": \"*** Begin\"}<｜tool▁call▁end｜>"));
+}
+
 constexpr const char* kImage =
     R"({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}})";
 
@@ -133,19 +177,6 @@ TEST_F(ChatTurns, AStreamThatMayCallBeginsWithoutContent) {
                    chat(kUser,
                         tools + R"(, "tool_choice": "none")"))[0]["choices"][0]["delta"]["content"],
             "");
-}
-
-TEST_F(ChatTurns, WhatIsTooLongHasOneCode) {
-  answer_with("ok");
-  for (const char* field : {"max_tokens", "max_completion_tokens"}) {
-    const OrderedJson error = refusal(kPath, chat(kUser, "\"" + std::string(field) + "\": 5000"));
-    EXPECT_EQ(error["code"], "context_length_exceeded");
-    EXPECT_EQ(error["param"], "max_tokens");
-    EXPECT_THAT(error["message"].get<std::string>(),
-                ::testing::StartsWith("This model's maximum context length is 4096 tokens"));
-  }
-  EXPECT_EQ(refusal("/v1/completions", R"({"prompt": "x", "max_tokens": 5000})")["code"],
-            "context_length_exceeded");
 }
 
 TEST_F(ChatTurns, StreamsAreNotKeptOrHeldBack) {

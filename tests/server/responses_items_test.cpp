@@ -160,6 +160,19 @@ TEST(ResponsesItems, WhatOtherServersDidIsToldOrSkipped) {
   check_tool_results(c);
 }
 
+// Codex answers the call of its shell as that of a function.
+TEST(ResponsesItems, AShellCallMayHaveTheOutputOfAFunction) {
+  const Conversation c = read(R"([
+    {"role": "user", "content": "List it."},
+    {"type": "local_shell_call", "call_id": "a", "status": "completed",
+     "action": {"type": "exec", "command": ["ls"]}},
+    {"type": "function_call_output", "call_id": "a", "output": "x"}])");
+  ASSERT_EQ(c.size(), 3u);
+  EXPECT_EQ(c[1].tool_calls.at(0).name, "local_shell");
+  EXPECT_EQ(c[2].content, "x");
+  EXPECT_NO_THROW(check_tool_results(c));
+}
+
 TEST(ResponsesItems, CallsOfNamespacesAreShownFlat) {
   ToolNames names;
   names.add({"a__b"});

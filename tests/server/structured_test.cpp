@@ -9,6 +9,7 @@ namespace fathom::server {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 constexpr const char* kChat = "/v1/chat/completions";
@@ -21,7 +22,9 @@ OrderedJson sent(const std::string& name) {
 
 class StructuredTest : public OpenAiTest {
  protected:
-  explicit StructuredTest(Encoding encoding = Encoding::v31) : OpenAiTest({}, encoding) {
+  explicit StructuredTest(Encoding encoding = Encoding::v31,
+                          ScriptedEngine::Options engine_options = {})
+      : OpenAiTest(engine_options, encoding) {
     add_responses_routes(router, service);
     add_anthropic_routes(router, service);
   }
@@ -235,16 +238,94 @@ TEST_F(StructuredTest, ForcedCallsAsTheyWereSent) {
   const std::string part = cut["message"]["tool_calls"][0]["function"]["arguments"];
   EXPECT_TRUE(("{\"text\": \"" + text).starts_with(part)) << part;
   EXPECT_GT(part.size(), 20u);
-  size_t pieces = 0;
-  std::string arguments;
-  for (const OrderedJson& chunk : stream(kChat, sent("chat-long-call-stream").dump())) {
-    const OrderedJson& delta = chunk["choices"][0]["delta"];
-    if (!delta.contains("tool_calls")) continue;
-    ++pieces;
-    arguments += delta["tool_calls"][0]["function"].value("arguments", "");
+}
+
+class StructuredByHandTest : public StructuredTest {
+ protected:
+  static ScriptedEngine::Options by_hand() {
+    ScriptedEngine::Options o;
+    o.by_hand = true;
+    return o;
   }
-  EXPECT_GE(pieces, 1u);
-  EXPECT_EQ(OrderedJson::parse(arguments)["text"], text);
+  StructuredByHandTest() : StructuredTest(Encoding::v31, by_hand()) {}
+};
+
+// The name with the first byte of the arguments, and of these what each token brought.
+TEST_F(StructuredByHandTest, AForcedCallAsItWasSentComesTokenByToken) {
+  std::string text;
+  for (int i = 0; i < 40; ++i) text += "The dog ran home. ";
+  const std::string head = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>write_file<｜tool▁sep｜>";
+  const std::string object = "{\"text\": \"" + text + "\"}";
+  answer_with(head + object + "<｜tool▁call▁end｜><｜tool▁calls▁end｜>");
+  const size_t head_tokens = tokenizer().encode(head, false).size();
+  const size_t object_tokens = tokenizer().encode(object, false).size();
+  const auto reply = start("POST", kChat, sent("chat-long-call-stream").dump());
+  std::string name, arguments;
+  const auto hear = [&](const std::string& bytes) {
+    for (const OrderedJson& chunk : fathom::testing::sse_events(bytes)) {
+      const OrderedJson& delta = chunk["choices"][0]["delta"];
+      EXPECT_TRUE(!delta.contains("content") || delta["content"].is_null()) << delta;
+      if (!delta.contains("tool_calls")) continue;
+      const OrderedJson& function = delta["tool_calls"][0]["function"];
+      name += function.value("name", "");
+      arguments += function.value("arguments", "");
+    }
+  };
+  size_t heard = 0;
+  for (size_t token = 0; token < head_tokens + object_tokens; ++token) {
+    engine.advance();
+    while (reply->run() == 0) std::this_thread::yield();
+    const std::vector<std::string> writes = reply->writes();
+    const size_t before = arguments.size();
+    for (; heard < writes.size(); ++heard) hear(writes[heard]);
+    EXPECT_TRUE(object.starts_with(arguments)) << arguments;
+    if (token < head_tokens) continue;
+    EXPECT_EQ(name, "write_file");
+    EXPECT_GT(arguments.size(), before) << "token " << token << " brought nothing";
+  }
+  EXPECT_EQ(arguments, object);
+  engine.advance(10);
+  EXPECT_TRUE(reply->run_until_complete());
+}
+
+// The format reaches the model where its encoding has a place for it, or where it is asked for.
+TEST_F(StructuredTest, TheFormatIsShownWhereItIsAskedFor) {
+  answer_with("{\"known\": true}");
+  const std::string shown =
+      "## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n"
+      "{\"type\": \"json_schema\", \"json_schema\": {\"name\": ";
+  for (const char* path : {kChat, "/v1/messages", "/v1/responses"}) {
+    const OrderedJson body = tool_and_schema(path, look_, known_, true);
+    service.options.show_format.reset();
+    post(path, body.dump());
+    EXPECT_THAT(tokenizer().decode(requests.back().ids), Not(HasSubstr("## Response Format")));
+    service.options.show_format = true;
+    post(path, body.dump());
+    EXPECT_THAT(tokenizer().decode(requests.back().ids), HasSubstr(shown));
+    EXPECT_THAT(tokenizer().decode(requests.back().ids), HasSubstr("{\"known\": {\"type\""));
+  }
+  OrderedJson body = tool_and_schema(kChat, look_, known_, true);
+  body["messages"] = {{{"role", "system"}, {"content", "Be short."}},
+                      {{"role", "user"}, {"content", "Q"}}};
+  post(kChat, body.dump());
+  EXPECT_THAT(tokenizer().decode(requests.back().ids),
+              HasSubstr("<｜begin▁of▁sentence｜>Be short.\n\n" + shown));
+}
+
+class StructuredV32Test : public StructuredTest {
+ protected:
+  StructuredV32Test() : StructuredTest(Encoding::v32) {}
+};
+
+TEST_F(StructuredV32Test, TheFormatIsShownUnlessItIsNotWanted) {
+  answer_with("{\"known\": true}");
+  const std::string body = tool_and_schema(kChat, look_, known_, true).dump();
+  post(kChat, body);
+  EXPECT_THAT(tokenizer().decode(requests.back().ids), HasSubstr("\n\n## Response Format:\n\n"));
+  service.options.show_format = false;
+  post(kChat, body);
+  EXPECT_THAT(tokenizer().decode(requests.back().ids), Not(HasSubstr("## Response Format")));
+  EXPECT_TRUE(may_answer("{\"known\": true}"));
 }
 
 }  // namespace

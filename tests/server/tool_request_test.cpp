@@ -130,6 +130,17 @@ TEST(ToolRequest, NamespacesAreShownFlatAndKnownApart) {
   EXPECT_EQ(use.offered.size(), 3u);
 }
 
+// Models leave the namespace out: a name that one tool alone has is that tool's.
+TEST(ToolRequest, AModelMayLeaveOutTheNamespace) {
+  const ToolUse use = read(Protocol::responses, R"({"tools": [
+      {"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "get"},
+                                                   {"type": "function", "name": "set"}]},
+      {"type": "namespace", "name": "b", "tools": [{"type": "function", "name": "get"}]}]})");
+  EXPECT_EQ(use.names.of("set"), (ToolName{"set", "a"}));
+  EXPECT_EQ(use.names.of("get"), (ToolName{"get", ""}));  // of which of the two is not known
+  EXPECT_EQ(use.names.of("ge"), (ToolName{"ge", ""}));
+}
+
 // Two tools whose joined names are the same word stay two tools.
 TEST(ToolRequest, NamesThatMeetAreNumbered) {
   const ToolUse use = read(Protocol::responses, R"({"tools": [

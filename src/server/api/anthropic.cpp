@@ -1,5 +1,4 @@
 // /v1/messages: Anthropic's Messages API.
-#include <algorithm>
 #include <utility>
 
 #include "server/api/anthropic_request.h"
@@ -69,10 +68,6 @@ void create(Service& service, const HttpRequest& http, const std::shared_ptr<Htt
   GenerationRequest generation = std::move(request->chat.generation);
   generation.id = new_id("msg_");
   const auto prompt_tokens = static_cast<int64_t>(generation.prompt.size());
-  // Clients of this protocol name the most that a model could say, not what they expect: a limit
-  // beyond the context is the context's end.
-  const int64_t left = service.engine.context() - prompt_tokens;
-  if (left > 0) generation.max_tokens = std::min(generation.max_tokens, left);
 
   MessageHead head;
   head.id = generation.id;

@@ -165,6 +165,7 @@ Conversation conversation_of_messages(const OrderedJson& request) {
       fail("{}: expected user, assistant or system, found '{}'", message.at("role").path(), role);
     }
   }
+  results_to_their_calls(conversation);
   return conversation;
 }
 

@@ -56,6 +56,7 @@ MessagesRequest read_messages_request(const OrderedJson& body, const ServiceOpti
   MessagesRequest request;
   ChatRequest& chat = request.chat;
   GenerationRequest& generation = chat.generation;
+  chat.counts_only = count_only;
   chat.stream.stream = root.at("stream").boolean_or(false);
   read_sampling(root, options, generation);
   for (std::string& text : read_stop_texts(root.at("stop_sequences")))
@@ -68,7 +69,7 @@ MessagesRequest read_messages_request(const OrderedJson& body, const ServiceOpti
   place_instructions(chat.conversation, options.encoding, false);
   chat.continues = settle_last_turn(chat.conversation, "messages");
   apply_tools(read_tool_use(root, Protocol::messages), chat);
-  apply_format(root, Protocol::messages, chat);
+  apply_format(root, Protocol::messages, options, chat);
   return request;
 }
 

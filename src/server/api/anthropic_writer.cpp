@@ -20,6 +20,7 @@ OrderedJson usage_of(const RequestStats& stats, int64_t thinking_tokens) {
 
 std::string_view stop_reason_of(const GenerationEvent& event) {
   if (!event.stop_text.empty()) return "stop_sequence";
+  if (event.context_full) return "model_context_window_exceeded";
   if (event.finish_reason == "length") return "max_tokens";
   if (event.finish_reason == "tool_calls") return "tool_use";
   return "end_turn";

@@ -52,11 +52,28 @@ void read_max_tokens(const JsonField& root, GenerationRequest& request) {
   request.max_tokens = integer_or(root.at("max_completion_tokens"), old_name, 1, kMost);
 }
 
+// Calls of tools that are no functions ({"type": "custom", "custom": {"name", "input"}}), as those
+// of functions with one argument: the conversation goes on without the tool.
+void tell_custom_calls(OrderedJson& message) {
+  const auto calls = message.find("tool_calls");
+  if (calls == message.end() || !calls->is_array()) return;
+  for (OrderedJson& call : *calls) {
+    if (text_member(call, "type") != "custom" || !call.contains("custom")) continue;
+    const OrderedJson& custom = call["custom"];
+    OrderedJson function = {{"name", text_member(custom, "name")},
+                            {"arguments", {{"input", text_member(custom, "input")}}}};
+    call["type"] = "function";
+    call["function"] = std::move(function);
+    call.erase("custom");
+  }
+}
+
 // Calls and results of functions in a history, as those of tools: {"function_call": {...}} and the
 // role function.
 void modernise_calls(OrderedJson& message) {
   if (!message.is_object()) return;
   if (message.value("role", OrderedJson()) == "function") message["role"] = "tool";
+  tell_custom_calls(message);
   const auto call = message.find("function_call");
   if (call == message.end() || call->is_null()) return;
   OrderedJson modern = {{"type", "function"}, {"function", *call}};
@@ -104,7 +121,7 @@ ChatRequest read_chat_request(const OrderedJson& body, const ServiceOptions& opt
   read_conversation(root, options.encoding, request);
   request.legacy_functions = has_legacy_functions(root);
   apply_tools(read_tool_use(root, Protocol::chat), request);
-  apply_format(root, Protocol::chat, request);
+  apply_format(root, Protocol::chat, options, request);
   return request;
 }
 
@@ -149,7 +166,7 @@ ChatPrompt chat_prompt(const Service& service, const ChatRequest& request) {
     segments.pop_back();
   size_t bytes = 0;
   for (const Segment& segment : segments) bytes += segment.text.size();
-  check_prompt_bytes(service, bytes);
+  if (!request.counts_only) check_prompt_bytes(service, bytes);
   ChatPrompt prompt;
   // After a tool result the v3.1 encoding just goes on: no reasoning is opened.
   prompt.thinking =

@@ -17,6 +17,7 @@ struct ChatRequest {
   Conversation conversation;
   bool continues = false;  // the answer begins with the conversation's last message
   bool thinking = false;
+  bool counts_only = false;  // nothing is generated: the prompt may be longer than the context
   AnswerForm form;
   StreamRequest stream;
   GenerationRequest generation;    // without id, prompt and compiled form

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "text/chat_v32.h"
+
 namespace fathom::server {
 namespace {
 
@@ -32,6 +34,19 @@ OrderedJson in_chat_words(const JsonField& format, Protocol protocol) {
   for (const char* key : {"description", "schema", "strict"})
     if (!format.at(key).null()) inner[key] = format.at(key).value();
   return {{"type", "json_schema"}, {"json_schema", std::move(inner)}};
+}
+
+// The v3.1 encoding has no place for a format: what is said of it is part of the instructions, in
+// the words of the v3.2 encoding.
+void show_format(const OrderedJson& format, Encoding encoding, Conversation& conversation) {
+  Message& system = first_system(conversation);
+  if (encoding == Encoding::v32) {
+    system.response_format = format;
+    return;
+  }
+  if (!system.content.empty()) system.content += "\n\n";
+  system.content += kResponseFormatHead;
+  system.content += python_dumps(format);
 }
 
 }  // namespace
@@ -67,7 +82,8 @@ void apply_tools(const ToolUse& use, ChatRequest& chat) {
   system.tools = std::move(functions);
 }
 
-OrderedJson apply_format(const JsonField& root, Protocol protocol, ChatRequest& chat) {
+OrderedJson apply_format(const JsonField& root, Protocol protocol, const ServiceOptions& options,
+                         ChatRequest& chat) {
   const JsonField at = format_of(root, protocol);
   OrderedJson plain = {{"type", "text"}};
   if (at.null()) return plain;
@@ -83,9 +99,11 @@ OrderedJson apply_format(const JsonField& root, Protocol protocol, ChatRequest& 
   const JsonField around = protocol == Protocol::chat && by_schema ? at.at("json_schema") : at;
   const JsonField schema = around.at("schema");
   if (by_schema) schema.object();
-  Message& system = first_system(chat.conversation);
-  if (!system.response_format.is_null()) fail("response_format is given twice");
-  system.response_format = format;
+  if (std::any_of(chat.conversation.begin(), chat.conversation.end(),
+                  [](const Message& m) { return !m.response_format.is_null(); }))
+    fail("response_format is given twice");
+  if (options.show_format.value_or(options.encoding == Encoding::v32))
+    show_format(format, options.encoding, chat.conversation);
   if (chat.form.kind == AnswerForm::Kind::tool_calls) return format;
   // json_object with a schema is what other servers call json_schema.
   const bool follows = by_schema || !schema.null();

@@ -17,11 +17,12 @@ void apply_tools(const ToolUse& use, ChatRequest& chat);
 bool has_tools(const Conversation& conversation);
 
 // Reads the format that the answer must have, wherever the protocol writes it (response_format,
-// text.format, output_config.format), and puts it into the form and, for encodings that have a
-// place for it, into the first system message. After apply_tools. Returns the format in the words
-// of the chat endpoint: {"type": "json_schema", "json_schema": {...}} and the others. Throws Error
-// with the place for what is wrong.
-OrderedJson apply_format(const JsonField& root, Protocol protocol, ChatRequest& chat);
+// text.format, output_config.format), and puts it into the form and, where the model is shown
+// formats, into the first system message. After apply_tools. Returns the format in the words of the
+// chat endpoint: {"type": "json_schema", "json_schema": {...}} and the others. Throws Error with
+// the place for what is wrong.
+OrderedJson apply_format(const JsonField& root, Protocol protocol, const ServiceOptions& options,
+                         ChatRequest& chat);
 
 // Renders the prompt and compiles the form into chat.generation. Throws Error for a conversation
 // that leaves nothing to answer or that the encoding cannot express.

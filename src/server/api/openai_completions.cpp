@@ -16,6 +16,14 @@ std::vector<int32_t> ids_of(const Tokenizer& tokenizer, const TextPrompt& prompt
   return prompt.text ? tokenizer.encode(*prompt.text, special) : prompt.ids;
 }
 
+// Whether the text begins with the marker that the tokenizer puts in front of texts. The tokenizer
+// adds no second one then, and the log says so.
+bool brings_its_marker(const Tokenizer& tokenizer, const TextPrompt& prompt) {
+  const std::vector<int32_t> markers = tokenizer.encode("");
+  return prompt.text && !markers.empty() &&
+         prompt.text->starts_with(tokenizer.token_bytes(markers.front()));
+}
+
 // One answer under way; see ChatAnswer.
 class CompletionAnswer {
  public:
@@ -180,13 +188,17 @@ void handle_completions(Service& service, const HttpRequest& http,
     const std::string id = new_id("cmpl-");
     std::vector<std::vector<int32_t>> prompts;
     std::vector<GenerationRequest> generations;
+    bool twice = false;
     for (const TextPrompt& prompt : request.prompts) {
       if (prompt.text) check_prompt_bytes(service, prompt.text->size());
+      twice = twice || brings_its_marker(service.tokenizer, prompt);
       prompts.push_back(ids_of(service.tokenizer, prompt, request.add_special_tokens));
       GenerationRequest& g = generations.emplace_back(request.generation);
       g.prompt = prompts.back();
       g.id = id;
     }
+    if (twice && request.add_special_tokens)
+      reply->note("left_out", "a second marker of the beginning");
     const bool silent = request.no_answer && request.generation.logprobs < 0;
     auto answer = std::make_shared<CompletionAnswer>(service, reply, std::move(request),
                                                      std::move(prompts), id);

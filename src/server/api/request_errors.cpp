@@ -11,11 +11,6 @@ void answer_errors(HttpReply& reply, std::string_view prompt, const std::functio
   } catch (const PromptTooLong& e) {
     send_error(reply, ErrorShape::openai, Failure{400, e.what()}, prompt,
                "context_length_exceeded");
-  } catch (const AnswerTooLong& e) {
-    const std::string message = e.what();
-    const std::string_view place = place_of(message);
-    send_error(reply, ErrorShape::openai, Failure{400, message},
-               place.empty() ? "max_tokens" : place, "context_length_exceeded");
   } catch (const Error& e) {
     const std::string message = e.what();
     send_error(reply, ErrorShape::openai, Failure{400, message}, place_of(message));

@@ -48,24 +48,14 @@ void listen(Session& session, const GenerationEvent& event) {
   }
 }
 
-// Renders the prompt of a request that has been read and checks it against the context. False
-// where it has been answered with what is wrong.
+// Renders the prompt of a request that has been read. False where it has been answered with what is
+// wrong.
 bool make_ready(Service& service, ResponsesRequest& request, HttpReply& reply) {
   note_left_out(reply, request.chat);
   if (const auto failure = prepare(service, request.chat)) {
     const bool format = failure->message.starts_with("text.format");
     send_error(reply, ErrorShape::openai, *failure, format ? "text.format" : "tools");
     return false;
-  }
-  // Before the engine's own check, which does not know what the limit is called here.
-  const GenerationRequest& generation = request.chat.generation;
-  const auto prompt = static_cast<int64_t>(generation.prompt.size());
-  const int64_t context = service.engine.context(), left = context - prompt;
-  if (left <= 0) throw PromptTooLong(prompt, context);
-  if (generation.max_tokens > left) {
-    throw AnswerTooLong(
-        fmt::format("max_output_tokens: the prompt has {} tokens and leaves room for {}, found {}",
-                    prompt, left, generation.max_tokens));
   }
   return true;
 }
@@ -99,7 +89,8 @@ void create(Service& service, const std::shared_ptr<ResponseStore>& stored, cons
   const bool stream = request->chat.stream.stream;
   try {
     if (!make_ready(service, *request, *reply)) return;
-  } catch (const ContextExceeded& e) {
+    require_room(request->chat.generation, service.engine.context());
+  } catch (const PromptTooLong& e) {
     if (!stream) throw;
     return stream_too_long(*request, e.what(), *reply);
   }
@@ -118,7 +109,9 @@ void create(Service& service, const std::shared_ptr<ResponseStore>& stored, cons
 
 void count(Service& service, ResponseStore& stored, const HttpRequest& http, HttpReply& reply) {
   std::optional<ResponsesRequest> request = read(service, stored, http, reply);
-  if (!request || !make_ready(service, *request, reply)) return;
+  if (!request) return;
+  request->chat.counts_only = true;
+  if (!make_ready(service, *request, reply)) return;
   reply.send(200, "application/json",
              dump_json({{"object", "response.input_tokens"},
                         {"input_tokens", request->chat.generation.prompt.size()}}));

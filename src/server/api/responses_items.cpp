@@ -29,12 +29,13 @@ std::string read_text(const At& at, bool asks = false) {
 }
 
 // Calls of tools that are no functions, made by other servers: custom_tool_call, local_shell_call,
-// ... The ids of those whose output is in the list, too: they are told as calls and results.
+// ... The ids of those whose output is in the list, too: they are told as calls and results. The
+// output of a local_shell_call is a function_call_output.
 std::set<std::string> foreign_calls(const OrderedJson& items) {
   std::set<std::string> called, answered;
   for (const OrderedJson& item : items) {
     const std::string type = text_member(item, "type");
-    if (type == "function_call" || type == "function_call_output") continue;
+    if (type == "function_call") continue;
     if (type.ends_with("_call")) called.insert(text_member(item, "call_id"));
     if (type.ends_with("_output") && called.contains(text_member(item, "call_id")))
       answered.insert(text_member(item, "call_id"));
@@ -129,10 +130,10 @@ class ItemReader {
     ToolCall call;
     call.id = item.at("call_id").string();
     call.name = item.at("name").string();
+    if (call.name.empty()) fail("{}: expected a name, found \"\"", item.at("name").path());
     if (const At space = item.at("namespace"); !space.null())
       call.name = names_.shown({call.name, space.string()});
     call.arguments = read_arguments(item.at("arguments"));
-    if (call.name.empty()) fail("{}: expected a name, found \"\"", item.at("name").path());
     said(item, false).tool_calls.push_back(std::move(call));
   }
 

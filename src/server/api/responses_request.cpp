@@ -77,6 +77,7 @@ void read_input(const JsonField& root, ResponseStore& stored, ResponsesRequest& 
       [&](const std::string& id) { return stored.find_item(id); }, request.chat.names,
       request.history));
   if (request.history.size() == before) fail("input: expected at least one item, found none");
+  results_to_their_calls(request.history);
   check_tool_results(request.history);
   const JsonField instructions = root.at("instructions");
   if (!instructions.null() && !instructions.string().empty()) {
@@ -153,7 +154,7 @@ ResponsesRequest read_responses_request(const OrderedJson& body, const ServiceOp
   request.chat.thinking = read_reasoning(root, r);
   apply_tools(tools, request.chat);
   echo_tools(root, tools, request);
-  const OrderedJson format = apply_format(root, Protocol::responses, request.chat);
+  const OrderedJson format = apply_format(root, Protocol::responses, options, request.chat);
   r["text"] = {
       {"format", format["type"] == "json_schema" ? root.at("text").at("format").value() : format}};
   request.store = root.at("store").boolean_or(true) && options.max_stored_responses > 0;

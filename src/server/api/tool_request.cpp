@@ -1,6 +1,7 @@
 #include "server/api/tool_request.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace fathom::server {
@@ -291,7 +292,17 @@ std::string ToolNames::shown(const ToolName& tool) const {
 
 ToolName ToolNames::of(const std::string& shown) const {
   const auto found = by_shown_.find(shown);
-  return found == by_shown_.end() ? ToolName{shown} : found->second;
+  if (found != by_shown_.end()) return found->second;
+  const ToolName* const meant = only_one(shown);
+  return meant ? *meant : ToolName{shown};
+}
+
+const ToolName* ToolNames::only_one(const std::string& name) const {
+  // Names that are equal stand together, ordered by their namespaces.
+  const auto first = by_own_.lower_bound(ToolName{name});
+  if (first == by_own_.end() || first->first.name != name) return nullptr;
+  const auto second = std::next(first);
+  return second != by_own_.end() && second->first.name == name ? nullptr : &first->first;
 }
 
 namespace {

@@ -29,11 +29,15 @@ class ToolNames {
   // The name under which the model knows the tool; for one that was not added the name that it
   // would have had.
   std::string shown(const ToolName& tool) const;
-  // The tool behind a name that the model wrote; one that it made up belongs to no namespace.
+  // The tool behind a name that the model wrote. Models leave the namespace out: a name that only
+  // one tool has is that tool's. One that the model made up belongs to no namespace.
   ToolName of(const std::string& shown) const;
   bool has(const std::string& shown) const { return by_shown_.contains(shown); }
 
  private:
+  // The only tool of that name, whatever its namespace; null where there are none or several.
+  const ToolName* only_one(const std::string& name) const;
+
   std::map<std::string, ToolName> by_shown_;
   std::map<ToolName, std::string> by_own_;
 };

@@ -19,9 +19,10 @@ std::vector<int32_t> ids_to_show(const Service& service, const OrderedJson& body
   }
   if (!root.at("prompt").null()) fail("prompt: give either prompt or messages");
   ChatRequest chat;
+  chat.counts_only = true;
   read_conversation(root, service.options.encoding, chat);
   apply_tools(read_tool_use(root, Protocol::chat), chat);
-  apply_format(root, Protocol::chat, chat);
+  apply_format(root, Protocol::chat, service.options, chat);
   chat.thinking = read_thinking(root);
   return chat_prompt(service, chat).ids;
 }
@@ -68,6 +69,7 @@ void handle_health(const Service& service, HttpReply& reply) {
 
 // What clients of the three protocols ask for and this server has not.
 void add_absent_routes(Router& router) {
+  const std::string below = "paths begin with /v1 here, so that the base URL ends in it";
   const std::string generates = "this server's model generates text";
   const std::pair<const char*, std::string> absent[] = {
       {"/v1/embeddings", generates + " and makes no embeddings"},
@@ -90,6 +92,12 @@ void add_absent_routes(Router& router) {
       {"/v1/fine_tuning", "nothing is trained here"},
       {"/v1/complete", "use /v1/messages"},
       {"/v1/engines", "use /v1/models"},
+      {"/chat", below},
+      {"/completions", below},
+      {"/responses", below},
+      {"/messages", below},
+      {"/models", below},
+      {"/v1/v1", "the base URL of the client and its paths have a /v1 each: one is enough"},
       {"/api", "of Ollama's protocol there is nothing here: use /v1/chat/completions"},
   };
   for (const auto& [path, why] : absent) router.add_absent(path, why);
