@@ -26,7 +26,7 @@ function shapes_of(z) {
     text: z.object({ name: z.string().min(1).max(8), word: z.string().regex(/^[\w-.]{1,5}$/) }),
     password: z.object({ word: z.string().regex(/^(?=.*[A-Z])(?=.*\d)[A-Za-z\d]{4,8}$/) }),
     email: z.object({ mail: z.string().email().max(30) }),
-    formats: z.object({ id: z.string().uuid(), at: z.string().datetime(), ip: z.string().ip?.() ?? z.ipv4() }),
+    formats: z.object({ id: z.string().uuid(), at: z.string().datetime({ offset: true }), ip: z.string().ip?.() ?? z.ipv4() }),
     nullable: z.object({ kind: kind.nullable(), age: z.number().int().max(9).min(0).nullable() }),
     lists: z.object({ all: z.array(kind).min(1).max(2), nested: z.array(z.array(leaf).max(1)).max(1) }),
     union: z.object({ value: z.union([kind, z.number().int().min(0).max(9), z.array(z.null()).max(1)]) }),
@@ -83,7 +83,7 @@ for (const [version, z] of [
   });
 
   test(`openai's helpers with zod ${version}, a call`, async () => {
-    for (const name of ['enums', 'lists', 'formats']) {
+    for (const name of ['enums', 'lists', 'discriminated']) {
       const shape = shapes_of(z)[name];
       const reply = await served.openai.chat.completions.parse({
         ...ask,
@@ -91,6 +91,7 @@ for (const [version, z] of [
         messages: h.needle,
         tools: [zodFunction({ name, parameters: shape })],
         tool_choice: 'required',
+        parallel_tool_calls: false,
       });
       const [call] = reply.choices[0].message.tool_calls;
       assert.equal(call.function.name, name);
