@@ -129,6 +129,14 @@ fi
 limited selfcheck 100 "$bin/fathom" selfcheck --ckpt-path models/small --device cuda
 judge selfcheck
 
+# Two GPUs as ranks of one model: they choose alike and end every sum with the same bits.
+limited pair 100 "$bin/fathom" selfcheck --ckpt-path models/small --device cuda --tensor-parallel-size 2 --only ranks
+if [ "$code" -ne 0 ] && why=$(grep -o '2 ranks need as many GPUs.*' "$logs/pair"); then
+  record pair "skipped" "$seconds" "$why"
+else
+  judge pair
+fi
+
 # Small shapes of every family: a sanitizer slows a kernel a hundredfold.
 small='RouteTest.TiesGoToTheLowerId:MoeTest.Permute:NormTest.EmbeddingAndGatheredRows'
 small+=':NormTest.LatentRows:NormTest.IndexQueries*:IndexScoresTest.OneTokenAtPageBorders'

@@ -13,6 +13,7 @@
 #include "bench/timing.h"
 #include "cache/kv_pool.h"
 #include "kernels/gpu.h"
+#include "runtime/ranked_runner.h"
 #include "runtime/step_runner.h"
 
 namespace fathom {
@@ -42,10 +43,16 @@ Config cut(Config c, int layers, const ComputePlan& plan) {
 
 class Run {
  public:
-  Run(const Config& config, const Weights& weights, const GpuBenchOptions& o)
-      : config_(config), options_(o), shape_(kv_shape(config, o.compute)), weights_(weights) {
-    weights_.layers.resize(static_cast<size_t>(config.layers));
-    if (!o.compute.mtp) weights_.mtp.reset();
+  Run(const Config& config, const RankWeights& weights, const GpuBenchOptions& o)
+      : config_(config),
+        rank_config_(config_of_rank(config, o.compute.layout)),
+        options_(o),
+        shape_(kv_shape(config, o.compute)) {
+    for (int rank = 0; rank < weights.size(); ++rank) {
+      weights_.push_back(weights[rank]);
+      weights_.back().layers.resize(static_cast<size_t>(config.layers));
+      if (!o.compute.mtp) weights_.back().mtp.reset();
+    }
     longest_ = *std::max_element(o.contexts.begin(), o.contexts.end()) + kBenchSlack;
     pages_each_ = static_cast<int>(pages_for(longest_));
     most_ = *std::max_element(o.batches.begin(), o.batches.end());
@@ -59,7 +66,7 @@ class Run {
 
   void measure(Times& times) {
     for (AttentionMode mode : options_.attention) {
-      std::unique_ptr<StepRunner> runner = make_step_runner(setup(mode), pool_);
+      std::unique_ptr<StepRunner> runner = make_runner(mode);
       forms_ = form_policy(config_, setup(mode).compute);
       prefill(*runner, mode, times);
       for (int64_t context : options_.contexts)
@@ -72,27 +79,40 @@ class Run {
   RunnerSetup setup(AttentionMode mode) {
     RunnerSetup s;
     s.config = &config_;
-    s.weights = &weights_;
+    s.weights = &weights_[0];
     s.compute = options_.compute;
     s.compute.attention = mode;
     s.compute.context = longest_;
     s.compute.sequences = most_;
     s.compute.logit_rows = most_ * (1 + drafts());
     s.compute.cache_pages = pages_;
-    s.shared_cache = cache_ ? &*cache_ : nullptr;
+    for (const auto& cache : caches_) s.shared_caches.push_back(cache.get());
     return s;
+  }
+
+  std::unique_ptr<StepRunner> make_runner(AttentionMode mode) {
+    if (weights_.size() == 1) return make_step_runner(setup(mode), pool_);
+    std::vector<const Weights*> ranks;
+    for (const Weights& w : weights_) ranks.push_back(&w);
+    return std::make_unique<RankedRunner>(setup(mode), RankWeights(std::move(ranks)));
   }
 
   void plan_cache() {
     RunnerSetup s = setup(AttentionMode::sparse);
-    const int64_t free = static_cast<int64_t>(device_memory_free()) - runner_bytes(s);
+    s.config = &rank_config_;
+    const int ranks = static_cast<int>(weights_.size());
+    const int64_t free = find_gpu(ranks).free - runner_bytes(s);
     const int64_t fitting = free * 95 / 100 / shape_.bytes_per_page();
     pages_ = static_cast<int>(std::min<int64_t>(fitting, int64_t{most_} * pages_each_));
     if (pages_ < pages_each_)
       fail("a cache of {} tokens needs {}, {} are left on the GPU", longest_,
            bytes_text(pages_each_ * shape_.bytes_per_page()),
            bytes_text(std::max<int64_t>(0, free)));
-    cache_.emplace(shape_, pages_ + 1, MemoryKind::device);
+    for (int rank = 0; rank < ranks; ++rank) {
+      use_gpu(rank);
+      caches_.push_back(std::make_unique<KvPool>(shape_, pages_ + 1, MemoryKind::device));
+    }
+    use_gpu(0);
   }
 
   int drafts() const { return options_.compute.speculative_tokens; }
@@ -149,14 +169,15 @@ class Run {
   void decode(StepRunner& runner, AttentionMode mode, int64_t context, int sequences,
               Times& times) {
     const int64_t each = pages_for(context + kBenchSlack);
-    for (int s = 1; s < sequences; ++s)
-      for (const KvView& layer : cache_->layers()) {
-        copy_on_gpu(layer.latent_row(s * each * kPageRows), layer.latent,
-                    static_cast<size_t>(each * kPageRows * layer.latent_stride));
-        if (layer.index)
-          copy_on_gpu(layer.index_page(s * each), layer.index,
-                      static_cast<size_t>(each * kPageRows * layer.index_stride));
-      }
+    for (const auto& cache : caches_)
+      for (int s = 1; s < sequences; ++s)
+        for (const KvView& layer : cache->layers()) {
+          copy_on_gpu(layer.latent_row(s * each * kPageRows), layer.latent,
+                      static_cast<size_t>(each * kPageRows * layer.latent_stride));
+          if (layer.index)
+            copy_on_gpu(layer.index_page(s * each), layer.index,
+                        static_cast<size_t>(each * kPageRows * layer.index_stride));
+        }
     StepBatch batch(options_.compute.step_tokens, 2 * sequences + 1,
                     static_cast<int>(pages_for(longest_)));
     std::vector<std::vector<int32_t>> tables, ids(static_cast<size_t>(sequences)), guessed = ids;
@@ -211,13 +232,13 @@ class Run {
     return run;
   }
 
-  Config config_;
+  Config config_, rank_config_;
   GpuBenchOptions options_;
   KvShape shape_;
-  Weights weights_;
+  std::vector<Weights> weights_;  // by rank
   int64_t longest_ = 0;
   int pages_each_ = 0, pages_ = 0, most_ = 1;
-  std::optional<KvPool> cache_;
+  std::vector<std::unique_ptr<KvPool>> caches_;  // by rank
   ThreadPool pool_{1};
   FormPolicy forms_;
   std::mt19937_64 random_{1};
@@ -233,7 +254,7 @@ double tokens_per_run(const GpuBenchOptions& o) {
 
 }  // namespace
 
-std::vector<GpuBenchRow> bench_gpu(const Config& config, const Weights& weights,
+std::vector<GpuBenchRow> bench_gpu(const Config& config, const RankWeights& weights,
                                    const GpuBenchOptions& o,
                                    const std::function<void(const std::string&)>& progress) {
   const bool extrapolate = o.whole_layers > 0 && config.layers >= 3 && config.dense_layers == 1;

@@ -24,7 +24,7 @@ inline constexpr int64_t kBenchSlack = 64;
 inline constexpr int kBenchWarmup = 3;
 
 struct GpuBenchOptions {
-  // For a GPU. Attention, context and sequences are replaced: every row has its own.
+  // For GPUs. Attention, context and sequences are replaced: every row has its own.
   ComputePlan compute;
   // In this order; sparse only for a model with an indexer.
   std::vector<AttentionMode> attention{AttentionMode::sparse, AttentionMode::dense};
@@ -33,8 +33,8 @@ struct GpuBenchOptions {
   int decode_steps = 21;  // a figure is the median of so many
   int whole_layers = 0;   // layers of the model that a slice stands for, 0: no extrapolation
   int whole_dense = 0;    // of these, with a dense MLP
-  double dollars_per_hour = 2.0;
-  double acceptance = 0.8;  // of drafts, with compute.speculative_tokens: see BenchOptions
+  double dollars_per_hour = 2.0;  // of one GPU
+  double acceptance = 0.8;        // of drafts, with compute.speculative_tokens: see BenchOptions
 };
 
 // Milliseconds; the whole model's are 0 where nothing is extrapolated.
@@ -52,15 +52,16 @@ struct GpuBenchRow {
   double tokens() const { return batch * tokens_per_run; }
   double tokens_per_s() const { return ms > 0 ? tokens() / ms * 1e3 : 0; }
   double whole_tokens_per_s() const { return whole_ms > 0 ? tokens() / whole_ms * 1e3 : 0; }
-  // Of one GPU's time, for a million tokens of the whole model, or of what was run where nothing is
-  // extrapolated.
+  // For a million tokens of the whole model, or of what was run where nothing is extrapolated, when
+  // all ranks' GPUs together cost `per_hour`.
   double dollars(double per_hour) const {
     return (whole_ms > 0 ? whole_ms : ms) / 3.6e6 * per_hour / tokens() * 1e6;
   }
 };
 
-// Weights must lie on the GPU. Returns all rows, in order of attention mode and context.
-std::vector<GpuBenchRow> bench_gpu(const Config& config, const Weights& weights,
+// `config` is the whole model's; the weights of each rank must lie on its GPU. Returns all rows, in
+// order of attention mode and context.
+std::vector<GpuBenchRow> bench_gpu(const Config& config, const RankWeights& weights,
                                    const GpuBenchOptions& options,
                                    const std::function<void(const std::string&)>& progress);
 

@@ -186,7 +186,6 @@ struct Unused {
 constexpr Unused kUnusedOnGpu[] = {
     {"--repeat", "on a GPU a figure is the median of the steps that --decode-tokens counts"},
     {"--threads", "on a GPU one thread launches the steps"},
-    {"--tensor-parallel-size", "measuring several GPUs is not built yet"},
 };
 constexpr Unused kUnusedOnCpu[] = {
     {"--random",

@@ -18,6 +18,10 @@ namespace {
 // What a 671b-layers=N slice stands for.
 constexpr int kWholeLayers = 61, kWholeDense = 3;
 
+double dollars_of_all(const GpuBenchOptions& o) {
+  return o.dollars_per_hour * o.compute.layout.ranks();
+}
+
 void print(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o) {
   fmt::print("{:<8} {:<8} {:>8} {:>6} {:>10} {:>10} {:>10} {:>12} {:>12} {:>9}\n", "mode", "phase",
              "context", "tokens", "ms", "tok/s", "ms/layer", "61 layers ms", "tok/s", "$/M tok");
@@ -31,20 +35,24 @@ void print(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o) {
     else if (r.whole_ms > 0)
       fmt::print("{:>10.3f} {:>10.0f} {:>10.3f} {:>12.2f} {:>12.1f} {:>9.3f}\n", r.ms,
                  r.tokens_per_s(), r.layer_ms, r.whole_ms, r.whole_tokens_per_s(),
-                 r.dollars(o.dollars_per_hour));
+                 r.dollars(dollars_of_all(o)));
     else
       fmt::print("{:>10.3f} {:>10.0f} {:>10} {:>12} {:>12} {:>9.3f}\n", r.ms, r.tokens_per_s(), "",
-                 "", "", r.dollars(o.dollars_per_hour));
+                 "", "", r.dollars(dollars_of_all(o)));
   }
   const bool whole =
       std::any_of(rows.begin(), rows.end(), [](const GpuBenchRow& r) { return r.whole_ms > 0; });
   if (whole)
     fmt::print(
         "\n61 layers: 3 dense, 58 MoE, all experts' weights on the GPUs that run a layer; "
-        "${:.2f} an hour and GPU, communication not counted\n",
-        o.dollars_per_hour);
+        "${:.2f} an hour and GPU, communication {}\n",
+        o.dollars_per_hour,
+        o.compute.layout.ranks() > 1
+            ? fmt::format("between {} ranks counted", o.compute.layout.ranks())
+            : "not counted");
   else
-    fmt::print("\n$/M tok: of the layers that were run; ${:.2f} an hour\n", o.dollars_per_hour);
+    fmt::print("\n$/M tok: of the layers that were run; ${:.2f} an hour and GPU\n",
+               o.dollars_per_hour);
 }
 
 void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
@@ -52,6 +60,7 @@ void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
   nlohmann::ordered_json out;
   out["gpu"] = gpu.name;
   out["numerics"] = name_of(o.compute.numerics);
+  out["tensor_parallel_size"] = o.compute.layout.tensor;
   out["dollars_per_hour"] = o.dollars_per_hour;
   out["rows"] = nlohmann::ordered_json::array();
   for (const GpuBenchRow& r : rows) {
@@ -69,7 +78,7 @@ void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
         j["layer_ms"] = r.layer_ms;
         j["whole_ms"] = r.whole_ms;
       }
-      j["dollars_per_million"] = r.dollars(o.dollars_per_hour);
+      j["dollars_per_million"] = r.dollars(dollars_of_all(o));
     }
     out["rows"].push_back(j);
   }
@@ -79,7 +88,8 @@ void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
 }  // namespace
 
 int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
-  const GpuInfo gpu = find_gpu();
+  const RankLayout& layout = compute.layout;
+  const GpuInfo gpu = find_gpu(layout.ranks());
   GpuBenchOptions o;
   o.compute = compute;
   const Numerics numerics = compute.numerics;
@@ -92,11 +102,18 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
   if (!flags.random.empty()) {
     config = parse_config(preset_config(flags.random), "preset " + flags.random);
     config.mtp_layers = compute.mtp ? 1 : 0;  // a slice has the block that its steps need
-    const int64_t bytes = PlacedWeights::bytes_on_gpu(config, numerics);
+    check_plan(config, compute);
+    const int64_t bytes = PlacedWeights::bytes_on_gpu(config, numerics, layout);
     if (bytes > gpu.free)
       fail("--random {}: {} of weights in {} numerics, {} are free on {}", flags.random,
            bytes_text(bytes), name_of(numerics), bytes_text(gpu.free), gpu.name);
-    weights = std::make_unique<DeviceWeights>(PlacedWeights::random(config, numerics, flags.seed));
+    std::vector<PlacedWeights> placed;
+    for (int rank = 0; rank < layout.ranks(); ++rank) {
+      use_gpu(rank);
+      placed.push_back(PlacedWeights::random(config, numerics, flags.seed, layout.at(rank)));
+    }
+    use_gpu(0);
+    weights = std::make_unique<DeviceWeights>(std::move(placed));
     if (flags.random.starts_with("671b")) {
       o.whole_layers = kWholeLayers;
       o.whole_dense = kWholeDense;
@@ -105,12 +122,14 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
     CheckpointOptions loading;
     loading.config_file = flags.config;
     loading.with_mtp = compute.mtp;
+    loading.layout = layout;
     checkpoint = Checkpoint::load(flags.path, loading);
     config = checkpoint->config();
     if (compute.mtp && config.mtp_layers == 0)
       fail("{} speculative tokens: this checkpoint has no MTP block, which guesses them",
            compute.speculative_tokens);
-    weights = std::make_unique<DeviceWeights>(config, checkpoint->weights(), compute, true);
+    check_plan(config, compute);
+    weights = std::make_unique<DeviceWeights>(config, checkpoint->rank_weights(), compute, true);
   }
   if (!config.has_indexer()) o.attention = {AttentionMode::dense};
   if (!flags.contexts.empty()) o.contexts = flags.contexts;
@@ -128,9 +147,10 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
   for (int batch : o.batches)
     if (batch < 1 || batch > kMaxBatch)
       fail("a batch of {}: 1 to {} are possible", batch, kMaxBatch);
-  fmt::print(stderr, "{}; {} layers, {} of weights, {} numerics\n", gpu.name, config.layers,
-             bytes_text(weights->bytes_on_gpu()), name_of(numerics));
-  const auto rows = bench_gpu(config, weights->get(), o,
+  fmt::print(stderr, "{}{}; {} layers, {} of weights on a GPU, {} numerics\n",
+             layout.ranks() > 1 ? fmt::format("{} x ", layout.ranks()) : "", gpu.name,
+             config.layers, bytes_text(weights->bytes_on_gpu()), name_of(numerics));
+  const auto rows = bench_gpu(config, weights->ranks(), o,
                               [](const std::string& text) { fmt::print(stderr, "{}\n", text); });
   if (flags.json)
     print_json(rows, o, gpu);

@@ -56,7 +56,7 @@ EngineOptions engine_options_of(const ModelOptions& o, const Checkpoint& checkpo
   e.weight_bytes = gpu ? PlacedWeights::bytes_on_gpu(config, e.compute.numerics, e.compute.layout)
                        : checkpoint.mapped_bytes();
   // Asked before the weights are there, and again by nobody: what they take is in weight_bytes.
-  if (gpu) e.available_bytes = static_cast<int64_t>(device_memory_free());
+  if (gpu) e.available_bytes = find_gpu(e.compute.layout.ranks()).free;
   return e;
 }
 

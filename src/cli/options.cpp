@@ -134,8 +134,8 @@ void ComputeOptions::add_speculation_to(CLI::App& command) {
 void ComputeOptions::add_ranks_to(CLI::App& command) {
   command
       .add_option("--tensor-parallel-size", tensor_parallel,
-                  "ranks that compute together, each with a part of the weights: parts of the "
-                  "processors, one a NUMA node where there are several (default: 1)")
+                  "ranks that compute together, each with a part of the weights: GPUs, or parts of "
+                  "the processors, one a NUMA node where there are several (default: 1)")
       ->check(CLI::Range(1, 1024));
 }
 
@@ -147,7 +147,8 @@ DeviceKind ComputeOptions::device_value() const {
       fail("--device cuda: {} for the CPU only", numerics == "exact" ? "--numerics exact is"
                                                  : kv == "f32"       ? "--kv f32 is"
                                                                      : "--kernels is");
-    const DeviceChoice choice = choose_device(cpu_only ? "cpu" : device);
+    const DeviceChoice choice =
+        choose_device(cpu_only ? "cpu" : device, std::max(1, tensor_parallel));
     if (!choice.note.empty()) fmt::print(stderr, "note: {}\n", choice.note);
     found_ = choice.device;
   }

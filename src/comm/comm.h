@@ -12,6 +12,8 @@
 
 namespace fathom {
 
+class Ops;
+
 // Part `part` of [0, n) in `parts` parts that are as even as whole numbers allow. A part is empty
 // where n is less than `parts`.
 struct PartRange {
@@ -56,9 +58,9 @@ class Comm {
 class CommGroup {
  public:
   virtual ~CommGroup() = default;
-  // The link of one rank; called once for each, on its own thread. `stream`: Ops::stream() of its
-  // ops.
-  virtual std::unique_ptr<Comm> join(int rank, void* stream) = 0;
+  // The link of one rank; called once for each, on its own thread. Exchanges come in order with
+  // `ops`, the rank's own.
+  virtual std::unique_ptr<Comm> join(int rank, Ops* ops) = 0;
   // Ends every exchange, those that wait and those to come, with an Error that says `why`. The
   // first reason stays.
   virtual void abort(const std::string& why) = 0;

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstring>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -196,7 +197,7 @@ class ThreadsComm final : public Comm {
 class ThreadGroup final : public CommGroup {
  public:
   explicit ThreadGroup(int ranks) : board_(std::make_shared<Board>(ranks)) {}
-  std::unique_ptr<Comm> join(int rank, void*) override {
+  std::unique_ptr<Comm> join(int rank, Ops*) override {
     return std::make_unique<ThreadsComm>(board_, rank);
   }
   void abort(const std::string& why) override { board_->barrier.abort(why); }

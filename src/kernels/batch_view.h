@@ -23,6 +23,12 @@ struct RowShare {
   static constexpr int kBlock = 64;
   int part = 0, parts = 1;
   bool has(int token) const { return token / kBlock % parts == part; }
+  // How many of `tokens` it has, and which of all is its i-th.
+  int count(int tokens) const {
+    const int round = kBlock * parts, rest = tokens % round - kBlock * part;
+    return tokens / round * kBlock + (rest < 0 ? 0 : rest < kBlock ? rest : kBlock);
+  }
+  int token(int i) const { return (i / kBlock * parts + part) * kBlock + i % kBlock; }
 };
 
 // The tokens of one step in one list: prefill chunks and decodes of several sequences, one after

@@ -13,15 +13,28 @@
 
 namespace fathom {
 
+class CommGroup;
+
 struct GpuInfo {
   bool usable = false;
   std::string name;     // "NVIDIA H100 80GB HBM3"
   std::string why_not;  // why it is not usable, for the user
+  int count = 0;        // of this machine
   int64_t free = 0;     // bytes of memory
 };
 
-// The first GPU of this machine. Never throws: not having one is no error.
-GpuInfo find_gpu();
+// The first GPU of this machine, or the first `ranks` if a model runs on several: usable when all
+// of them are, with the least free memory of any. Never throws: not having one is no error.
+GpuInfo find_gpu(int ranks = 1);
+
+// What this thread does with a GPU from here on, it does with that of `rank`.
+void use_gpu(int rank);
+
+// Ranks that are threads of this process, rank r with tensors in the memory of GPU r. Throws Error
+// when it is joined and two GPUs cannot reach each other's memory.
+std::shared_ptr<CommGroup> make_gpu_group(int ranks);
+// Bytes of GPU memory that a rank takes for that.
+int64_t gpu_exchange_bytes(int ranks);
 
 // `observed`: tensors lie in memory that host and GPU share, and every op is finished before it
 // returns. For observers, who read what lies between the ops; slow. Throws Error for numerics and

@@ -11,12 +11,15 @@ constexpr const char* kWhyNot =
 
 }  // namespace
 
-GpuInfo find_gpu() {
+GpuInfo find_gpu(int) {
   GpuInfo info;
   info.why_not = kWhyNot;
   return info;
 }
 
+void use_gpu(int) { fail("{}", kWhyNot); }
+std::shared_ptr<CommGroup> make_gpu_group(int) { fail("{}", kWhyNot); }
+int64_t gpu_exchange_bytes(int) { fail("{}", kWhyNot); }
 std::unique_ptr<Ops> make_gpu_ops(Numerics, const Workload&, bool) { fail("{}", kWhyNot); }
 int64_t gpu_workspace_bytes(Numerics, const Workload&) { fail("{}", kWhyNot); }
 void upload_to_gpu(std::span<const UploadPiece>) { fail("{}", kWhyNot); }

@@ -44,6 +44,8 @@ struct Workload {
   int q_rank = 0;
   int index_heads = 0, index_dim = 0, index_topk = 0;
   int experts = 0, experts_per_token = 0;
+  int first_expert = 0, own_experts = -1;  // whose weights this rank has; -1: all
+  int ranks = 1;                           // that share the rows of index_topk
   int64_t vocab = 0;
   int64_t index_budget = 64 << 20;  // bytes of index scores held at once
   bool ue8m0 = true;                // scale format of quantised activations
@@ -62,8 +64,7 @@ class Ops {
   virtual void upload(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
   virtual void download(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
 
-  // The stream that these ops are queued on (cudaStream_t), for exchange between ranks in order
-  // with them; null on a CPU.
+  // The stream that these ops are queued on (cudaStream_t); null on a CPU.
   virtual void* stream() const { return nullptr; }
 
   // Called before each step: brings its inputs to where the ops can reach them. The ops of the step

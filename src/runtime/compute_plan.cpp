@@ -76,6 +76,12 @@ Workload workload_of(const Config& c, const ComputePlan& p) {
   w.index_topk = c.index_topk;
   w.experts = c.experts;
   w.experts_per_token = c.experts_per_token;
+  w.ranks = p.layout.ranks();
+  if (w.ranks > 1 && !experts_by_columns(c, p.layout)) {
+    const PartRange own = part_of(c.experts, p.layout.rank, w.ranks);
+    w.first_expert = static_cast<int>(own.begin);
+    w.own_experts = static_cast<int>(own.size());
+  }
   w.vocab = c.vocab;
   w.index_budget = p.index_budget;
   w.ue8m0 = c.ue8m0;

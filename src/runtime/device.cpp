@@ -11,15 +11,18 @@
 
 namespace fathom {
 
-DeviceChoice choose_device(std::string_view asked) {
+DeviceChoice choose_device(std::string_view asked, int ranks) {
   DeviceChoice choice;
   if (asked == "cpu") return choice;
-  const GpuInfo gpu = find_gpu();
+  const GpuInfo gpu = find_gpu(ranks);
   if (gpu.usable) {
     choice.device = DeviceKind::cuda;
     return choice;
   }
   if (asked == "cuda") fail("--device cuda: {}", gpu.why_not);
+  if (ranks > 1 && find_gpu().usable)
+    fail("--tensor-parallel-size {}: {}; with --device cpu a rank is a part of the processors",
+         ranks, gpu.why_not);
   // A machine without a GPU needs no explanation; one whose GPU is not used does.
   if (!gpu.name.empty()) choice.note = fmt::format("not using the GPU: {}", gpu.why_not);
   return choice;
@@ -40,24 +43,24 @@ DeviceWeights::DeviceWeights(const Config& config, const RankWeights& host, cons
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   int64_t bytes = 0;
-  for (const auto& p : placed_) bytes += p->bytes();
+  for (const PlacedWeights& p : placed_) bytes += p.bytes();
   fmt::print(stderr, "weights: {} to {} in {:.1f} s, {}\n", bytes_text(bytes),
              placed_.size() == 1 ? "the GPU" : fmt::format("{} GPUs", placed_.size()), seconds,
              rate_text(static_cast<double>(bytes) / seconds));
 }
 
-DeviceWeights::DeviceWeights(PlacedWeights placed) { placed_.emplace_back(std::move(placed)); }
+DeviceWeights::DeviceWeights(std::vector<PlacedWeights> placed) : placed_(std::move(placed)) {}
 
 RankWeights DeviceWeights::ranks() const {
   if (placed_.empty()) return host_;
   std::vector<const Weights*> all;
-  for (const auto& p : placed_) all.push_back(&p->weights());
+  for (const PlacedWeights& p : placed_) all.push_back(&p.weights());
   return RankWeights(std::move(all));
 }
 
 int64_t DeviceWeights::bytes_on_gpu() const {
   int64_t most = 0;
-  for (const auto& p : placed_) most = std::max(most, p->bytes());
+  for (const PlacedWeights& p : placed_) most = std::max(most, p.bytes());
   return most;
 }
 

@@ -19,8 +19,9 @@ struct DeviceChoice {
   std::string note;  // for the user, when a GPU is there and is not used
 };
 
-// `asked`: auto, cpu or cuda. Throws Error when cuda is asked for and cannot be had.
-DeviceChoice choose_device(std::string_view asked);
+// `asked`: auto, cpu or cuda. Throws Error when cuda is asked for and cannot be had, and when there
+// are GPUs, but not one for each of `ranks`.
+DeviceChoice choose_device(std::string_view asked, int ranks = 1);
 
 // The weights of a model's ranks where their devices read them: the host's own, or a copy of each
 // rank's on its GPU.
@@ -30,15 +31,15 @@ class DeviceWeights {
   // CPU. With `progress` a line on standard error says how fast the copies of all ranks went.
   DeviceWeights(const Config& config, const RankWeights& host, const ComputePlan& plan,
                 bool progress = false);
-  explicit DeviceWeights(PlacedWeights placed);
+  explicit DeviceWeights(std::vector<PlacedWeights> placed);  // by rank
 
-  const Weights& get() const { return placed_.empty() ? host_[0] : placed_[0]->weights(); }
+  const Weights& get() const { return placed_.empty() ? host_[0] : placed_[0].weights(); }
   RankWeights ranks() const;
   int64_t bytes_on_gpu() const;  // of the rank that has most
 
  private:
   RankWeights host_;
-  std::vector<std::optional<PlacedWeights>> placed_;  // by rank; empty on a CPU
+  std::vector<PlacedWeights> placed_;  // by rank; empty on a CPU
 };
 
 }  // namespace fathom

@@ -6,6 +6,7 @@
 #include "base/units.h"
 #include "cache/kv_pool.h"
 #include "io/machine.h"
+#include "kernels/gpu.h"
 #include "runtime/cache_origin.h"
 #include "runtime/engine_impl.h"
 #include "runtime/ranked_runner.h"
@@ -77,7 +78,7 @@ MemoryPlan plan_engine(const Config& config, const EngineOptions& o) {
   needs.context = compute.context;
   needs.sequences = compute.sequences;
   needs.cache_tokens = o.cache_tokens;
-  int64_t available = gpu ? static_cast<int64_t>(device_memory_free()) : available_memory();
+  int64_t available = gpu ? find_gpu(compute.layout.ranks()).free : available_memory();
   if (gpu)
     needs.keep_free = 0.02;  // fragments and recorded graphs: no other program is expected there
   // A GPU's memory is used by this program alone; a host's is shared with other programs.

@@ -18,10 +18,10 @@ std::unique_ptr<Ops> make_ops(const Config& config, const ComputePlan& p, Thread
   return pick_cpu_kernels(p.kernels).make(p.numerics, workload, pool);
 }
 
-std::unique_ptr<Comm> link(const ComputePlan& p, CommGroup* ranks, const Ops& ops) {
+std::unique_ptr<Comm> link(const ComputePlan& p, CommGroup* ranks, Ops& ops) {
   if (p.layout.ranks() == 1) return make_solo_comm();
   FATHOM_CHECK(ranks, "rank {} of {} computes alone", p.layout.rank, p.layout.ranks());
-  return ranks->join(p.layout.rank, ops.stream());
+  return ranks->join(p.layout.rank, &ops);
 }
 
 }  // namespace
@@ -86,7 +86,8 @@ int64_t instance_bytes(const Config& config, const ComputePlan& p) {
     return workspace_bytes(config, p.step_tokens, logit_rows(p), p.index_budget) + rope +
            (p.mtp ? 4LL * (2LL * config.hidden + 1) * p.step_tokens : 0);
   return gpu_workspace_bytes(p.numerics, workload_of(config, p)) +
-         activation_bytes(config, forward_options(p)) + 4LL * config.vocab * logit_rows(p) + rope;
+         gpu_exchange_bytes(p.layout.ranks()) + activation_bytes(config, forward_options(p)) +
+         4LL * config.vocab * logit_rows(p) + rope;
 }
 
 }  // namespace fathom

@@ -2,27 +2,59 @@
 
 #include "base/error.h"
 #include "base/numa.h"
+#include "kernels/gpu.h"
 
 namespace fathom {
 namespace {
 
 std::shared_ptr<CommGroup> group_of(const ComputePlan& p) {
   if (p.layout.ranks() == 1) return nullptr;
-  if (p.device == DeviceKind::cuda) fail("a model on several GPUs is not built yet");
+  // What an observed GPU works on is memory of the host, too, and complete after every op.
+  if (p.device == DeviceKind::cuda && !p.observed) return make_gpu_group(p.layout.ranks());
   return make_thread_group(p.layout.ranks());
+}
+
+// Looks for a short while, as a step follows a step, and then sleeps.
+template <class T, class Until>
+void await(const std::atomic<T>& value, const Until& until) {
+  constexpr int kLooks = 2000;
+  for (int look = 0;; ++look) {
+    const T now = value.load(std::memory_order_acquire);
+    if (until(now)) return;
+    if (look < kLooks)
+      std::this_thread::yield();
+    else
+      value.wait(now, std::memory_order_acquire);
+  }
 }
 
 }  // namespace
 
-RankTeam::RankTeam(const ComputePlan& plan)
-    : plan_(plan), comm_(group_of(plan)), threads_(plan.layout.ranks()) {
+RankTeam::RankTeam(const ComputePlan& plan) : plan_(plan), comm_(group_of(plan)) {
   pools_.resize(static_cast<size_t>(plan.layout.ranks()));
-  run([&](int rank) {
-    // The threads of a pool stay where the thread that makes it may run.
-    if (size() > 1 && plan_.device == DeviceKind::cpu) bind_thread_to_node(rank, size());
-    pools_[static_cast<size_t>(rank)] =
-        std::make_unique<ThreadPool>(threads_of_rank(plan_of(rank)));
-  });
+  for (int rank = 1; rank < size(); ++rank) threads_.emplace_back([this, rank] { work(rank); });
+  try {
+    run([&](int rank) { prepare(rank); });
+  } catch (...) {
+    end();
+    throw;
+  }
+}
+
+void RankTeam::prepare(int rank) {
+  if (size() > 1 && plan_.device == DeviceKind::cuda) use_gpu(rank);
+  // The threads of a pool stay where the thread that makes it may run.
+  if (size() > 1 && plan_.device == DeviceKind::cpu) bind_thread_to_node(rank, size());
+  pools_[static_cast<size_t>(rank)] = std::make_unique<ThreadPool>(threads_of_rank(plan_of(rank)));
+}
+
+RankTeam::~RankTeam() { end(); }
+
+void RankTeam::end() {
+  stop_ = true;
+  round_.fetch_add(1, std::memory_order_release);
+  round_.notify_all();
+  for (std::thread& t : threads_) t.join();
 }
 
 ComputePlan RankTeam::plan_of(int rank) const {
@@ -33,11 +65,24 @@ ComputePlan RankTeam::plan_of(int rank) const {
 
 void RankTeam::run(const std::function<void(int)>& body) {
   if (size() == 1) return body(0);
-  threads_.parallel_for(size(), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t rank = begin; rank < end; ++rank) attempt(body, static_cast<int>(rank));
-  });
+  body_ = &body;
+  running_.store(size() - 1, std::memory_order_relaxed);
+  round_.fetch_add(1, std::memory_order_release);
+  round_.notify_all();
+  attempt(body, 0);
+  await(running_, [](int running) { return running == 0; });
   std::lock_guard lock(mutex_);
   if (!cause_.empty()) throw Error(cause_);
+}
+
+void RankTeam::work(int rank) {
+  for (uint64_t seen = 0;;) {
+    await(round_, [&](uint64_t round) { return round != seen; });
+    ++seen;
+    if (stop_) return;
+    attempt(*body_, rank);
+    if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) running_.notify_one();
+  }
 }
 
 void RankTeam::attempt(const std::function<void(int)>& body, int rank) {

@@ -2,10 +2,12 @@
 // the others. What the ranks compute is handed to run().
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/thread_pool.h"
@@ -17,8 +19,12 @@ namespace fathom {
 // Thread-compatible: run() is always called from the thread that made the team, which is rank 0's.
 class RankTeam {
  public:
-  // Of the plan device, layout and threads count. Throws Error where the device has no ranks.
+  // Of the plan device, layout, threads and `observed` count. On GPUs each thread works with its
+  // rank's.
   explicit RankTeam(const ComputePlan& plan);
+  ~RankTeam();
+  RankTeam(const RankTeam&) = delete;
+  RankTeam& operator=(const RankTeam&) = delete;
 
   int size() const { return static_cast<int>(pools_.size()); }
   // The plan of one rank.
@@ -32,11 +38,20 @@ class RankTeam {
   void run(const std::function<void(int rank)>& body);
 
  private:
+  void prepare(int rank);
+  void work(int rank);
+  void end();
   void attempt(const std::function<void(int rank)>& body, int rank);
 
   const ComputePlan plan_;
   std::shared_ptr<CommGroup> comm_;
-  ThreadPool threads_;  // one a rank
+  // Of ranks 1, 2, .. Not a ThreadPool: a rank needs its own thread, which has its GPU or its NUMA
+  // node, and all ranks at once, as they wait for each other.
+  std::vector<std::thread> threads_;
+  const std::function<void(int rank)>* body_ = nullptr;
+  std::atomic<uint64_t> round_{0};  // of run(), the end is one more
+  std::atomic<int> running_{0};
+  std::atomic<bool> stop_{false};
   std::vector<std::unique_ptr<ThreadPool>> pools_;
   std::mutex mutex_;
   std::string cause_;  // of the first failure

@@ -59,9 +59,13 @@ struct RunnerSetup {
   ComputePlan compute;               // its context and pages are settled
   CommGroup* comm = nullptr;         // of a plan with several ranks
   bool keep_selection = false;       // Draw::keep_selection will be asked for
-  // Used instead of a cache of the runner's own, so that a measurement can compare two runners on
-  // the same rows: of `compute.cache_pages` pages and one more (GPU).
-  KvPool* shared_cache = nullptr;
+  // By rank, used instead of caches of the runner's own, so that a measurement can compare two
+  // runners on the same rows: of `compute.cache_pages` pages and one more (GPU).
+  std::vector<KvPool*> shared_caches;
+  KvPool* shared_cache() const {  // of the setup's own rank
+    return shared_caches.empty() ? nullptr
+                                 : shared_caches[static_cast<size_t>(compute.layout.rank)];
+  }
   // Goes around the ops of a rank of a CPU, in place of what keeps selections. For tests.
   std::function<std::unique_ptr<Ops>(Ops&, int rank)> wrap;
 };

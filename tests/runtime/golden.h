@@ -39,7 +39,7 @@ inline const Weights& weights_for(bool tiny, const EvalOptions& o) {
       .first->second.get();
 }
 
-// The same for each rank of the options' layout, on a CPU.
+// The same for each rank of the options' layout.
 inline RankWeights rank_weights_for(bool tiny, const EvalOptions& o) {
   const RankLayout layout = o.compute.layout.at(0);
   if (layout.ranks() == 1) return weights_for(tiny, o);
@@ -48,7 +48,12 @@ inline RankWeights rank_weights_for(bool tiny, const EvalOptions& o) {
   CheckpointOptions options;
   options.layout = layout;
   if (!c) c = Checkpoint::load(tiny ? kData + "tiny" : kSmall, options);
-  return c->rank_weights();
+  if (o.compute.device == DeviceKind::cpu) return c->rank_weights();
+  static auto& placed = *new std::map<std::tuple<bool, int, Numerics, bool>, DeviceWeights>();
+  return placed
+      .try_emplace({tiny, layout.tensor, o.compute.numerics, o.compute.observed}, c->config(),
+                   c->rank_weights(), o.compute)
+      .first->second.ranks();
 }
 
 inline std::vector<int32_t> ints(const StoredTensor& t) {

@@ -11,8 +11,10 @@
 namespace fathom::golden {
 namespace {
 
-EvalOptions gpu_options(Numerics numerics, int chunk = default_step_tokens(DeviceKind::cuda)) {
+EvalOptions gpu_options(Numerics numerics, int chunk = default_step_tokens(DeviceKind::cuda),
+                        int ranks = 1) {
   EvalOptions o = options_of(numerics);
+  o.compute.layout.tensor = ranks;
   o.compute.device = DeviceKind::cuda;
   o.compute.step_tokens = chunk;
   o.compute.threads = 1;
@@ -24,13 +26,18 @@ std::string name_for_gtest(std::string name) {
   return name;
 }
 
-// Skips where there is no GPU to test, saying why.
+// Skips where there are too few GPUs to test, saying why.
 class WithGpu : public testing::Test {
  protected:
+  explicit WithGpu(int ranks = 1) : ranks_(ranks) {}
   void SetUp() override {
-    static const GpuInfo gpu = find_gpu();
+    const GpuInfo gpu = find_gpu(ranks_);
     if (!gpu.usable) GTEST_SKIP() << "no usable GPU: " << gpu.why_not;
   }
+  int ranks() const { return ranks_; }
+
+ private:
+  const int ranks_;
 };
 
 // --- end to end
@@ -74,15 +81,52 @@ INSTANTIATE_TEST_SUITE_P(Golden, GoldenGpuFile,
                                   std::string(name_of(std::get<1>(p.param)));
                          });
 
+// Ranks on two GPUs, whose sums round once more than one rank's.
+class GoldenGpuRanks : public WithGpu, public testing::WithParamInterface<Numerics> {
+ protected:
+  GoldenGpuRanks() : WithGpu(2) {}
+  EvalOptions options(int chunk = default_step_tokens(DeviceKind::cuda)) const {
+    return gpu_options(GetParam(), chunk, ranks());
+  }
+};
+
+TEST_P(GoldenGpuRanks, AreAsCloseAsOne) {
+  for (const char* name : {"tiny", "small-find-700", "small-prose-1000", "small-find-2500"})
+    expect_within_floor(Golden(name), options(), 1);
+}
+
+// Chunks whose rows of the indexer are shared out, with a block that is not whole at the end.
+TEST_P(GoldenGpuRanks, AreAsCloseWithPromptsInChunks) {
+  for (const char* name : {"small-find-700", "small-find-2500"})
+    expect_within_floor(Golden(name), options(333), 1);
+}
+
+TEST_P(GoldenGpuRanks, MtpBlockIsAsCloseAsTheCpus) {
+  expect_mtp_within_floor(Golden("small-find-700"), options());
+}
+
+INSTANTIATE_TEST_SUITE_P(Numerics, GoldenGpuRanks, testing::Values(Numerics::bf16, Numerics::fp8),
+                         [](const auto& p) { return std::string(name_of(p.param)); });
+
 // --- layer by layer
 
 using GoldenGpu = WithGpu;
+class GoldenTwoGpus : public WithGpu {
+ protected:
+  GoldenTwoGpus() : WithGpu(2) {}
+};
 
 // Taps read between the ops: on memory that host and GPU share. The floor is what another order of
 // float32 sums costs; tensor cores keep 13 bits in the sums of fp8 products, which moves more codes
 // (docs/numerics.md).
 TEST_F(GoldenGpu, EachFp8LayerOnTheOraclesInputIsWithinItsFloor) {
   EvalOptions o = gpu_options(Numerics::fp8);
+  o.compute.observed = true;
+  expect_layers_within_floor(o, {.error = 1.7, .picks = 0.997});
+}
+
+TEST_F(GoldenTwoGpus, EachFp8LayerOnTheOraclesInputIsWithinItsFloor) {
+  EvalOptions o = gpu_options(Numerics::fp8, default_step_tokens(DeviceKind::cuda), ranks());
   o.compute.observed = true;
   expect_layers_within_floor(o, {.error = 1.7, .picks = 0.997});
 }
@@ -161,8 +205,10 @@ INSTANTIATE_TEST_SUITE_P(Numerics, GoldenGpuBits, testing::Values(Numerics::bf16
 
 // --- through the engine: recorded steps, sampling on the device
 
-class EngineGpu : public WithGpu, public testing::WithParamInterface<Numerics> {
+using Engines = std::tuple<Numerics, int>;  // ranks
+class EngineGpu : public WithGpu, public testing::WithParamInterface<Engines> {
  protected:
+  EngineGpu() : WithGpu(std::get<1>(GetParam())) {}
   using Ids = std::vector<std::vector<int32_t>>;
 
   static constexpr int kLengths[] = {1, 63, 65, 257, 700};
@@ -177,9 +223,11 @@ class EngineGpu : public WithGpu, public testing::WithParamInterface<Numerics> {
     return run(batch_invariant, together, temperature, How());
   }
   Ids run(bool batch_invariant, bool together, float temperature, const How& how) const {
-    EvalOptions placed = gpu_options(GetParam());
+    const Numerics numerics = std::get<0>(GetParam());
+    EvalOptions placed = gpu_options(numerics, default_step_tokens(DeviceKind::cuda), ranks());
     EngineOptions o;
-    o.compute.numerics = GetParam();
+    o.compute.numerics = numerics;
+    o.compute.layout = placed.compute.layout;
     o.compute.device = DeviceKind::cuda;
     o.compute.threads = 1;
     o.compute.context = 2048;
@@ -188,7 +236,7 @@ class EngineGpu : public WithGpu, public testing::WithParamInterface<Numerics> {
     o.compute.batch_invariant = batch_invariant;
     o.overlap = how.overlap;
     o.keep_selection = how.keep_selection;
-    Engine engine(checkpoint(false).config(), weights_for(false, placed), o);
+    Engine engine(checkpoint(false).config(), rank_weights_for(false, placed), o);
     Ids ids(std::size(kLengths));
     for (size_t i = 0; i < ids.size(); ++i) {
       std::mt19937 random(static_cast<unsigned>(i));
@@ -247,8 +295,13 @@ TEST_P(EngineGpu, TheSameRequestsGetTheSameTokensAgain) {
     EXPECT_EQ(run(false, true, temperature), run(false, true, temperature)) << temperature;
 }
 
-INSTANTIATE_TEST_SUITE_P(Numerics, EngineGpu, testing::Values(Numerics::bf16, Numerics::fp8),
-                         [](const auto& p) { return std::string(name_of(p.param)); });
+INSTANTIATE_TEST_SUITE_P(Numerics, EngineGpu,
+                         testing::Combine(testing::Values(Numerics::bf16, Numerics::fp8),
+                                          testing::Values(1, 2)),
+                         [](const auto& p) {
+                           return fmt::format("{}_{}", name_of(std::get<0>(p.param)),
+                                              std::get<1>(p.param));
+                         });
 
 }  // namespace
 }  // namespace fathom::golden

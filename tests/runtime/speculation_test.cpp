@@ -291,7 +291,7 @@ TEST(SpeculationOptions, AreChecked) {
             "1 speculative tokens: this checkpoint has no MTP block, which guesses them");
   EXPECT_EQ(refused(c.config(), options(5)), "5 speculative tokens: 0 to 4 are possible");
   EngineOptions ranks = options(1);
-  ranks.compute.ranks = 2;
+  ranks.compute.layout.tensor = 2;
   EXPECT_EQ(refused(c.config(), ranks),
             "1 speculative tokens on 2 ranks: speculation works on one rank only");
 }

@@ -6,7 +6,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kernels/cuda/comm/peer_gather.h"
@@ -75,13 +77,11 @@ class ExchangeBench {
                link_gbs_);
   }
 
-  void sum(int rows, PeerSumWay way, bool norm, double anchor_us) {
-    const bool one_shot = way == PeerSumWay::one_shot;
-    if (one_shot && !group_->view(0).fits_one_shot(rows, kHidden)) return;
-    const std::string shape =
-        fmt::format("{} {}x{} {} ranks, {}", norm ? "sum + norm" : "sum", rows, kHidden,
-                    ranks_.size(), one_shot ? "one-shot" : "two-shot");
-    if (!bench_.wanted("exchange", shape)) return;
+  bool fits(int rows, PeerSumWay way) const {
+    return way == PeerSumWay::two_shot || group_->view(0).fits_one_shot(rows, kHidden);
+  }
+
+  void sum(int rows, PeerSumWay way, bool norm, double anchor_us, const std::string& shape) {
     const int64_t elements = int64_t{rows} * kHidden;
     const int64_t each = elements * 8;  // x, residual, normed, codes
     const double us = time(sets(each), [&](RankData& data, int rank, int set) {
@@ -104,15 +104,14 @@ class ExchangeBench {
       peer_sum(p, way, data.launch);
     });
     const double others = static_cast<double>(ranks_.size() - 1);
-    const double sent = one_shot ? others : 2 * others / static_cast<double>(ranks_.size());
+    const double sent =
+        way == PeerSumWay::one_shot ? others : 2 * others / static_cast<double>(ranks_.size());
     bench_.report_at("exchange", shape, us, sent * 2.0 * static_cast<double>(elements), link_gbs_,
                      anchor_us);
   }
 
   // Every rank has its columns, or every ranks-th row, of [rows, n] words.
-  void gather(const char* what, int64_t rows, int64_t n, bool columns, double anchor_us) {
-    const std::string shape = fmt::format("{} {}x{} {} ranks", what, rows, n, ranks_.size());
-    if (!bench_.wanted("exchange", shape)) return;
+  void gather(int64_t rows, int64_t n, bool columns, double anchor_us, const std::string& shape) {
     const int64_t ranks = static_cast<int64_t>(ranks_.size()), each = 4 * rows * n;
     const double us = time(sets(2 * each), [&](RankData& data, int rank, int set) {
       std::byte* at = data.memory.data() + set * 2 * each;
@@ -213,30 +212,50 @@ double nccl_us(int rows) {
   }
 }
 
+struct Case {
+  std::string shape;
+  std::function<void(ExchangeBench&)> run;
+};
+
+std::vector<Case> cases_of(int ranks) {
+  std::vector<Case> all;
+  for (int rows : {1, 16, 64, 128, 256, 512, 1024, 4096})
+    for (bool norm : {false, true})
+      for (PeerSumWay way : {PeerSumWay::one_shot, PeerSumWay::two_shot}) {
+        const std::string shape =
+            fmt::format("{} {}x{} {} ranks, {}", norm ? "sum + norm" : "sum", rows, kHidden, ranks,
+                        way == PeerSumWay::one_shot ? "one-shot" : "two-shot");
+        const double anchor = ranks == 2 && !norm ? nccl_us(rows) : 0;
+        all.push_back({shape, [=](ExchangeBench& b) {
+                         if (b.fits(rows, way)) b.sum(rows, way, norm, anchor, shape);
+                       }});
+      }
+  const std::string picks = fmt::format("picks 4096x{} {} ranks", kTopk, ranks);
+  all.push_back(
+      {picks, [=](ExchangeBench& b) { b.gather(4096, kTopk, false, ranks == 2 ? 99 : 0, picks); }});
+  for (int rows : {1, 64}) {
+    const std::string logits = fmt::format("logits {}x{} {} ranks", rows, kVocab, ranks);
+    all.push_back({logits, [=](ExchangeBench& b) { b.gather(rows, kVocab, true, 0, logits); }});
+  }
+  return all;
+}
+
 }  // namespace
 
 void bench_exchange(BenchContext& bench) {
   int devices = 0;
   FATHOM_CUDA(cudaGetDeviceCount(&devices));
-  if (!bench.wanted("exchange", "sum gather")) return;
-  if (devices < 2) {
-    fmt::print("exchange: skipped, it needs two GPUs and this machine has {}\n", devices);
-    return;
-  }
-  std::vector<int> sizes{2};
-  for (int ranks = 4; ranks <= std::min(devices, kMaxPeers); ranks *= 2) sizes.push_back(ranks);
-  for (int ranks : sizes) {
+  for (int ranks = 2; ranks <= std::min(std::max(devices, 2), kMaxPeers); ranks *= 2) {
+    std::vector<Case> wanted = cases_of(ranks);
+    std::erase_if(wanted, [&](const Case& c) { return !bench.wanted("exchange", c.shape); });
+    if (wanted.empty()) continue;
+    if (devices < ranks) {
+      fmt::print("exchange: skipped, it needs two GPUs and this machine has {}\n", devices);
+      return;
+    }
     ExchangeBench exchange(bench, ranks, int64_t{1} << 30);
     exchange.measure_link();
-    for (int rows : {1, 16, 64, 128, 256, 512, 1024, 4096}) {
-      const double anchor = ranks == 2 ? nccl_us(rows) : 0;
-      for (PeerSumWay way : {PeerSumWay::one_shot, PeerSumWay::two_shot})
-        exchange.sum(rows, way, false, anchor);
-      for (PeerSumWay way : {PeerSumWay::one_shot, PeerSumWay::two_shot})
-        exchange.sum(rows, way, true, 0);
-    }
-    exchange.gather("picks", 4096, kTopk, false, ranks == 2 ? 99 : 0);
-    for (int rows : {1, 64}) exchange.gather("logits", rows, kVocab, true, 0);
+    for (const Case& c : wanted) c.run(exchange);
   }
 }
 

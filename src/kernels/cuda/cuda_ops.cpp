@@ -306,9 +306,9 @@ void CudaOpsImpl::rms_norm(Tensor out, Tensor x, const float* gain, float eps) {
   cuda::rms_norm(p, launch_);
 }
 
-void CudaOpsImpl::add_rms_norm(Tensor normed, Tensor residual, Tensor update, const float* gain,
-                               float eps) {
-  begin_op();
+// Both tensors that are written count as written from here on.
+RmsNormParams CudaOpsImpl::add_norm_params(const Tensor& normed, const Tensor& residual,
+                                           const Tensor& update, const float* gain, float eps) {
   FATHOM_CHECK(normed.rows() == update.rows() && residual.rows() == update.rows() &&
                    normed.row_size() == update.row_size() &&
                    residual.row_size() == update.row_size(),
@@ -328,7 +328,13 @@ void CudaOpsImpl::add_rms_norm(Tensor normed, Tensor residual, Tensor update, co
   written(residual);
   written(normed);
   p.codes = codes_of(normed);
-  cuda::rms_norm(p, launch_);
+  return p;
+}
+
+void CudaOpsImpl::add_rms_norm(Tensor normed, Tensor residual, Tensor update, const float* gain,
+                               float eps) {
+  begin_op();
+  cuda::rms_norm(add_norm_params(normed, residual, update, gain, eps), launch_);
 }
 
 void CudaOpsImpl::gather_rows(Tensor out, Tensor x, std::span<const int32_t> rows) {

@@ -10,6 +10,10 @@
 
 namespace fathom {
 
+namespace cuda {
+struct PeerView;
+}
+
 struct CudaSettings {
   bool dependent_launch = true;  // kernels start while their predecessor ends
   // Everything in memory that the host reads too: for observers between ops, who synchronise.
@@ -27,7 +31,7 @@ class CudaOps : public Ops {
   // inputs. What changes between replays is device data. A recording serves every step of as many
   // tokens, logit rows and pages a table, whose tokens fall into spans alike and whose longest
   // context has the same context_limit(); any number of recordings may exist.
-  void* stream() const override = 0;  // cudaStream_t
+  void* stream() const override = 0;
   virtual void restage(const StepInputs& inputs) = 0;
   virtual int64_t context_limit(int64_t context) const = 0;
 
@@ -37,6 +41,14 @@ class CudaOps : public Ops {
   // of the first recording.
   virtual void carry_from(const int32_t* drawn) = 0;
   virtual void carry_ids(std::span<const int32_t> rows) = 0;
+
+  // Exchanges with the ranks of `peers`, each of which calls the same (comm/comm.h says what they
+  // leave). BF16 rows.
+  virtual void all_reduce(const cuda::PeerView& peers, Tensor x) = 0;
+  virtual void all_reduce_add_rms_norm(const cuda::PeerView& peers, Tensor normed, Tensor residual,
+                                       Tensor update, const float* gain, float eps) = 0;
+  virtual void all_gather_columns(const cuda::PeerView& peers, Tensor x) = 0;
+  virtual void all_gather_rows(const cuda::PeerView& peers, Tensor x, int block) = 0;
 
   virtual void synchronize() = 0;
   // Device memory held by the ops themselves.

@@ -36,6 +36,27 @@ LatentCache cache_of(const KvView& kv, const BatchView& batch, int begin) {
           .positions = batch.positions + begin};
 }
 
+// Copies the blocks of rows that are this rank's, `bytes` a row, out of an array of all tokens to
+// where they lie one after another, or back.
+void copy_own_blocks(void* all, void* own, int64_t bytes, const BatchView& batch, bool back,
+                     cudaStream_t stream) {
+  const RowShare& share = batch.index_rows;
+  const int64_t block = bytes * RowShare::kBlock, pitch = block * share.parts;
+  const int count = share.count(batch.tokens), whole = count / RowShare::kBlock;
+  std::byte* first = static_cast<std::byte*>(all) + share.part * block;
+  auto copy = [&](int64_t at, int64_t width, int64_t height) {
+    std::byte* far = first + at * pitch;
+    std::byte* near = static_cast<std::byte*>(own) + at * block;
+    if (height > 0 && width > 0)
+      FATHOM_CUDA(cudaMemcpy2DAsync(back ? far : near, static_cast<size_t>(back ? pitch : block),
+                                    back ? near : far, static_cast<size_t>(back ? block : pitch),
+                                    static_cast<size_t>(width), static_cast<size_t>(height),
+                                    cudaMemcpyDeviceToDevice, stream));
+  };
+  copy(0, block, whole);
+  copy(whole, bytes * (count % RowShare::kBlock), 1);
+}
+
 }  // namespace
 
 PositionParams& CudaOpsImpl::positions(const BatchView& batch, const RopeTable& rope) {
@@ -157,9 +178,61 @@ void CudaOpsImpl::index_topk(Tensor picked, Tensor index_q, Tensor head_weight, 
   Scratch scratch = begin_op();
   check_batch(batch, index_q);
   check_formats(kv);
+  FATHOM_CHECK(picked.row_stride == picked.row_size() && picked.rows() == batch.tokens,
+               "picks [{}, {}] of {} tokens", picked.rows(), picked.row_size(), batch.tokens);
+  // Where every token picks all of its candidates there is nothing to share.
+  if (batch.index_rows.parts > 1 && longest_ > picked.row_size())
+    pick_own_rows(picked, index_q, head_weight, kv, batch, scratch);
+  else
+    pick_rows(picked, index_q, head_weight, kv, batch, scratch);
+  written(picked);
+}
+
+// The rows of batch.index_rows. Their queries are brought together first, and the picks go back:
+// so a kernel works on as many rows as the scratch has room for, and not on 64.
+void CudaOpsImpl::pick_own_rows(const Tensor& picked, const Tensor& index_q,
+                                const Tensor& head_weight, const KvView& kv, const BatchView& batch,
+                                Scratch& scratch) {
+  const RowShare& share = batch.index_rows;
+  FATHOM_CHECK(share.parts <= workload_.ranks, "rows shared by {} ranks, {} are planned",
+               share.parts, workload_.ranks);
+  const int count = share.count(batch.tokens);
+  if (count == 0) return;
+  auto gathered = [&](const void* all, int64_t bytes) {
+    std::byte* own = scratch.take<std::byte>(count * bytes);
+    copy_own_blocks(const_cast<void*>(all), own, bytes, batch, false, launch_.stream);
+    return own;
+  };
+  const int64_t q_bytes = index_q.row_size() * static_cast<int64_t>(size_of(index_q.dtype));
+  Tensor q = index_q, weight = head_weight, picks = picked;
+  q.data = gathered(index_q.data, q_bytes);
+  weight.data = gathered(head_weight.data, head_weight.row_size() * 4);
+  q.dims[0] = weight.dims[0] = picks.dims[0] = count;
+  const int64_t pick_bytes = picked.row_size() * 4;
+  picks.data = scratch.take<std::byte>(count * pick_bytes);
+
+  BatchView own = batch;
+  own.tokens = count;
+  own.positions = reinterpret_cast<const int32_t*>(gathered(batch.positions, 4));
+  own.sequence_of = reinterpret_cast<const int32_t*>(gathered(batch.sequence_of, 4));
+  own_spans_.clear();
+  for (int begin = 0; begin < count; begin += RowShare::kBlock) {
+    const int end = std::min(begin + RowShare::kBlock, count);
+    const int moved = share.token(begin) - begin;
+    for (const AttentionSpan& s : batch.spans) {
+      const int from = std::max(s.begin - moved, begin), to = std::min(s.end - moved, end);
+      if (from < to) own_spans_.push_back({from, to, s.sequence, s.form});
+    }
+  }
+  own.spans = own_spans_;
+  pick_rows(picks, q, weight, kv, own, scratch);
+  copy_own_blocks(picked.data, picks.data, pick_bytes, batch, true, launch_.stream);
+}
+
+// All rows of `batch`: the step's, or those of batch.index_rows alone.
+void CudaOpsImpl::pick_rows(const Tensor& picked, const Tensor& index_q, const Tensor& head_weight,
+                            const KvView& kv, const BatchView& batch, Scratch& scratch) {
   const int64_t topk = picked.row_size(), stride = round_up(longest_, kPageRows);
-  FATHOM_CHECK(picked.row_stride == topk && picked.rows() == batch.tokens,
-               "picks [{}, {}] of {} tokens", picked.rows(), topk, batch.tokens);
   const bool all = longest_ <= topk;  // every token picks all of its candidates
   const int tile = all ? batch.tokens : score_tile(workload_.index_budget, longest_, batch.tokens);
   float* scores = scratch.take<float>(all ? 4 : tile * stride);
@@ -185,7 +258,6 @@ void CudaOpsImpl::index_topk(Tensor picked, Tensor index_q, Tensor head_weight, 
     t.picked = picked.row<int32_t>(begin);
     cuda::index_topk(t, launch_);
   }
-  written(picked);
 }
 
 // Positions up to and with that of a batch token, as the host staged them.
@@ -199,7 +271,8 @@ std::span<const IndexSpan> CudaOpsImpl::spans_of(const BatchView& batch, int beg
   for (const AttentionSpan& s : batch.spans) {
     int from = std::max(s.begin, begin), to = std::min(s.end, end);
     if (from < to)
-      index_spans_.push_back({from - begin, to - begin, s.sequence, context_at(to - 1)});
+      index_spans_.push_back(
+          {from - begin, to - begin, s.sequence, context_at(batch.index_rows.token(to - 1))});
   }
   return index_spans_;
 }

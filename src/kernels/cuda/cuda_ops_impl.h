@@ -69,6 +69,11 @@ class CudaOpsImpl final : public CudaOps {
   void carry_ids(std::span<const int32_t> rows) override {
     carried_.assign(rows.begin(), rows.end());
   }
+  void all_reduce(const PeerView& peers, Tensor x) override;
+  void all_reduce_add_rms_norm(const PeerView& peers, Tensor normed, Tensor residual, Tensor update,
+                               const float* gain, float eps) override;
+  void all_gather_columns(const PeerView& peers, Tensor x) override;
+  void all_gather_rows(const PeerView& peers, Tensor x, int block) override;
   void synchronize() override;
   size_t bytes() const override { return memory_.size(); }
 
@@ -130,12 +135,20 @@ class CudaOpsImpl final : public CudaOps {
   PermuteParams permutation(const int32_t* ids, int64_t tokens, int64_t per_token);
   Bf16* run_experts(const ExpertArrays& e, const Tensor& x, int64_t rows, Scratch& scratch);
   const ExpertArrays& arrays_of(std::span<const MlpWeights> experts);
+  int own_experts() const;
+
+  RmsNormParams add_norm_params(const Tensor& normed, const Tensor& residual, const Tensor& update,
+                                const float* gain, float eps);
 
   // The pending positions of this batch; launches them first when they belong to another.
   PositionParams& positions(const BatchView& batch, const RopeTable& rope);
   void position_part_done();
   IndexScoresParams index_params(const Tensor& index_q, const Tensor& head_weight, const KvView& kv,
                                  const BatchView& batch, int begin, int tokens) const;
+  void pick_rows(const Tensor& picked, const Tensor& index_q, const Tensor& head_weight,
+                 const KvView& kv, const BatchView& batch, Scratch& scratch);
+  void pick_own_rows(const Tensor& picked, const Tensor& index_q, const Tensor& head_weight,
+                     const KvView& kv, const BatchView& batch, Scratch& scratch);
   int64_t context_at(int token) const;
   std::span<const PrefillSpan> prefill_spans(const BatchView& batch, const AttentionRun& run);
   std::span<const IndexSpan> spans_of(const BatchView& batch, int begin, int end);
@@ -171,6 +184,7 @@ class CudaOpsImpl final : public CudaOps {
   int64_t longest_ = 0;  // context_limit of the step's longest context
   std::vector<AttentionRun> absorbed_runs_;
   std::vector<IndexSpan> index_spans_;
+  std::vector<AttentionSpan> own_spans_;
   std::vector<PrefillSpan> prefill_spans_;
   Coded coded_;
   PositionParams pending_;

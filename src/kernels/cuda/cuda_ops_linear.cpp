@@ -142,7 +142,12 @@ void CudaOpsImpl::mlp_product(Tensor out, Tensor x, const MlpWeights& w, Scratch
 
 void CudaOpsImpl::mlp(Tensor out, Tensor x, const MlpWeights& w) {
   Scratch scratch = begin_op();
-  mlp_product(out, x, w, scratch);
+  if (w.empty())
+    FATHOM_CUDA(cudaMemset2DAsync(out.data, static_cast<size_t>(out.row_stride) * sizeof(Bf16), 0,
+                                  static_cast<size_t>(out.row_size()) * sizeof(Bf16),
+                                  static_cast<size_t>(out.rows()), launch_.stream));
+  else
+    mlp_product(out, x, w, scratch);
   written(out);
 }
 
@@ -168,6 +173,7 @@ void CudaOpsImpl::route(Tensor ids, Tensor weights, Tensor x, const QWeight& gat
   r.shape = shape;
   r.ids = ids.row<int32_t>(0);
   r.weights = weights.row<float>(0);
+  if (own_experts() == 0) return cuda::route(r, launch_);
   route_and_permute(r, permutation(r.ids, tokens, k), launch_);
   permuted_ids_ = r.ids;
 }
@@ -179,18 +185,29 @@ PermuteParams CudaOpsImpl::permutation(const int32_t* ids, int64_t tokens, int64
   p.ids = ids;
   p.tokens = static_cast<int>(tokens);
   p.per_token = static_cast<int>(per_token);
-  p.experts = workload_.experts;
+  p.first = workload_.first_expert;
+  p.experts = own_experts();
   p.offsets = offsets_;
   p.row_of = row_of_;
   p.token_of = token_of_;
   return p;
 }
 
-// Checked once a layer; the weights do not move.
+int CudaOpsImpl::own_experts() const {
+  return workload_.own_experts < 0 ? workload_.experts : workload_.own_experts;
+}
+
+// Of this rank's experts. Checked once a layer; the weights do not move.
 const ExpertArrays& CudaOpsImpl::arrays_of(std::span<const MlpWeights> experts) {
   auto it = experts_.find(experts.data());
-  if (it == experts_.end()) it = experts_.emplace(experts.data(), expert_arrays(experts)).first;
-  return it->second;
+  if (it != experts_.end()) return it->second;
+  const auto first = static_cast<size_t>(workload_.first_expert);
+  const auto count = static_cast<size_t>(own_experts());
+  for (size_t e = 0; e < experts.size(); ++e)
+    FATHOM_CHECK(experts[e].empty() == (e < first || e >= first + count),
+                 "expert {} of a rank that has {} from {} on", e, count, first);
+  return experts_.emplace(experts.data(), expert_arrays(experts.subspan(first, count)))
+      .first->second;
 }
 
 // Results of the experts, ragged [rows, D]. Inputs and activations share one place, gate|up and
@@ -296,11 +313,7 @@ void CudaOpsImpl::moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
                    weights.row_stride == k && out.row_stride == hidden,
                "{} experts, {} a token, for a workload of {}", experts.size(), k,
                workload_.experts);
-  const ExpertArrays& arrays = arrays_of(experts);
   const int32_t* chosen = ids.row<int32_t>(0);
-  if (permuted_ids_ != chosen) permute(permutation(chosen, tokens, k), launch_);
-  permuted_ids_ = chosen;
-
   CombineParams c;
   if (shared) {
     Tensor common(scratch.take<Bf16>(tokens * hidden), DType::bf16, {tokens, hidden});
@@ -309,11 +322,15 @@ void CudaOpsImpl::moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
     scratch.release(mark);
     c.shared = static_cast<const Bf16*>(common.data);
   }
-  c.rows = run_experts(arrays, x, tokens * k, scratch);
-  c.row_of = row_of_;
-  c.weights = weights.row<float>(0);
   c.tokens = static_cast<int>(tokens);
-  c.per_token = static_cast<int>(k);
+  if (own_experts() > 0) {
+    if (permuted_ids_ != chosen) permute(permutation(chosen, tokens, k), launch_);
+    permuted_ids_ = chosen;
+    c.rows = run_experts(arrays_of(experts), x, tokens * k, scratch);
+    c.row_of = row_of_;
+    c.weights = weights.row<float>(0);
+    c.per_token = static_cast<int>(k);
+  }
   c.n = static_cast<int>(hidden);
   c.out = bf16_of(out);
   combine(c, launch_);

@@ -141,6 +141,10 @@ int64_t scratch_bytes(Numerics numerics, const Workload& w) {
   int64_t attend = 4 * std::min<int64_t>(t, kPrefillTile) * w.heads * w.latent;
   int64_t index =
       w.index_heads > 0 ? std::max(w.index_budget, 4 * round_up(w.context, kPageRows)) : 0;
+  if (w.ranks > 1) {  // the rows that are this rank's lie together: queries, weights, places, picks
+    const int64_t own = t / w.ranks + RowShare::kBlock;
+    index += own * (w.index_heads * (2LL * w.index_dim + 4) + 8 + 4LL * w.index_topk);
+  }
   return std::max({mlp, moe, route, attend, index}) + slack;
 }
 

@@ -10,42 +10,62 @@
 
 #include "base/error.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/prim/device_guard.h"
 #include "kernels/cuda/prim/launch.h"
 #include "kernels/cuda/prim/random_fill.h"
 
 namespace fathom {
 
-GpuInfo find_gpu() {
+namespace {
+
+// Fills in what a GPU says of itself; why it is not usable, or nothing.
+std::string look_at(int device, GpuInfo& info) {
+  cudaDeviceProp p{};
+  const cudaError_t e = cudaGetDeviceProperties(&p, device);
+  if (e != cudaSuccess) {
+    cudaGetLastError();
+    return cudaGetErrorString(e);
+  }
+  if (device == 0) info.name = p.name;
+  if (p.major != 9 || p.minor != 0)
+    return fmt::format(
+        "{} has compute capability {}.{}: the kernels are built for 9.0 (H100, H200)", p.name,
+        p.major, p.minor);
+  int64_t free = 0;
+  try {
+    const cuda::DeviceGuard guard(device);
+    free = static_cast<int64_t>(device_memory_free());
+  } catch (const Error& broken) {
+    return broken.what();
+  }
+  info.free = device == 0 ? free : std::min(info.free, free);
+  return free > 0 ? "" : fmt::format("{} gives no memory", p.name);
+}
+
+}  // namespace
+
+GpuInfo find_gpu(int ranks) {
   GpuInfo info;
-  int devices = 0;
-  cudaError_t e = cudaGetDeviceCount(&devices);
-  if (e != cudaSuccess || devices == 0) {
+  const cudaError_t e = cudaGetDeviceCount(&info.count);
+  if (e != cudaSuccess || info.count == 0) {
     cudaGetLastError();  // not an error of whatever runs next
-    info.why_not = e == cudaErrorNoDevice || devices == 0 ? "no NVIDIA GPU was found"
+    info.count = 0;
+    info.why_not = e == cudaErrorNoDevice || e == cudaSuccess ? "no NVIDIA GPU was found"
                    : e == cudaErrorInsufficientDriver
                        ? "the NVIDIA driver is missing or older than this build of CUDA needs"
                        : cudaGetErrorString(e);
     return info;
   }
-  cudaDeviceProp p{};
-  e = cudaGetDeviceProperties(&p, 0);
-  if (e != cudaSuccess) {
-    cudaGetLastError();
-    info.why_not = cudaGetErrorString(e);
-    return info;
-  }
-  info.name = p.name;
-  if (p.major != 9 || p.minor != 0) {
+  for (int device = 0; device < std::min(ranks, info.count) && info.why_not.empty(); ++device)
+    info.why_not = look_at(device, info);
+  if (info.why_not.empty() && ranks > info.count)
     info.why_not =
-        fmt::format("{} has compute capability {}.{}: the kernels are built for 9.0 (H100, H200)",
-                    p.name, p.major, p.minor);
-    return info;
-  }
-  info.free = static_cast<int64_t>(device_memory_free());
-  info.usable = info.free > 0;
-  if (!info.usable) info.why_not = fmt::format("{} gives no memory", p.name);
+        fmt::format("{} ranks need as many GPUs, this machine has {}", ranks, info.count);
+  info.usable = info.why_not.empty();
   return info;
 }
+
+void use_gpu(int rank) { FATHOM_CUDA(cudaSetDevice(rank)); }
 
 namespace {
 
@@ -153,8 +173,11 @@ void upload_to_gpu(std::span<const UploadPiece> pieces) {
   std::atomic<size_t> next{0};
   std::mutex mutex;  // guards error
   std::exception_ptr error;
+  int device = 0;  // of this thread, and then of the readers
+  FATHOM_CUDA(cudaGetDevice(&device));
   auto work = [&] {
     try {
+      use_gpu(device);
       Reader reader;
       for (size_t i = next++; i < pieces.size(); i = next++) {
         reader.send(pieces[i]);

@@ -82,6 +82,17 @@ PeerGroup::PeerGroup(std::span<const int> devices)
   }
 }
 
+PeerGroup::~PeerGroup() {
+  // After an error of the device these fail too; there is nobody left to tell.
+  int before = 0;
+  cudaGetDevice(&before);
+  for (int device : devices_) {
+    cudaSetDevice(device);
+    cudaDeviceSynchronize();
+  }
+  cudaSetDevice(before);
+}
+
 PeerView PeerGroup::view(int rank) const {
   PeerView v = shape_;
   v.rank = rank;

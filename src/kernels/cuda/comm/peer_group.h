@@ -12,13 +12,15 @@
 
 namespace fathom::cuda {
 
-// Thread-safe once it stands. Every rank's stream must be idle before it is destroyed.
+// Thread-safe once it stands.
 class PeerGroup {
  public:
   // Rank r runs on devices[r]. A device may have several ranks, for tests on one GPU: their
   // exchanges then have to fit on it together. Throws Error when two GPUs cannot reach each other's
   // memory, or memory is not there.
   explicit PeerGroup(std::span<const int> devices);
+  // Waits for what runs on the devices: exchanges use its memory.
+  ~PeerGroup();
   PeerGroup(const PeerGroup&) = delete;
   PeerGroup& operator=(const PeerGroup&) = delete;
 

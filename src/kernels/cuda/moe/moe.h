@@ -30,7 +30,10 @@ struct RouteParams {
 
 struct PermuteParams {
   const int32_t* ids = nullptr;  // [T, k], -1: no expert
-  int tokens = 0, per_token = 0, experts = 0;
+  int tokens = 0, per_token = 0;
+  // E experts from `first` on, which are counted from 0 here; the others are another rank's, and
+  // their pairs have no row.
+  int first = 0, experts = 0;
   int32_t* offsets = nullptr;   // [E + 1]; offsets[E] = live rows
   int32_t* row_of = nullptr;    // [T, k] ragged row of each pair, -1 if none
   int32_t* token_of = nullptr;  // [T * k] token of each ragged row; not written past offsets[E]

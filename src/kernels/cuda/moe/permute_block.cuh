@@ -38,6 +38,12 @@ __device__ __forceinline__ uint32_t block_before(uint32_t v, uint32_t* warp_tota
   return before + end - v;
 }
 
+// The expert of a pair, counted from the first that is placed; -1 if it is none of them.
+__device__ __forceinline__ int placed_expert(int id, int first, int experts) {
+  const int own = id - first;
+  return id >= 0 && own >= 0 && own < experts ? own : -1;
+}
+
 // Clears what place_pairs counts in; a barrier must follow.
 __device__ __forceinline__ void clear_counts(PermuteShared& s, int experts) {
   uint32_t* words = reinterpret_cast<uint32_t*>(s.count);

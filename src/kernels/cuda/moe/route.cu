@@ -34,14 +34,14 @@ __global__ void __launch_bounds__(kRouteWarps * 32) route_kernel(RouteParams p) 
 }
 
 __global__ void __launch_bounds__(kPairs)
-    count_kernel(const int32_t* ids, int pairs, int experts, uint32_t* counts) {
+    count_kernel(const int32_t* ids, int pairs, int first, int experts, uint32_t* counts) {
   __shared__ uint32_t count[kMaxExperts];
   const int tid = threadIdx.x, i = blockIdx.x * kPairs + tid;
   count[tid] = 0;
   pdl_wait();
   pdl_trigger();
   __syncthreads();
-  const int id = i < pairs ? ids[i] : -1;
+  const int id = i < pairs ? placed_expert(ids[i], first, experts) : -1;
   if (id >= 0) atomicAdd(&count[id], 1);
   __syncthreads();
   if (tid < experts) counts[static_cast<int64_t>(blockIdx.x) * experts + tid] = count[tid];
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kPairs) place_kernel(PermuteParams p, const ui
   pdl_wait();
   pdl_trigger();
   __syncthreads();
-  const int id = i < pairs ? p.ids[i] : -1;
+  const int id = i < pairs ? placed_expert(p.ids[i], p.first, p.experts) : -1;
   auto total_of = [&](int e, uint32_t own, uint32_t& before) {
     if (gridDim.x == 1) return own;
     uint32_t total = 0;
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kPairs) route_place_kernel(RouteParams r, Perm
     }
   }
   __syncthreads();
-  const int id = tid < pairs ? chosen[tid] : -1;
+  const int id = tid < pairs ? placed_expert(chosen[tid], p.first, p.experts) : -1;
   uint32_t first_row, all_rows;
   const int row = place_pairs(
       s, id, p.experts, [](int, uint32_t own, uint32_t&) { return own; }, first_row, all_rows);
@@ -159,20 +159,20 @@ void permute(const PermuteParams& p, const Launch& l) {
   uint32_t* counts = static_cast<uint32_t*>(l.workspace);
   if (blocks > 1)
     launch_kernel(l, moe::count_kernel, dim3(blocks), dim3(moe::kPairs), 0, 1, p.ids,
-                  p.tokens * p.per_token, p.experts, counts);
+                  p.tokens * p.per_token, p.first, p.experts, counts);
   launch_kernel(l, moe::place_kernel, dim3(blocks), dim3(moe::kPairs),
                 moe::permute_shared_bytes(p.experts), 1, p, counts);
 }
 
 void route_and_permute(const RouteParams& r, const PermuteParams& p, const Launch& l) {
-  require(r.ids == p.ids && r.tokens == p.tokens && r.shape.experts == p.experts &&
-              r.shape.per_token == p.per_token,
+  require(r.ids == p.ids && r.tokens == p.tokens && p.first >= 0 &&
+              p.first + p.experts <= r.shape.experts && r.shape.per_token == p.per_token,
           "routing and permutation of different batches");
   // The general group step's scratch of 32 warps must fit as well.
   const size_t shared = moe::permute_shared_bytes(p.experts) +
                         sizeof(float) * moe::kPairWarps * moe::route_scratch(r.shape);
   if (r.tokens == 0 || r.tokens > moe::kFusedTokens || r.tokens * p.per_token > moe::kPairs ||
-      p.experts > 256 || shared > 96 * 1024) {
+      r.shape.experts > 256 || shared > 96 * 1024) {
     route(r, l);
     permute(p, l);
     return;
