@@ -125,12 +125,14 @@ struct Permuted {
   std::vector<int32_t> offsets, row_of, token_of;
 };
 
-Permuted permute_on_host(const std::vector<int32_t>& ids, int per_token, int experts) {
+// Experts from `first` on are placed.
+Permuted permute_on_host(const std::vector<int32_t>& ids, int per_token, int experts,
+                         int first = 0) {
   Permuted p{{0}, std::vector<int32_t>(ids.size(), -1), std::vector<int32_t>(ids.size(), -1)};
   int32_t row = 0;
   for (int e = 0; e < experts; ++e) {
     for (size_t i = 0; i < ids.size(); ++i)
-      if (ids[i] == e) {
+      if (ids[i] == first + e) {
         p.row_of[i] = row;
         p.token_of[row++] = static_cast<int32_t>(i) / per_token;
       }
@@ -154,22 +156,23 @@ std::vector<int32_t> random_ids(int tokens, int per_token, int experts, uint32_t
 
 TEST_F(MoeTest, Permute) {
   struct Case {
-    int per_token, experts;
+    int per_token, experts, first = 0, own = experts;  // all, and those of this rank
   };
-  for (Case c : {Case{8, 256}, Case{8, 12}, Case{1, 1}, Case{32, 1024}, Case{6, 97}})
+  for (Case c : {Case{8, 256}, Case{8, 12}, Case{1, 1}, Case{32, 1024}, Case{6, 97},
+                 Case{8, 256, 64, 64}, Case{8, 12, 0, 4}, Case{6, 97, 90, 7}})
     for (int tokens : {0, 1, 2, 31, 63, 64, 65, 127, 128, 129, 513, 4096}) {
       std::vector<int32_t> ids = random_ids(tokens, c.per_token, c.experts, 11);
-      Permuted want = permute_on_host(ids, c.per_token, c.experts);
-      give_workspace(permute_workspace(tokens, c.per_token, c.experts));
-      DeviceArray<int32_t> in(ids), offsets(c.experts + 1), row_of(ids.size()),
-          token_of(ids.size());
+      Permuted want = permute_on_host(ids, c.per_token, c.own, c.first);
+      give_workspace(permute_workspace(tokens, c.per_token, c.own));
+      DeviceArray<int32_t> in(ids), offsets(c.own + 1), row_of(ids.size()), token_of(ids.size());
       for (int turn = 0; turn < 2; ++turn) {
         token_of.poison();
         PermuteParams p;
         p.ids = in.data();
         p.tokens = tokens;
         p.per_token = c.per_token;
-        p.experts = c.experts;
+        p.first = c.first;
+        p.experts = c.own;
         p.offsets = offsets.data();
         p.row_of = row_of.data();
         p.token_of = token_of.data();
@@ -184,14 +187,23 @@ TEST_F(MoeTest, Permute) {
 
 TEST_F(MoeTest, RouteAndPermuteIsBoth) {
   for (const RouterShape& s : kShapes)
-    for (int tokens : {1, 3, 32, 64, 65, 200}) {
+    for (auto [tokens, first] : {std::pair{1, 0},
+                                 {3, 0},
+                                 {32, 0},
+                                 {64, 0},
+                                 {65, 0},
+                                 {200, 0},
+                                 {1, s.experts / 3},
+                                 {3, s.experts / 3},
+                                 {200, s.experts / 3}}) {
+      const int own = s.experts - first;
       std::vector<float> logits = random_floats(static_cast<size_t>(s.experts) * tokens, 13);
       const int live = tokens - tokens / 4;
       const size_t pairs = static_cast<size_t>(tokens) * s.per_token;
       give_workspace(permute_workspace(tokens, s.per_token, s.experts));
       DeviceArray<float> in(logits), weights(pairs), plain_weights(pairs);
       DeviceArray<int32_t> ids(pairs), plain_ids(pairs), row_of(pairs), token_of(pairs);
-      DeviceArray<int32_t> offsets(s.experts + 1), device_live(std::vector<int32_t>{live});
+      DeviceArray<int32_t> offsets(own + 1), device_live(std::vector<int32_t>{live});
       RouteParams r;
       r.logits = in.data();
       r.tokens = tokens;
@@ -206,7 +218,8 @@ TEST_F(MoeTest, RouteAndPermuteIsBoth) {
       p.ids = ids.data();
       p.tokens = tokens;
       p.per_token = s.per_token;
-      p.experts = s.experts;
+      p.first = first;
+      p.experts = own;
       p.offsets = offsets.data();
       p.row_of = row_of.data();
       p.token_of = token_of.data();
@@ -215,7 +228,7 @@ TEST_F(MoeTest, RouteAndPermuteIsBoth) {
       std::vector<int32_t> chosen = ids.download();
       EXPECT_EQ(chosen, plain_ids.download());
       EXPECT_EQ(weights.download(), plain_weights.download());
-      Permuted want = permute_on_host(chosen, s.per_token, s.experts);
+      Permuted want = permute_on_host(chosen, s.per_token, own, first);
       EXPECT_EQ(offsets.download(), want.offsets) << tokens << " tokens, " << s.experts;
       EXPECT_EQ(row_of.download(), want.row_of);
       EXPECT_EQ(token_of.download(), want.token_of);
