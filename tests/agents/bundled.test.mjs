@@ -29,15 +29,15 @@ after(async () => {
   await rm(served.home, { recursive: true, force: true, maxRetries: 5 });
 });
 
-// What was answered on `where` since the last call, each whole.
+// What was answered on `where` since the last call. A program that has what it wants may leave
+// another of its requests, such as that for a title.
 let seen = 0;
 function answers_on(where) {
   const all = h.requests_of(served);
   const asked = all.slice(seen).filter((line) => line.path.startsWith(where));
   seen = all.length;
-  assert.ok(asked.length > 0, `nothing was asked of ${where}`);
-  for (const line of asked) assert.equal(line.status, 200, JSON.stringify(line));
-  return asked;
+  for (const line of asked) assert.ok([200, 499].includes(line.status), JSON.stringify(line));
+  return asked.filter((line) => line.status === 200);
 }
 
 for (const [name, run, where] of [
@@ -47,7 +47,8 @@ for (const [name, run, where] of [
 ]) {
   test(name, { timeout: 600_000 }, async () => {
     await run();
-    const asked = answers_on(where);
-    assert.ok(asked.some((line) => line.prompt_tokens > 5000 && line.completion_tokens > 0), name);
+    const answers = answers_on(where);
+    const whole = answers.some((line) => line.prompt_tokens > 5000 && line.completion_tokens > 0);
+    assert.ok(whole, JSON.stringify(answers));
   });
 }
