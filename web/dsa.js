@@ -31,8 +31,11 @@ class DsaView {
   #build() {
     const { text } = this;
     const answer = text.tokens.slice(text.prompt_tokens, text.prompt_tokens + text.kept);
+    const drafted = new Set(text.drafted);
     this.chips = answer.map((piece, i) =>
-      el('button', { type: 'button', tabIndex: -1, onclick: () => this.#choose(i), 'aria-label': `Token ${i + 1}: ${piece}` }, visible(piece) || '∅'));
+      el(drafted.has(i) ? 'button.drafted' : 'button', { type: 'button', tabIndex: -1, onclick: () => this.#choose(i),
+        title: drafted.has(i) ? 'guessed ahead, and right' : '',
+        'aria-label': `Token ${i + 1}${drafted.has(i) ? ', guessed ahead' : ''}: ${piece}` }, visible(piece) || '∅'));
     this.answer = el('div.answer', { role: 'toolbar', 'aria-label': 'Tokens of the answer', onkeydown: (event) => this.#walk(event) }, this.chips);
     this.summary = el('p.summary', { 'aria-live': 'polite' });
     this.tip = el('div.tip', { hidden: true, role: 'tooltip' });

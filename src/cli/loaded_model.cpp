@@ -19,12 +19,23 @@ std::string generation_config_path(const std::string& folder) {
   return folder + "/generation_config.json";
 }
 
+// The MTP block is loaded only where it will guess tokens. Asked for, it must be there and whole;
+// by default a block that is not whole is left out, with a note.
 std::unique_ptr<Checkpoint> load(const std::string& folder, const ModelOptions& o) {
+  const std::optional<int>& asked = o.compute.speculative_tokens;
   CheckpointOptions options;
   options.config_file = o.config;
   options.layout = o.compute.plan().layout;
-  options.with_mtp = o.compute.speculative_tokens > 0;  // plain decoding has no use for it
-  return Checkpoint::load(folder, options);
+  options.with_mtp = asked ? *asked > 0 : drafts_by_default(o.compute.plan());
+  if (asked || !options.with_mtp) return Checkpoint::load(folder, options);
+  try {
+    return Checkpoint::load(folder, options);
+  } catch (const Error& with_block) {
+    options.with_mtp = false;
+    auto without = Checkpoint::load(folder, options);  // or it was not the block's fault
+    fmt::print(stderr, "note: no tokens are guessed ahead: {}\n", with_block.what());
+    return without;
+  }
 }
 
 }  // namespace
@@ -49,6 +60,10 @@ EngineOptions engine_options_of(const ModelOptions& o, const Checkpoint& checkpo
                                 EngineOptions e) {
   const Config& config = checkpoint.config();
   e.compute = o.compute.plan();
+  if (!o.compute.speculative_tokens && config.mtp_layers > 0 && drafts_by_default(e.compute)) {
+    e.compute.speculative_tokens = kDefaultSpeculativeTokens;
+    e.compute.mtp = true;
+  }
   e.regulate_drafts = !o.compute.speculate_always;
   if (!e.cache_dir.empty()) e.checkpoint = checkpoint_digest(checkpoint.path(), o.config);
   const bool gpu = e.compute.device == DeviceKind::cuda;

@@ -115,9 +115,10 @@ void ComputeOptions::add_index_budget_to(CLI::App& command) {
 void ComputeOptions::add_speculation_to(CLI::App& command) {
   CLI::Option* tokens =
       command
-          .add_option("--speculative-tokens", speculative_tokens,
-                      "tokens that the MTP block guesses ahead in a step, 0 for none; the answers "
-                      "stay the same (default: 0)")
+          .add_option(
+              "--speculative-tokens", speculative_tokens,
+              "tokens that the MTP block guesses ahead in a step, 0 for none; the answers "
+              "stay the same (default: 1 on a GPU where the checkpoint has the block, else 0)")
           ->check(CLI::Range(0, kMaxSpeculativeTokens));
   command
       .add_option_function<std::string>(

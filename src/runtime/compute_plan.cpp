@@ -29,6 +29,10 @@ int threads_of_rank(const ComputePlan& p) {
                        static_cast<int>(part_of(threads, p.layout.rank, p.layout.ranks()).size()));
 }
 
+bool drafts_by_default(const ComputePlan& p) {
+  return p.device == DeviceKind::cuda && p.layout.ranks() == 1;
+}
+
 std::string describe(const Config& config, const ComputePlan& p) {
   const AttentionMode attention = config.has_indexer() ? p.attention : AttentionMode::dense;
   const int threads = threads_of_rank(p);

@@ -66,6 +66,11 @@ void check_plan(const Config& whole, const ComputePlan& plan);
 // Threads of one rank of a CPU: its part of the plan's.
 int threads_of_rank(const ComputePlan& plan);
 
+// Whether drafts are made where nobody says: where they were measured to pay (docs/speculation.md),
+// and the block's own depth of one token. Needs a checkpoint with an MTP block.
+bool drafts_by_default(const ComputePlan& plan);
+inline constexpr int kDefaultSpeculativeTokens = 1;
+
 // One line for the user.
 std::string describe(const Config& config, const ComputePlan& plan);
 

@@ -119,7 +119,7 @@ ComputePlan runner_plan(const RunnerSetup& s) {
   ComputePlan p = s.compute;
   if (p.logit_rows == 0) p.logit_rows = p.sequences;
   if (p.device == DeviceKind::cpu) return p;
-  p.logit_rows = std::max(p.logit_rows, padded_tokens(p.sequences));
+  p.logit_rows = std::max(p.logit_rows, padded_tokens(p.sequences * (1 + p.speculative_tokens)));
   ++p.cache_pages;  // where padding lies
   return p;
 }

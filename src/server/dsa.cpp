@@ -90,6 +90,7 @@ json text_answer(const DsaSource& source, const std::string& id, const Selection
       {"generated_tokens", static_cast<int64_t>(text.ids.size()) - text.prompt},
       {"kept", text.kept},
       {"layers", text.layers},
+      {"drafted", text.drafted},
       {"tokens", pieces_of(source.tokenizer, text.ids)},
   };
 }

@@ -169,7 +169,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void hear(size_t choice, const TokenEvent& event) {
     if (silent_.load(std::memory_order_relaxed)) return;
     if (event.selection && event.token >= 0)
-      service_.selections.append(request_of(choice).id, event.token, *event.selection);
+      service_.selections.append(request_of(choice).id, event.token, *event.selection,
+                                 event.drafted);
     Queued queued{choice, Clock::now(), KeptToken::of(event)};
     std::shared_ptr<HttpReply> wake;
     {

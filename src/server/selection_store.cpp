@@ -91,6 +91,7 @@ struct SelectionStore::Impl {
   struct Kept {
     std::shared_ptr<const std::vector<int32_t>> prompt;
     std::vector<int32_t> generated;
+    std::vector<int64_t> drafted;                            // numbers of generated tokens
     std::vector<std::shared_ptr<const std::string>> blocks;  // of the first generated tokens
     int layers = 0;
     size_t bytes = 0;
@@ -164,7 +165,8 @@ void SelectionStore::forget(const std::string& id) {
   std::erase(impl_->order, id);
 }
 
-void SelectionStore::append(const std::string& id, int32_t token, const Selection& selection) {
+void SelectionStore::append(const std::string& id, int32_t token, const Selection& selection,
+                            bool drafted) {
   auto block = impl_->pack(selection);
   const size_t block_bytes = kBlockBytes + block->capacity();
 
@@ -172,10 +174,12 @@ void SelectionStore::append(const std::string& id, int32_t token, const Selectio
   const auto it = impl_->requests.find(id);
   if (it == impl_->requests.end()) return;
   Impl::Kept& kept = it->second;
-  if (!impl_->make_room(kTokenBytes, id)) return;
+  const size_t token_bytes = kTokenBytes + (drafted ? sizeof(int64_t) : 0);
+  if (!impl_->make_room(token_bytes, id)) return;
+  if (drafted) kept.drafted.push_back(static_cast<int64_t>(kept.generated.size()));
   kept.generated.push_back(token);
-  kept.bytes += kTokenBytes;
-  impl_->bytes += kTokenBytes;
+  kept.bytes += token_bytes;
+  impl_->bytes += token_bytes;
   if (kept.full || !impl_->make_room(block_bytes, id)) {
     kept.full = true;
     return;
@@ -195,6 +199,7 @@ bool SelectionStore::find(const std::string& id, Text& text) const {
     if (kept == nullptr) return false;
     prompt = kept->prompt;
     generated = kept->generated;
+    text.drafted = kept->drafted;
     text.kept = static_cast<int64_t>(kept->blocks.size());
     text.layers = kept->layers;
   }

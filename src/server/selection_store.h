@@ -22,14 +22,17 @@ class SelectionStore {
   void begin(const std::string& id, std::vector<int32_t> prompt);
   // The request has not begun after all.
   void forget(const std::string& id);
-  // The next generated token of the request and what led to it. Called on the engine thread: must
-  // be quick (positions are kept as gaps, one byte most of the time).
-  void append(const std::string& id, int32_t token, const Selection& selection);
+  // The next generated token of the request, what led to it, and whether the MTP block had guessed
+  // it. Called on the engine thread: must be quick (positions are kept as gaps, one byte most of
+  // the time).
+  void append(const std::string& id, int32_t token, const Selection& selection,
+              bool drafted = false);
 
   struct Text {
     std::vector<int32_t> ids;  // prompt, then what was generated
     int64_t prompt = 0;
-    int64_t kept = 0;  // generated tokens whose selection is kept
+    int64_t kept = 0;              // generated tokens whose selection is kept
+    std::vector<int64_t> drafted;  // which generated tokens had been guessed (0 is the first)
     int layers = 0;
   };
   // False: nothing is known of `id`.

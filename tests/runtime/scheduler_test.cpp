@@ -65,6 +65,30 @@ TEST(Scheduler, PromptsShareWhatDecodesLeave) {
   EXPECT_THAT(p.slices, ElementsAre(Slice{0, 1000, 1030}, Slice{1, 0, 30}, Slice{2, 0, 30}));
 }
 
+// They delay no prompt and no other decode, and take no page that a known token needs.
+TEST(Scheduler, DraftsTakeWhatIsLeft) {
+  auto drafting = [](SeqState s, int drafts) {
+    s.drafts = drafts;
+    return s;
+  };
+  const SeqState decode = drafting(seq(41, 40), 3);
+  EXPECT_THAT(plan({decode}, {}, {100, 8, 10}).slices, ElementsAre(Slice{0, 40, 44}));
+  EXPECT_THAT(plan({decode, seq(100, 80), decode}, {}, {27, 8, 10}).slices,
+              ElementsAre(Slice{0, 40, 44}, Slice{2, 40, 43}, Slice{1, 80, 100}));
+  EXPECT_THAT(plan({decode, seq(100, 64)}, {seq(9, 0)}, {30, 8, 10}).slices,
+              ElementsAre(Slice{0, 40, 41}, Slice{1, 64, 84}, Slice{2, 0, 9}));
+  // At the end of a page: a free one may be taken, unless one that is admitted needs it.
+  const SeqState last = drafting(seq(63, 62), 4);
+  EXPECT_THAT(plan({last}, {}, {100, 8, 0}).slices, ElementsAre(Slice{0, 62, 64}));
+  EXPECT_THAT(plan({last}, {}, {100, 8, 1}).slices, ElementsAre(Slice{0, 62, 67}));
+  EXPECT_THAT(plan({last}, {seq(9, 0)}, {100, 8, 1}).slices,
+              ElementsAre(Slice{0, 62, 64}, Slice{1, 0, 9}));
+  EXPECT_THAT(plan({last, seq(130, 64)}, {}, {200, 8, 2}).slices,
+              ElementsAre(Slice{0, 62, 64}, Slice{1, 64, 130}));
+  EXPECT_THAT(plan({last, seq(130, 64)}, {}, {200, 8, 3}).slices,
+              ElementsAre(Slice{0, 62, 67}, Slice{1, 64, 130}));
+}
+
 TEST(Scheduler, RowsOfPromptsAreRationed) {
   Limits limits{512, 8, 100};
   limits.prompt_rows = 20;

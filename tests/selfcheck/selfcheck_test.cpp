@@ -526,6 +526,12 @@ TEST(SelfcheckMtp, AWrongBlockIsCaught) {
   swapped.mtp->combine.data = codes.data();
   swapped.mtp->combine.scale = scales.data();
   EXPECT_EQ(block.failed_with(swapped), Ids{"mtp.acceptance"});
+
+  // No norm of the embedding: its values are as small as they are in the table.
+  const std::vector<float> small(hidden, 0.02f);
+  Weights bare = block.right();
+  bare.mtp->embed_norm = small.data();
+  EXPECT_EQ(block.failed_with(bare), Ids{"mtp.acceptance"});
 }
 
 TEST(SelfcheckProgram, BadInputIsAnError) {

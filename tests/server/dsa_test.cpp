@@ -20,10 +20,11 @@ class Dsa : public testing::Test {
 
   std::vector<int32_t> encode(std::string_view text) { return tokenizer_.encode(text); }
 
-  void append(const std::string& id, int32_t token, std::vector<std::vector<int32_t>> layers) {
+  void append(const std::string& id, int32_t token, std::vector<std::vector<int32_t>> layers,
+              bool drafted = false) {
     Selection selection;
     for (const auto& layer : layers) selection.layers.emplace_back(layer);
-    store_.append(id, token, selection);
+    store_.append(id, token, selection, drafted);
   }
 
   json ask(std::map<std::string, std::string> query, int status = 200) {
@@ -55,8 +56,10 @@ TEST_F(Dsa, TheTextComesInPieces) {
   const auto prompt = encode("The pass key of Alice is 48213.");
   store_.begin("chatcmpl-1", prompt);
   const auto answer = encode(" It is 48213.");
-  for (const int32_t id : answer) append("chatcmpl-1", id, {{0}, {0, 1}});
+  for (size_t i = 0; i < answer.size(); ++i)
+    append("chatcmpl-1", answer[i], {{0}, {0, 1}}, i == 1 || i == 3);
   const json got = ask({{"request", "chatcmpl-1"}});
+  EXPECT_EQ(got["drafted"], json({1, 3}));
   EXPECT_EQ(got["request"], "chatcmpl-1");
   EXPECT_EQ(got["model"], "small");
   EXPECT_EQ(got["prompt_tokens"], prompt.size());
