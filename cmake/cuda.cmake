@@ -32,9 +32,14 @@ function(fathom_cuda_sources name folder)
     "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;-lineinfo;--Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror>")
 endfunction()
 
+set(FATHOM_CUDA_PLANS cuda_ops_memory.cpp cuda_ops_plan.cpp attention/mha_plan.cpp attention/mla_decode_plan.cpp)
+
 # fathom_use_cuda(): gives the targets that may see CUDA (docs/architecture.md) what they need.
 function(fathom_use_cuda)
   if(NOT FATHOM_WITH_CUDA)
+    # Memory of GPUs is planned without CUDA, too: these are plain functions of sizes.
+    list(TRANSFORM FATHOM_CUDA_PLANS PREPEND ${CMAKE_SOURCE_DIR}/src/kernels/cuda/)
+    target_sources(fathom_kernels PRIVATE ${FATHOM_CUDA_PLANS})
     return()
   endif()
   target_compile_definitions(fathom_tensor PUBLIC FATHOM_WITH_CUDA)

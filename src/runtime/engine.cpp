@@ -78,14 +78,17 @@ MemoryPlan plan_engine(const Config& config, const EngineOptions& o) {
   needs.context = compute.context;
   needs.sequences = compute.sequences;
   needs.cache_tokens = o.cache_tokens;
-  int64_t available = gpu ? find_gpu(compute.layout.ranks()).free : available_memory();
   if (gpu)
     needs.keep_free = 0.02;  // fragments and recorded graphs: no other program is expected there
   // A GPU's memory is used by this program alone; a host's is shared with other programs.
   needs.cache_share = gpu ? 1 : 0.5;
   needs.fill = gpu && o.keep_prefixes;
   if (!gpu && !o.cache_dir.empty()) needs.workspace += 2 * o.cache_dir_staging;
-  return plan_memory(needs, o.available_bytes.value_or(available));
+  // A machine that is said is asked nothing: it may be another one.
+  const int64_t available = o.available_bytes ? *o.available_bytes
+                            : gpu             ? find_gpu(compute.layout.ranks()).free
+                                              : available_memory();
+  return plan_memory(needs, available);
 }
 
 Engine::Impl::Impl(const Config& config, const RankWeights& weights, const EngineOptions& options)

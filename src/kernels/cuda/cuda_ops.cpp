@@ -18,59 +18,6 @@
 #include "kernels/cuda/sample/sample.h"
 
 namespace fathom::cuda {
-namespace {
-
-constexpr int kDefaultSms = 132;  // H100 SXM and H200, for sizes asked for without a GPU
-
-// What is carved from the one allocation, in bytes, in this order.
-struct MemoryPlan {
-  int64_t inputs, coded, permutation, workspace, scratch;
-  int64_t total() const { return inputs + coded + permutation + workspace + scratch; }
-};
-
-int step_sequences(const Workload& w) { return w.sequences > 0 ? w.sequences : w.step_tokens; }
-
-MemoryPlan plan_memory(Numerics numerics, const Workload& w, int sms) {
-  MemoryPlan m = {};
-  const int64_t rows = int64_t{w.step_tokens} * std::max(w.experts_per_token, 1);
-  m.inputs =
-      round_up(plan_staging(w.step_tokens, step_sequences(w), static_cast<int>(max_pages(w))).bytes,
-               kScratchAlign);
-  if (numerics == Numerics::fp8) m.coded = coded_bytes(w.step_tokens, widest_input(w));
-  m.permutation = round_up((w.experts + 1) * 4, kScratchAlign) + 2 * round_up(rows * 4, 256);
-  int64_t workspace =
-      static_cast<int64_t>(fp8_gemm_workspace(static_cast<int>(rows), std::max(w.experts, 1)));
-  auto need = [&](size_t bytes) { workspace = std::max(workspace, static_cast<int64_t>(bytes)); };
-  for (int tile : {kDecodeTile, kPrefillTile})
-    need(mla_decode_workspace(std::min(w.step_tokens, tile), w.heads, w.index_topk, w.context, sms,
-                              w.batch_invariant && tile == kDecodeTile));
-  need(mla_prefill_workspace(w.context, /*fp8=*/true));
-  if (w.experts > 0) need(permute_workspace(w.step_tokens, w.experts_per_token, w.experts));
-  m.workspace = round_up(workspace, kScratchAlign);
-  m.scratch =
-      round_up(std::max(scratch_bytes(numerics, w),
-                        static_cast<int64_t>(mha_prefill_workspace(w.step_tokens, w.context, 1))),
-               kScratchAlign);
-  return m;
-}
-
-void check_workload(Numerics numerics, const Workload& w) {
-  if (numerics == Numerics::exact)
-    fail("exact numerics run on the CPU only: use --device cpu, or bf16 or fp8 on the GPU");
-  using K = KernelDims;
-  bool dims = w.latent == K::kLatent && w.rope == K::kRope && w.nope == K::kNope &&
-              w.value == K::kValue && (w.index_heads == 0 || w.index_dim == K::kIndex);
-  if (!dims)
-    fail(
-        "the GPU kernels are built for latent {}, rope {}, nope {}, value {} and index {} values;"
-        " this model has {}, {}, {}, {} and {}: use --device cpu",
-        K::kLatent, K::kRope, K::kNope, K::kValue, K::kIndex, w.latent, w.rope, w.nope, w.value,
-        w.index_dim);
-  FATHOM_CHECK(w.step_tokens > 0 && w.context > 0, "steps of {} tokens, contexts of {}",
-               w.step_tokens, w.context);
-}
-
-}  // namespace
 
 CudaOpsImpl::CudaOpsImpl(Numerics numerics, const Workload& workload, const CudaSettings& settings)
     : numerics_(numerics), workload_(workload), settings_(settings) {
@@ -84,7 +31,7 @@ CudaOpsImpl::CudaOpsImpl(Numerics numerics, const Workload& workload, const Cuda
          p.minor);
   name_ = fmt::format("{}, {} SMs, {}", p.name, p.multiProcessorCount,
                       bytes_text(static_cast<int64_t>(p.totalGlobalMem)));
-  const MemoryPlan plan = plan_memory(numerics, workload, p.multiProcessorCount);
+  const OpsMemory plan = plan_memory(numerics, workload, p.multiProcessorCount);
   memory_ = Buffer(static_cast<size_t>(plan.total()), memory());
   staging_ = Buffer(2 * static_cast<size_t>(plan.inputs), MemoryKind::pinned);
 
@@ -356,11 +303,6 @@ void CudaOpsImpl::gather_rows(Tensor out, Tensor x, std::span<const int32_t> row
 }  // namespace fathom::cuda
 
 namespace fathom {
-
-size_t cuda_ops_bytes(Numerics numerics, const Workload& workload) {
-  cuda::check_workload(numerics, workload);
-  return static_cast<size_t>(cuda::plan_memory(numerics, workload, cuda::kDefaultSms).total());
-}
 
 std::unique_ptr<CudaOps> make_cuda_ops(Numerics numerics, const Workload& workload,
                                        const CudaSettings& settings) {

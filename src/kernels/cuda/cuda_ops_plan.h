@@ -78,4 +78,21 @@ struct StagingPlan {
 };
 StagingPlan plan_staging(int tokens, int sequences, int pages);
 
+constexpr int kDefaultSms = 132;  // H100 SXM and H200, for sizes asked for without a GPU
+
+// What is carved from the one allocation of CudaOps, in bytes, in this order.
+struct OpsMemory {
+  int64_t inputs = 0, coded = 0, permutation = 0, workspace = 0, scratch = 0;
+  int64_t total() const { return inputs + coded + permutation + workspace + scratch; }
+};
+OpsMemory plan_memory(Numerics numerics, const Workload& w, int sms);
+
+// Throws Error for numerics and dims that the kernels are not built for.
+void check_workload(Numerics numerics, const Workload& w);
+
+// Sequences a step may have: tables of pages that are staged.
+constexpr int step_sequences(const Workload& w) {
+  return w.sequences > 0 ? w.sequences : w.step_tokens;
+}
+
 }  // namespace fathom::cuda

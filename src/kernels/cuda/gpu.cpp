@@ -164,10 +164,6 @@ std::unique_ptr<Ops> make_gpu_ops(Numerics numerics, const Workload& workload, b
   return std::make_unique<SynchronousOps>(std::move(ops), workload.context);
 }
 
-int64_t gpu_workspace_bytes(Numerics numerics, const Workload& workload) {
-  return static_cast<int64_t>(cuda_ops_bytes(numerics, workload));
-}
-
 void upload_to_gpu(std::span<const UploadPiece> pieces) {
   const int readers = static_cast<int>(std::min<size_t>(kReaders, pieces.size()));
   std::atomic<size_t> next{0};

@@ -131,10 +131,6 @@ void attend_span(const MhaParams& p, const PrefillSpan& span, const Launch& l) {
 
 }  // namespace
 
-size_t mha_prefill_workspace(int tokens, int64_t context, int heads_at_once) {
-  return mha::workspace_plan(tokens, context, true, heads_at_once).bytes;
-}
-
 void mha_prefill(const MhaParams& p, std::span<const PrefillSpan> spans, const Launch& l) {
   check(p);
   for (const PrefillSpan& s : spans) {

@@ -36,8 +36,4 @@ struct MhaParams {
 // absorbed form.
 void mha_prefill(const MhaParams& p, std::span<const PrefillSpan> spans, const Launch& l);
 
-// Bytes for spans of up to `tokens` at up to `context`, `heads_at_once` heads in one group (more
-// heads a group keep the GPU fuller; 1 is the least that works).
-size_t mha_prefill_workspace(int tokens, int64_t context, int heads_at_once);
-
 }  // namespace fathom::cuda

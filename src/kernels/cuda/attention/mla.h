@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/attention/workspace.h"
 #include "numerics/bf16.h"
 #include "numerics/cache_rows.h"
 
@@ -42,10 +43,8 @@ struct MlaParams {
 };
 
 // Few tokens (decode): the keys of a token are split over several thread blocks and combined.
-// Scratch: mla_decode_workspace bytes, for any params within these bounds.
+// Scratch: mla_decode_workspace bytes (attention/workspace.h), for any params within these bounds.
 void mla_decode(const MlaParams& p, const Launch& l);
-size_t mla_decode_workspace(int max_tokens, int heads, int topk, int64_t max_context, int sms,
-                            bool batch_invariant);
 
 // Many tokens (prefill): one pass over a token's keys. No scratch.
 void mla_prefill(const MlaParams& p, const Launch& l);

@@ -17,12 +17,6 @@ decode::Shape shape_of(int tokens, int heads, int topk, int64_t max_context, int
 
 }  // namespace
 
-size_t mla_decode_workspace(int max_tokens, int heads, int /*topk*/, int64_t /*max_context*/,
-                            int sms, bool /*batch_invariant*/) {
-  // A bound for sparse and dense, any length and both ways of splitting: all need much the same.
-  return decode::partial_bound(max_tokens, heads, sms);
-}
-
 void mla_decode(const MlaParams& p, const Launch& l) {
   if (p.tokens == 0) return;
   FATHOM_CHECK(p.tokens > 0 && p.tokens <= decode::kMaxTokens, "{} tokens", p.tokens);

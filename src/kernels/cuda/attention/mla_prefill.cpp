@@ -78,11 +78,6 @@ void dequantised(const MlaParams& part, std::span<const PrefillSpan> spans, cons
 
 }  // namespace
 
-size_t mla_prefill_workspace(int64_t context, bool fp8) {
-  if (!fp8) return 0;
-  return static_cast<size_t>(prefill::span_rows({0, 0, 0, context}) * prefill::kRowBytes);
-}
-
 void mla_prefill(const MlaParams& p, std::span<const PrefillSpan> spans, const Launch& l) {
   check(p);
   prefill::PlanLimits limits;

@@ -28,9 +28,4 @@ struct PrefillSpan {
 // row's bits depend on its own query and keys only, never on the chunk it came in.
 void mla_prefill(const MlaParams& p, std::span<const PrefillSpan> spans, const Launch& l);
 
-// Bytes with which a span of this context is dequantised in one piece. More lets more sequences
-// share a launch; a bf16 cache needs none. mla_decode's own needs come on top of neither: the two
-// use the workspace one after the other.
-size_t mla_prefill_workspace(int64_t context, bool fp8);
-
 }  // namespace fathom::cuda

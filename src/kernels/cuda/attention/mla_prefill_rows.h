@@ -9,7 +9,7 @@
 
 namespace fathom::cuda::prefill {
 
-constexpr int64_t kRowBytes = 2 * (KernelDims::kLatent + KernelDims::kRope);  // bf16 row
+constexpr int64_t kRowBytes = kPrefillRowBytes;
 constexpr int kMaxSpans = 64;  // of one launch: their table travels with the arguments
 
 // Tokens [token[i], token[i + 1]) of the launch find position 0 of their sequence at row base[i] of

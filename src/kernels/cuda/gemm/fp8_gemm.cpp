@@ -67,7 +67,4 @@ void fp8_grouped_gemm(const Fp8GroupedParams& p, const Launch& l) {
     fp8_grouped_many(p, l);
 }
 
-// Split K is reduced in the cluster's shared memory; nothing is needed outside it.
-size_t fp8_gemm_workspace(int, int) { return 0; }
-
 }  // namespace fathom::cuda

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "kernels/cuda/gemm/operands.h"
+#include "kernels/cuda/gemm/workspace.h"
 #include "kernels/cuda/prim/launch.h"
 
 namespace fathom::cuda {
@@ -42,8 +43,5 @@ struct Fp8GroupedParams {
 };
 
 void fp8_grouped_gemm(const Fp8GroupedParams& p, const Launch& l);
-
-// Bytes of Launch::workspace the two above may use for up to `max_rows` rows and `experts` experts.
-size_t fp8_gemm_workspace(int max_rows, int experts);
 
 }  // namespace fathom::cuda

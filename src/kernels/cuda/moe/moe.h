@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cuda/moe/workspace.h"
 #include "kernels/cuda/prim/launch.h"
 #include "numerics/bf16.h"
 #include "numerics/routing.h"
@@ -41,7 +42,7 @@ struct PermuteParams {
 
 void route(const RouteParams& params, const Launch& launch);
 
-size_t permute_workspace(int tokens, int per_token, int experts);
+// Scratch: permute_workspace bytes (moe/workspace.h).
 void permute(const PermuteParams& params, const Launch& launch);
 
 // Both; one launch when there are few tokens (decode). `permute.ids` must be `route.ids`.

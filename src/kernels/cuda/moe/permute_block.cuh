@@ -8,7 +8,6 @@
 
 namespace fathom::cuda::moe {
 
-inline constexpr int kPairs = 1024;  // a thread each
 inline constexpr int kPairWarps = kPairs / 32;
 
 struct PermuteShared {

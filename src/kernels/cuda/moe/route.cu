@@ -128,10 +128,6 @@ void check_permute(const PermuteParams& p) {
           "permutation: more than 2^30 rows");
 }
 
-int pair_blocks(int tokens, int per_token) {
-  return static_cast<int>((int64_t{tokens} * per_token + kPairs - 1) / kPairs);
-}
-
 }  // namespace moe
 
 void route(const RouteParams& p, const Launch& l) {
@@ -143,11 +139,6 @@ void route(const RouteParams& p, const Launch& l) {
     launch_kernel(l, moe::route_kernel<8>, grid, block, shared, 1, p);
   else
     launch_kernel(l, moe::route_kernel<32>, grid, block, shared, 1, p);
-}
-
-size_t permute_workspace(int tokens, int per_token, int experts) {
-  int blocks = moe::pair_blocks(tokens, per_token);
-  return blocks > 1 ? sizeof(uint32_t) * static_cast<size_t>(blocks) * experts : 0;
 }
 
 void permute(const PermuteParams& p, const Launch& l) {
