@@ -79,7 +79,7 @@ int parse_and_run(CLI::App& app, int argc, char** argv) {
 const std::pair<const char*, std::vector<void (*)(CLI::App&)>> kPurposes[] = {
     {"Use a model", {add_chat, add_generate, add_serve}},
     {"Prepare a checkpoint", {add_inspect, add_convert, add_make_checkpoint}},
-    {"Check and measure", {add_selfcheck, add_logits, add_eval, add_bench}},
+    {"Check and measure", {add_selfcheck, add_logits, add_eval, add_bench, add_plan}},
     {"Text and tokens", {add_encode, add_decode, add_parse}},
 };
 

@@ -20,6 +20,7 @@ void add_chat(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_selfcheck(CLI::App& app);
 void add_bench(CLI::App& app);
+void add_plan(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_serve(CLI::App& app);
 void add_encode(CLI::App& app);

@@ -18,6 +18,7 @@
 #include "cli/file_limit.h"
 #include "cli/loaded_model.h"
 #include "cli/output.h"
+#include "cli/plan_machine.h"
 #include "cli/signals.h"
 #include "server/http/http_server.h"
 #include "server/metrics.h"
@@ -230,6 +231,7 @@ int load_and_serve(ServeFlags o, EndSignals& signals, const std::shared_ptr<Serv
     router.handle(std::move(request), std::move(reply));
   });
 
+  say_plan(o.checkpoint, o.model);
   LoadedModel model(o.checkpoint, o.model, engine_options(o, metrics, log));
   ConstraintFactory constraints(model.tokenizer(), model.encoding(), model.stop_ids());
   SelectionStore selections(kSelectionBytes);

@@ -41,4 +41,17 @@ int64_t available_memory(const std::string& root) {
   return group ? std::min(machine, *group) : machine;
 }
 
+int numa_nodes(const std::string& root) {
+  // A list of ranges: "0-1,4".
+  std::ifstream file(root + "/sys/devices/system/node/has_cpu");
+  int nodes = 0, first = 0, last = 0;
+  while (file >> first) {
+    last = first;
+    if (file.peek() == '-') file.get(), file >> last;
+    nodes += std::max(0, last - first + 1);
+    if (file.peek() == ',') file.get();
+  }
+  return std::max(1, nodes);
+}
+
 }  // namespace fathom

@@ -10,4 +10,7 @@ namespace fathom {
 // below `root`, which tests replace.
 int64_t available_memory(const std::string& root = "");
 
+// NUMA nodes that have processors; 1 where the system does not say.
+int numa_nodes(const std::string& root = "");
+
 }  // namespace fathom

@@ -40,5 +40,14 @@ TEST(AvailableMemory, WithoutProc) {
   EXPECT_GT(available_memory(), 0);
 }
 
+TEST(NumaNodes, ThoseWithProcessors) {
+  FakeSystem system;
+  EXPECT_EQ(numa_nodes(system.root()), 1) << "the system does not say";
+  for (auto [list, nodes] : {std::pair{"0\n", 1}, {"0-1\n", 2}, {"0,2-5,7\n", 6}, {"\n", 1}}) {
+    system.file("sys/devices/system/node/has_cpu", list);
+    EXPECT_EQ(numa_nodes(system.root()), nodes) << list;
+  }
+}
+
 }  // namespace
 }  // namespace fathom

@@ -1,0 +1,63 @@
+#include "cli/plan_machine.h"
+
+#include <charconv>
+#include <filesystem>
+
+#include "base/error.h"
+#include "io/machine.h"
+#include "kernels/gpu.h"
+#include "plan/plan_text.h"
+
+namespace fathom::cli {
+
+plan::Machine machine_of(const ComputePlan& compute) {
+  plan::Machine m;
+  m.per_node = compute.layout.ranks();
+  if (compute.device == DeviceKind::cuda) {
+    const GpuInfo gpu = find_gpu();
+    m.gpu = plan::gpu_model_of_driver(gpu.name);
+    if (m.gpu) m.memory = gpu.free;
+  } else {
+    m.memory = available_memory() / m.per_node;
+  }
+  return m;
+}
+
+int converted_ranks(const std::string& folder) {
+  constexpr std::string_view kFirst = "model0-mp", kEnd = ".safetensors";
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(kFirst) || !name.ends_with(kEnd)) continue;
+    int ranks = 0;
+    const char *begin = name.data() + kFirst.size(), *end = name.data() + name.size() - kEnd.size();
+    if (auto [at, error] = std::from_chars(begin, end, ranks); error == std::errc() && at == end)
+      return ranks;
+  }
+  return 0;
+}
+
+void say_plan(const std::string& folder, const ModelOptions& options) {
+  const Config config = load_config(folder, options.config);
+  plan::Request request;
+  request.compute = options.compute.plan();
+  const ComputePlan& compute = *request.compute;
+  const plan::Machine machine = machine_of(compute);
+  // What is not known is not planned: the engine divides what it finds.
+  if (machine.rank_memory() <= 0) return;
+  request.context = compute.context;
+  request.concurrency = compute.sequences;
+  request.step_tokens = compute.step_tokens;
+  request.tensor = compute.layout.tensor;
+  request.data = compute.layout.data;
+  request.folder = folder;
+  request.config_file = options.config;
+  const plan::Plan p = plan::make_plan(config, machine, request);
+  const plan::LayoutPlan& layout = p.layouts.front();
+  fmt::print(stderr, "{}", plan::summary_of(p, layout));
+  if (layout.fits()) return;
+  fail("{}{}{}", layout.refused,
+       p.would_fit.empty() ? "" : "; would fit: ", fmt::join(p.would_fit, "; "));
+}
+
+}  // namespace fathom::cli

@@ -1,0 +1,16 @@
+// A plan as text for a terminal.
+#pragma once
+
+#include <string>
+
+#include "plan/planner.h"
+
+namespace fathom::plan {
+
+// The whole: a table of the layouts, the recommended one, how to run it, and notes.
+std::string text_of(const Plan& plan);
+
+// A few lines about one layout: what `serve` says before it loads.
+std::string summary_of(const Plan& plan, const LayoutPlan& layout);
+
+}  // namespace fathom::plan

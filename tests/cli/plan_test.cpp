@@ -1,0 +1,109 @@
+// The plan command as a user meets it: the program itself, its output and its exit code.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "support/temp_folder.h"
+
+namespace fathom {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+struct Ran {
+  int code;
+  std::string out;  // standard output and error together
+};
+
+Ran plan(const std::string& arguments) {
+  const std::string command = std::string(FATHOM_BINARY) + " plan " + arguments + " 2>&1";
+  FILE* pipe = popen(command.c_str(), "r");
+  Ran ran{-1, {}};
+  if (!pipe) return ran;
+  char block[4096];
+  for (size_t n; (n = std::fread(block, 1, sizeof(block), pipe)) > 0;) ran.out.append(block, n);
+  const int status = pclose(pipe);
+  if (WIFEXITED(status)) ran.code = WEXITSTATUS(status);
+  return ran;
+}
+
+const std::string kRelease =
+    "--config " + std::string(FATHOM_SOURCE_DIR) + "/models/config_671B_v3.2.json ";
+const std::string kSmall = std::string(FATHOM_SOURCE_DIR) + "/models/small";
+
+TEST(Plan, OfTheReleaseAsText) {
+  const Ran ran = plan(kRelease + "--gpu h200");
+  ASSERT_EQ(ran.code, 0) << ran.out;
+  EXPECT_THAT(ran.out, AllOf(HasSubstr("checkpoint of 674 GB"), HasSubstr("8 x H200 (141 GB)"),
+                             HasSubstr("tp 4 x dp 2"), HasSubstr("recommended: dp"),
+                             HasSubstr("--model-parallel 8"), HasSubstr("--data-parallel-size 8")));
+}
+
+// The names that docs/parallel.md promises.
+TEST(Plan, AsJson) {
+  const Ran ran = plan(kRelease + "--gpu h200 --gpus 8 --concurrency 1 --context 65536 --json");
+  ASSERT_EQ(ran.code, 0) << ran.out;
+  const nlohmann::json j = nlohmann::json::parse(ran.out);
+  EXPECT_EQ(j["recommended"], "tp");
+  EXPECT_EQ(j["machine"]["gpu"], "h200");
+  EXPECT_EQ(j["machine"]["nodes"], 1);
+  EXPECT_EQ(j["machine"]["ranks_per_node"], 8);
+  EXPECT_EQ(j["request"]["context"], 65536);
+  const nlohmann::json& tp = j["layouts"][0];
+  EXPECT_EQ(tp["tensor_parallel_size"], 8);
+  EXPECT_EQ(tp["data_parallel_size"], 1);
+  EXPECT_TRUE(tp["fits"]);
+  for (const char* key : {"weight_bytes", "workspace_bytes", "cache_bytes", "cache_tokens"})
+    EXPECT_GT(tp[key], 0) << key;
+  EXPECT_EQ(tp["room"][0]["context"], 8192);
+  EXPECT_GT(tp["predicted"]["decode_one"]["tokens_per_second"], 0);
+  EXPECT_GT(tp["predicted"]["decode_many"]["dollars_per_million"], 0);
+  EXPECT_GT(tp["predicted"]["prompt"]["ms"], 0);
+  EXPECT_EQ(j["commands"].size(), 2u);
+}
+
+TEST(Plan, ExitCodes) {
+  const Ran small = plan(kRelease + "--gpu h100");
+  EXPECT_EQ(small.code, 1);
+  EXPECT_THAT(small.out, HasSubstr("would fit: 16 x H100"));
+  EXPECT_EQ(plan("").code, 2);
+  EXPECT_EQ(plan(kRelease + "--gpu h300").code, 2);
+  EXPECT_EQ(plan(kRelease + "--gpu h200 --gpus 0").code, 2);
+  EXPECT_EQ(plan(kRelease + "--gpu h200 --concurrency 0").code, 2);
+  EXPECT_EQ(plan(kRelease + "--gpu h200 --device cpu").code, 2);
+  EXPECT_EQ(plan(kRelease + "--gpu h200 --numa-nodes 2").code, 2);
+  const Ran far = plan(kRelease + "--gpu h200 --context 200000");
+  EXPECT_EQ(far.code, 1);
+  EXPECT_THAT(far.out, HasSubstr("the model's own is 163840"));
+}
+
+TEST(Plan, ProcessorsAndFolders) {
+  const Ran ran = plan("--ckpt-path " + kSmall +
+                       " --device cpu --numa-nodes 2 --memory-gib 4 --read-rate 20 --json");
+  ASSERT_EQ(ran.code, 0) << ran.out;
+  const nlohmann::json j = nlohmann::json::parse(ran.out);
+  EXPECT_EQ(j["machine"]["device"], "cpu");
+  EXPECT_EQ(j["layouts"].size(), 2u);
+  EXPECT_TRUE(j["layouts"][0]["predicted"]["prompt"].is_null());
+  // A folder that was converted for other ranks.
+  test::TempFolder folder;
+  test::write_file(folder.file("config.json"), test::read_file(kSmall + "/config.json"));
+  test::write_file(folder.file("model0-mp4.safetensors"), "");
+  const Ran other = plan("--ckpt-path " + folder.path() + " --gpu h200 --gpus 2");
+  EXPECT_EQ(other.code, 1);
+  EXPECT_THAT(other.out, HasSubstr("converted for 4 ranks, and 2 are planned"));
+}
+
+TEST(Plan, Check) {
+  const Ran ran = plan("--check");
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_THAT(ran.out,
+              AllOf(HasSubstr("decode, 64 at 32768"), HasSubstr("2 x H200"), HasSubstr("fitted")));
+}
+
+}  // namespace
+}  // namespace fathom
