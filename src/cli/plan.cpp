@@ -27,6 +27,7 @@ struct PlanFlags {
   int nodes = 1, step_tokens = 0;
   std::optional<int64_t> context;
   std::optional<double> memory_gib, read_rate, dollars;
+  int speculative_tokens = 0;
   bool json = false, check = false;
 };
 
@@ -171,6 +172,7 @@ int run_plan(const PlanFlags& o) {
   request.context = o.context.value_or(0);
   request.concurrency = o.concurrency.value_or(0);
   request.step_tokens = o.step_tokens;
+  request.mtp = o.speculative_tokens > 0;
   request.tensor = o.tensor;
   request.data = o.data;
   request.folder = o.folder;
@@ -226,6 +228,9 @@ void add_plan(CLI::App& app) {
   c->add_option("--step-tokens", o->step_tokens,
                 "tokens of one step (default: 512 on a CPU, 4096 on a GPU)")
       ->check(CLI::Range(1, 1 << 16));
+  c->add_option("--speculative-tokens", o->speculative_tokens,
+                "more than 0: the MTP layer is loaded, too; speeds are those without drafts")
+      ->check(CLI::Range(0, 4));
   c->add_option("--tensor-parallel-size", o->tensor,
                 "plan this layout alone: ranks of an attention group")
       ->check(CLI::Range(1, 4096));

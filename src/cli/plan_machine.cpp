@@ -48,6 +48,7 @@ void say_plan(const std::string& folder, const ModelOptions& options) {
   request.context = compute.context;
   request.concurrency = compute.sequences;
   request.step_tokens = compute.step_tokens;
+  request.mtp = compute.mtp;
   request.tensor = compute.layout.tensor;
   request.data = compute.layout.data;
   request.folder = folder;

@@ -28,6 +28,8 @@ void check(const Config& c, const Machine& m, const Request& r) {
   if (r.concurrency < 0 || r.concurrency > kMostSequences)
     throw UsageError(
         fmt::format("{} sequences at once: 1 to {} are accepted", r.concurrency, kMostSequences));
+  if (r.mtp && c.mtp_layers == 0)
+    fail("the MTP layer is asked for drafts, and this config has none");
   if (r.context > c.max_positions)
     fail("a context of {} tokens is asked for: the model's own is {}", r.context, c.max_positions);
   if (r.context < 0 || r.step_tokens < 0)
@@ -92,6 +94,7 @@ ComputePlan compute_plan(const Machine& m, const Request& r, const RankLayout& l
   p.device = m.gpu ? DeviceKind::cuda : DeviceKind::cpu;
   p.index_budget = default_index_budget(p.device);
   if (r.compute) p = *r.compute;
+  p.mtp = r.mtp;
   p.layout = {};  // one rank, with its own config and memory
   p.numerics = numerics_of(m, r);
   p.context = r.context;
@@ -278,7 +281,7 @@ std::vector<std::string> notes_of(const Config& c, const Machine& m, const Plan&
         m.gpu->title, m.gpu->has_fp8() ? "it" : "bf16",
         m.gpu->has_fp8() ? ""
                          : ": without FP8 in the tensor cores weights are bf16, twice as large"));
-  if (plan.mtp > 0)
+  if (plan.mtp > 0 && !plan.request.mtp)
     notes.push_back(fmt::format("the MTP layer ({}) is not loaded", bytes_text(plan.mtp)));
   if (!c.has_indexer())
     notes.push_back("the model has no indexer: attention is dense, and slows with the context");
@@ -304,7 +307,7 @@ Plan make_plan(const Config& whole, const Machine& machine, const Request& asked
   plan.checkpoint = checkpoint_bytes(whole);
   plan.mtp = mtp_bytes(whole);
   Config config = whole;
-  config.mtp_layers = 0;  // plain decoding has no use for it
+  if (!r.mtp) config.mtp_layers = 0;  // plain decoding has no use for it
   for (const RankLayout& layout : layouts_of(machine, r)) {
     LayoutPlan& l = plan.layouts.emplace_back();
     l.layout = layout;

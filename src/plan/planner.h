@@ -37,6 +37,7 @@ struct Request {
   int64_t context = 0;  // tokens of one sequence; 0: what fits, up to the model's own
   int concurrency = 0;  // sequences at once, of all ranks together; 0: kRankSequences a rank
   int step_tokens = 0;  // 0: the device's default
+  bool mtp = false;     // the MTP layer is loaded, for drafts, and the cache has rows for it
   std::optional<int> tensor, data;  // a layout that is asked for; none: all that there are
   // How to compute where that is decided already; its context, sequences and step tokens are
   // replaced. None: fp8 on a GPU that has it, else bf16.
@@ -85,7 +86,7 @@ struct Plan {
   Machine machine;
   Request request;         // with defaults filled in
   int64_t checkpoint = 0;  // bytes of the whole
-  int64_t mtp = 0;         // of these: the MTP layer, which is not loaded
+  int64_t mtp = 0;         // of these: the MTP layer
   std::vector<LayoutPlan> layouts;
   int recommended = -1;                // index of layouts; -1: none can be run
   std::string why;                     // it is recommended, or none can be

@@ -29,7 +29,7 @@ struct Sample {
   int64_t dense = 0, moe = 0;  // layers of each kind in the model
 
   int64_t times(const TensorSpec& spec) const {
-    if (spec.layer < 0) return 1;
+    if (spec.layer < 0 || spec.layer >= config.layers) return 1;  // outside, or the MTP layer
     return config.is_moe(spec.layer) ? moe : dense;
   }
 };
@@ -37,20 +37,9 @@ struct Sample {
 Sample sample_of(const Config& c) {
   Sample s{c, 0, 0};
   for (int l = 0; l < c.layers; ++l) ++(c.is_moe(l) ? s.moe : s.dense);
-  s.config.mtp_layers = 0;
   s.config.dense_layers = s.dense > 0 ? 1 : 0;
   s.config.layers = s.config.dense_layers + (s.moe > 0 ? 1 : 0);
   return s;
-}
-
-int64_t all_bytes(const Config& c) {
-  int64_t sum = 0;
-  const Sample s = sample_of(c);
-  for (const TensorSpec& spec : tensor_list(s.config))
-    sum +=
-        s.times(spec) * stored_bytes(spec, spec.shape[0], spec.shape.size() > 1 ? spec.shape[1] : 1,
-                                     c.fp8, WeightStorage::file);
-  return sum;
 }
 
 }  // namespace
@@ -61,7 +50,6 @@ RankVolume rank_volume(const Config& config, const RankLayout& layout, WeightSto
   RankVolume most;
   for (int rank = 0; rank < layout.ranks(); ++rank) {
     RankVolume v;
-    v.expert_layers = static_cast<int>(sample.moe);
     int last_expert = -1;
     for (const TensorSpec& spec : specs) {
       const TensorShare share = share_of(spec, sample.config, layout.at(rank));
@@ -70,7 +58,9 @@ RankVolume rank_volume(const Config& config, const RankLayout& layout, WeightSto
       const int64_t bytes =
           times * stored_bytes(spec, share.rows(), share.cols(), config.fp8, storage);
       v.total += bytes;
-      if (spec.expert >= 0) {
+      if (spec.layer >= sample.config.layers) {
+        v.mtp += bytes;
+      } else if (spec.expert >= 0) {
         v.experts += bytes;
         v.expert_weights += weights;
         if (spec.expert != last_expert) ++v.experts_held;
@@ -90,20 +80,10 @@ RankVolume rank_volume(const Config& config, const RankLayout& layout, WeightSto
   return most;
 }
 
-int64_t mtp_bytes(const Config& config) {
-  if (config.mtp_layers == 0) return 0;
-  // A block like the last layer's, and what joins it to the model.
-  int64_t sum = 0;
-  Config one = config;
-  one.layers = 1;
-  one.dense_layers = config.experts > 0 ? 0 : 1;
-  for (const TensorSpec& spec : tensor_list(one))
-    if (spec.layer == one.layers)
-      sum += stored_bytes(spec, spec.shape[0], spec.shape.size() > 1 ? spec.shape[1] : 1,
-                          config.fp8, WeightStorage::file);
-  return sum;
+int64_t checkpoint_bytes(const Config& config) {
+  return rank_volume(config, {}, WeightStorage::file).total;
 }
 
-int64_t checkpoint_bytes(const Config& config) { return all_bytes(config) + mtp_bytes(config); }
+int64_t mtp_bytes(const Config& config) { return rank_volume(config, {}, WeightStorage::file).mtp; }
 
 }  // namespace fathom::plan

@@ -21,12 +21,13 @@ struct RankVolume {
   int64_t total = 0;  // bytes of one rank
   // Of these: read in every step; routed experts of all layers; the output matrix; embeddings.
   int64_t always = 0, experts = 0, head = 0, embed = 0;
+  int64_t mtp = 0;  // the MTP layer, which only drafts read
   // Weights that a token passes, and those of all routed experts of the rank.
   int64_t always_weights = 0, expert_weights = 0, head_weights = 0;
-  int expert_layers = 0;
   int experts_held = 0;  // of one layer, whole or in part
 };
 
+// The MTP layer counts if `config` has one: whoever does not load it passes a config without.
 RankVolume rank_volume(const Config& config, const RankLayout& layout, WeightStorage storage);
 
 // Bytes of a whole checkpoint: its files hold as much, but for their headers.

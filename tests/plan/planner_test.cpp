@@ -245,6 +245,15 @@ TEST(Planner, ModelsOfOtherKinds) {
   const Plan with_mtp = make_plan(real_config(), machine("h200", 8), {});
   EXPECT_THAT(with_mtp.notes, Contains(HasSubstr("MTP layer")));
   EXPECT_EQ(with_mtp.best()->memory.weights, v32.best()->memory.weights) << "not loaded";
+  Request drafts;
+  drafts.mtp = true;
+  const Plan loaded = make_plan(real_config(), machine("h200", 8), drafts);
+  EXPECT_NEAR(
+      static_cast<double>(layout(loaded, 8).memory.weights - layout(with_mtp, 8).memory.weights),
+      static_cast<double>(with_mtp.mtp) / 8, 0.3e9)
+      << "but for what every rank has whole";
+  EXPECT_LT(layout(loaded, 8).cache_tokens, layout(with_mtp, 8).cache_tokens);
+  EXPECT_THROW(make_plan(release(), machine("h200", 8), drafts), Error);
   for (int gpus : {1, 2, 4}) {
     const Plan small = make_plan(load_config(kSource + "/models/small"), machine("h100", gpus), {});
     ASSERT_TRUE(small.best()) << small.why;
