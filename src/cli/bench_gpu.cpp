@@ -10,6 +10,7 @@
 #include "cli/command.h"
 #include "convert/presets.h"
 #include "model/checkpoint.h"
+#include "plan/step_times.h"
 #include "runtime/device.h"
 
 namespace fathom::cli {
@@ -20,6 +21,38 @@ constexpr int kWholeLayers = 61, kWholeDense = 3;
 
 double dollars_of_all(const GpuBenchOptions& o) {
   return o.dollars_per_hour * o.compute.layout.ranks();
+}
+
+// What the planner expects of the MoE layer of a row; 0 where nothing is predicted: of layers that
+// were not told apart, of steps with drafts, of dense attention in a model with an indexer, on a
+// GPU it does not know.
+class Predictions {
+ public:
+  Predictions(const Config& config, const GpuInfo& gpu, const ComputePlan& compute)
+      : indexer_(config.has_indexer()) {
+    if (const plan::GpuModel* model = plan::gpu_model_of_driver(gpu.name))
+      times_.emplace(config, compute.layout, *model, compute.numerics, compute.layout.ranks());
+  }
+  double layer_ms(const GpuBenchRow& r) const {
+    if (!times_ || r.layer_ms <= 0 || r.tokens_per_run != 1) return 0;
+    if (indexer_ && r.attention == AttentionMode::dense) return 0;
+    const plan::LayerTime time = r.decode
+                                     ? times_->decode_layer(true, r.batch, r.context)
+                                     : times_->prompt_layer(true, r.batch, r.context - r.batch);
+    return time.total() / 1e3;
+  }
+
+ private:
+  bool indexer_;
+  std::optional<plan::StepTimes> times_;
+};
+
+void print_predictions(const std::vector<GpuBenchRow>& rows, const Predictions& predictions) {
+  for (const GpuBenchRow& r : rows)
+    if (const double ms = predictions.layer_ms(r); ms > 0)
+      fmt::print("plan predicts {} {} at {}: {:.3f} ms a layer, {:+.1f} % of what was measured\n",
+                 r.decode ? "decode" : "prefill", r.batch, r.context, ms,
+                 100 * (ms / r.layer_ms - 1));
 }
 
 void print(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o) {
@@ -56,7 +89,7 @@ void print(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o) {
 }
 
 void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
-                const GpuInfo& gpu) {
+                const Predictions& predictions, const GpuInfo& gpu) {
   nlohmann::ordered_json out;
   out["gpu"] = gpu.name;
   out["numerics"] = name_of(o.compute.numerics);
@@ -76,6 +109,7 @@ void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
       j["tokens_per_second"] = r.tokens_per_s();
       if (r.whole_ms > 0) {
         j["layer_ms"] = r.layer_ms;
+        if (const double ms = predictions.layer_ms(r); ms > 0) j["plan_layer_ms"] = ms;
         j["whole_ms"] = r.whole_ms;
       }
       j["dollars_per_million"] = r.dollars(dollars_of_all(o));
@@ -152,10 +186,13 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
              config.layers, bytes_text(weights->bytes_on_gpu()), name_of(numerics));
   const auto rows = bench_gpu(config, weights->ranks(), o,
                               [](const std::string& text) { fmt::print(stderr, "{}\n", text); });
-  if (flags.json)
-    print_json(rows, o, gpu);
-  else
-    print(rows, o);
+  const Predictions predictions(config, gpu, o.compute);
+  if (flags.json) {
+    print_json(rows, o, predictions, gpu);
+    return 0;
+  }
+  print(rows, o);
+  print_predictions(rows, predictions);
   return 0;
 }
 

@@ -35,12 +35,6 @@ void check(const Config& c, const Machine& m, const Request& r) {
   if (r.context < 0 || r.step_tokens < 0)
     throw UsageError(fmt::format("a context of {} and steps of {} tokens: counts are expected",
                                  r.context, r.step_tokens));
-  if (r.converted_ranks > 1 && r.converted_ranks != m.ranks())
-    fail(
-        "{} is converted for {} ranks, and {} are planned: plan for {} {}, or convert it with "
-        "--model-parallel {}",
-        r.folder, r.converted_ranks, m.ranks(), r.converted_ranks, m.gpu ? "GPUs" : "NUMA nodes",
-        m.ranks());
 }
 
 std::vector<RankLayout> layouts_of(const Machine& m, const Request& r) {
@@ -272,8 +266,22 @@ std::vector<std::string> commands_of(const Config& c, const Machine& m, const Re
   return lines;
 }
 
+// Layouts that this build computes. Whoever makes it compute more changes this.
+bool built(const Machine& m, const RankLayout& l) {
+  return m.nodes == 1 && l.data == 1 && (!m.gpu || l.tensor == 1);
+}
+
 std::vector<std::string> notes_of(const Config& c, const Machine& m, const Plan& plan) {
   std::vector<std::string> notes;
+  if (const LayoutPlan* best = plan.best(); best && !built(m, best->layout))
+    notes.push_back(
+        "this build computes on one GPU, or in tp on the processors of one machine: the plan is "
+        "ahead of it");
+  if (const int ranks = plan.request.converted_ranks; ranks > 1 && ranks != m.ranks())
+    notes.push_back(fmt::format(
+        "{} is converted for {} ranks: on {} some of its tensors are joined in memory; converted "
+        "with --model-parallel {} they are used where they lie",
+        plan.request.folder, ranks, m.ranks(), m.ranks()));
   if (m.gpu && !m.gpu->has_kernels)
     notes.push_back(fmt::format(
         "{}: fathom's kernels are built for compute capability 9.0 (H100, H200) and refuse it; "

@@ -101,7 +101,7 @@ struct Plan {
 
 // Throws UsageError for sizes that make no machine, and Error for a request that no machine could
 // serve: a context above the model's, a layout that is asked for and that the model or the number
-// of ranks does not divide into, a folder converted for other ranks.
+// of ranks does not divide into.
 Plan make_plan(const Config& config, const Machine& machine, const Request& request);
 
 }  // namespace fathom::plan
