@@ -1,4 +1,5 @@
 // fathom plan: which layout a model gets on given GPUs or processors, and what it leaves room for.
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -35,16 +36,18 @@ struct PlanFlags {
 plan::Machine named_processors(const PlanFlags& o) {
   plan::Machine m;
   m.nodes = o.nodes;
-  const int nodes = numa_nodes();
-  m.per_node = o.numa_nodes.value_or(nodes);
-  const bool here = !o.numa_nodes && !o.memory_gib && !o.read_rate && o.nodes == 1;
-  m.memory = o.memory_gib ? static_cast<int64_t>(*o.memory_gib * kGiB) : available_memory() / nodes;
+  m.per_node = o.numa_nodes.value_or(numa_nodes());
+  // Ranks may also be parts of one NUMA node's processors.
+  if (!o.numa_nodes && (o.tensor || o.data))
+    m.per_node = std::max(1, o.tensor.value_or(1) * o.data.value_or(1) / o.nodes);
+  const int parts = o.numa_nodes ? numa_nodes() : m.per_node;  // of what is here
+  m.memory = o.memory_gib ? static_cast<int64_t>(*o.memory_gib * kGiB) : available_memory() / parts;
   if (o.read_rate) m.read_rate = *o.read_rate * 1e9;
-  if (here) {
+  if (!o.numa_nodes && !o.memory_gib && !o.read_rate && o.nodes == 1) {
     ThreadPool pool(0);
     const MachineLimits limits = measure_limits(Numerics::bf16, pool);
-    m.read_rate = limits.read_per_s / nodes;
-    m.product_rate = limits.flops_per_s / nodes;
+    m.read_rate = limits.read_per_s / parts;
+    m.product_rate = limits.flops_per_s / parts;
   }
   return m;
 }

@@ -56,7 +56,9 @@ void say_plan(const std::string& folder, const ModelOptions& options) {
   const plan::Plan p = plan::make_plan(config, machine, request);
   const plan::LayoutPlan& layout = p.layouts.front();
   fmt::print(stderr, "{}", plan::summary_of(p, layout));
-  if (layout.fits()) return;
+  // Ranks on processors share what each of them has whole: whether they fit the engine knows
+  // better.
+  if (layout.fits() || !machine.gpu) return;
   fail("{}{}{}", layout.refused,
        p.would_fit.empty() ? "" : "; would fit: ", fmt::join(p.would_fit, "; "));
 }

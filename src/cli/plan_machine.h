@@ -16,7 +16,7 @@ plan::Machine machine_of(const ComputePlan& compute);
 int converted_ranks(const std::string& folder);
 
 // Says on standard error how a checkpoint would be loaded and what that leaves room for. Throws
-// Error, once it is said, where it does not fit.
+// Error, once it is said, where it does not fit a GPU; the engine refuses what does not fit a host.
 void say_plan(const std::string& folder, const ModelOptions& options);
 
 }  // namespace fathom::cli
