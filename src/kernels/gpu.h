@@ -41,8 +41,7 @@ int64_t gpu_exchange_bytes(int ranks);
 // dims that the kernels are not built for, and for memory that is not there.
 std::unique_ptr<Ops> make_gpu_ops(Numerics numerics, const Workload& workload, bool observed);
 
-// Bytes that make_gpu_ops takes for itself beside weights, cache and activations, on an H100 or
-// H200. Needs no GPU and no CUDA. Throws Error as make_gpu_ops does for numerics and dims.
+// Bytes that make_gpu_ops takes for itself beside weights, cache and activations.
 int64_t gpu_workspace_bytes(Numerics numerics, const Workload& workload);
 
 // Data for `bytes` bytes (at most kUploadPiece) of GPU memory at `to`: `fill` writes them to the
