@@ -14,7 +14,7 @@ plan::Machine machine_of(const ComputePlan& compute) {
   plan::Machine m;
   m.per_node = compute.layout.ranks();
   if (compute.device == DeviceKind::cuda) {
-    const GpuInfo gpu = find_gpu();
+    const GpuInfo gpu = find_gpu(compute.layout.ranks());
     m.gpu = plan::gpu_model_of_driver(gpu.name);
     if (m.gpu) m.memory = gpu.free;
   } else {
