@@ -86,8 +86,8 @@ int64_t instance_bytes(const Config& config, const ComputePlan& p) {
     return workspace_bytes(config, p.step_tokens, logit_rows(p), p.index_budget) + rope +
            (p.mtp ? 4LL * (2LL * config.hidden + 1) * p.step_tokens : 0);
   return gpu_workspace_bytes(p.numerics, workload_of(config, p)) +
-         gpu_exchange_bytes(p.layout.ranks()) + activation_bytes(config, forward_options(p)) +
-         4LL * config.vocab * logit_rows(p) + rope;
+         (p.layout.ranks() > 1 ? gpu_exchange_bytes(p.layout.ranks()) : 0) +
+         activation_bytes(config, forward_options(p)) + 4LL * config.vocab * logit_rows(p) + rope;
 }
 
 }  // namespace fathom
