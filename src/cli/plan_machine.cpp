@@ -48,7 +48,9 @@ void say_plan(const std::string& folder, const ModelOptions& options) {
   request.context = compute.context;
   request.concurrency = compute.sequences;
   request.step_tokens = compute.step_tokens;
-  request.mtp = compute.mtp;
+  // A block that is asked for and missing is the loader's matter.
+  const bool drafts = options.compute.speculative_tokens ? compute.mtp : drafts_by_default(compute);
+  request.mtp = drafts && config.mtp_layers > 0;
   request.tensor = compute.layout.tensor;
   request.data = compute.layout.data;
   request.folder = folder;
