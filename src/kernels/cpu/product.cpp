@@ -42,6 +42,13 @@ void look_ahead(TileJob& job, const Strip& strip, int64_t k0, int64_t size, int6
   job.ahead_lines = static_cast<int>((columns * size + 63) / 64 * kStripRows);
 }
 
+// A size known here makes each copy a load and a store.
+template <int kUnit>
+void interleave_units(Inputs in, int64_t bytes, uint8_t* to) {
+  for (int64_t i = 0; i < bytes; i += kUnit)
+    for (int64_t m = 0; m < in.rows; ++m, to += kUnit) std::memcpy(to, in.x[m] + i, kUnit);
+}
+
 }  // namespace
 
 std::optional<Form> common_form(std::span<const QWeight* const> weights, Numerics numerics,
@@ -96,10 +103,16 @@ Strip Product::strip_at(const QWeight& w, Form form, int64_t strip) const {
 }
 
 void Product::interleave(Form form, Inputs in, int64_t columns, uint8_t* to) const {
-  const int64_t bytes = columns * element_size(form), unit = of(form).stream_unit;
-  for (int64_t m = 0; m < in.rows; ++m)
-    for (int64_t i = 0; i < bytes; i += unit)
-      std::memcpy(to + i * in.rows + unit * m, in.x[m] + i, static_cast<size_t>(unit));
+  const int64_t bytes = columns * element_size(form);
+  switch (of(form).stream_unit) {
+    case 16:
+      return interleave_units<16>(in, bytes, to);
+    case 32:
+      return interleave_units<32>(in, bytes, to);
+    default:
+      FATHOM_CHECK(of(form).stream_unit == 64, "units of {} bytes", of(form).stream_unit);
+      return interleave_units<64>(in, bytes, to);
+  }
 }
 
 void Product::run(const QWeight& w, Form form, int64_t begin, int64_t end, Inputs in, Outputs out,
