@@ -12,13 +12,14 @@ namespace {
 using K = KernelDims;
 constexpr int kRow = K::kLatent + K::kRope, kQuery = K::kNope + K::kRope;
 
-// Rows are asked for this far ahead of their use: beside those at hand they fit L1.
+// Rows are prefetched this far ahead of their use: together with the rows in use they fit L1.
 constexpr int64_t kRowsAhead = 32;
-// Few heads are done with a row sooner than memory brings the next: then rows are asked for in
+// With few heads, the products of a row take less time than its load. So rows are prefetched in
 // smaller portions, between the products.
 constexpr int kPortion = 16;  // what RowDots rounds up to
 
-// Rows of queries that codes of kv_b are read for as they lie; more share dequantised ones.
+// Up to this many query rows are multiplied with the FP8 codes of kv_b; for more rows it pays to
+// dequantise the weights first.
 constexpr int kCodeRows = 4;
 
 uint64_t first_lanes(int64_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
@@ -35,7 +36,7 @@ void AttentionOps::attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, 
       ++span;
       continue;
     }
-    // Neighbouring spans share the passes over the weights: a batch of decodes is one run.
+    // Neighbouring spans share one pass over the weights, so a batch of decodes reads them once.
     const int begin = span->begin;
     int end = span->end;
     for (++span; span != batch.spans.end() && span->form == AttentionForm::absorbed; ++span)
@@ -49,8 +50,8 @@ void AttentionOps::attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, 
   }
 }
 
-// The key rows of a head as the panel that a query is multiplied with: latent columns are side by
-// side as they lie, but for the pairing of bf16 rows.
+// The key rows of a head as the panel that a query is multiplied with. The panel keeps the order of
+// the weight's columns; bf16 rows are interleaved in pairs.
 const uint32_t* AttentionOps::load_key_panel(const QWeight& w, int64_t row, Scratch& s) const {
   const bool one_block = w.is_fp8() && (row + w.row_offset) % kFp8Block == 0;
   if (!wide_ && one_block) {
@@ -67,8 +68,9 @@ const uint32_t* AttentionOps::load_key_panel(const QWeight& w, int64_t row, Scra
   return s.panel;
 }
 
-// product[r] = nope[r] Wk for few rows, from FP8 codes as they lie. False where weights must be
-// dequantised first: other types, scales that round, NaN.
+// product[r] = nope[r] Wk for few rows, computed from the FP8 codes. Returns false where the
+// weights must be dequantised first: other types, scales that are no powers of two (their products
+// are rounded), NaN codes.
 bool AttentionOps::absorb_codes(const QWeight& w, int64_t row, const void* nope, int64_t stride,
                                 int rows, float* product) const {
   const bool one_block = w.is_fp8() && (row + w.row_offset) % kFp8Block == 0;
@@ -119,8 +121,8 @@ void AttentionOps::absorb_queries(const Attention& a, int begin, int end) {
   });
 }
 
-// o_latent[t][h] for tokens [begin, end). With few tokens their heads are divided among threads,
-// each of which then reads the picked rows for itself.
+// Computes o_latent[t][h] for tokens [begin, end). If there are fewer tokens than threads, the
+// heads of a token are divided among threads, and each of them reads the picked rows.
 void AttentionOps::attend_latent(const Attention& a, int begin, int end) {
   const int tokens = end - begin, heads = a.up.heads;
   const int parts = std::clamp((pool_.size() + tokens - 1) / tokens, 1, heads);
@@ -145,7 +147,7 @@ AttentionOps::PickedRows::PickedRows(const Attention& a, int t) : token(t) {
       picks;
 }
 
-// Asks memory for the rows before `end` that it has not been asked for.
+// Prefetches the picked rows before `end` that were not prefetched yet.
 void AttentionOps::PickedRows::fetch(const Attention& a, int64_t end) {
   for (end = std::min(end, count); asked < end; ++asked) {
     const std::byte* row = a.kv.latent_row(a.batch.cache_row(token, position(asked)));
@@ -191,8 +193,8 @@ void AttentionOps::attend_latent_heads(const Attention& a, int begin, PickedRows
     body(first, n, mask, scores);
   };
   const int portion = heads <= kFewHeads ? kPortion : kPanelWidth;
-  // Two passes, so that weights are normalised before they are rounded, as in the reference: with
-  // the running maximum of one pass they would be rounded at other places.
+  // Two passes: the weights are normalised before they are rounded, as in the reference. One pass
+  // with a running maximum would round other values.
   picked.fetch(a, kRowsAhead);
   for (int64_t i = 0; i < picked.count; i += kPanelWidth)
     tile(i, [&](int64_t first, int n, uint64_t mask, float* scores) {
@@ -204,7 +206,8 @@ void AttentionOps::attend_latent_heads(const Attention& a, int begin, PickedRows
       }
       element().softmax({scores, &mask, 0, heads, a.scale, s.top, s.sum, s.carry, s.shares});
     });
-  // 2^(score - top) / sum = 2^(score - (top + log2 sum)), and no score is above that.
+  // 2^(score - top) / sum = 2^(score - (top + log2 sum)). The new top is still an upper bound of
+  // the scores, since sum >= 1.
   for (int h = 0; h < heads; ++h) s.top[h] += std::log2(s.sum[h]);
   kept = keep;
   for (int64_t i = 0; i < picked.count; i += kPanelWidth)
@@ -224,7 +227,7 @@ void AttentionOps::mix_latent(const void* const* rows, bool bf16, int n, int hea
     return element().mix({s.shares, words(kPanelWidth), rows, share_words, K::kLatent, s.mixed,
                           K::kLatent, heads, s.carry, bf16});
   if (wide_) {
-    // float32 rows are a panel once they lie together.
+    // float32 rows form a panel once they are contiguous.
     for (int j = 0; j < n; ++j)
       std::memcpy(s.panel + j * K::kLatent, rows[j], sizeof(float) * K::kLatent);
   } else {
@@ -263,7 +266,7 @@ void AttentionOps::project_head_values(const Attention& a, int begin, int end, i
   }
 }
 
-// As dots of pairs: rows of weights are used as they lie.
+// Computes the values as dot products of bf16 pairs, for which rows of weights need no packing.
 void AttentionOps::dot_head_values(const Attention& a, int begin, int end, int64_t h, Scratch& s) {
   const int64_t ld = a.up.heads * words(K::kLatent);
   load_weights(a.up.kv_b, h * (K::kNope + K::kValue) + K::kNope, K::kValue, s.weights);

@@ -121,7 +121,8 @@ inline F load_fp8(const uint8_t* code) { return {fp8_values(code), fp8_values(co
   w[1] = {quarter[2], quarter[3]};
 }
 
-// Halves, pairs of neighbours, pairs of those, halves.
+// The order of additions: the halves of a vector, then neighbours, pairs of neighbours, and the two
+// halves.
 void lane_sums(const F (&acc)[4], float* sums) {
   __m256 v[4];
   for (int i = 0; i < 4; ++i) v[i] = _mm256_add_ps(acc[i].low, acc[i].high);
@@ -204,7 +205,7 @@ inline __m256i keys_at(const uint32_t* keys, int64_t i, int64_t n, unsigned& in)
   in = (1U << (n - i)) - 1;
   return _mm256_maskload_epi32(reinterpret_cast<const int*>(keys + i), lanes_below(n - i));
 }
-// Unsigned comparisons, by way of what there is.
+// x >= bound without sign: AVX2 compares signed integers only, so this is max(x, bound) == x.
 inline unsigned at_least(__m256i x, __m256i bound) {
   return mask_of(_mm256_cmpeq_epi32(_mm256_max_epu32(x, bound), x));
 }
@@ -252,7 +253,8 @@ int64_t count_at_least(const uint32_t* keys, int64_t n, uint32_t bound) {
   return count;
 }
 
-// Lane numbers of the set bits of a mask, first ones first: what brings chosen lanes together.
+// The lane numbers of the set bits of a mask, in ascending order: a permutation by them moves the
+// chosen lanes to the front.
 struct Chosen {
   alignas(32) int32_t lane[256][8];
   constexpr Chosen() : lane() {

@@ -1,6 +1,6 @@
-// Attention kernels for AVX-512 with VBMI and BF16. Nothing here may be inline in the linker's
-// eyes: all helpers live in an anonymous namespace, and of the project only plain declarations are
-// included.
+// Attention kernels for AVX-512 with VBMI and BF16. All helpers live in an anonymous namespace, and
+// only plain declarations of the project are included. Otherwise the linker could keep this file's
+// copy of an inline function, compiled for AVX-512, for callers on older processors.
 #include "kernels/cpu/attention_kernels.h"
 
 #if defined(__x86_64__)
@@ -30,7 +30,7 @@ inline F round_bf16(F x) {
   __m256i bits = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
   return as_floats(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
-// Orders of 16-bit elements: those of two registers side by side, taken alternately.
+// Index vectors that interleave the 16-bit elements of two registers.
 struct Alternate {
   alignas(64) uint16_t low[32], high[32], own[32];
   constexpr Alternate() : low(), high(), own() {
@@ -101,7 +101,7 @@ struct CodeLookup {
 
 #include "kernels/cpu/attention_pairs_inl.h"
 
-// One group of a cache row: too short for a table of its own.
+// Dequantises one group of a cache row. A scaled table (scaled_lookup) would not pay for 128 codes.
 void dequantise_row(const uint8_t* code, float scale, uint16_t* out) {
   CodeLookup lookup = CodeLookup::of(kCodes.low, kCodes.high);
   for (int i = 0; i < 128; i += 64) {
@@ -132,7 +132,8 @@ CodeLookup scaled_lookup(float scale) {
   return CodeLookup::of(low, high);
 }
 
-// Rows of a block lie a row of the whole matrix apart, which prefetchers do not follow.
+// Rows of a block are a whole row of the matrix apart. Hardware prefetchers do not follow such a
+// stride, so rows are prefetched by instruction, this many ahead.
 constexpr int kRowsAhead = 12;
 
 void dequantise_bf16(const uint8_t* code, int64_t ld, int rows, float scale, uint16_t* out,

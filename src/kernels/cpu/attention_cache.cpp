@@ -73,7 +73,7 @@ void AttentionOps::store_values(Tensor x, int64_t t, int64_t at, int n, const fl
     attention_.round(values, n, &x.row<Bf16>(t)[at].bits);
 }
 
-// To the precision of activations.
+// Rounds to the precision of activations.
 void AttentionOps::round_values(float* x, int n) const {
   if (exact_) return;
   uint16_t rounded[K::kLatent + K::kRope];
@@ -81,7 +81,7 @@ void AttentionOps::round_values(float* x, int n) const {
   attention_.to_f32(rounded, n, x);
 }
 
-// A cache row of plain numbers.
+// Writes a cache row of bf16 or float32 values.
 void AttentionOps::write_values(std::byte* row, const float* x, int n, KvFormat format) const {
   if (format == KvFormat::f32)
     std::memcpy(row, x, static_cast<size_t>(n) * sizeof(float));

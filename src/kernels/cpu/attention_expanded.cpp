@@ -23,7 +23,7 @@ class VisibleKeys {
     if (picked.empty()) return;
     const int32_t* row = picked.row<int32_t>(token);
     end_ = std::partition_point(row, row + picked.row_size(), [](int32_t p) { return p >= 0; });
-    if (end_ - row == position + 1) return;  // every earlier position
+    if (end_ - row == position + 1) return;  // all earlier positions are picked: the mask is causal
     sparse_ = true;
     next_ = std::lower_bound(row, end_, first_key);
   }
@@ -74,8 +74,8 @@ void AttentionOps::attend_block(const Attention& a, ExpandedBlock& b) {
   std::fill_n(state_sum_, state, 0.0f);
   const int tokens = b.end - b.begin;
   const int64_t all_tiles = a.batch.positions[b.end - 1] / kPanelWidth + 1;
-  // Heads of a query block stay together while there are blocks enough for all threads: the masks
-  // are then built once for all of them.
+  // If there are enough query blocks for all threads, one item covers all heads of a block, so that
+  // the masks are built once for all of them.
   const int blocks = (tokens + kQueryBlock - 1) / kQueryBlock;
   const int parts = std::clamp((4 * pool_.size() + blocks - 1) / blocks, 1, b.heads);
   const int part = (b.heads + parts - 1) / parts;
@@ -132,7 +132,8 @@ void AttentionOps::expand_tiles(const Attention& a, const ExpandedBlock& b) {
       if (tile != loaded) {
         const int64_t position = (b.first_tile + tile) * kPanelWidth;
         for (int j = 0; j < kPanelWidth; ++j) {
-          // Rows beyond the last position were never written: zeros, for 0 times NaN is NaN.
+          // Cache rows after the last position were never written. They are replaced by zeros,
+          // because a weight of 0 times NaN would be NaN.
           uint32_t* row = s.rows + j * words(kRow);
           const void* from = zero_row_;
           if (position + j <= last_position)

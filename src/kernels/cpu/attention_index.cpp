@@ -1,5 +1,6 @@
-// Index scores and top-k. Rows of scores live in a buffer of fixed size (workload.index_budget): as
-// many tokens at a time as fit. Work is divided by key tile, each packed once for all its tokens.
+// Index scores and top-k. Scores are kept in a buffer of fixed size (workload.index_budget), so a
+// step is done in runs of as many tokens as fit. Work is divided by key tile; each tile is packed
+// once for all tokens of a run.
 #include <algorithm>
 #include <cstring>
 
@@ -10,7 +11,7 @@ namespace fathom {
 namespace {
 
 constexpr int kDim = KernelDims::kIndex;
-constexpr int kPieces = 8;  // a thread's, of tiles that are dealt out
+constexpr int kPieces = 8;  // pieces of work a thread, at least, for balance
 
 KvFormat index_format_of(Numerics numerics) {
   return numerics == Numerics::exact  ? KvFormat::f32
@@ -30,8 +31,8 @@ bool AttentionOps::fits_index(Tensor index_q, const KvView& kv) const {
          index_q.dtype == expected && kv.index_format == index_format_of(numerics_);
 }
 
-// The queries in the element type: where they lie, or converted (fp8 codes are exact in bf16; their
-// scale is in head_weight).
+// The queries in the element type. They are used in place, or converted: fp8 codes are exact in
+// bf16, and their scale is part of head_weight.
 const uint32_t* AttentionOps::index_words(Tensor index_q, const BatchView& batch, int64_t& stride) {
   const bool fp8 = index_q.dtype == DType::fp8_e4m3;
   if (!fp8 && (exact_ || !wide_)) {
@@ -119,7 +120,7 @@ void AttentionOps::score_rows(const uint32_t* q, int64_t ldq, Tensor head_weight
     const int64_t row = batch.cache_row(rows.begin, (item - rows.first_tile) * kPanelWidth);
     return {kv.index_row(row), static_cast<size_t>(kPanelWidth * kv.index_value_bytes())};
   };
-  // Several tiles at a time: while one is computed the next is fetched.
+  // A piece is several tiles, so that the next tile can be prefetched while one is computed.
   const int64_t tiles = last.first_tile + last.tiles;
   const int64_t grain = std::clamp<int64_t>(tiles / (kPieces * pool_.size()), 1, 32);
   pool_.parallel_dynamic(tiles, grain, [&](int64_t begin, int64_t end, int thread) {

@@ -77,7 +77,7 @@ void product(const PanelProduct& g) {
 
 // ---------------------------------------------------------------------------- mix
 
-// Rows of b that are met slice after slice: they stay in L1 meanwhile.
+// As many rows of b stay in L1 while all slices of their columns are worked on.
 constexpr int kMixRows = 16;
 
 template <class Row, int R>
@@ -165,8 +165,8 @@ bool mix_codes(const CodeMix& m) {
 
 // ---------------------------------------------------------------------------- dots
 
-// The sums of a block of H heads x kDotSums / H rows: always as many chains of additions, so that
-// the latency of one is hidden by the others.
+// The sums of a block of H heads x kDotSums / H rows. A block always has kDotSums independent
+// chains of additions, which hide each other's latency.
 template <class E, class Row, int H>
 void dot_block(const RowDots& d, int head, int row) {
   constexpr int R = kDotSums / H;
@@ -210,8 +210,8 @@ void dot_floats(const RowDots& d) {
 
 // ---------------------------------------------------------------------------- softmax
 
-// 2^x for x <= 0 to about one unit in the last place: a Taylor polynomial on [-1/2, 1/2]. Results
-// below the least normal number come out as (nearly) nothing.
+// 2^x for x <= 0 to about one unit in the last place, by a Taylor polynomial on [-1/2, 1/2].
+// Results below the least normal number become 0 or nearly 0.
 inline F exp2_of(F x) {
   x = vmax(x, splat(-126.0f));
   F n = round_even(x);
@@ -264,7 +264,7 @@ void softmax(const SoftmaxTile& s) {
 
 // ---------------------------------------------------------------------------- indexer
 
-// Lines of what lies ahead, two a step.
+// Prefetches the keys of the next tile, two cache lines a step.
 struct LinesAhead {
   const std::byte* next;
   const std::byte* end;

@@ -7,8 +7,8 @@ namespace {
 
 using K = KernelDims;
 
-// Hands out 64-byte aligned pieces of a block of memory: once to add up what is needed (memory
-// null), once for real, so that sizes are written down in one place.
+// Hands out 64-byte aligned pieces of a block of memory. The same calls run twice, with no memory
+// to add up the size and then with it, so that each size is written in one place.
 class Carver {
  public:
   explicit Carver(std::byte* memory) : memory_(memory) {}
@@ -44,7 +44,8 @@ AttentionOps::AttentionOps(Numerics numerics, const Workload& workload, ThreadPo
 void AttentionOps::plan_groups() {
   if (!dims_ok_) return;
   const int64_t heads = workload_.heads, tokens = workload_.step_tokens;
-  // About 4096 rows: a head's weights are dequantised once per tile of tokens.
+  // About 4096 query rows (tokens x heads) a tile: a head's weights are dequantised once per tile
+  // of tokens.
   token_tile_ =
       static_cast<int>(std::clamp<int64_t>(4096 / heads, 16, std::max<int64_t>(tokens, 16)));
   head_group_ =
@@ -57,7 +58,8 @@ void AttentionOps::plan_scratch() {
   const int64_t head_block = std::min(workload_.heads, kMaxHeadBlock);
   const int64_t rows = std::max<int64_t>(head_block, kQueryBlock);
   const int64_t context = index_ok_ ? workload_.context + 16 : 0;
-  // Touched as far as a token sees keys: top-k of them, all in a dense run.
+  // Sized for the longest context, which a dense run needs. Memory is touched only as far as a
+  // token sees keys (with picks: top-k of them).
   const int64_t tiles = (workload_.context + kPanelWidth - 1) / kPanelWidth;
   scratch_.resize(static_cast<size_t>(pool_.size()));
   kept_rows_ = std::min<int64_t>(workload_.index_topk, tiles * kPanelWidth);

@@ -60,8 +60,8 @@ bool AttentionOps::lies_ready(const KvView& kv) const {
   return kv.latent_format == KvFormat::bf16 || (exact_ && kv.latent_format == KvFormat::f32);
 }
 
-// A cached row as it lies when it is ready, otherwise converted into `scratch`. FP8 values are
-// rounded to bf16 after scaling (exact for power-of-two scales) unless the numerics are exact.
+// A cached row: in place if it needs no conversion, otherwise converted into `scratch`. FP8 values
+// are rounded to bf16 after scaling (exact for power-of-two scales) unless the numerics are exact.
 AttentionOps::LatentRow AttentionOps::latent_row(const KvView& kv, int64_t row,
                                                  uint32_t* scratch) const {
   constexpr int kLatent = KernelDims::kLatent, kRope = KernelDims::kRope;
@@ -110,7 +110,7 @@ void AttentionOps::load_words(Tensor x, int token, int64_t element, int n, uint3
     std::memcpy(out, from, static_cast<size_t>(words(n)) * sizeof(uint32_t));
 }
 
-// The same of several rows: where they lie if they are in the element type.
+// The same for several rows, which are used in place if they are in the element type already.
 const void* AttentionOps::query_words(Tensor q, int token, int rows, int64_t element, int n,
                                       uint32_t* scratch, int64_t& stride) const {
   if (!wide_ || exact_) {
@@ -130,8 +130,8 @@ void AttentionOps::round_words(const float* x, int64_t n, uint32_t* out) const {
     store_scaled(out, x, n, 1.0f);
 }
 
-// x * scale, rounded to the type of activations. The added zero makes -0 and +0 one value, so that
-// a key tile without weight, which may or may not have been visited, leaves no trace.
+// Stores x * scale, rounded to the type of activations. The added zero turns -0 into +0: whether a
+// key tile of zero weight was visited must not show in the result.
 void AttentionOps::store_scaled(void* out, const float* x, int64_t n, float scale) const {
   if (!exact_) return attention_.to_bf16(x, n, scale, static_cast<uint16_t*>(out));
   float* to = static_cast<float*>(out);

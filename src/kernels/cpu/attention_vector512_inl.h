@@ -39,8 +39,8 @@ inline F load_bf16(const uint16_t* p) {
   return as_floats(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
 
-// Every bit as numerics/bf16.h has it: cache entries are exact, and the conversion instruction of
-// some processors takes subnormal numbers for zero.
+// Rounds as numerics/bf16.h does, to the bit: cache entries must be exact, and the conversion
+// instruction of some processors flushes subnormal numbers to zero.
 inline __m256i bf16_bits_exactly(F value) {
   W u = _mm512_castps_si512(value);
   W odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));

@@ -15,8 +15,8 @@
 namespace fathom {
 namespace {
 
-// What not every compiler's __builtin_cpu_supports knows by name. Both go with registers that the
-// names checked beside them have the system save.
+// Features that some compilers' __builtin_cpu_supports does not know by name. Whether the system
+// saves the registers they need follows from the features that are checked with them.
 bool has_avx512_bf16() {
 #if defined(__x86_64__)
   unsigned a = 0, b = 0, c = 0, d = 0;

@@ -1,8 +1,8 @@
 // FP8 codes (numerics/fp8.h) as float32 in registers of 256 bits. Included inside anonymous
 // namespaces only.
 
-// 8 codes. Shifted into place the exponent is 120 too small, which a multiplication mends exactly,
-// subnormal codes included; the NaN code is the one value that this does not give.
+// Widens 8 codes. After the shift the exponent is 120 too small; one multiplication corrects that
+// exactly, also for subnormal codes. The NaN code is set separately.
 [[gnu::always_inline]] inline __m256 fp8_values(const uint8_t* p) {
   __m256i c = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
   __m256i magnitude = _mm256_and_si256(c, _mm256_set1_epi32(0x7F));
@@ -13,9 +13,9 @@
   return _mm256_or_ps(value, _mm256_castsi256_ps(_mm256_or_si256(sign, nan)));
 }
 
-// 32 codes as they read in half precision, whose exponent has a bit more above: 2^-8 of their
-// values, subnormal ones included. A NaN code reads as a number: `seen` collects the greatest
-// magnitudes, for fp8_nan_seen.
+// Widens 32 codes by reading them as half-precision numbers, which gives 2^-8 of their values, also
+// for subnormal codes. A NaN code becomes a finite number here: `seen` collects the greatest
+// magnitudes, and fp8_nan_seen tells whether a NaN was among them.
 [[gnu::always_inline]] inline void fp8_halves(const uint8_t* p, __m256 (&w)[4], __m256i& seen) {
   __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   seen = _mm256_max_epu8(seen, _mm256_and_si256(codes, _mm256_set1_epi8(0x7F)));

@@ -35,7 +35,7 @@ struct V {
     __m256i u = _mm256_castps_si256(v);
     __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
     __m256i r = _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
-    // NaN: quiet it instead, since the carry could run into the sign.
+    // A NaN is made quiet instead: the carry of the rounding could run into its sign.
     __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
     r = _mm256_blendv_epi8(r, quiet, _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
     return _mm256_castsi256_ps(_mm256_and_si256(r, _mm256_set1_epi32(-0x10000)));
@@ -49,7 +49,7 @@ struct V {
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static F abs(F a) { return _mm256_andnot_ps(set1(-0.0f), a); }
   static F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-  // In two factors: 2^n itself may lie outside the range of float32.
+  // 2^n is applied as two factors, since it may lie outside the range of float32.
   static F scale_by_power(F a, F n) {
     __m256i whole = _mm256_cvtps_epi32(n), part = _mm256_srai_epi32(whole, 1);
     return mul(mul(a, power(part)), power(_mm256_sub_epi32(whole, part)));
@@ -64,13 +64,13 @@ struct V {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
   }
-  // The sums of the lanes of four vectors: pairs of neighbours, pairs of those, then the halves.
+  // Sums of the lanes of four vectors. Order: neighbours, pairs of neighbours, then the two halves.
   static __m128 lane_sums(const F (&a)[4]) {
     F s = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
     return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
   }
 
-  // Four values, and whatever in the lanes behind them.
+  // Widens four values to a vector; the other lanes are undefined.
   static F of_quad(__m128 v) { return _mm256_castps128_ps256(v); }
 
   static F load_f16(const uint16_t* p) {
@@ -85,8 +85,8 @@ struct V {
   }
   static F load_fp8(const uint8_t* p) { return fp8_values(p); }
 
-  // |v| <= 448. Normal values round at mantissa bit 20; below 2^-6 the steps are 2^-9, which is
-  // the last place of 2^14.
+  // Rounds |v| <= 448 to e4m3. Normal values are rounded at mantissa bit 20. Below 2^-6 the step of
+  // e4m3 is 2^-9, the last place of 2^14, so adding and subtracting 2^14 rounds to it.
   static F round_e4m3(F v) {
     __m256i bits = _mm256_castps_si256(abs(v));
     __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 20), _mm256_set1_epi32(1));

@@ -15,7 +15,8 @@
 namespace fathom {
 namespace {
 
-// Results below 2^-126 become zero, which no consumer can tell.
+// The instruction flushes results below 2^-126 to zero, which is too small to matter in any
+// product.
 inline __m256i to_bf16_bits(__m512 v) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)); }
 
 #include "kernels/cpu/vector_avx512_inl.h"
@@ -34,7 +35,7 @@ struct DotBf16 {
 
 #include "kernels/cpu/fp8_bf16_avx512_inl.h"
 
-// 16 bytes of each of rows p, p + 4 strides, ...
+// Loads 16 bytes of each of 4 rows that are `stride4` bytes apart.
 inline __m512i gather4(const uint8_t* p, int64_t stride4) {
   auto at = [&](int i) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i * stride4));
@@ -44,7 +45,7 @@ inline __m512i gather4(const uint8_t* p, int64_t stride4) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
 }
 
-// The same where rows are missing or fewer than 16 bytes are left in them.
+// The same at an edge, where rows are missing or have fewer than 16 bytes left.
 inline __m512i gather4_edge(const Strip& s, int z, int64_t offset, int bytes) {
   alignas(64) uint8_t buffer[64] = {};
   for (int lane = 0; lane < 4; ++lane) {
@@ -104,9 +105,9 @@ void pack_bf16(const Strip& s, int64_t k0, int depth, uint8_t* panel) {
 
 // ------------------------------------------------------------------------------------- streams
 
-// The 16 rows lie `stride` apart, which prefetchers of the processor do not follow, so each line
-// fetches those at its place kAhead bytes on, or in the strip that comes next. With 16 rows that
-// covers the latency of memory at the rate one core reads.
+// The 16 rows are `stride` apart, which hardware prefetchers do not follow. So each cache line
+// prefetches the one kAhead bytes further in its row, or in the next strip. With 16 rows that
+// covers the latency of memory at the rate at which one core reads.
 constexpr int64_t kAhead = 256;
 
 // Columns [begin, end) of weight rows z0 .. z0 + kZ (and 4, 8, 12 further on) under one scale: each

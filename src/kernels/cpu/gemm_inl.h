@@ -42,8 +42,8 @@ inline void for_vectors(int64_t n, Body body) {
          [&](void* p, bool bf16, V::F v) { store_part(p, bf16, i, n - i, v); });
 }
 
-// Spreads the fetching of the weights that will be packed next over the tiles that run before: all
-// at once they would fill the queues between the caches and stall everything behind them.
+// Spreads the prefetches of the weights that are packed next over the tiles before them. All at
+// once they would fill the queues between the caches and stall every load behind them.
 struct WeightsAhead {
   WeightsAhead(const TileJob& job, int steps)
       : data(job.ahead), stride(job.ahead_stride), lines(job.ahead ? job.ahead_lines : 0) {

@@ -206,7 +206,7 @@ void LinearOps::moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
                     std::span<const MlpWeights> experts, const MlpWeights* shared) {
   if (x.rows() == 0) return;
   int64_t per_token = ids.row_size();
-  // Forms over all experts, not the chosen ones: they must not depend on the batch.
+  // The form is chosen over all experts, not only the routed ones: it must not depend on the batch.
   auto form_of = [&](std::initializer_list<QWeight MlpWeights::*> parts) {
     weights_.clear();
     for (auto part : parts) {

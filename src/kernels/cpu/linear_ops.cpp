@@ -9,9 +9,10 @@
 namespace fathom {
 namespace {
 
-// Below this a product is over before another way of sharing it out could pay.
+// Products of less weight than this are too short for dynamic scheduling to pay.
 constexpr int64_t kSmallBytes = 1 << 20;
-// Weights dealt out at once when streaming: long enough to prefetch, short enough to balance.
+// Bytes of weights in one piece of streaming work: long enough to prefetch, short enough to
+// balance.
 constexpr int64_t kDealtBytes = 128 << 10;
 // Activations that one thread interleaves in less time than it takes to wake another.
 constexpr int64_t kOwnBytes = 64 << 10;
@@ -48,7 +49,7 @@ LinearOps::LinearOps(Numerics numerics, const Workload& w, ThreadPool& pool,
   int64_t tokens = std::max(w.step_tokens, 1), k = w.experts_per_token;
   max_entries_ = tokens * (k + 1);
   max_prepared_ = std::max(tokens * widest_input(w), max_entries_ * padded(w.max_intermediate));
-  // Memory is touched only as far as it is used, so float32's size does for every form.
+  // Sized for float32, the widest form: a smaller form leaves the rest of the pages untouched.
   prepared_.values = Buffer(static_cast<size_t>(max_prepared_) * 4);
   prepared_.scales = Buffer(static_cast<size_t>(max_prepared_ / kStep + max_entries_) * 4);
   size_t element = numerics == Numerics::exact ? 4 : 2;
@@ -246,7 +247,7 @@ bool LinearOps::project_alike(std::span<const Projection> projections, Tensor x,
   };
   Form form = form_at(first);
   for (size_t i = 0; i < first; ++i)
-    if (form_at(i) == form) return false;  // done with that one
+    if (form_at(i) == form) return false;  // an earlier call has done this form
   bool here = in_place(form, x);
   Prepared& place = here ? plain_ : prepared_;
   prepare(place, form, x, 0, padded(x.row_size()));

@@ -24,7 +24,7 @@ uint64_t read(const void* data, int64_t bytes) {
 
 constexpr int kSums = 12;
 
-// Zeros, but to the compiler as many unknown values: it would compute equal sums only once.
+// All zeros, but unknown to the compiler, which would otherwise compute equal sums only once.
 void start(Floats (&sum)[kSums]) {
 #pragma GCC unroll 32
   for (Floats& s : sum) {
@@ -55,7 +55,7 @@ const PeakKernels kPeakPlain = {
     .name = "plain", .read = read, .bf16 = kMultiplyAdd, .f32 = kMultiplyAdd};
 
 const PeakKernels& peak_kernels() {
-  // The same questions to the processor as for the kernels themselves.
+  // The table of kernels says which rows this processor can run.
   for (const CpuKernels& row : cpu_kernels()) {
     if (!row.usable()) continue;
 #if defined(__x86_64__)

@@ -5,7 +5,7 @@
 namespace fathom {
 namespace {
 
-// Four streams, for the reason given in peak_rate_avx512.cpp.
+// Four streams, for the reason given in peak_rate_avx512_inl.h.
 uint64_t read(const void* data, int64_t bytes) {
   const auto* p = static_cast<const char*>(data);
   const int64_t quarter = bytes / 4;
@@ -21,10 +21,11 @@ uint64_t read(const void* data, int64_t bytes) {
   return words[0] ^ words[1] ^ words[2] ^ words[3];
 }
 
-// Two instructions a cycle at a latency of up to 6 cycles; all but four of the 16 registers.
+// Enough to hide latency: two instructions a cycle at a latency of up to 6 cycles. 12 of 16
+// registers.
 constexpr int kSums = 12;
 
-// Zeros, but to the compiler as many unknown values: it would compute equal sums only once.
+// All zeros, but unknown to the compiler, which would otherwise compute equal sums only once.
 void start(__m256 (&sum)[kSums]) {
 #pragma GCC unroll 32
   for (__m256& s : sum) {

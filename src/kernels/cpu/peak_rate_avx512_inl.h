@@ -16,7 +16,7 @@ uint64_t read(const void* data, int64_t bytes) {
   return words[0] ^ words[1] ^ words[2] ^ words[3] ^ words[4] ^ words[5] ^ words[6] ^ words[7];
 }
 
-// By way of memory: GCC 12 warns of its own _mm512_reduce_add_ps.
+// Summed in memory: GCC 12 warns inside its own _mm512_reduce_add_ps.
 float total(const __m512* sums, int n) {
   __m512 sum = sums[0];
   for (int i = 1; i < n; ++i) sum = _mm512_add_ps(sum, sums[i]);
@@ -30,7 +30,7 @@ float total(const __m512* sums, int n) {
 // 24 accumulators: two instructions a cycle at a latency of up to 12 cycles.
 constexpr int kSums = 24;
 
-// Zeros, but to the compiler as many unknown values: it would compute equal sums only once.
+// All zeros, but unknown to the compiler, which would otherwise compute equal sums only once.
 void start(__m512 (&sum)[kSums]) {
 #pragma GCC unroll 32
   for (__m512& s : sum) {

@@ -59,7 +59,7 @@ std::optional<Form> common_form(std::span<const QWeight* const> weights, Numeric
     if (!common) common = form;
     bool quantised = form.quant != Form::Quant::plain;
     if (quantised != (common->quant != Form::Quant::plain)) return std::nullopt;
-    // The coded form and float32 are right for every weight, so they win.
+    // The coded form and float32 can hold every weight, so they win over the others.
     if (form.quant == Form::Quant::coded) common->quant = form.quant;
     common->f32 |= form.f32;
   }

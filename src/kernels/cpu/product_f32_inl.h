@@ -13,10 +13,9 @@ constexpr int size_of_code(WeightCode code) {
 }
 
 // How the codes of a block of 128 columns become numbers. FP8 codes are read as half-precision
-// numbers, 2^-8 of their value, and sums of products are multiplied by `factor`: that equals
-// scaling every weight, unless scaled weights must be rounded or could leave the range of float32.
-// Then
-// (`scaled`) each weight is scaled by itself.
+// numbers, which are 2^-8 of their values, and the sums of products are multiplied by `factor`.
+// That equals scaling every weight, unless scaled weights must be rounded or could leave the range
+// of float32. In those cases (`scaled`) each weight is scaled by itself.
 struct BlockCodes {
   BlockCodes() = default;
   BlockCodes(const Strip& strip, int64_t column) {
@@ -29,7 +28,8 @@ struct BlockCodes {
     scaled = exponent < -100 || exponent > 100 || (round && (bits & 0x7FFFFF) != 0);
     factor = scaled ? 1.0f : 256.0f * scale;
   }
-  // The same numbers for codes among which there is a NaN, which is none in half precision.
+  // The same numbers by a slower way that keeps NaN codes, which half precision would read as
+  // finite.
   BlockCodes careful() const {
     BlockCodes block = *this;
     if (!scaled) {
@@ -78,8 +78,8 @@ inline void expand_part(const uint8_t* p, int64_t n, const BlockCodes& block, V:
 
 // ------------------------------------------------------------------------------------- panels
 
-// A panel is four quads of rows one behind the other, each [vector of columns][row < 4], and then a
-// factor per block.
+// A panel is four quads of rows one after the other, each [vector of columns][row < 4], followed by
+// one factor per block.
 inline float* factors_of(uint8_t* panel) {
   return reinterpret_cast<float*>(panel + kPanelValueBytes);
 }
@@ -136,7 +136,7 @@ void pack_f32(const Strip& strip, int64_t k0, int depth, uint8_t* panel) {
   }
 }
 
-// Of the `columns` outputs from `at` on, the first 4.
+// Stores up to 4 of the `columns` outputs from `at` on.
 inline void store_quad(void* out, bool bf16, int64_t at, int columns, __m128 v) {
   alignas(64) uint8_t bits[64];
   store_from_float(bits, bf16, 0, V::of_quad(v));
@@ -171,14 +171,15 @@ template <int kRows>
   }
 }
 
-// Sums of neighbouring blocks under one factor run on.
+// The end of the run of blocks that share one factor; they are summed in one go.
 inline int same_factor(const float* factor, int block, int blocks, bool coded) {
   int end = block + 1;
   while (!coded && end < blocks && factor[end] == factor[block]) ++end;
   return end;
 }
 
-// Adds a * factor to totals; the factor of coded products is each row's own.
+// Adds a * factor to the totals. In the coded form the factor includes each activation row's own
+// scale.
 template <int kRows, int kGroup>
 [[gnu::always_inline]] inline void fold(const V::F (&a)[kRows][kGroup], float factor,
                                         const float* const* x_scale, int64_t block, float w_scale,
@@ -238,8 +239,8 @@ void tile_height(const TileJob& job, int row, int rows, int quad, WeightsAhead& 
   tile_quad<kMax>(job, row, quad, ahead);
 }
 
-// All rows, in tiles of nearly equal height, against half a panel and then the other: half of one
-// stays in L1 beside the activations that pass by.
+// All rows, in tiles of nearly equal height, against one half of the panel and then the other: half
+// a panel stays in L1 beside the activations.
 void tile_f32(const TileJob& job) {
   constexpr int kQuads = kStripRows / kQuad;
   const int tiles = (job.rows + V::kTileRows - 1) / V::kTileRows;
@@ -255,11 +256,12 @@ void tile_f32(const TileJob& job) {
 
 // ------------------------------------------------------------------------------------- streams
 
-// Each line of weights fetches the one at its place so many bytes on, in its row or those that come
-// next: with the four rows of a quad that covers the latency of memory at the rate a core reads.
+// Each cache line of weights prefetches the one this many bytes further in its row, or in the rows
+// after it. With the four rows of a quad that covers the latency of memory at the rate at which a
+// core reads.
 constexpr int64_t kStreamAhead = 1024;
 
-// Beyond, a panel costs less than the registers that are missing here.
+// With more rows there are not enough registers for the sums, and a panel is faster.
 constexpr int kStreamRowsF32 = 4;
 
 // A weight's rows lie one behind the other, so what follows a quad's is the next quad's.
@@ -308,8 +310,8 @@ template <WeightCode kCode, bool kScaled, int kRows, int kGroup>
   all_seen = seen;
 }
 
-// The sums of blocks [block, end) of a pass from column `pass` on. True: there was a NaN code,
-// which only `careful` reads as one.
+// Sums blocks [block, end) of the pass that begins at column `pass`. Returns whether there was a
+// NaN code that the fast way misread; the caller then repeats the blocks with `careful`.
 template <WeightCode kCode, int kRows, int kGroup>
 inline bool stream_blocks(const StreamJob& job, const uint8_t* quad, int first, int64_t pass,
                           const BlockCodes* codes, int block, int end, bool careful,
@@ -336,8 +338,8 @@ inline bool stream_blocks(const StreamJob& job, const uint8_t* quad, int first, 
   return !careful && V::has_nan(seen);
 }
 
-// One quad of weight rows. The registers hold the sums of kRows x kGroup outputs; with many
-// activations the weight rows take turns.
+// One quad of weight rows. The registers hold the sums of kRows x kGroup outputs. With many
+// activations they hold fewer weight rows (kGroup = 2), which are done in two rounds.
 template <WeightCode kCode, int kRows>
 void stream_quad(const StreamJob& job, int which) {
   constexpr int kFit = V::kStreamSums / kRows;

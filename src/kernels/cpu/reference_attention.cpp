@@ -38,7 +38,7 @@ void rotate_hadamard(float* x, int n) {
   for (int i = 0; i < n; ++i) x[i] = round_bf16(x[i]);
 }
 
-// Index keys of one layer, read back as float32; `scale` is 1 but for fp8 rows.
+// Index keys of one layer, read back as float32; `scale` is 1 except for fp8 rows.
 struct IndexKey {
   std::vector<float> value;
   float scale = 1.0f;

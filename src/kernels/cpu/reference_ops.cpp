@@ -16,7 +16,7 @@ double dot(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
-// x [rows, K] as float32, quantised in front of an FP8 weight in fp8 numerics.
+// x [rows, K] as float32; quantised if an FP8 weight in fp8 numerics follows.
 std::vector<float> load_inputs(Tensor x, bool quantised, bool ue8m0) {
   int64_t k = x.row_size();
   std::vector<float> out(static_cast<size_t>(x.rows() * k));

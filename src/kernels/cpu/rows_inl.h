@@ -2,7 +2,7 @@
 
 // e^x to about one unit in the last place: x = n ln 2 + r, a polynomial of r, times 2^n.
 inline V::F exponential(V::F x) {
-  // Operands in this order let NaN through.
+  // With the operands in this order, min and max return a NaN in x.
   x = V::min(V::set1(100.0f), V::max(V::set1(-105.0f), x));
   V::F n = V::round(V::mul(x, V::set1(1.44269504088896341f)));
   V::F r = V::fma(n, V::set1(-0.693359375f), x);
@@ -44,7 +44,7 @@ inline V::F quantised(V::F v, V::F scale) {
 inline float greatest_magnitude(const PrepareJob& job, int64_t begin, int64_t n) {
   const uint8_t* x = static_cast<const uint8_t*>(job.x) + begin * (job.x_bf16 ? 2 : 4);
   V::F top = V::zero();
-  // NaN is passed over here (it stays NaN in the codes), as fmax does.
+  // The maximum passes over NaN, as fmax does; the codes of NaN stay NaN.
   for_vectors(n, [&](auto load, auto) { top = V::max(V::abs(load(x, job.x_bf16)), top); });
   return V::greatest(top);
 }

@@ -47,7 +47,8 @@ struct V {
   static F broadcast_unit(const uint8_t* p) {
     return _mm512_broadcast_f32x4(_mm_loadu_ps(reinterpret_cast<const float*>(p)));
   }
-  // The sums of the lanes of four vectors: halves, pairs of neighbours, pairs of those, halves.
+  // Sums of the lanes of four vectors. Order: halves, neighbours, pairs of neighbours, then the two
+  // halves.
   static __m128 lane_sums(const F (&a)[4]) {
     auto fold = [](F x) {
       return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
@@ -57,7 +58,7 @@ struct V {
     return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
   }
 
-  // Four values, and whatever in the lanes behind them.
+  // Widens four values to a vector; the other lanes are undefined.
   static F of_quad(__m128 v) { return _mm512_castps128_ps512(v); }
 
   static F load_f16(const uint16_t* p) {
@@ -72,8 +73,8 @@ struct V {
   }
   static F load_fp8(const uint8_t* p) { return fp8_values(p); }
 
-  // |v| <= 448. Normal values round at mantissa bit 20; below 2^-6 the steps are 2^-9, which is
-  // the last place of 2^14.
+  // Rounds |v| <= 448 to e4m3. Normal values are rounded at mantissa bit 20. Below 2^-6 the step of
+  // e4m3 is 2^-9, the last place of 2^14, so adding and subtracting 2^14 rounds to it.
   static F round_e4m3(F v) {
     __m512i bits = _mm512_castps_si512(abs(v));
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 20), _mm512_set1_epi32(1));
