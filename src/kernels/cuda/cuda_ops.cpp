@@ -59,7 +59,7 @@ CudaOpsImpl::CudaOpsImpl(Numerics numerics, const Workload& workload, const Cuda
 }
 
 CudaOpsImpl::~CudaOpsImpl() {
-  // After an error of the device these fail too; there is nobody left to tell.
+  // After an error of the device these calls fail too, and a destructor cannot report that.
   for (cudaEvent_t e : copied_)
     if (e) cudaEventDestroy(e);
   if (launch_.stream) cudaStreamDestroy(launch_.stream);
@@ -133,7 +133,7 @@ StepInputs CudaOpsImpl::begin_step(const StepInputs& in) {
                    static_cast<int64_t>(in.logit_rows.size()) <= b.tokens,
                "a step of {} tokens and {} logit rows, at most {} planned", b.tokens,
                in.logit_rows.size(), workload_.step_tokens);
-  // A recorded step copies the tables of as many sequences as a replay may bring.
+  // A recorded step must have room for the page tables of as many sequences as any replay brings.
   const bool recorded = capturing();
   const int tables = recorded ? std::min(b.tokens, step_sequences(workload_)) : b.sequences;
   plan_ = plan_staging(b.tokens, tables, b.max_pages);
@@ -141,7 +141,7 @@ StepInputs CudaOpsImpl::begin_step(const StepInputs& in) {
                "{} page tables of {} pages exceed the {} bytes planned for a step's inputs",
                b.sequences, b.max_pages, staging_.size() / 2);
   if (recorded)
-    stage(in, plan_);  // for what the host decides from positions; restage() queues the copy
+    stage(in, plan_);  // the host decides by positions; restage() queues the copy
   else
     bring(in, plan_);
   carried_.clear();
@@ -174,7 +174,8 @@ void CudaOpsImpl::restage(const StepInputs& in) {
   carried_.clear();
 }
 
-// Waits for the step before last at most: its inputs have left their half of the staging buffer.
+// Uses the half of the staging buffer that the step before last used: it waits at most until that
+// step's inputs have been copied from it.
 void CudaOpsImpl::bring(const StepInputs& in, const StagingPlan& plan) {
   half_ ^= 1;
   FATHOM_CUDA(cudaEventSynchronize(copied_[half_]));
@@ -224,7 +225,7 @@ void CudaOpsImpl::embed(Tensor hidden, const int32_t* ids, const QWeight& table)
   written(hidden);
 }
 
-// A norm's result usually goes to an FP8 product next, so it leaves in both forms.
+// The result of a norm is usually an input of an FP8 product, so it is also written as codes.
 CodesOut CudaOpsImpl::codes_of(const Tensor& out) {
   const int64_t n = out.row_size();
   if (numerics_ != Numerics::fp8 || n % kFp8Block != 0 || n > widest_input(workload_) ||

@@ -16,7 +16,7 @@ namespace {
 constexpr int kLatent = KernelDims::kLatent, kNope = KernelDims::kNope;
 constexpr int kHead = kNope + KernelDims::kRope, kValue = KernelDims::kValue;
 
-// Page numbers are the runtime's promise; the copy engine wants some bound of them.
+// The runtime guarantees that page numbers are valid; the tensor map only needs some upper bound.
 constexpr int64_t kMostPages = 1 << 24;
 
 void check_formats(const KvView& kv) {
@@ -326,7 +326,7 @@ void CudaOpsImpl::attend_expanded(Tensor out, Tensor q, const KvUpWeights& up, T
   p.scale = scale;
   p.out = bf16_of(out);
   p.out_token_stride = out.row_stride;
-  // All scratch is free here: the more, the more heads at once.
+  // All scratch is free here. The more of it, the more heads are expanded at a time.
   Launch l = launch_;
   l.workspace = scratch_.base();
   l.workspace_bytes = static_cast<size_t>(scratch_.size());

@@ -102,7 +102,7 @@ void CudaOpsImpl::logits(Tensor out, Tensor hidden, const QWeight& head) {
   written(out);
 }
 
-// gate and up side by side, the activation, down.
+// Computes gate and up side by side, the activation, then down.
 void CudaOpsImpl::mlp_product(Tensor out, Tensor x, const MlpWeights& w, Scratch& scratch) {
   const int64_t rows = x.rows(), inter = w.gate.rows;
   FATHOM_CHECK(w.up.rows == inter && w.down.cols == inter && w.down.rows == out.row_size(),
@@ -167,7 +167,7 @@ void CudaOpsImpl::route(Tensor ids, Tensor weights, Tensor x, const QWeight& gat
   r.logits = scores;
   r.bias = bias;
   r.tokens = static_cast<int>(tokens);
-  // Tokens that pad the step must not cost the weights of an expert.
+  // Padding tokens of the step are routed to no expert, which would cost that expert's weights.
   if (tokens == step_.batch.tokens)
     r.live_tokens = reinterpret_cast<const int32_t*>(inputs_ + plan_.live);
   r.shape = shape;
@@ -210,8 +210,8 @@ const ExpertArrays& CudaOpsImpl::arrays_of(std::span<const MlpWeights> experts) 
       .first->second;
 }
 
-// Results of the experts, ragged [rows, D]. Inputs and activations share one place, gate|up and
-// results another: neither pair lives at the same time.
+// Computes the results of the experts, ragged [rows, D]. Inputs share a buffer with activations,
+// and gate|up with results, since the two of a pair are never needed at the same time.
 Bf16* CudaOpsImpl::run_experts(const ExpertArrays& e, const Tensor& x, int64_t rows,
                                Scratch& scratch) {
   const int64_t tokens = x.rows(), hidden = e.hidden, inter = e.intermediate;

@@ -106,7 +106,7 @@ std::vector<AttentionRun> attention_runs(std::span<const AttentionSpan> spans, A
     else
       runs.push_back({s.begin, s.end, decode});
   }
-  // Cut to what the scratch is sized for.
+  // Runs are cut to the number of tokens that scratch is sized for.
   std::vector<AttentionRun> cut;
   for (const AttentionRun& r : runs) {
     int tile = r.decode ? kDecodeTile : kPrefillTile;
@@ -132,8 +132,8 @@ int64_t scratch_bytes(Numerics numerics, const Workload& w) {
   };
   const int64_t inter = w.max_intermediate, expert = w.expert_intermediate;
   int64_t mlp = 4 * t * inter + act(t, inter);
-  // The experts' inputs, then activations; and gate and up, then results: neither pair lives at the
-  // same time.
+  // The experts' inputs share a buffer with activations, and gate and up with results, since the
+  // two of a pair are never needed at the same time.
   int64_t moe = std::max(act(rows, w.hidden), act(rows, expert)) +
                 std::max(4 * rows * expert, 2 * rows * w.hidden);
   moe = w.experts > 0 ? 2 * t * w.hidden + std::max(mlp, moe) : 0;

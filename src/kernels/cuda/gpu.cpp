@@ -132,7 +132,7 @@ class SynchronousOps final : public TraceOps {
     ops_->synchronize();
     return brought;
   }
-  // Observers bring their own memory, in rows of as many scores as there are.
+  // Observers pass memory of their own, whose rows may lack the slack that the kernel needs.
   void index_scores(Tensor scores, std::span<const int32_t> tokens, Tensor index_q,
                     Tensor head_weight, const KvView& kv, const BatchView& batch) override {
     const int64_t room = static_cast<int64_t>(score_row_.size() / 4);

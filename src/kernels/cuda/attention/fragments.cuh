@@ -55,7 +55,8 @@ __device__ __forceinline__ void scale_rows(float (&d)[kCount], float top, float 
   }
 }
 
-// exp2 of a difference of maxima; nothing seen before (-inf) has weight 0.
+// exp2 of the difference of two maxima. If no key was seen before (-inf), earlier sums have weight
+// 0.
 __device__ __forceinline__ float decay(float before, float after, float scale) {
   return before == -INFINITY ? 0.f : exp2f((before - after) * scale);
 }

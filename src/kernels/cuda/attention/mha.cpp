@@ -114,8 +114,8 @@ void attend_span(const MhaParams& p, const PrefillSpan& span, const Launch& l) {
     const auto width = static_cast<uint64_t>(count) * kNope;
     mha::launch_transpose(
         {p.absorb + int64_t{head} * kLatent * kNope, weights, count, kLatent, kNope}, inner);
-    // A product may fetch its weights before the kernel in front of it ends: not these, which that
-    // kernel writes.
+    // With dependent launch a product fetches its weights before its predecessor ends. These
+    // weights are written by the predecessor (the transpose), so this launch must wait for it.
     Launch after = inner;
     after.pdl = false;
     expand(latent, context, weights, count, keys, after);

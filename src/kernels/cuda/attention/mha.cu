@@ -9,7 +9,8 @@ constexpr int kMaskThreads = 256;
 constexpr int kSide = 64;  // of a transposed tile
 constexpr int kGatherThreads = 288, kGatherRows = 16;
 
-// One block a token: the row is collected in shared memory, bits of different keys meet in words.
+// One block a token. The row is built in shared memory, where the bits of different threads' keys
+// can be joined by atomics.
 __global__ void __launch_bounds__(kMaskThreads) mask_kernel(const __grid_constant__ MaskArgs a) {
   extern __shared__ uint32_t words[];
   for (int i = threadIdx.x; i < a.mask_words; i += kMaskThreads) words[i] = 0;

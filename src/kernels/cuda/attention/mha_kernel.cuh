@@ -1,8 +1,9 @@
 // Expanded attention: keys of 192 and values of 128 per head, causal or with a bit mask.
 //
-// One thread block takes 128 tokens of one head; two warpgroups own 64 tokens each, one warp feeds
-// key and value blocks of 128 positions through two-stage rings. A warpgroup forms the scores of
-// the next block while the products of this one run, and its softmax under them.
+// One thread block takes 128 tokens of one head. Two warpgroups own 64 tokens each; one warp loads
+// key and value blocks of 128 positions into two-stage rings. A warpgroup issues the scores of the
+// next block before the value products of the current one, and computes the softmax while those
+// products run.
 //
 // Numerics
 //   in   q, k, v bf16                     QK   float32 accumulation over 192
@@ -107,7 +108,7 @@ struct Rows {
   float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, keep[2];
   uint4 bits[2];
 
-  // In front of the wait for the scores it will hide.
+  // Called before the wait for the scores, which hides the latency of the load.
   __device__ __forceinline__ void load_mask(int block) {
     if constexpr (kMasked)
       for (int r = 0; r < 2; ++r)

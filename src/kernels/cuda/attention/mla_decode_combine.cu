@@ -32,8 +32,8 @@ __global__ void __launch_bounds__(kGroups* kLanes) combine_kernel(Args a, bool i
   pdl_wait();
   pdl_trigger();
 
-  // phase 1: the first loads, on their way while the shares are worked out. What a split without
-  // keys holds is read here, but not used.
+  // phase 1: issue the first loads, so that they are in flight while the shares are computed. For a
+  // split without keys this reads stale memory, whose share is 0 and which is not used.
   const int64_t first = int64_t{token} * a.splits * heads + head;
   const float4* rows = reinterpret_cast<const float4*>(a.partial) + first * kLanes + lane;
   const int64_t step = int64_t{heads} * kLanes;
@@ -108,7 +108,8 @@ __global__ void __launch_bounds__(kGroups* kLanes) combine_kernel(Args a, bool i
 
 void launch_combine(const Args& a, int tokens, const Launch& l) {
   dim3 grid(static_cast<unsigned>(a.p.heads), static_cast<unsigned>(tokens));
-  // By the number of splits alone, so that the order of the sum does not depend on the batch.
+  // The kernel is chosen by the number of splits alone, so that the order of the sum does not
+  // depend on the batch.
   if (a.splits >= 16)
     launch_kernel(l, combine_kernel<4>, grid, dim3(4 * kLanes), 0, 1, a, a.p.cache.fp8);
   else

@@ -10,8 +10,9 @@
 
 namespace fathom::cuda::decode {
 
-// Positions and cache rows, one key a lane (lanes 16.. repeat), fetched two and one blocks ahead of
-// use, since each is a load that depends on the one before.
+// Positions and cache rows, one key a lane (lanes 16 to 31 repeat lanes 0 to 15). Each step is a
+// load that depends on the one before, so positions are fetched two blocks ahead of use and rows
+// one.
 struct KeyRows {
   const Range& range;
   int key;       // of this lane, in the block whose position comes next
@@ -28,8 +29,8 @@ struct KeyRows {
     position = key < range.keys ? (range.picked ? load_int(range.picked + key) : key) : -1;
     key += kBlockKeys;
   }
-  // Asks for the page of the current position and for the position after it; row() tells the row
-  // later, when the page has come: a use right behind the load would wait for it.
+  // Starts to load the page of the current position, and the position after it. row() gives the row
+  // later: a use right after the load would wait for it.
   int page, offset;
   __device__ __forceinline__ void load_page() {
     const int p = position < 0 ? fallback : position;
@@ -43,8 +44,8 @@ struct KeyRows {
   }
 };
 
-// Where a lane stands in a set of four rows: 8 lanes a row, and such that any 8 neighbouring lanes
-// that store 16 bytes each hit all 32 banks.
+// A lane's place in a set of four rows, 8 lanes a row. Lanes are arranged so that any 8
+// neighbouring lanes that store 16 bytes each hit all 32 banks.
 struct Place {
   int row;    // 0..3
   int chunk;  // 0..7: sixteen codes of a group of 128
@@ -79,8 +80,9 @@ __device__ __forceinline__ uint32_t multiply(uint32_t x, uint32_t factor) {
   return *reinterpret_cast<uint32_t*>(&r);
 }
 
-// Four codes to four bf16, in the order 0, 2, 1, 3: exponent and mantissa of e4m3 moved to their
-// places in bf16 read as the value times 2^-120, subnormals included; `factor` is scale * 2^120.
+// Converts four codes to four bf16, in the order 0, 2, 1, 3. Exponent and mantissa of e4m3, moved
+// to their places in bf16, are the value times 2^-120, also for subnormal codes; `factor` is scale
+// * 2^120.
 __device__ __forceinline__ void widen(uint32_t codes, uint32_t factor, uint32_t& even,
                                       uint32_t& odd) {
   even = multiply(((codes << 4) & 0x07F007F0u) | ((codes << 8) & 0x80008000u), factor);
@@ -104,7 +106,7 @@ __device__ __forceinline__ bool plain_scale(uint32_t bits) {
   return (bits & 0x7FFFFFu) == 0 && exponent >= 1 && exponent <= 134;
 }
 
-// fp8 rows wait in registers, a block ahead of their conversion.
+// Rows of fp8 codes in registers: they are loaded one block before their conversion.
 struct Fp8Rows {
   uint4 codes[4][4];  // [set][group of 128]
   uint4 rope[4];
@@ -129,7 +131,7 @@ struct Destination {
   __device__ __forceinline__ Destination(Place at, int warp)
       : codes((at.chunk >> 2) * kTileBytes + tile_offset(warp * 16 + at.row, (at.chunk & 3) * 2)),
         rope(8 * kTileBytes + tile_offset(warp * 16 + at.row, at.rope)) {}
-  // Four rows on, and bit 2 of the row changes the swizzle.
+  // A set is four rows further; every other set changes bit 2 of the row and so the swizzle.
   __device__ __forceinline__ uint32_t codes_of(int set) const {
     return (codes ^ (set & 1 ? 64 : 0)) + set * 512;
   }
@@ -138,7 +140,7 @@ struct Destination {
   }
 };
 
-// A block that holds a scale other than a power of two: read again, without haste.
+// Slow path for a block with a scale that is no power of two: it reads the codes again.
 __device__ __forceinline__ void convert_any(const std::byte* rows, int row, uint32_t to) {
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const Place at(lane);
@@ -183,7 +185,8 @@ __device__ __forceinline__ void gather_fp8(const Args& a, const Range& range, Sh
     const uint32_t to = smem_address(s.keys[buffer]);
     const bool more = i + 1 < range.blocks;
 
-    // Each lane prepares the factors of its two groups; rows of a set take them by shuffle.
+    // Each lane prepares the factors of two groups of one row; the lanes that convert that row take
+    // them by shuffle.
     const uint2 scales = held.scales;
     const uint32_t factors = __byte_perm(scales.x + (120u << 23), scales.y + (120u << 23), 0x7632);
     const bool plain = __all_sync(~0u, plain_scale(scales.x) && plain_scale(scales.y));

@@ -25,8 +25,8 @@
 
 namespace fathom::cuda::decode {
 
-// Together no more than the 3 x 168 the block starts with: registers beyond those are not its own,
-// and a warpgroup that asked for them would wait forever.
+// Together at most the 3 x 168 registers a thread that the block starts with. A warpgroup that
+// asked for more would wait for ever.
 constexpr int kLeftRegisters = 208, kRightRegisters = 160, kGatherRegisters = 136;
 static_assert(kLeftRegisters + kRightRegisters + kGatherRegisters <= 3 * 168);
 constexpr int kBarrierQuery = 1, kBarrierInverse = 2;
@@ -97,7 +97,7 @@ __device__ __forceinline__ void scale_rows(float (&out)[128], float top, float b
   }
 }
 
-// A multiplication by one changes nothing: skipped when it is that for the whole warp.
+// Scales the rows, unless both factors are one for the whole warp.
 __device__ __forceinline__ void decay_rows(float (&out)[128], float top, float bottom) {
   if (__any_sync(~0u, top != 1.f || bottom != 1.f)) scale_rows(out, top, bottom);
 }
@@ -119,7 +119,7 @@ __device__ __forceinline__ void store_out(const Args& a, const float (&out)[128]
     const float scale = j & 1 ? bottom : top;
     uint32_t own = pack(out[2 * j] * scale, out[2 * j + 1] * scale);
     if (kFp8) {
-      // Even lanes hold columns 0, 2 of four, their neighbours 1, 3.
+      // Of every four columns, even lanes hold 0 and 2, their neighbours 1 and 3.
       uint32_t other = __shfl_xor_sync(~0u, own, 1);
       own = threadIdx.x & 1 ? __byte_perm(own, other, 0x3276) : __byte_perm(own, other, 0x5410);
     }
@@ -167,7 +167,8 @@ __device__ __forceinline__ void left(const Args& a, const Range& range, int toke
   for (int i = 0; i < range.blocks; ++i) {
     const int buffer = i & 1;
     const bool last = i + 1 == range.blocks;
-    // Opaque, so that its 36 steps are not kept in registers across the loop.
+    // Hides the descriptor's origin: otherwise the compiler keeps its 36 steps in registers across
+    // the loop.
     asm volatile("" : "+l"(query));
 
     // phase 1: softmax weights, in units of log2.
@@ -329,7 +330,7 @@ __global__ void __launch_bounds__(kThreads, 1) split_kernel(const __grid_constan
   pdl_trigger();
   const Range range = range_of(a, token, split);
   if (range.blocks <= 0) {
-    // Nothing to sum: an empty split says so. A token without any key does not occur.
+    // An empty split is marked by a maximum of -inf. A token without any key does not occur.
     if (threadIdx.x < kTileHeads && first_head + threadIdx.x < a.p.heads && a.splits > 1)
       a.stats[stats_row + threadIdx.x] = {-INFINITY, 0.f};
     return;

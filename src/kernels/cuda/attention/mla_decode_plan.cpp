@@ -12,8 +12,8 @@ constexpr double kPartialBytesPerUs = 3.2e6;
 constexpr double kRowBytes = 4.0 * 512;
 constexpr size_t kSplitBytes = 512 * sizeof(float) + 2 * sizeof(float);  // of one head
 
-// Parts of the fixed cut: few, since every one costs a partial sum at any batch size, but enough
-// that one sequence alone does not wait for one processor.
+// Splits of the batch-invariant plan. Each costs a partial sum at any batch size, so they are few,
+// but enough that a single sequence is spread over several processors.
 constexpr int kInvariantSparse = 4, kInvariantDense = 16;
 constexpr int kInvariantGroup = 264;  // thread blocks of a launch: two a processor
 

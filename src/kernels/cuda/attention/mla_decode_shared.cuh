@@ -18,10 +18,11 @@ constexpr int kLatent = KernelDims::kLatent;
 
 struct alignas(1024) Shared {
   uint8_t query[kTiles][kTileBytes];
-  // A block of keys: [tile][key][64 columns]. Once its scores are formed its rotary tile takes the
-  // softmax weights P [head][key], which the right half of the output reads from there.
+  // A block of keys: [tile][key][64 columns]. Once the block's scores are computed its rotary tile
+  // is overwritten with the softmax weights P [head][key], which the right warpgroup reads from
+  // there.
   uint8_t keys[kBuffers][kTiles][kTileBytes];
-  float decay[kBuffers][kTileHeads];  // of what was summed before the block, one a head
+  float decay[kBuffers][kTileHeads];  // one factor a head for the sums of earlier blocks
   float inverse[kTileHeads];          // 1 / denominator, at the end
   uint64_t full[kBuffers], empty[kBuffers], weighed[kBuffers];
 };
@@ -48,7 +49,7 @@ struct Range {
 };
 
 // Splits cut the list as it was allocated (sparse) or the context as it is now (dense), so they
-// depend on the token alone. Blocks that hold only -1 entries are not counted: -1 comes last.
+// depend on the token alone. Blocks of -1 entries only are not counted; those come last in a list.
 __device__ __forceinline__ Range range_of(const Args& a, int token, int split) {
   const int lane = threadIdx.x % 32;
   Range r;

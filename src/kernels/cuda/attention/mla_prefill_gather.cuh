@@ -21,7 +21,7 @@ constexpr int kMathRegisters = 216, kProducerRegisters = 72;
 enum Barrier : int { kMathStart = 1, kMaxEven, kOddReady, kEvenReady, kSums };
 
 // A half block of keys is what one warpgroup multiplies by P: latent columns 0..255 (left), or
-// 256..511 and the rotary part (right). Halves are refilled one by one.
+// 256..511 and the rotary part (right). Each half is refilled as soon as it is free.
 struct alignas(1024) Shared {
   uint8_t q[kTiles][kTileBytes];
   uint8_t keys[2][kTiles][kTileBytes];  // even and odd block; P of the even block later takes the
@@ -48,10 +48,10 @@ __device__ __forceinline__ void copy_async(uint32_t to, const void* from, int by
                : "memory");
 }
 
-// Rows of the keys that a producer thread copies: of each block of a pair, rows first_row + 16 j.
-// List and page table are read one pair ahead of each other and of the copies. The loads are
-// volatile: the compiler would move them to their use, and their latency, twice in a row in front
-// of every copy, doubles the time of the whole kernel.
+// The rows of the keys that a producer thread copies: rows first_row + 16 j of both blocks of a
+// pair. The list is read one pair ahead of the page table, and that one pair ahead of the copies.
+// The loads are volatile: otherwise the compiler moves them to their use, where two latencies in a
+// row before every copy double the time of the kernel.
 class RowAhead {
  public:
   int now[2][4];  // rows of the current pair, -1: no such key

@@ -38,7 +38,8 @@ __device__ __forceinline__ uint64_t value_descriptor(const void* tile) {
 // s (+)= q k^T over tiles [first, first + count) of 64 columns.
 template <int kFirst, int kCount>
 __device__ __forceinline__ void score_tiles(float (&s)[32], uint64_t q, uint64_t k, bool add) {
-  // Opaque, or the compiler keeps all 72 descriptors in registers across the loop and spills.
+  // Hides the descriptors' origin: otherwise the compiler keeps all 72 of them in registers across
+  // the loop and spills.
   asm volatile("" : "+l"(q), "+l"(k));
 #pragma unroll
   for (int tile = kFirst; tile < kFirst + kCount; ++tile)
@@ -169,7 +170,7 @@ __device__ __forceinline__ void run_left(const PrefillArgs& a, Shared& sm, const
     pin_registers(o);
     arrive_warp(&sm.free[0][0], lane);
 
-    // The odd block has raised the maximum: bring both P and o to it, hand P over.
+    // The odd block may have raised the maximum: P and o are scaled to it, then P is handed over.
     named_sync(kOddReady, kMathThreads);
     max_top = sm.max_both[row];
     max_bottom = sm.max_both[row + 8];

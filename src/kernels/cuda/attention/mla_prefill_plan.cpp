@@ -5,11 +5,11 @@
 namespace fathom::cuda::prefill {
 namespace {
 
-// Nanoseconds on an H100. A block of the prefill kernel walks its keys alone, whatever the load;
-// mla_decode spreads them over the card and pays for combining, and for reading fp8 rows.
-constexpr double kPrefillPerKey = 27.0;  // and wave of blocks
-constexpr double kDecodePerKey = 0.35;   // and tile of heads, on a full card
-constexpr double kDecodeStart = 12e3;    // short launches: split, combine
+// Nanoseconds on an H100. A block of the prefill kernel reads all keys of its token, whatever the
+// load. mla_decode spreads them over the device, and pays for combining and for reading fp8 rows.
+constexpr double kPrefillPerKey = 27.0;  // for each wave of blocks
+constexpr double kDecodePerKey = 0.35;   // for each tile of heads, on a full device
+constexpr double kDecodeStart = 12e3;    // two short launches: splits and combining
 constexpr double kDequantiseStart = 4e3, kDequantisePerRow = 0.65;
 
 bool for_decode(const PrefillSpan& span, const PlanLimits& limits) {

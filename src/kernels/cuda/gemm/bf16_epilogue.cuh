@@ -1,5 +1,5 @@
-// How accumulators of a bf16 product leave: rounded once (or kept as float32), put in row order by
-// way of shared memory, cut at the borders of rows, columns and output segments.
+// How accumulators of a bf16 product are stored: rounded once (or kept as float32), brought into
+// row order by way of shared memory, and cut at the borders of rows, columns and output segments.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -70,8 +70,8 @@ __device__ __forceinline__ void store_piece(T* to, uint4 v, bool whole, int n, i
     }
 }
 
-// Whether pieces at `to` and whole strides further are aligned and inside (output strides of
-// float32 are free, and segments may end anywhere).
+// Whether pieces at `to`, and at multiples of the stride from it, are aligned and inside the
+// segment. float32 outputs may have any stride, and segments may end anywhere.
 template <class T>
 __device__ __forceinline__ bool whole_pieces(const T* to, int64_t stride, int n, int low,
                                              int high) {
@@ -142,9 +142,9 @@ __device__ void store_tokens_m(const float (&d)[kN / 2], uint32_t staging, const
   }
 }
 
-// Weights on the M side: this warp holds 16 columns of the output from t.n0 for kN tokens from
-// t.row0. bf16 is turned round on its way through `staging` (32 bytes a token) and leaves in whole
-// sectors; float32 fills sectors straight from the registers.
+// Weights on the M side: this warp holds 16 columns of the output from t.n0 on, for kN tokens from
+// t.row0 on. bf16 is transposed through `staging` (32 bytes a token) and written in whole sectors.
+// float32 fills whole sectors straight from the registers.
 template <int kN>
 __device__ void store_weights_m(const float (&d)[kN / 2], uint32_t staging, const Bf16Work& w,
                                 const Bf16Target& t) {
@@ -154,8 +154,8 @@ __device__ void store_weights_m(const float (&d)[kN / 2], uint32_t staging, cons
     const int low = max(s.n_begin, t.n0), high = min(s.n_end, t.n0 + 16);
     if (low >= high) continue;
     if (!s.f32) {
+      // Matrix m of a store holds columns 8 (m % 2) .. of 8 tokens from 8 (j + m / 2) on.
       __syncwarp();  // the last segment has been read
-                     // Matrix m of a store: columns 8 (m % 2) .. of 8 tokens from 8 (j + m / 2).
 #pragma unroll
       for (int j = 0; j < kN / 8; j += 2) {
         const int token = 8 * (j + (lane >> 4)) + (lane & 7);

@@ -12,9 +12,9 @@ namespace {
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// [count][rows, k] of bf16 in boxes of at most `box_rows` x 64. A box never exceeds the tensor:
-// rows that the copy engine has to fill with zeros cost more than rows that stay as they are, and
-// nothing that is stored depends on them.
+// A map of [count][rows, k] bf16 values in boxes of at most `box_rows` x 64. A box never exceeds
+// the tensor: rows that the copy engine fills with zeros take longer than rows left as they are in
+// shared memory, on which no stored result depends.
 CUtensorMap operand_map(const Bf16* base, int64_t rows, int64_t k, int64_t stride, int64_t count,
                         int64_t batch_stride, int box_rows) {
   FATHOM_CHECK(reinterpret_cast<uintptr_t>(base) % 16 == 0, "operand at {}",

@@ -25,8 +25,9 @@ inline constexpr int kBf16MaxSplits = 8;  // the largest portable cluster
 template <int kWarpgroups, int kRows, bool kTokensM, bool kGrouped>
 struct Bf16Config {
   static constexpr Bf16Shape kShape{kWarpgroups, kRows, kTokensM, kGrouped};
-  // An accumulator of 256 columns wants more than an equal share of the registers, which whole
-  // warpgroups trade among themselves: there the producer is a warpgroup of one working warp.
+  // An accumulator of 256 columns needs more than an equal share of the registers. Only whole
+  // warpgroups can trade registers, so there the producer is a warpgroup with a single working
+  // warp.
   static constexpr bool kTrade = kRows > 128 && kWarpgroups > 1;
   static constexpr int kMathThreads = kWarpgroups * 128;
   static constexpr int kThreads = kMathThreads + (kTrade ? 128 : 32);
@@ -88,8 +89,8 @@ struct Bf16Ring {
   }
 };
 
-// Waits by role: the producer's one thread behind its first weights, the math warps at once, and in
-// a grouped product all threads; the producer's other threads touch no memory.
+// Waits by role: the producer's one thread after it has issued its first weights, the math warps at
+// once, and in a grouped product all threads. The producer's other threads touch no memory.
 template <class Config>
 __global__ void __launch_bounds__(Config::kThreads, Config::kShape.per_processor())
     bf16_gemm_kernel(const __grid_constant__ CUtensorMap m_map,
@@ -174,7 +175,8 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kShape.per_processor
         kTokensM ? load_m(slice, kEvictNormal) : load_n(slice, kEvictNormal);
       };
       bool more = walk.next(tile);
-      // Weights of the first tile come before the kernels this one waits for have finished.
+      // The weights of the first tile are loaded before the kernels this one waits for have
+      // finished.
       const int early = more ? min(work.stages, end_slice - first_slice) : 0;
       for (int i = 0; i < early; ++i, ring.advance(work.stages)) {
         barrier_arrive_expect(&full[ring.stage], work.stage_bytes);

@@ -54,7 +54,8 @@ double cost(const Bf16Problem& p, int sms, const Bf16Shape& s, int splits) {
   const double tile_bytes = tokens * weights * 2;
   const double tile_ns =
       splits > 1 ? 0 : tile_bytes / (s.tokens_m ? kLineStoreRate : kSectorStoreRate);
-  // Clusters do not fill every processor: their CTAs have to share a part of the chip.
+  // Clusters cannot use every processor, since the CTAs of one must be in the same part of the
+  // chip.
   const int64_t room = splits > 1 ? int64_t{sms} * 9 / 10 * (s.n_rows <= 32 ? 2 : 1) : sms;
   const double waves = static_cast<double>(ceil_div(tiles * splits, room));
   // Split tiles are not persistent: each wave starts anew and ends with an unhidden reduction.
@@ -94,7 +95,7 @@ Bf16Plan plan_bf16_as(const Bf16Problem& p, int sms, const Bf16Shape& shape, int
   const int64_t needed = ceil_div(slices, splits) * ceil_div(units, plan.grid);
   plan.stages =
       static_cast<int>(std::clamp<int64_t>(needed, 1, stages_that_fit(shape, splits, p.experts)));
-  // Partial sums lie in the ring once it is empty.
+  // Partial sums are written into the ring once it is empty, so it must be large enough for them.
   if (splits > 1)
     plan.stages = std::max(
         plan.stages, static_cast<int>(ceil_div(int64_t{4} * shape.n_rows * (shape.m_rows() + 4),
@@ -107,8 +108,8 @@ Bf16Plan plan_bf16_as(const Bf16Problem& p, int sms, const Bf16Shape& shape, int
 Bf16Plan plan_bf16(const Bf16Problem& p, int sms, bool batch_invariant) {
   if (p.experts > 0) return plan_bf16_as(p, sms, grouped_shape(p), 1);
   const int64_t slices = ceil_div(p.k, kBf16SliceK);
-  // A fixed split pays where one wave of tiles cannot fill the device for any number of rows;
-  // wider products keep their k whole, which every shape sums alike.
+  // A fixed split pays where one wave of tiles cannot fill the device for any number of rows. Wider
+  // products do not split k, and every shape sums an unsplit k in the same order.
   int fixed = 0;
   if (batch_invariant) {
     fixed = 1;
@@ -136,8 +137,8 @@ Bf16Plan plan_bf16(const Bf16Problem& p, int sms, bool batch_invariant) {
       consider({.warpgroups = warpgroups, .n_rows = tokens}, splits);
       if (tokens == 128 && p.n <= 1024) consider({.warpgroups = warpgroups, .n_rows = 64}, splits);
     }
-  // With a short k the epilogue is the work: small tiles, several a processor, hide it best, but in
-  // the middle their last wave stays half empty.
+  // With a short k most time goes into the epilogue. Small tiles, several a processor, hide it
+  // best, except for medium row counts, where their last wave would be half empty.
   if (slices <= 2 && fixed <= 1 && ((p.rows > 16 && p.rows <= 64) || p.rows >= 256))
     return plan_bf16_as(p, sms, {.warpgroups = 1, .n_rows = 128, .tokens_m = true}, 1);
   if (p.rows > 32)

@@ -44,7 +44,8 @@ void fp8_gemm_few(const Fp8GemmParams& p, const FewPlan& plan, const Launch& l) 
   FATHOM_CHECK(plan.ctas == (p.b.n + 64 * plan.groups - 1) / (64 * plan.groups) * plan.splits,
                "{} CTAs for n = {}", plan.ctas, p.b.n);
   FewArgs args = common_args(p.a, p.b.codes, p.b.n, p.b.n, p.b.k, plan);
-  // A box of exactly the rows there are: what hangs over the end is slow to fill with zeros.
+  // The box has exactly as many rows as exist: the copy engine is slow to fill missing rows with
+  // zeros.
   map_rows(args, p.a, p.a.rows, (p.a.rows + 3) / 4 * 4);
   args.weight_scales = p.b.scales;
   for (int s = 0; s < p.segments; ++s) args.out[s] = p.out[s];

@@ -18,9 +18,10 @@
 
 namespace fathom::cuda {
 
-// One tile: 64 * groups weight rows from `n0` of `expert`, and `count` tokens. Columns of the tile
-// are rows from `first` on; those of this tile begin at column `shift`. The scales of column 0 lie
-// at `scale_shift` of what was loaded, since the copy engine wants 16-byte steps along them.
+// One tile: 64 * groups weight rows from `n0` of `expert`, and `count` tokens. The boxes loaded
+// begin at row `first`; the tile's own tokens begin at column `shift` of them. Scales are loaded
+// from a multiple of 4 (16 bytes, as the copy engine requires) on, so those of column 0 are at
+// `scale_shift`.
 struct FewTile {
   int expert, n0, first, shift, count, boxes, scale_shift;
 };
@@ -206,8 +207,9 @@ __global__ void __launch_bounds__(128 * kGroups + 32, FewLayout::ctas_per_sm(kTo
     }
     barrier_init_fence();
     if constexpr (!kGrouped) {
-      // No kernel writes weights: the ring fills with them while the kernel before this one runs.
-      // The barriers cannot complete before the activations have been announced and have come.
+      // No kernel writes weights, so the ring is filled with them while the previous kernel still
+      // runs. The barriers expect the bytes of the activations, too, so they cannot complete
+      // without them.
       const uint32_t bytes = kWeightBytes + args.box_rows * FewLayout::kSlice + args.scale_box * 4;
       const int ahead = min(stages, k_end - k_begin);
       for (int s = 0; s < ahead; ++s) {
@@ -305,7 +307,7 @@ __global__ void __launch_bounds__(128 * kGroups + 32, FewLayout::ctas_per_sm(kTo
 #pragma unroll
         for (int j = 0; j < kTokens / 8; ++j) {
           float2 s;
-          if constexpr (kGrouped)  // any alignment
+          if constexpr (kGrouped)  // tokens of an expert may begin at any column
             s = {scales[8 * j], scales[8 * j + 1]};
           else
             s = *reinterpret_cast<const float2*>(scales + 8 * j);
@@ -358,7 +360,7 @@ __global__ void __launch_bounds__(128 * kGroups + 32, FewLayout::ctas_per_sm(kTo
       // phase 3: results out
       const int row = warp % 4 * 16 + lane / 4;  // of the 64; the other one is row + 8
       if (args.splits > 1) {
-        // Into the ring, once no warpgroup of this CTA reads it any more.
+        // The partial sums overwrite the ring, once no warpgroup of this CTA reads it any more.
         named_sync(1, 128 * kGroups);
         constexpr int kPitch = 64 * kGroups + FewLayout::kPartialPad;
         float* const at = reinterpret_cast<float*>(ring) + 64 * group + row;
@@ -419,7 +421,7 @@ __global__ void __launch_bounds__(128 * kGroups + 32, FewLayout::ctas_per_sm(kTo
   }
 }
 
-// Two CTAs share a processor only if all of its memory that can be shared memory is.
+// Two CTAs fit on a processor only if it is told to use all memory it can as shared memory.
 inline void launch_few(void (*kernel)(FewArgs), int threads, const FewArgs& args,
                        const FewPlan& plan, const Launch& l) {
   FATHOM_CUDA(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),

@@ -17,8 +17,8 @@ constexpr size_t kHalfSm = 113 * 1024;
 // one group of SMs, and those have 16 or 18. One cluster too many costs a whole second round.
 constexpr int kClusters[kMaxSplits + 1] = {0, 132, 66, 39, 30, 22, 17, 15, 15};
 
-// From there on the loop along k is long enough to want the deepest ring; shorter ones gain more
-// from two CTAs an SM, whose beginnings and ends overlap.
+// With more slices than this the loop along k is long enough to need the deepest ring. Shorter
+// loops gain more from two CTAs an SM, whose starts and ends overlap.
 constexpr int kLongSlices = 16;
 
 int div_up(int a, int b) { return (a + b - 1) / b; }
@@ -57,8 +57,8 @@ size_t few_smem(const FewPlan& plan, int experts) {
   return FewLayout(plan.tokens, plan.groups, plan.stages, experts).total;
 }
 
-// The tokens' side of a tile comes from L2 once a tile, so wide token tiles with few weight rows
-// move more bytes; narrow ones load so little that larger tiles (fewer CTAs, split along k) win.
+// The activations of a tile are read from L2 once a tile. So wide token tiles with few weight rows
+// move more bytes. Narrow ones load so little that larger tiles (fewer CTAs, split along k) win.
 FewPlan plan_few_dense(int rows, int n, int k, int sms, bool batch_invariant) {
   const int slices = k / FewLayout::kSlice;
   const int narrow = div_up(n, 64), wide = div_up(n, 128);
@@ -86,15 +86,16 @@ bool dense_is_few(int rows, int n, int k) {
 }
 
 bool grouped_is_few(int rows, int tokens, int experts) {
-  // Measured: equal at 32 rows an expert; at 128 the many-rows kernel, whose tile of 256 rows reads
-  // the weights of nearly every expert once, takes 0.7 of the time.
+  // Measured: both take the same time at 32 rows an expert. At 128 rows the many-rows kernel, whose
+  // tile of 256 rows reads the weights of nearly every expert once, takes 0.7 of the time.
   return experts <= kFewExperts && (tokens <= 128 || int64_t{rows} <= int64_t{48} * experts);
 }
 
 FewPlan plan_few_grouped(int rows, int tokens, int experts, int n, int sms) {
   FewPlan plan;
   plan.groups = 1;
-  // An expert with more rows than a tile reads its weights again, from L2: twice the average fits.
+  // An expert with more rows than a tile reads its weights again, from L2. A tile of twice the
+  // average rows avoids that for most.
   const int most = static_cast<int>(std::min<int64_t>(
       std::min(rows, tokens), std::max(int64_t{2} * rows / experts, int64_t{17})));
   plan.tokens = tile_tokens(most);

@@ -39,8 +39,8 @@ inline constexpr int kSmemLimit = 232448;
 inline constexpr int kScaleBox = 2 * kChunk + 4;
 inline constexpr int kScalePitch = 160;  // boxes land at multiples of 128 bytes
 
-// Issuing copies costs a thread more time than the copies take: four warps share the work. Each
-// arrives at a stage's barrier with the bytes it brings.
+// A thread takes longer to issue the copies of a stage than the copies take, so four warps share
+// the work. Each announces at a stage's barrier the bytes that it brings.
 enum class Feeder : uint8_t { weights, even_chunks, odd_chunks, scales };
 inline constexpr int kFeeders = 4;
 
@@ -59,7 +59,8 @@ struct ManyConfig {
   static constexpr int kSmallBytes = 2048;               // barriers and slack
   static constexpr int kFit = (kSmemLimit - kOutBytes - kSmallBytes - 8192) / kStageBytes;
   static constexpr int kStages = kFit < 10 ? kFit : 10;
-  // One box brings a chunk of rows, or a CTA's half of it for both CTAs; the same for weights.
+  // A box brings a chunk of rows or, if the cluster shares them, the half that this CTA loads for
+  // both. The same holds for weights.
   static constexpr int kRowBox = kShared == Shared::rows ? kChunk / 2 : kChunk;
   static constexpr int kWeightBox = kShared == Shared::weights ? kColumns / 2 : kColumns;
 };
@@ -145,8 +146,8 @@ __device__ __forceinline__ void arrive_at_peer(uint64_t* bar, int rank) {
                : "memory");
 }
 
-// This warp has read the stage, scales behind a fence: its feeders, and a peer's that write into
-// it, may refill it.
+// Marks a stage as read by this warp (the reads of its scales are behind a fence). Its feeders may
+// then refill it, also those of a peer that write into it.
 template <class C>
 __device__ __forceinline__ void release(ManySmem<C>& s, int stage, int lane) {
   __syncwarp();
@@ -270,7 +271,7 @@ __device__ __forceinline__ void multiply(ManySmem<C>& s, const ManyArgs& args, M
           for (int k = 0; k < 4; ++k)  // 32 bytes of K: 2 in a descriptor's unit of 16
             wgmma_fp8<C::kColumns>(partial, a + 2 * k, b + 2 * k, k > 0);
           wgmma_commit();
-          if (w + 1 == waves) fence_reads_of_stage();  // under the products
+          if (w + 1 == waves) fence_reads_of_stage();  // overlaps with the products
           wgmma_wait<0>();
           if (w + 1 == waves) release<C>(s, stage, lane);
 #pragma unroll

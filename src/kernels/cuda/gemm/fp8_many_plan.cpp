@@ -63,8 +63,8 @@ ManyPlan plan_many_as(ManyTile tile, int rows, int n, int sms) {
   plan.tile = tile;
   plan.row_units = ceil_div(rows, s.rows * s.rows_apart);
   plan.column_units = ceil_div(n, s.columns * s.columns_apart);
-  // What runs at once should be about as tall as wide: then the fewest rows of both operands are
-  // alive in L2. 2048 rows stand against 66 clusters of 256 columns.
+  // The area that runs at once should be about as tall as wide: then the fewest rows of both
+  // operands are in use in L2. 2048 rows balance 66 clusters of 256 columns.
   plan.group = std::max(1, 2048 / (s.rows * s.rows_apart));
   plan.ctas = std::min(plan.row_units * plan.column_units, sms / cluster) * cluster;
   return plan;

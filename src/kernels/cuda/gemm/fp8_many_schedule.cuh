@@ -5,7 +5,7 @@
 
 namespace fathom::cuda {
 
-// What the two CTAs of a cluster have in common, and therefore load half each, for both.
+// What the tiles of a cluster's two CTAs share: each CTA loads half of it for both.
 enum class Shared : uint8_t { nothing, rows, weights };
 
 struct ManySchedule {
@@ -19,7 +19,7 @@ struct ManySchedule {
 
 struct ManyTileAt {
   int row, row_end;  // rows stored are [row, row_end), at most `chunks` chunks
-  int chunks;        // of 64 rows that hold any; 0 in a cluster's tile past the end
+  int chunks;        // chunks of 64 that have rows; 0 in a cluster's tile past the end
   int column;
   int expert;
 };

@@ -48,7 +48,8 @@ CUtensorMap key_map(const IndexScoresParams& p) {
   return make_tensor_map(s);
 }
 
-// `queries` tokens at once, heads padded with the zeros that lie outside the tensor.
+// A box of `queries` tokens. Heads are padded with the zeros that the copy engine gives outside the
+// tensor.
 CUtensorMap query_map(const IndexScoresParams& p, int padded_heads, int queries) {
   MapShape s;
   s.base = p.q;

@@ -60,8 +60,9 @@ __device__ __forceinline__ void produce(IndexShared<S>& s, const IndexArgs& a, S
                                         const CUtensorMap* key_map, const CUtensorMap* query_map,
                                         int lane) {
   int issued = 0, query = -1, row = -1;
-  int last_item = 0;  // of the queries in stage `lane`
-  // Until item `item`, issued earlier, has been worked on. A stage issued again since then was.
+  int last_item = 0;  // the last item that uses the queries in stage `lane`
+  // Waits until item `item` is done. If its stage was issued again since, an earlier wait has seen
+  // that.
   auto wait_done = [&](int item) {
     if (item >= 0 && item >= issued - S::kKeyStages)
       barrier_wait(&s.key_empty[item % S::kKeyStages], item / S::kKeyStages & 1);
@@ -117,8 +118,8 @@ __device__ __forceinline__ void produce(IndexShared<S>& s, const IndexArgs& a, S
 
 // ---- math ----
 
-// Where a thread stands in its warpgroup and in its page: after the reduction over the quad it
-// owns key `key` of the page, of every second query or (one query) of the only one.
+// A thread's place in its warpgroup and in its page. After the reduction over the quad it owns the
+// scores of key `key` for every second query, or for the only query.
 struct IndexLane {
   int quad_lane;  // 0..3
   int key;        // 0..63
@@ -129,7 +130,8 @@ __device__ __forceinline__ IndexLane index_lane(int thread) {
   IndexLane l;
   l.quad_lane = thread % 4;
   l.key = thread / 32 * 16 + thread % 32 / 4 + 8 * (thread % 2);
-  // Scales are rows 64 and 65 of the box: the 128-byte swizzle swaps pairs of 16 bytes in row 65.
+  // Scales are rows 64 and 65 of the box. In row 65 the 128-byte swizzle swaps neighbouring pieces
+  // of 16 bytes.
   const int word = l.key % 32;
   l.scale_at =
       kPageRows * 128 + (l.key < 32 ? word * 4 : 128 + ((word / 4) ^ 1) * 16 + word % 4 * 4);
@@ -233,7 +235,7 @@ struct IndexConsumer {
     if constexpr (!S::kFp8) return 1.0f;
     return *reinterpret_cast<const float*>(s.keys[stage()] + lane.scale_at);
   }
-  // The page and, after the last page of its queries, those and their weights.
+  // Releases the page and, with the last page of its queries, also those and their weights.
   __device__ __forceinline__ void release_key(int stage) {
     fence_reads_of_stage();
     __syncwarp();
@@ -267,10 +269,11 @@ __device__ __forceinline__ void consume_single(IndexConsumer<S>& c, const IndexA
   }
 }
 
-// Two products a page; the sums of the first run under the second, those of the second under the
-// other warpgroup's. Nothing is in flight from one round of the loop to the next: the compiler does
-// not follow accumulators across that edge and would wait after every product. Longer rounds were
-// not faster, nor were warpgroups that take turns at the tensor cores.
+// Two products a page. The sums of the first are computed while the second runs, those of the
+// second while the other warpgroup's products run. No product is in flight from one round of the
+// loop to the next: the compiler does not follow accumulators across that edge and would wait after
+// every product. Longer rounds were not faster, nor were warpgroups that take turns at the tensor
+// cores.
 template <class S>
 __device__ __forceinline__ void consume_paired(IndexConsumer<S>& c, const IndexArgs& a) {
   float d0[S::kColumns / 2], d1[S::kColumns / 2];
@@ -330,8 +333,8 @@ __device__ __forceinline__ void index_math(IndexShared<S>& s, const IndexArgs& a
     consume_single(c, a);
 }
 
-// Waits by role: the producer warp, behind what its schedule reads of the step's inputs. The math
-// warps touch global memory only behind pages that it has brought.
+// Waits by role: the producer warp waits, after it has read the step inputs that its schedule
+// needs. The math warps touch global memory only after pages that it has brought.
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, 1)
     index_decode_kernel(const __grid_constant__ IndexArgs a,

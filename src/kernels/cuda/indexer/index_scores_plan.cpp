@@ -21,7 +21,7 @@ std::vector<IndexRun> plan_index_runs(std::span<const IndexSpan> spans) {
   std::vector<IndexRun> runs;
   for (size_t i = 0; i < spans.size(); ++i) {
     const bool prefill = spans[i].end - spans[i].begin >= kIndexPrefillTokens;
-    // Token by token takes one range of tokens, so a gap between spans ends a run.
+    // The decode kernel takes one range of tokens, so a gap between spans ends a run.
     const bool joined = !runs.empty() && runs.back().prefill == prefill &&
                         (prefill || spans[i - 1].end == spans[i].begin);
     if (joined)

@@ -1,4 +1,4 @@
-// Which unit of work comes next: run by the producer warp, 32 units at a time, one a lane.
+// The order of the units of work. The producer warp walks it 32 units at a time, one a lane.
 #pragma once
 
 #include "kernels/cuda/indexer/index_scores_shape.h"
@@ -14,9 +14,9 @@ __device__ __forceinline__ int index_page(const IndexArgs& a, int sequence, int 
   return a.page_tables[static_cast<int64_t>(sequence) * a.max_pages + page];
 }
 
-// Groups whose lengths only the device knows: kQueries (1 or 2) neighbouring tokens when they stand
-// next to each other in one sequence, else single tokens. A window is what 32 lanes hold, a slot of
-// kQueries tokens each; the CTA's piece is found by adding up all slots.
+// Groups whose lengths only the device knows. A group is two neighbouring tokens (if kQueries is 2
+// and they follow each other in one sequence) or a single token. A window is what 32 lanes hold,
+// each a slot of kQueries tokens. A CTA finds its piece of the work by adding up all slots.
 template <int kQueries>
 class IndexDecodeSchedule {
  public:
@@ -151,7 +151,7 @@ class IndexPrefillSchedule {
     item.rows = min(kQueries, span.end - item.row);
     item.position = span.position + group * kQueries;
     item.first_key = page * kPageRows;
-    // A group cut short may count one page more than it has: its scores go nowhere.
+    // A group cut short may count one page more than it has; scores of that page are not stored.
     const int last_page = (item.position + item.rows - 1) / kPageRows;
     item.page = index_page(a_, span.sequence, min(page, last_page));
     return count;

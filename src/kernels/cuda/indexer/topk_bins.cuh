@@ -17,7 +17,7 @@ struct Found {
   uint32_t bin, above, count;
 };
 
-// cluster_sync for warps whose lanes may have come different ways: the barrier wants whole warps.
+// cluster_sync for warps whose lanes may have diverged: the barrier needs whole warps.
 __device__ __forceinline__ void meet_cluster() {
   __syncwarp();
   cluster_sync();
@@ -50,7 +50,8 @@ __device__ __forceinline__ void sum_groups(const uint32_t* hist, int bins, uint3
   }
 }
 
-// By one warp: the bin in which the need-th key from above lies, summed over `ctas` CTAs.
+// Finds the bin of the need-th key from above, in histograms summed over `ctas` CTAs. Called by one
+// warp.
 __device__ __forceinline__ void find_bin(Found& found, const uint32_t* hist, int bins,
                                          const uint32_t* group, uint32_t need, int ctas) {
   int lane = threadIdx.x % 32, run = bins / kGroups;

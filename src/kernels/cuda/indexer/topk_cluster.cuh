@@ -25,7 +25,7 @@ namespace topk {
 
 inline constexpr int kLocalBins = 1024;
 
-// Keys of the threshold's bin, in all CTAs of a row together, that are listed.
+// Capacity of the list of the threshold bin's keys, of all CTAs of a row together.
 __host__ __device__ constexpr int list_size(int kept) { return kept > 8192 ? 2048 : 1024; }
 
 // What a CTA lets its cluster read. `mine` and `above` are written together, before one barrier.
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
     for (int v = 0; v < kVectors; ++v) {
       int at = (first_quad + v * 32) * 4;
       const float value[4] = {loaded[v].x, loaded[v].y, loaded[v].z, loaded[v].w};
-      // What is past the row gets key 0, below that of -inf: it is never reached from above.
+      // Positions past the row get key 0, which is below that of -inf, so they are never picked.
 #pragma unroll
       for (int j = 0; j < 4; ++j) key[v * 4 + j] = v < used && at + j < n ? order_key(value[j]) : 0;
     }
@@ -207,7 +207,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
       before_ties += all[i] == prefix;
     }
   } else if (ctas > 1) {
-    // More than kList keys equal the threshold: nothing is left to find but who holds how many.
+    // More than kList keys equal the threshold, which is known: count only how many each CTA has.
     uint32_t above = 0, ties = 0;
     for_keys([&](uint32_t k, int, int) {
       above += k > prefix;
@@ -229,8 +229,8 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
   if (ctas > 1)
     cluster_arrive();  // no CTA reads another's memory from here on; the wait is at the end
 
-  // Phase 4: places. Greater keys are counted in the low half, equal ones in the high half: a CTA
-  // holds fewer than 2^15 keys. Cluster totals (fewer than 2^18) are kept apart.
+  // Phase 4: places. The low half counts greater keys, the high half equal ones: a CTA holds fewer
+  // than 2^15 keys. Totals of the cluster (fewer than 2^18) are kept apart.
   const uint32_t threshold = prefix;
   uint32_t inside[kVectors], total = 0;  // of this lane's four keys of vector v: end in the warp
 #pragma unroll
@@ -256,8 +256,8 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
   before_ties = __reduce_add_sync(~0u, before_ties);
   if (lane == 0) {
     s.warp_counts[warp] = total;
-    // Both fit 16 bits where they matter: a pick's place is below topk, and so are the greater
-    // keys before it; ties beyond need are only compared.
+    // In 16 bits both counts are exact where they matter: places of picks, and so the greater keys
+    // before one, are below topk. Ties beyond `need` are only compared.
     s.warp_before[warp] = before;
     s.group[0][warp] = before_ties;
   }

@@ -11,7 +11,8 @@ TopkPlan topk_plan(int rows, int64_t max_context, int sms) {
     if (shape.capacity() >= max_context && (rows <= sms || shape.threads < 1024)) return shape;
 
   // Few long rows are spread over clusters, as long as all of them run at once: a second wave
-  // doubles the time. Clusters of one CTA an SM leave SMs over in every GPC, the larger the more.
+  // doubles the time. With one CTA an SM, clusters cannot use all SMs of a GPC; larger clusters
+  // leave more idle.
   auto at_once = [&](int cluster) {
     return sms / cluster * (cluster == 2 ? 32 : cluster == 4 ? 27 : 24) / 32;
   };

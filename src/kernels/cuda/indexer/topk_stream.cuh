@@ -43,15 +43,15 @@ struct StreamShared {
   Found found;
 };
 
-// The least float whose key is not below `key`; -inf for all that lies below it.
+// The float of `key`; -inf for keys up to that of -inf.
 __device__ __forceinline__ float float_of_key(uint32_t key) {
   if (key <= kLowestKey) return -INFINITY;
   return float_of(key & 0x80000000u ? key ^ 0x80000000u : ~key);
 }
 
-// Finds the `need`-th key from above among those that `each(f)` hands to f, 12, 12 and 8 bits at a
-// time. On return every key above the threshold's digits is picked, and `need` of the `count` that
-// have them; `enough(shift, count)` may stop early. Called by all threads.
+// Finds the `need`-th key from above among those that `each(f)` passes to f, by 12, 12 and 8 bits.
+// On return, keys above the prefix's digits are picked, and `need` of the `count` keys that have
+// these digits; `enough(shift, need, count)` may end the search early. Called by all threads.
 struct Threshold {
   uint32_t prefix;
   int shift;  // bits of the prefix that are not decided (zero in it)
@@ -163,8 +163,8 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) stream_kernel(TopkP
   }
   for (int i = tid; i < words; i += kThreads) s.bits[i] = 0;
 
-  // Phase 2: the pass. A warp takes every kWarps-th block of 128 scores and lists what reaches the
-  // pivot; `count` goes on past the list's end, to say so.
+  // Phase 2: the pass. A warp takes every kWarps-th block of 128 scores and lists those that reach
+  // the pivot. `count` runs on past the list's end, so that an overflow is seen.
   uint32_t count = 0;
   {
     const uint32_t lower = (1u << lane) - 1;
@@ -232,7 +232,8 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) stream_kernel(TopkP
       const int quad = block * 32 + lane;
       const float4 v = load_quad(scores, quad, n);
       const float value[4] = {v.x, v.y, v.z, v.w};
-      // A lane's four bits; eight lanes make a word. NaN (past the row) has the greatest key.
+      // A lane gives four bits; eight lanes make a word. Positions past the row are NaN, whose key
+      // is the greatest, so they are excluded here.
       uint32_t above = 0, equal = 0;
 #pragma unroll
       for (int j = 0; j < 4; ++j)

@@ -1,5 +1,5 @@
-// Rows of up to 1024 (token, slot) pairs in the ragged order, by one CTA of 1024 threads: a stable
-// counting sort by expert. No atomics, so the order is the pairs' own.
+// Places up to 1024 (token, slot) pairs in the ragged order, by one CTA of 1024 threads: a stable
+// counting sort by expert. It uses no atomics, so pairs of an expert keep their order.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ inline constexpr int kPairWarps = kPairs / 32;
 struct PermuteShared {
   uint32_t start[kMaxExperts];  // first row of this block's pairs of an expert
   uint32_t warp_total[kPairWarps];
-  uint16_t count[];  // [kPairWarps, experts]: pairs of earlier warps, once scanned
+  uint16_t count[];  // [kPairWarps, experts]: pairs of a warp; after the scan, of earlier warps
 };
 
 inline size_t permute_shared_bytes(int experts) {
@@ -49,9 +49,10 @@ __device__ __forceinline__ void clear_counts(PermuteShared& s, int experts) {
   for (int i = threadIdx.x; i < kPairWarps * experts / 2; i += kPairs) words[i] = 0;
 }
 
-// `id`: expert of pair threadIdx.x, -1 if none. `total_of(e, own, before)` is told how many pairs
-// of expert e this block has and says how many all blocks have, and how many the earlier ones.
-// Returns the pair's row, and the first row of expert threadIdx.x and of the one after the last.
+// `id`: the expert of pair threadIdx.x, -1 if none. `total_of(e, own, before)` takes the pairs of
+// expert e in this block, returns those in all blocks, and sets `before` to those in earlier
+// blocks. Returns the pair's row; sets the first row of expert threadIdx.x, and the number of all
+// rows.
 template <class TotalOf>
 __device__ __forceinline__ int place_pairs(PermuteShared& s, int id, int experts, TotalOf total_of,
                                            uint32_t& first_row, uint32_t& all_rows) {

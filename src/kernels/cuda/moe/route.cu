@@ -10,7 +10,8 @@ namespace fathom::cuda {
 namespace moe {
 
 constexpr int kRouteWarps = 4;
-// One SM routes this many tokens as fast as one, a scheduler each; more are worth a second launch.
+// One SM routes this many tokens in the time of one (one token a scheduler). For more, a second
+// launch pays.
 constexpr int kFusedTokens = 4;
 
 // Router counts up to 256 keep 8 experts a lane; up to 1024, 32.

@@ -45,7 +45,8 @@ __host__ __device__ inline int route_scratch(const RouterShape& s) {
   return s.groups > 1 ? s.experts + 2 * s.groups : 0;
 }
 
-// Lane owns experts [lane * per, lane * per + per), per <= kPer. Returns slot `lane`'s choice.
+// A lane owns experts [lane * per, lane * per + per), per <= kPer. Lane i returns the choice of
+// slot i.
 template <int kPer>
 __device__ __forceinline__ void route_warp(const RouterShape& s, const float* logits,
                                            const float* bias, float* scratch, int32_t& id_out,
@@ -132,11 +133,12 @@ __device__ __forceinline__ void route_warp(const RouterShape& s, const float* lo
         int g = (first + j) / size;
         if (owned(j) && g < s.groups && !kept[g]) choice[j] = -INFINITY;
       }
-      __syncwarp();  // scratch is this warp's next token's
+      __syncwarp();  // the warp's next token uses scratch again
     }
   }
 
-  // Phase 3: the best one, per_token times. Key 0 is below every number's: taken, NaN or not owned.
+  // Phase 3: take the best expert per_token times. Key 0 is below that of every number; it marks
+  // experts that are taken, NaN or not owned.
   uint32_t key[kPer];
 #pragma unroll
   for (int j = 0; j < kPer; ++j)
@@ -152,13 +154,14 @@ __device__ __forceinline__ void route_warp(const RouterShape& s, const float* lo
   uint32_t best = best_left();
   for (int k = 0; k < s.per_token; ++k) {
     const uint32_t top = __reduce_max_sync(~0u, best);
-    // Lanes own ascending ids, lowest bits first: the lowest of equal ones is chosen.
+    // Lanes own ascending ids with the lowest in the lowest bits, so of equal scores the lowest id
+    // is chosen.
     int owner = __ffs(__ballot_sync(~0u, best == top)) - 1;
     uint32_t which = 0;
 #pragma unroll
     for (int j = 0; j < kPer; ++j) which |= uint32_t{key[j] == top} << j;
     which &= -which;
-    if (top == 0) {  // all NaN: any valid expert; the NaN travels on in the weight
+    if (top == 0) {  // all NaN: take any valid expert, whose weight carries the NaN on
       owner = k / per;
       which = 1u << (k % per);
     }

@@ -13,13 +13,13 @@ namespace moe {
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kResident = 8;  // CTAs of 256 threads on an SM
 
-// Not the read-only path: what is read may be written while this kernel waits for its predecessor.
+// Not a read-only load: the data may still be written while this kernel waits for its predecessor.
 __device__ __forceinline__ uint4 load16(const void* p) { return *static_cast<const uint4*>(p); }
 
 // ---------------------------------------------------------------------------------------------
-// Gathers. A unit is one piece of a row, moved by one warp; scales of 32 rows of a group are
-// another, so that their writes are whole lines. A token's row is read once for each of its experts
-// and should stay in the cache meanwhile: the copies are marked to leave it first.
+// Gathers. A unit is one piece of a row, moved by one warp, or the scales of 32 rows of a group, so
+// that their writes are whole lines. A token's row is read once for each of its experts and should
+// stay in the cache meanwhile, so the copies are marked to be evicted first.
 
 constexpr int kLoads = 7;  // in flight a lane: 3.5 KB a warp, half of V3.2's hidden size in fp8
 constexpr int kPiece = kLoads * 32 * 16;
@@ -66,7 +66,8 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(GatherRows p) {
   }
   if (!p.scales) return;
   const unsigned groups = p.bytes / kFp8Block, runs = (live + 31) / 32;
-  // From the other end: the warps that had a piece fewer to copy.
+  // Scales are given out from the last warp down, since the last warps may have copied a piece
+  // less.
   for (unsigned unit = warps - 1 - me; unit < runs * groups; unit += warps) {
     unsigned r = unit / groups * 32 + lane, g = unit % groups;
     if (r < live)
@@ -112,7 +113,8 @@ __global__ void __launch_bounds__(kThreads) silu_mul_kernel(SiluMulParams p) {
   const unsigned live = p.live_rows ? *p.live_rows : p.max_rows;
   const unsigned per_row = p.intermediate / 8, lanes = live * per_row;
   const unsigned step = gridDim.x * kThreads;
-  // A group's 16 lanes are all in or all out: per_row is a multiple of 16 where it matters.
+  // The 16 lanes of a group are all active or all inactive: when quantising, per_row is a multiple
+  // of 16.
   for (unsigned at = blockIdx.x * kThreads + threadIdx.x; at < lanes; at += step) {
     const unsigned r = at / per_row, c = at % per_row;
     const Bf16* row = p.gate_up + static_cast<int64_t>(r) * 2 * p.intermediate + c * 8;
@@ -160,7 +162,7 @@ __global__ void __launch_bounds__(kCombineThreads) combine_kernel(CombineParams 
   const int t = blockIdx.y, tid = threadIdx.x, lane = tid % 32;
   pdl_wait();
   pdl_trigger();
-  // Place of each slot's row among the token's rows; pairs without expert come last.
+  // Sorts the token's rows: the place of each slot's row. Pairs without an expert have no row.
   int32_t row = lane < p.per_token ? p.row_of[static_cast<int64_t>(t) * p.per_token + lane] : -1;
   const int experts = __popc(__ballot_sync(~0u, row >= 0));
   if (tid < 32) {

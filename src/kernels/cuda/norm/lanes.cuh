@@ -47,7 +47,7 @@ __device__ __forceinline__ void load_floats(const float* p, float (&v)[kLaneValu
   v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
 }
 
-// Over the aligned groups of kLanes lanes; every lane of the warp must call.
+// Reductions over aligned groups of kLanes lanes; every lane of the warp must call.
 template <int kLanes>
 __device__ __forceinline__ float sum_over(float x) {
 #pragma unroll
@@ -62,7 +62,7 @@ __device__ __forceinline__ float greatest_over(float x) {
   return x;
 }
 
-// fmaxf passes over NaN, as the rule does: NaN stays NaN in the codes alone.
+// fmaxf passes over NaN, as the rule does: a NaN stays in the codes and does not reach the scale.
 __device__ __forceinline__ float greatest_magnitude(const float (&v)[kLaneValues]) {
   float top = 0.0f;
 #pragma unroll

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kVectors <= 2 ? 512 : 1024) rms_norm_kernel(Rm
 
 constexpr int kQuantiseThreads = 256, kQuantiseVectors = 2;
 
-// Codes and scales of bf16 rows, flat: 16 lanes take a group, whatever its row.
+// Codes and scales of bf16 rows, over all groups in one sequence: 16 lanes take a group of any row.
 __global__ void __launch_bounds__(kQuantiseThreads) quantise_kernel(QuantiseParams p) {
   const unsigned per_row = static_cast<unsigned>(p.n / kLaneValues);
   const unsigned total = static_cast<unsigned>(p.rows) * per_row;

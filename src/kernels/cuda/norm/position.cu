@@ -26,10 +26,12 @@ constexpr int kRopeLanes = KernelDims::kRope / kLaneValues;
 constexpr int kRopeTurns = 4;  // vectors a thread keeps in flight
 constexpr float kIndexNormEps = 1e-6f;
 
-// The kernel's CTAs, part after part. The parts with a reduction come first: they take longest.
+// How many CTAs each part has, in this order. Parts with a reduction come first, since they take
+// longest.
 struct PositionGrid {
   int latent, index_key, index_query, rope_query;
-  // Square roots are the host's: they are slow here, and these are the reference's bits.
+  // Square roots are computed on the host: they are slow here, and these bits equal the
+  // reference's.
   float index_scale;  // 128^-0.5, of the rotation and of the head weights
   float head_scale;   // heads^-0.5
 };
@@ -280,7 +282,7 @@ __device__ __forceinline__ void turn_index_query(const PositionParams& p, const 
   if (live && lane == 0) *weight = w;
 }
 
-// Flat over the rope vectors of all heads: eight lanes hold the 64 values of one.
+// Walks over the rope vectors of all heads; eight lanes hold the 64 values of one.
 __device__ __forceinline__ void rope_query(const PositionParams& p, int block) {
   const RopeQueryPart& part = p.rope_query;
   const unsigned per_token = static_cast<unsigned>(part.heads) * kRopeLanes;

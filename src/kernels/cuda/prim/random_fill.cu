@@ -13,7 +13,7 @@ __device__ uint32_t mix(uint64_t x) {  // splitmix64's finaliser
   return static_cast<uint32_t>(x >> 32);
 }
 
-// Roughly normal with unit variance: the sum of four uniform bytes' halves, scaled.
+// Roughly normal with unit variance: the centred and scaled sum of four uniform bytes.
 __device__ float normal(uint64_t seed, int64_t i) {
   uint32_t r = mix(seed * 0x9E3779B97F4A7C15ull + static_cast<uint64_t>(i));
   int sum = static_cast<int>(r & 255) + static_cast<int>(r >> 8 & 255) +

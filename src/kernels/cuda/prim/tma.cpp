@@ -8,7 +8,8 @@ namespace {
 
 using Encode = decltype(&cuTensorMapEncodeTiled);
 
-// The driver's function by name: a program linked against libcuda would not start without a driver.
+// Looks up the driver's function at run time: a program linked against libcuda does not start
+// without a driver.
 Encode encoder() {
   static const Encode function = [] {
     void* f = nullptr;

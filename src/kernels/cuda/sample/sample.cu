@@ -18,8 +18,8 @@ namespace sample {
 constexpr int kThreads = 1024, kWarps = kThreads / 32;
 constexpr int kCluster = 8;
 constexpr int kBins = 2048, kGroups = 32, kRun = kBins / kGroups;
-// Sums of weights (at most 2^40) are kept in 17-bit parts of 32 bits each while they are built by
-// shared-memory atomics: an eighth of the greatest vocabulary is 2^15 tokens.
+// Sums of weights (at most 2^40) are built by shared-memory atomics in parts of 17 bits, each in a
+// word of 32 bits: a CTA adds at most 2^15 tokens, an eighth of the greatest vocabulary.
 constexpr int kParts = 3, kPartBits = 17;
 constexpr int kIdBits = 18;
 constexpr uint32_t kNothing = ~0u;
@@ -55,7 +55,7 @@ __device__ __forceinline__ uint32_t load_remote(const uint32_t* p, uint32_t rank
   return v;
 }
 
-// Lanes may have come different ways: the barrier wants whole warps.
+// Lanes may have diverged, and the barrier needs whole warps.
 __device__ __forceinline__ void meet() {
   __syncwarp();
   cluster_sync();
@@ -103,8 +103,8 @@ struct Row {
     uint64_t w = sample_weight(logits[i], top, inverse);
     return w >= floor && preference(logits[i], first + i) >= cut ? w : 0;
   }
-  // Digits of the preference, most significant first. Digit 0 is monotone in it and spreads the
-  // weights evenly; it repeats what digits 1 to 3 hold, in a coarser way.
+  // Digits of the preference, most significant first. Digit 0 never increases as the preference
+  // falls, and spreads the weights evenly over the bins; it is a coarser form of digits 1 to 3.
   __device__ uint32_t digit(int level, uint32_t i) const {
     uint32_t key = order_key(logits[i]), low = 0xFFFFFFFFu - (first + i);
     switch (level) {
@@ -127,8 +127,8 @@ struct Row {
 };
 constexpr int kLevels = 6;
 
-// By one warp: the bin in which the measure, summed from above, reaches need_of(its total). A need
-// above the total finds kNothing.
+// Finds the bin in which the measure, summed from above, reaches need_of(its total). If the need is
+// above the total it finds kNothing. Called by one warp.
 template <class NeedOf>
 __device__ void find_bin(Shared& s, int buffer, NeedOf need_of) {
   const int lane = threadIdx.x % 32;
@@ -155,9 +155,10 @@ __device__ void find_bin(Shared& s, int buffer, NeedOf need_of) {
   }
 }
 
-// The preference of the token at which the measure reaches need_of(its total); 0 when it does not.
-// Only the first two digits are looked at in every token; those of the bin found first are listed.
-// `round` goes on between calls: it alternates what other CTAs may still be reading.
+// The preference of the token at which the measure reaches need_of(its total), 0 if it does not.
+// The first two digits are counted over all tokens; those in the first digit's bin are listed, and
+// later digits look at the list alone. `round` runs on between calls: it alternates buffers that
+// other CTAs may still be reading.
 template <class NeedOf>
 __device__ uint64_t find_cut(Shared& s, uint16_t* list, const Row& row, bool by_count,
                              NeedOf need_of, int& round) {
