@@ -101,7 +101,7 @@ void CheckpointFiles::open_indexed(const std::string& dir, const std::string& in
       problems_.push_back(fmt::format("not in its file: {}, which {} puts into {}",
                                       printable(tensor), kIndexFile, printable(name)));
   }
-  // A tensor the index forgot is still there.
+  // A tensor that the index does not list is found all the same.
   for (const SafetensorsFile& f : files_)
     for (const StoredTensor& t : f.tensors())
       if (!map.count(t.name)) tensors.emplace(t.name, &t);

@@ -21,7 +21,7 @@ constexpr size_t kMaxBytes = 16 << 20;  // of a config file
 
 int as_int(int64_t v) { return static_cast<int>(v); }
 
-// The two vocabularies of the same sizes.
+// The names of the same sizes in the two kinds of config: Hugging Face's and the release's.
 struct Names {
   const char *hidden, *layers, *dense_layers, *intermediate, *moe_intermediate, *heads;
   const char *per_token, *groups, *kept_groups, *routed_scale, *scoring;
@@ -69,8 +69,9 @@ void read_sizes(ConfigReader& r, const Names& n, Config& c) {
   c.mtp_layers = as_int(r.integer("num_nextn_predict_layers", 0, 1, 0));
 }
 
-// `release`: its ModelArgs have defaults where the Hugging Face keys are always written, and the
-// chosen weights are normalised exactly when scores are sigmoids.
+// `release`: a config of DeepSeek's release. Its ModelArgs have defaults for keys that a Hugging
+// Face config must have, and the weights of the chosen experts are normalised exactly if scores are
+// sigmoids.
 void read_experts(ConfigReader& r, const Names& n, bool release, Config& c) {
   c.experts =
       as_int(r.integer("n_routed_experts", c.dense_layers >= c.layers ? 0 : 1, kMaxExperts));
@@ -123,7 +124,7 @@ void read_quantisation(ConfigReader& r, Config& c) {
   const json* block = q.get("weight_block_size");
   if (!block || *block != json{128, 128}) q.wrong("weight_block_size", "[128, 128]");
   q.only("dequantize", false, "weights stay as they are stored");
-  // Which tensors are not quantised is said by their own dtypes.
+  // These lists are not needed: a tensor that is not quantised says so by its dtype.
   for (const char* key : {"modules_to_not_convert", "ignored_layers", "ignore"}) q.get(key);
   if (q.all_sound()) q.no_others("quantisation", [](const std::string&) { return true; });
 }
@@ -153,12 +154,13 @@ void read_layer_types(ConfigReader& r, const Config& c) {
                                            c.dense_layers, c.layers));
 }
 
-// What else configs say about attention. It follows from the sizes above, or is another model.
+// Other keys about attention. Their values must follow from the sizes above; otherwise it is
+// another model.
 void read_attention(ConfigReader& r, const Config& c) {
   r.only("attention_bias", false, "projections have no bias");
   r.only("rope_interleave", true, "the attention's rope pairs neighbours");
   r.only("indexer_rope_interleave", false, "the indexer's rope pairs halves");
-  if (!r.all_sound()) {  // what follows from another problem is noise
+  if (!r.all_sound()) {  // such problems would only follow from the one found
     for (const char* key :
          {"num_key_value_heads", "qk_head_dim", "head_dim", "layer_types", "mlp_layer_types"})
       r.get(key);
@@ -166,7 +168,7 @@ void read_attention(ConfigReader& r, const Config& c) {
   }
   r.integer("num_key_value_heads", c.heads, c.heads, c.heads);
   r.integer("qk_head_dim", c.qk_dim(), c.qk_dim(), c.qk_dim());
-  // Hugging Face has meant different heads by it.
+  // Versions of Hugging Face's code have given head_dim different meanings.
   if (const int64_t dim = r.integer("head_dim", 1, kMaxHeadDim, c.rope);
       dim != c.rope && dim != c.qk_dim() && dim != c.value)
     r.wrong("head_dim", fmt::format("{}, {} or {}", c.rope, c.value, c.qk_dim()));
@@ -175,9 +177,9 @@ void read_attention(ConfigReader& r, const Config& c) {
 
 // Whether a key by its name says how rope, quantisation or attention are computed.
 bool about_the_computation(const std::string& key) {
-  // How other programs compute it, and what training needs.
+  // These are choices of other programs, or matter for training only.
   if (contains_any(key, {"dropout", "attn_impl", "output_attentions", "flash_attn"})) return false;
-  if (key == "dtype" || key == "torch_dtype") return false;  // the tensors say theirs
+  if (key == "dtype" || key == "torch_dtype") return false;  // each tensor has its own dtype
   return contains_any(key, {"rope", "rotary", "yarn", "mscale", "quant", "compression_config",
                             "dtype", "attention", "attn", "sliding", "window", "head_dim",
                             "kv_heads", "layer_type", "block_type"}) ||
@@ -230,7 +232,8 @@ Config read_release(ConfigReader& r) {
   if (r.sound({"beta_fast", "beta_slow"}) && y.beta_slow >= y.beta_fast)
     r.wrong("beta_slow", fmt::format("below beta_fast ({})", y.beta_fast));
   y.mscale_all_dim = r.number("mscale", 0, 100, 1);
-  // YaRN by config alone: the release asks max_seq_len too, which is the size of its cache.
+  // The release applies YaRN only if max_seq_len, the size of its cache, is large. Here the config
+  // alone decides.
   if (y.factor > 1) c.yarn = y;
   double reach = std::min(y.original_context * y.factor, static_cast<double>(kMaxPositions));
   c.max_positions = r.integer("max_seq_len", 1, kMaxPositions, static_cast<int64_t>(reach));

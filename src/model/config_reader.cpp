@@ -10,7 +10,8 @@ namespace {
 
 using nlohmann::json;
 
-// Values come from the file: short, on one line, and never recursing into what they hold.
+// A value of the file as text for a message: short, on one line, without recursion into nested
+// values.
 std::string shown(const json& value) {
   if (value.is_object()) return "{...}";
   if (value.is_array() && value.size() > 4) return "[...]";

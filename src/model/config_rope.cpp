@@ -77,8 +77,9 @@ std::vector<RopeObject> rope_objects(ConfigReader& r) {
   return objects;
 }
 
-// "yarn" or "default". rope_parameters without a type and a factor is plain rope; rope_scaling
-// without a type cannot be understood. Some tools write both spellings.
+// Returns "yarn" or "default". rope_parameters without a type and a factor means plain rope.
+// rope_scaling without a type is refused, since its meaning is unknown. Some tools write both
+// spellings of the key.
 std::string read_type(ConfigReader& s, const std::string& key) {
   const char* name = s.has("type") && !s.has("rope_type") ? "type" : "rope_type";
   const bool plain = key == "rope_parameters" && !s.has("factor");
@@ -88,8 +89,8 @@ std::string read_type(ConfigReader& s, const std::string& key) {
   return type;
 }
 
-// The share of the rope dims that are rotated is all of them; transformers counts them from the
-// whole key in some versions.
+// All rope dims are rotated, so the factor must be 1. Some versions of transformers write the share
+// of the whole key instead.
 void read_partial(ConfigReader& r, const Config& c) {
   if (!r.has("partial_rotary_factor")) return;
   const double share = r.number("partial_rotary_factor", 0, 1);
@@ -113,8 +114,8 @@ std::optional<YarnParams> read_yarn(ConfigReader& s, std::optional<int64_t> orig
   if (s.sound({"beta_fast", "beta_slow"}) && y.beta_slow >= y.beta_fast)
     s.wrong("beta_slow", fmt::format("below beta_fast ({})", y.beta_fast));
   const bool scaled = y.factor > 1;
-  // cos and sin carry mscale / mscale_all_dim in other engines; here they are never scaled, which
-  // is right exactly when the two are equal. An absent mscale is 1 in DeepSeek's own code.
+  // Other engines multiply cos and sin by mscale / mscale_all_dim. Here they are never scaled,
+  // which is right exactly if the two are equal. An absent mscale is 1, as in DeepSeek's own code.
   if (scaled || s.has("mscale_all_dim")) y.mscale_all_dim = s.number("mscale_all_dim", 0, 100);
   const double mscale = s.number("mscale", 0, 100, 1);
   if (scaled && s.sound({"mscale", "mscale_all_dim"}) && mscale != y.mscale_all_dim)
@@ -141,7 +142,7 @@ Rope read_object(RopeObject& object, std::optional<double> theta, std::optional<
   } else {
     s.number("factor", 1, 1, 1);
     if (!s.all_sound()) return rope;
-    // Without scaling the rest of YaRN is of no consequence.
+    // Without scaling, YaRN's other parameters have no effect.
     for (const char* key : {"original_max_position_embeddings", "beta_fast", "beta_slow", "mscale",
                             "mscale_all_dim", "truncate"})
       s.get(key);

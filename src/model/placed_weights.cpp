@@ -13,8 +13,8 @@
 namespace fathom {
 namespace {
 
-constexpr int64_t kAlign = 256;  // of every array, but not of those after the first of a group
-constexpr float kCodeDeviation = 64.0f;  // of random e4m3 codes
+constexpr int64_t kAlign = 256;  // of every array, except those that follow the first of a group
+constexpr float kCodeDeviation = 64.0f;  // standard deviation of random e4m3 codes
 
 int64_t fp8_blocks(int64_t n) { return (n + kFp8Block - 1) / kFp8Block; }
 

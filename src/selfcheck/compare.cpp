@@ -10,8 +10,8 @@
 namespace fathom {
 namespace {
 
-// Share of e4m3 codes that may stand one step apart because the value in front of the rounding
-// differs in float32's last bits.
+// The share of e4m3 codes that may differ by one step, because the values before rounding differ in
+// the last bits of float32.
 constexpr double kMovedCodes = 0.005;
 
 uint32_t bits_at(const std::byte* p) {
@@ -84,8 +84,8 @@ void CompareOps::embed(Tensor hidden, const int32_t* ids, const QWeight& table) 
   }
 }
 
-// The reference result before its last rounding; the tested one may be half an ulp away, and what
-// float32 sums cost.
+// The reference is the result before its last rounding. The tested one may differ by half an ulp
+// and by the error of float32 sums.
 void CompareOps::compare_norm(OpTally& tally, Tensor tested, Tensor reference) {
   double relative = sum_error(tested.row_size()) + half_ulp(tested.dtype);
   for (int64_t i = 0; i < tested.rows(); ++i) {
@@ -111,7 +111,7 @@ void CompareOps::add_rms_norm(Tensor normed, Tensor residual, Tensor update, con
   inner_.add_rms_norm(normed, residual, update, gain, eps);
   reference_->add_rms_norm(want.t, sum.t, change.t, gain, eps);
   OpTally& tally = at(OpKind::add_rms_norm);
-  // One addition, rounded once: there is nothing to differ in.
+  // One addition, rounded once: the results must be equal.
   for (size_t i = 0; i < tokens_.size(); ++i)
     tally.exact(row_values(residual, tokens_[i]) == row_values(sum.t, static_cast<int64_t>(i)));
   compare_norm(tally, copy_rows(normed, tokens_).t, want.t);
@@ -124,7 +124,8 @@ double CompareOps::product_error(int64_t n, bool fp8) const {
   return sum_error(n) + (fp8 ? 0x1p-12 : 0x1p-21);
 }
 
-// y = x W^T. Of a matrix larger than the budget, blocks of rows from end to end are compared.
+// Compares y = x W^T. Of a matrix larger than the budget it compares blocks of rows spread from the
+// first to the last.
 void CompareOps::compare_product(OpTally& tally, Tensor tested, const QWeight& w, Tensor x) {
   constexpr int64_t kRows = 32;
   int64_t blocks = (w.rows + kRows - 1) / kRows;
@@ -226,7 +227,7 @@ void CompareOps::compare_latent_row(const std::byte* tested, const std::byte* re
       tally.exact(bits_at(tested + latent + 4 * g) == bits_at(reference + latent + 4 * g));
     plain = latent + 4 * scales;
   }
-  // The parts that are not quantised: rows of activations like any other.
+  // The parts that are not quantised are compared like rows of activations.
   DType type = kv.latent_format == KvFormat::f32 ? DType::f32 : DType::bf16;
   int64_t width = kv.rope_dim + (plain ? 0 : latent);
   auto view = [&](const std::byte* row) {
@@ -236,7 +237,8 @@ void CompareOps::compare_latent_row(const std::byte* tested, const std::byte* re
   if (!plain) {
     std::vector<float> x = row_values(a.columns(0, latent), 0),
                        y = row_values(b.columns(0, latent), 0);
-    // Rounded in front of the cache as well when activations are narrower than it.
+    // If activations are narrower than the cache, values were rounded to them before the cache,
+    // too.
     double ulp = half_ulp(numerics_ == Numerics::exact ? type : DType::bf16);
     for (int64_t i = 0; i < latent; ++i)
       tally.add(std::fabs(double{x[i]} - y[i]),
@@ -282,7 +284,8 @@ void CompareOps::compare_index_row(const std::byte* tested, const std::byte* ref
   double ulp = half_ulp(kv.index_format == KvFormat::f32 ? DType::f32 : DType::bf16);
   double top = 0;
   for (float v : b) top = std::max(top, std::fabs(double{v}));
-  // Rounded before the rotation too: an ulp of the pair there, an ulp of the element here.
+  // Values are also rounded before the rotation: an ulp of the pair there, and an ulp of the
+  // element here.
   for (size_t i = 0; i < a.size(); ++i)
     tally.add(std::fabs(double{a[i]} - b[i]),
               2 * ulp * (std::fabs(b[i]) + top) + 2 * sum_error(kv.index_dim) * top + 1e-37);
@@ -294,7 +297,7 @@ void CompareOps::append_index_key(const KvView& kv, Tensor k, const LayerNormWei
   OwnedTensor in = copy_rows(k, tokens_);
   inner_.append_index_key(kv, k, norm, batch, rope);
   SubBatch sub(batch, tokens_);
-  // A row as one string of bytes: its values, then its scales.
+  // All bytes of a row: its values, then its scales.
   const int64_t values = kv.index_value_bytes(), scales = kv.index_stride - values;
   auto row_of_token = [&](size_t i) {
     return sub.view.cache_row(static_cast<int>(i), sub.positions[i]);

@@ -45,7 +45,7 @@ void CompareOps::index_query(Tensor out, Tensor head_weight, Tensor q, const Bat
                   static_cast<const uint8_t*>(want.t.data), got.t.size());
   else
     compare_rotated(tally, got.t, want.t, out.dims[2]);
-  // A handful of float32 products.
+  // The head weight is a product of a few float32 values.
   for (int64_t i = 0; i < weight.t.rows(); ++i)
     for (int64_t h = 0; h < weight.t.row_size(); ++h) {
       double a = got_weight.t.row<float>(i)[h], b = weight.t.row<float>(i)[h];
@@ -53,8 +53,8 @@ void CompareOps::index_query(Tensor out, Tensor head_weight, Tensor q, const Bat
     }
 }
 
-// What index_topk picked against an independent selection from the kernels' own scores, and those
-// scores against the reference.
+// Compares the picks of index_topk with an independent selection from the kernels' own scores, and
+// those scores with the reference.
 void CompareOps::compare_scores(int32_t token, Tensor picked, Tensor index_q, Tensor head_weight,
                                 const KvView& kv, const BatchView& batch) {
   int64_t count = int64_t{batch.positions[token]} + 1, heads = index_q.dims[1], dim = kv.index_dim;
@@ -102,7 +102,7 @@ void CompareOps::index_topk(Tensor picked, Tensor index_q, Tensor head_weight, c
 // Relative error of whole rows; see row_limit.
 void CompareOps::compare_rows(OpTally& tally, Tensor tested, Tensor reference) {
   double limit = row_limit(numerics_) + half_ulp(tested.dtype);
-  // An fp8 sum of 13 bits moves a code in a hundred; still less than a quantisation left out costs.
+  // fp8 sums of 13 bits change one code in a hundred, still less than a missing quantisation would.
   if (limits_.tensor_cores && numerics_ == Numerics::fp8) limit *= 1.5;
   for (int64_t i = 0; i < tested.rows(); ++i) {
     std::vector<float> a = row_values(tested, i), b = row_values(reference, i);

@@ -89,8 +89,8 @@ struct RouterScore {
   double worst = 0;  // relative error of a weight
 };
 
-// `x` through the kernels' router and the plain one. Rows that a float32 sum could decide either
-// way may differ.
+// Routes `x` with the kernels' router and with the plain one. Rows whose choice a float32 sum could
+// turn either way may differ.
 void compare_router(Stage& stage, const CheckContext& c, const QWeight& gate, const float* bias,
                     Tensor x, RouterScore& score) {
   RouterShape shape = c.config.router();
@@ -167,8 +167,8 @@ void check_router(CheckContext& c) {
     compare_router(stage, c, l.moe.gate, l.moe.bias, x.t, random);
     if (random.rows >= 96) break;
   }
-  // No input: every expert scores the same. Then one input value, and gates that repeat, so that
-  // sums are exact and ties real, in the middle of an order too.
+  // A zero input gives every expert the same score. Then a single input value meets gates that
+  // repeat: sums are exact, and there are real ties in the middle of the order, too.
   OwnedTensor nothing = stage.zeros(DType::f32, {1, c.config.hidden});
   compare_router(stage, c, moe->gate, nullptr, nothing.t, ties);
   OwnedTensor gate = stage.zeros(DType::bf16, {c.config.experts, c.config.hidden});

@@ -9,8 +9,8 @@
 namespace fathom {
 namespace {
 
-// Relative error of a whole vector: float32 angles in exact, roundings to bf16, and e4m3's own
-// error (a thirty-second, root mean square) in fp8.
+// Limits of the relative error of a whole vector. exact: float32 angles. bf16: roundings to bf16.
+// fp8: e4m3's own error (one part in 32, root mean square).
 constexpr double kSelectionLimit[] = {1e-4, 0x1p-7, 0x1p-4};
 
 struct Worst {
@@ -50,7 +50,8 @@ void check_query(Stage& stage, const Config& c, Numerics numerics, Worst& worst)
   stage.ops().index_query(out.t, weight.t, q.t, stage.batch(), stage.rope());
   for (int64_t t = 0; t < tokens; ++t)
     for (int64_t h = 0; h < heads; ++h) {
-      // What the head weight gained beside IH^-0.5 dim^-0.5 is the scale of the query's codes.
+      // The op multiplies the head weight by IH^-0.5 dim^-0.5 and by the scale of the query's
+      // codes.
       double scale = double{weight.t.row<float>(t)[h]} / before.t.row<float>(t)[h] *
                      std::sqrt(static_cast<double>(heads * dim));
       std::vector<double> in, got;
@@ -118,7 +119,7 @@ bool zero_query(Selection& s) {
   return s.picks(std::vector<float>(static_cast<size_t>(s.context), 0.0f));
 }
 
-// Scores 0 to 4, each exactly and many times: the cut falls among equals.
+// Scores are exactly 0 to 4, each of them many times, so the last pick is one of several equals.
 bool tied_levels(Selection& s) {
   std::vector<float> level, key(static_cast<size_t>(s.stage.kv().index_dim));
   for (int64_t pos = 0; pos < s.context; ++pos) {

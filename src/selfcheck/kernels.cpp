@@ -33,10 +33,12 @@ constexpr OpLine kLines[] = {
 };
 static_assert(std::size(kLines) == kOpKinds);
 
-// fp8 runs have no expanded form, a model may have no experts: what was not run has no figure.
+// An op that did not run has no figure: fp8 runs have no expanded form, and a model may have no
+// experts.
 std::string share(const OpTally& t) { return t.values ? fmt::format("{:.2f}", t.ratio()) : "-"; }
 
-// A few tokens everywhere, both sides of the top-k, and the two last, which are decoded.
+// Compares a few tokens at the beginning, on both sides of the top-k, and at the end, where the
+// last two are decoded.
 CompareLimits limits_of(const CheckContext& c) {
   CompareLimits l;
   for (int64_t p = 0; p < 8; ++p) l.positions.insert(p);

@@ -18,10 +18,10 @@ class OpsStack final : public TraceOps {
   std::vector<std::unique_ptr<Ops>> parts_;
 };
 
-// Whether fp8 rows of `n` values come back the same when what they stand for is quantised again.
-// A group whose greatest code is 224 may come back with half the scale and doubled codes: the same
-// values, so values are compared, not bytes. Without ue8m0 the scale is amax / 448 and may move by
-// an ulp; the codes may not.
+// Whether fp8 rows of `n` values keep their values when they are read and quantised again. A group
+// whose greatest code is 224 may get half the scale and doubled codes. These are the same values,
+// so values are compared, not bytes. Without ue8m0 the scale is amax / 448 and may change by an
+// ulp; the codes may not.
 bool survives_requantising(const std::byte* codes, const std::byte* scales, int64_t n, bool ue8m0) {
   const int64_t bytes = n + 4 * ((n + kFp8Block - 1) / kFp8Block);
   std::vector<std::byte> row(codes, codes + n);

@@ -1,4 +1,4 @@
-// Checks of whole runs: pieces, threads and pages change nothing, top-k does.
+// Checks of whole runs: step sizes, threads and page order must not change results; top-k must.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -8,8 +8,9 @@
 namespace fathom {
 namespace {
 
-// float32 sums in another order cost 1e-8 nats in the mean and 3e-6 at most (docs/numerics.md);
-// bf16 activations rounded at other places cost what bf16 itself costs.
+// float32 sums in another order change results by 1e-8 nats in the mean and 3e-6 at most
+// (docs/numerics.md). bf16 activations that are rounded at other places cause errors as large as
+// bf16 itself.
 constexpr double kExactMeanKl = 1e-6, kExactMaxKl = 1e-4, kBf16MeanKl = 0.05;
 
 std::string differing(const LogitDistance& d) {
@@ -42,7 +43,8 @@ struct PickedSets {
   bool complete = false;  // as many as tokens and layers ask for
 };
 
-// Picks come layer by layer, token by token: ascending, of what the token may see, top-k of them.
+// Picks come layer by layer and token by token. Each row must be ascending, hold only positions
+// that the token may see, and have top-k of them (or all).
 PickedSets picked_sets(const CheckContext& c, const std::vector<int32_t>& picked) {
   PickedSets s;
   for (size_t at = 0; at + static_cast<size_t>(c.topk()) <= picked.size();
@@ -67,11 +69,11 @@ void check_chunks(CheckContext& c) {
   const std::vector<int64_t> rows = c.rows();
   EqualLine pieces[4], invariant;
   const std::vector<int> cuts[] = {{7}, {64}, {n / 3, 1, 2, n}, {1}};
-  // Small steps are slow: each reads all weights.
+  // The runs with many small steps are short: each step reads all weights.
   const int lengths[] = {c.large ? 24 : n, n, n, c.large ? 4 : 12};
   LogitDistance forms[2];  // decode from prefill: exact, bf16
   for (Numerics numerics : kAllNumerics) {
-    // A GPU chooses tiles by the number of tokens unless told not to.
+    // Without batch_invariant a GPU chooses tiles by the number of tokens.
     EvalOptions e = c.eval(numerics);
     e.compute.batch_invariant = e.compute.device == DeviceKind::cuda;
     Rig rig = c.rig(e);
@@ -82,7 +84,8 @@ void check_chunks(CheckContext& c) {
       pieces[i].add(numerics, d.different, d.rows);
     }
     if (numerics != Numerics::fp8) {
-      // Decoded where prefill takes the other form: later both are absorbed.
+      // Decodes the last positions for which prefill uses the expanded form; later positions are
+      // absorbed in both.
       FormPolicy policy = form_policy(c.config, AttentionMode::sparse, numerics, false);
       int64_t end = std::clamp<int64_t>(policy.expanded_below, decoded, n);
       std::vector<int64_t> last(static_cast<size_t>(decoded));
@@ -203,7 +206,7 @@ void check_cache(CheckContext& c) {
     Rig ordered = c.rig(e);
     LogitRows want = ordered.run(c.ids, {n}, n - 4, rows);
     if (numerics == Numerics::fp8) fp8 = ordered.record();
-    // Backwards: no two neighbours of the sequence are neighbours in memory in this order.
+    // Pages in reverse order: no two neighbours of the sequence are neighbours in memory.
     e.pages.resize(static_cast<size_t>(pages_for(c.length())));
     std::iota(e.pages.rbegin(), e.pages.rend(), 0);
     Rig scattered = c.rig(e);

@@ -38,7 +38,7 @@ Stage::Stage(const CheckContext& c, const Config& config, Numerics numerics, int
   batch_.page_tables = pages_.data();
   batch_.max_pages = static_cast<int>(pages_.size());
   batch_.spans = spans_;
-  // The rotation table is the model's own: a token has to pass through for it to be seen.
+  // The rotation table is recorded from the model itself, so one token has to be computed first.
   rig_.run(std::span(c.ids).first(1), {1}, 1, {});
 }
 

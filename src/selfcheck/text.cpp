@@ -1,4 +1,4 @@
-// Tokenizer: text survives the way to ids and back; nobody's text becomes a control token.
+// Tokenizer: text survives encoding and decoding, and no user's text becomes a control token.
 #include <string>
 
 #include "selfcheck/checks.h"
