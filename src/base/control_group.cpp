@@ -70,8 +70,8 @@ std::optional<std::string> own_path(const std::string& root, std::string_view co
   return std::nullopt;
 }
 
-// `path` seen from `top`, the part of the hierarchy that is mounted. A group outside of it cannot
-// be asked; the outermost one that can be is the part's root.
+// `path` relative to `top`, the part of the hierarchy that is mounted. A group outside of that part
+// cannot be read; the outermost group that can be is `top` itself.
 fs::path below(const std::string& top, const std::string& path) {
   const fs::path relative =
       fs::path(path).lexically_normal().lexically_relative(fs::path(top).lexically_normal());
@@ -82,7 +82,7 @@ fs::path below(const std::string& top, const std::string& path) {
 std::optional<Group> find_group(const std::string& root, std::string_view controller) {
   const std::optional<std::string> path = own_path(root, controller);
   if (!path) return std::nullopt;
-  // A hierarchy may be mounted in several places: the one where this group is to be seen.
+  // A hierarchy may be mounted in several places; the mount that shows this group is taken.
   std::optional<Group> found;
   std::error_code ignored;
   std::ifstream file(root + "/proc/self/mountinfo");
@@ -101,7 +101,7 @@ std::optional<Group> find_group(const std::string& root, std::string_view contro
     if (!found) found = std::move(group);
   }
   if (found) return found;
-  // Without the list of mounts: where everybody mounts them.
+  // Without a list of mounts, look in the usual place.
   const std::string usual = root + "/sys/fs/cgroup";
   if (controller.empty() && fs::exists(usual + "/cgroup.controllers", ignored))
     return Group{usual, below("/", *path), true};
@@ -121,7 +121,7 @@ void for_each_level(const Group& group, const std::function<void(const fs::path&
   visit(group.mount);
 }
 
-// A whole number; nothing for "max", and for one that no int64 holds, which is no limit either.
+// A whole number. Nothing for "max" and for numbers beyond int64, which mean no limit either.
 std::optional<int64_t> number(const std::string& text) {
   int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -204,8 +204,8 @@ std::optional<double> quota_v1(const fs::path& group) {
   return static_cast<double>(*quota) / static_cast<double>(*period);
 }
 
-// The least of what `v1` and `v2` say about the groups of this process. On a system with both
-// versions a controller belongs to one of them; the other has no such file.
+// The lowest of the limits that `v1` and `v2` read for the groups of this process. On a system with
+// both versions a controller belongs to one of them; the other has no such file.
 template <class T>
 std::optional<T> least_of(const std::string& root, const char* controller,
                           std::optional<T> (*v1)(const fs::path&),

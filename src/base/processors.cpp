@@ -14,8 +14,9 @@
 namespace fathom {
 namespace {
 
-// The processors of this process's affinity mask; empty when the system does not say. A machine may
-// have more than cpu_set_t has room for: then the system asks for a larger set.
+// The processors of this process's affinity mask; empty if the system does not report them. A
+// machine may have more of them than cpu_set_t holds: the call then fails and is repeated with a
+// larger set.
 std::vector<int> own_mask() {
   for (int room = 1024; room <= 1 << 20; room *= 2) {
     cpu_set_t* set = CPU_ALLOC(room);
@@ -32,8 +33,7 @@ std::vector<int> own_mask() {
   return {};
 }
 
-// What the processors of one physical core have in common: the list of them. Empty when the system
-// does not say.
+// Identifies a physical core by the list of its processors. Empty if the system does not report it.
 std::string core_of(const std::string& root, int processor) {
   const std::string folder =
       fmt::format("{}/sys/devices/system/cpu/cpu{}/topology/", root, processor);

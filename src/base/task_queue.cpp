@@ -36,7 +36,7 @@ void TaskQueue::work() {
       tasks_.pop_front();
       lock.unlock();
       task();
-    }  // what a task holds is let go without the lock
+    }  // what a task holds is released without the lock
     lock.lock();
   }
 }

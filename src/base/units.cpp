@@ -10,8 +10,8 @@
 namespace fathom {
 namespace {
 
-// `value` in the greatest of the units, each `step` times the one before, in which it is not below
-// 1; with one digit behind the point below 100.
+// `value` in the greatest unit in which it is at least 1. Each unit is `step` times the one before.
+// Values below 100 have one decimal.
 std::string scaled(double value, double step, std::span<const std::string_view> units) {
   size_t unit = 0;
   for (; unit + 1 < units.size() && std::abs(value) >= step - 0.5; ++unit) value /= step;

@@ -54,7 +54,7 @@ std::string page_file_fault(std::span<const std::byte> file, const PageId& id, s
     return fmt::format("version {}, {} is accepted", found.version, accepted.version);
   if (file.size() != page_file_bytes(payload))
     return fmt::format("{} bytes, a page has {}", file.size(), page_file_bytes(payload));
-  // What is left is either equal to what it must be, or it is another page or damaged.
+  // The front must equal the expected one; otherwise the file holds another page or is damaged.
   const PageFileFront want = front_of(id, file.data() + sizeof(PageFileFront), payload);
   if (std::memcmp(&want, file.data(), sizeof want) != 0)
     return want.payload_digest == found.payload_digest ? "another page" : "damaged rows";

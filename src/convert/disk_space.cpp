@@ -16,7 +16,7 @@ void check_disk_space(const std::string& folder, uint64_t needed) {
   std::error_code ignored;
   while (!fs::exists(at, ignored) && at.has_relative_path()) at = at.parent_path();
   struct statvfs disk {};
-  if (statvfs(at.c_str(), &disk) != 0) return;  // a filesystem that does not tell
+  if (statvfs(at.c_str(), &disk) != 0) return;  // a filesystem that does not report its space
   uint64_t available = static_cast<uint64_t>(disk.f_bavail) * disk.f_frsize;
   if (available < needed)
     fail("not enough disk space at {}: {} needed, {} free", at.string(), bytes_text(needed),

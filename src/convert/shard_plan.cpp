@@ -132,8 +132,9 @@ class Planner {
     plan_.jobs.push_back(std::move(job));
   }
 
-  // The MTP layer's copies of embedding and head are shared with the main model, so they are not
-  // needed twice; without an MTP layer in `config_`, all of it is left out.
+  // Sorts the source's unused tensors. The MTP layer's copies of embedding and head are dropped,
+  // since the main model's are used. Without an MTP layer in `config_` all its tensors are dropped.
+  // Others are unknown.
   void sort_out_the_rest() {
     std::string mtp = fmt::format("model.layers.{}.", config_.layers);
     std::set<std::string> copies = {mtp + "embed_tokens.weight", mtp + "shared_head.head.weight"};

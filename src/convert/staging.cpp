@@ -34,7 +34,7 @@ void write_all(int fd, const std::string& path, uint64_t at, const char* from, s
   }
 }
 
-// Whole and on the disk, or Error.
+// Writes and syncs the whole file, or throws Error.
 void write_file(const std::string& path, const std::string& text) {
   int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (fd < 0) fail("cannot create {}: {}", path, std::strerror(errno));
@@ -138,7 +138,7 @@ void Staging::restart() {
 }
 
 void Staging::note_done(uint64_t pieces) {
-  // Renamed into place: a half-written number would be a wrong one.
+  // Written to another file and renamed: a half-written number would be a wrong number.
   std::string next = path(kDone) + ".new";
   write_file(next, fmt::format("{}\n", pieces));
   move_file(next, path(kDone));

@@ -73,7 +73,7 @@ std::map<std::string, std::string> read_weight_map(const std::string& path) {
     if (!file.is_string())
       fail("{}: weight_map: expected a file name for {}", path, printable(tensor));
     const std::string& name = file.get_ref<const std::string&>();
-    // An index must not reach out of its folder.
+    // An index must not name files outside its folder.
     if (name.empty() || name == "." || name == ".." || name.find('/') != name.npos ||
         name.find('\0') != name.npos)
       fail(

@@ -23,8 +23,8 @@ std::optional<int64_t> meminfo(const std::string& root, std::string_view key) {
   return std::nullopt;
 }
 
-// Of the whole machine; 0 when it does not say. Without /proc (some sandboxes and chroots) the
-// kernel is asked, which tells what is free and not what could be.
+// The available memory of the whole machine, 0 if unknown. Without /proc (some sandboxes and
+// chroots) sysinfo() is asked, which reports free memory but not what could be freed.
 int64_t memory_of_machine(const std::string& root) {
   if (const auto available = meminfo(root, "MemAvailable:"))
     return std::max<int64_t>(0, *available);

@@ -157,7 +157,8 @@ std::optional<uint64_t> bits_of(const SafetensorsHeader::Entry& e) {
   return std::nullopt;
 }
 
-// Bytes of a tensor as dtype and shape say; nothing where they say nothing, or more than 2^64.
+// The bytes of a tensor by its dtype and shape. Not known for foreign dtypes; `overflow` beyond
+// 2^64.
 struct ExpectedBytes {
   bool known = false, overflow = false;
   uint64_t bytes = 0;
@@ -165,7 +166,8 @@ struct ExpectedBytes {
 ExpectedBytes expected_bytes(const SafetensorsHeader::Entry& e) {
   const std::optional<uint64_t> bits = bits_of(e);
   ExpectedBytes expected{bits.has_value(), false, 0};
-  // An overflow is forgiven where a 0 makes the product meaningless: such a tensor has no bytes.
+  // A shape with a 0 has no bytes, so its product is not computed: an overflow in it would mean
+  // nothing.
   if (!bits || std::find(e.shape.begin(), e.shape.end(), 0) != e.shape.end()) return expected;
   const bool whole = *bits % 8 == 0;
   uint64_t total = whole ? *bits / 8 : *bits;
@@ -175,7 +177,8 @@ ExpectedBytes expected_bytes(const SafetensorsHeader::Entry& e) {
   return expected;
 }
 
-// Sizes that follow from dtype and shape; ranges inside the data, one after the other.
+// Checks that sizes follow from dtype and shape, and that ranges are inside the data, one after the
+// other.
 void check_ranges(SafetensorsHeader& h, uint64_t data_bytes, const std::string& origin) {
   for (const auto& e : h.entries) {
     if (e.begin > e.end || e.end > data_bytes)
@@ -260,8 +263,8 @@ SafetensorsHeader parse_safetensors(const std::byte* file, size_t bytes,
 
 namespace {
 
-// A file that is no safetensors file at all is called what it is: the numbers of a header that it
-// does not have would say nothing.
+// For a file that is no safetensors file at all, the message says what it is: numbers from a header
+// that does not exist would mislead.
 SafetensorsHeader parse_or_name(const MappedFile& map, const std::string& path) {
   try {
     return parse_safetensors(map.data(), map.size(), path);

@@ -177,7 +177,8 @@ void SafetensorsWriter::finish() {
   uint64_t expected = std::accumulate(sizes_.begin(), sizes_.end(), uint64_t{0});
   FATHOM_CHECK(written_ == expected, "{}: {} of {} bytes written", path_, written_.load(),
                expected);
-  // The data must be on the disk before the name says so, and the name before we say so.
+  // The data is synced before the file gets its final name, and the folder is synced before this
+  // returns.
   if (fsync(fd_) != 0) fail("cannot write {}: {}", path_, std::strerror(errno));
   if (rename(part_.c_str(), path_.c_str()) != 0)
     fail("cannot rename {} to {}: {}", part_, path_, std::strerror(errno));

@@ -9,7 +9,7 @@
 namespace fathom {
 namespace {
 
-// One sequence alone, whose whole context has a place.
+// A plan for a single sequence that uses the whole context.
 ComputePlan plan_of(const EvalOptions& o) {
   ComputePlan p = o.compute;
   if (p.context < 1) fail("a context of {} tokens: at least 1 is needed", p.context);
@@ -60,7 +60,8 @@ void Evaluator::feed_hidden(int first, Tensor hidden, std::span<const int64_t> r
   }
 }
 
-// One step of the model; first_layer < 0: from the ids. `next_id` follows the last of `ids`.
+// Runs one step of the model. first_layer < 0: from the ids. `next_id` is the token after the last
+// of `ids`.
 void Evaluator::step(std::span<const int32_t> ids, int32_t next_id, int first_layer, Tensor hidden,
                      bool decode, std::span<const int64_t> rows, const RowSink& sink) {
   int64_t first = position_, end = first + static_cast<int64_t>(ids.size());

@@ -10,7 +10,8 @@ namespace fathom {
 MemoryPlan plan_memory(const MemoryNeeds& n, int64_t available) {
   if (n.context > n.max_positions)
     fail("a context of {} tokens is asked for: the model's own is {}", n.context, n.max_positions);
-  // The rest is for others: the page cache under mapped weights, the program itself, the desktop.
+  // The rest is left to others: the page cache of mapped weights, the program itself, other
+  // programs.
   const int64_t usable =
       available - static_cast<int64_t>(static_cast<double>(available) * n.keep_free);
   const int64_t left = usable - n.weights - n.workspace;

@@ -69,7 +69,8 @@ Result<int32_t> Sampler::sample(std::span<const float> logits, const SamplingPar
     std::erase_if(candidates_, [&](const Candidate& c) { return c.weight < least; });
   }
 
-  // Which token a number falls on must not depend on the order the filters left behind.
+  // Sorted by id: the token that a random number selects must not depend on the order in which
+  // filters left the candidates.
   std::sort(candidates_.begin(), candidates_.end(),
             [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
   uint64_t total = 0;

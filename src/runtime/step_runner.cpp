@@ -13,7 +13,8 @@
 namespace fathom {
 namespace {
 
-// The CPU's: logits stay where they are computed, and a step is over when launch() returns.
+// The CPU's runner: logits stay where they are computed, and a step is finished when launch()
+// returns.
 class HostRunner final : public StepRunner {
  public:
   HostRunner(const RunnerSetup& s, ThreadPool& pool)

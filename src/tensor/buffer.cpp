@@ -18,7 +18,7 @@ namespace {
 void* host_memory(size_t bytes) {
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) fail("cannot allocate {} bytes: {}", bytes, std::strerror(errno));
-  madvise(p, bytes, MADV_HUGEPAGE);  // a wish; fewer TLB misses where the system grants it
+  madvise(p, bytes, MADV_HUGEPAGE);  // only advice; huge pages mean fewer TLB misses
   return p;
 }
 
@@ -32,7 +32,8 @@ void* cuda_memory(size_t bytes, MemoryKind kind) {
   cudaError_t e = kind == MemoryKind::pinned   ? cudaMallocHost(&p, bytes)
                   : kind == MemoryKind::device ? cudaMalloc(&p, bytes)
                                                : cudaMallocManaged(&p, bytes);
-  // Filled before anyone can use it: work on other streams does not wait for the default one.
+  // The memory is cleared before it is used: work on other streams does not wait for the default
+  // stream.
   if (e == cudaSuccess && kind != MemoryKind::pinned) {
     e = cudaMemset(p, 0, bytes);
     if (e == cudaSuccess) e = cudaStreamSynchronize(nullptr);
@@ -45,7 +46,7 @@ void* cuda_memory(size_t bytes, MemoryKind kind) {
 }
 
 void free_cuda_memory(void* p, MemoryKind kind) {
-  // An error here is one of an earlier kernel, which has been reported where it could be handled.
+  // An error here is one of an earlier kernel and was reported where it could be handled.
   if (kind == MemoryKind::pinned)
     cudaFreeHost(p);
   else
