@@ -54,7 +54,7 @@ void touch(const Config& config, const Weights& weights, ThreadPool& pool) {
   std::atomic<uint8_t> sink{0};  // keeps the compiler from dropping the reads
   Weights views = weights;
   for_each_tensor(config, views, [&](const TensorSpec&, WeightSlot slot) {
-    // The MTP block of the copy is new and empty: it does not run here.
+    // for_each_tensor adds an empty MTP block to the copy; it does not run here.
     if (!slot.matrix || slot.matrix->empty()) return;
     const QWeight& w = *slot.matrix;
     const auto* bytes = static_cast<const uint8_t*>(w.data);
@@ -114,7 +114,7 @@ class BenchRunner::Machine {
   // The same with drafts: `tokens` is what the sequences got together.
   double speculate(int batch, int steps, int64_t& tokens);
   int64_t take_expert_reads() { return counter_->take(); }
-  // Costs of the same, for `expert_reads` seen.
+  // The costs of these steps, given the number of experts read.
   StepCost prefill_cost(const CostModel& model, double expert_reads) const;
   StepCost decode_cost(const CostModel& model, int batch, double expert_reads) const;
 
@@ -262,7 +262,7 @@ StepCost BenchRunner::Machine::prefill_cost(const CostModel& model, double exper
   return cost;
 }
 
-// Of a step in the middle of those timed.
+// The cost of a step in the middle of the timed ones.
 StepCost BenchRunner::Machine::decode_cost(const CostModel& model, int batch,
                                            double expert_reads) const {
   std::vector<SequenceRun> runs(
@@ -325,7 +325,8 @@ void BenchRunner::plan_memory() {
         "not enough memory: steps of {} tokens need a workspace of {}; of {} available a tenth is "
         "left to the system",
         plan.step_tokens, bytes_text(workspace_), bytes_text(available));
-  // Mapped weights count as available memory, but a cache may only take what they can spare.
+  // Available memory includes pages of the mapped weights, but the weights must stay in memory: the
+  // cache gets what is left beside them.
   const int64_t weights = setup_.volumes.bytes();
   weights_stay_ = weights <= budget_;
   if (weights_stay_)
@@ -369,7 +370,7 @@ void BenchRunner::run(const std::function<void(const BenchRow&)>& on_row) {
     std::optional<BenchFigure> prefill;
     if (largest > 0) {
       machine_->begin_context(context, largest);
-      // One chunk untimed: threads awake, workspaces touched.
+      // One chunk runs untimed, to wake the threads and touch the workspaces.
       if (!std::exchange(warm, true))
         machine_->prefill(0, std::min<int64_t>(context, options_.compute.step_tokens));
       prefill = time_prefill(context, largest);
@@ -397,7 +398,7 @@ BenchFigure BenchRunner::time_prefill(int64_t context, int sequences) {
   machine_->take_expert_reads();
   std::vector<double> seconds;
   double total = 0;
-  // Each run fills another sequence: what repetition computes is of use to the decode figures.
+  // Each run fills another sequence, so that repetitions also prepare the decode measurement.
   for (int run = 0; run < options_.repeat && total < options_.patience; ++run) {
     seconds.push_back(machine_->prefill(run % sequences, context));
     total += seconds.back();

@@ -60,9 +60,9 @@ ModelVolumes volumes_of(const Config& c) {
 
 ModelVolumes volumes_of(const Config& c, const Weights& weights) {
   ModelVolumes v;
-  Weights views = weights;  // the walk wants to change what it visits
+  Weights views = weights;  // for_each_tensor takes a reference it may change
   for_each_tensor(c, views, [&](const TensorSpec& spec, WeightSlot slot) {
-    // The walk makes a new, empty MTP block; it is not counted anyway.
+    // for_each_tensor adds an empty MTP block, which counts nothing.
     if (slot.matrix) add(c, spec, slot.matrix->empty() ? 0 : slot.matrix->bytes(), v);
   });
   return with_experts(c, v);

@@ -60,7 +60,8 @@ double product_rate(const PeakProduct& product, ThreadPool& pool) {
   };
   int64_t rounds = 1000;
   for (double s = run(rounds); s < kProductSeconds; s = run(rounds)) {
-    // Towards the goal in bounded leaps: a first run on sleeping threads says little.
+    // Approaches the target time in bounded steps, because a first run on sleeping threads is
+    // misleading.
     double leap = std::clamp(1.1 * kProductSeconds / std::max(s, 1e-9), 1.1, 16.0);
     rounds = static_cast<int64_t>(static_cast<double>(rounds) * leap);
   }
@@ -73,8 +74,9 @@ double product_rate(const PeakProduct& product, ThreadPool& pool) {
 
 }  // namespace
 
-// Of all processors together: one on a chip of several may find its data in a neighbour's. From
-// the kernel's tables, because sysconf reports the whole server's cache inside a small guest.
+// Sums the caches of all processors: on a chip with several, one processor may find its data in
+// another's cache. Read from the kernel's tables, because sysconf reports the whole server's cache
+// inside a small guest.
 int64_t last_level_cache_bytes() {
   std::map<std::pair<int, std::string>, int64_t> caches;  // by level and the processors it serves
   for (int cpu = 0;; ++cpu) {
@@ -107,7 +109,8 @@ std::string processor_name() {
 
 int64_t read_buffer_bytes(int64_t last_level_cache) {
   int64_t wanted = std::max<int64_t>(256 << 20, 8 * last_level_cache);
-  // Servers with hundreds of megabytes of cache have the memory too; small machines have neither.
+  // Servers with hundreds of megabytes of cache have memory for this; on small machines a quarter
+  // of the memory is the limit.
   if (int64_t available = available_memory(); available > 0)
     wanted = std::min(wanted, available / 4);
   return std::max(kReadGrain, wanted / kReadGrain * kReadGrain);

@@ -37,7 +37,7 @@ struct BenchFlags {
   int steps() const { return decode_tokens.value_or(32); }
 };
 
-// Everything that is known before the first figure, for the head of table and JSON.
+// What is known before the first figure, for the head of the table and of the JSON.
 struct BenchSubject {
   const BenchFlags& options;
   const ComputePlan& compute;
@@ -200,8 +200,8 @@ void refuse(const CLI::App& command, std::span<const Unused> unused) {
     if (command.count(u.flag) > 0) throw UsageError(fmt::format("{}: {}", u.flag, u.why));
 }
 
-// Whatever is given is used, or refused here: nothing is ignored in silence. A GPU asked for by
-// name is not looked for before its flags are right.
+// Every flag that is given is used or refused; none is ignored. With --device cuda the flags are
+// checked before a GPU is looked for.
 bool runs_on_gpu(const CLI::App& command, const BenchFlags& o) {
   if (o.path.empty() == o.random.empty())
     throw UsageError("bench needs either --ckpt-path or --random");
@@ -220,7 +220,7 @@ bool runs_on_gpu(const CLI::App& command, const BenchFlags& o) {
   return gpu;
 }
 
-// The flags of `bench` itself say nothing to its subcommands.
+// Refuses flags of `bench` itself that are given with a subcommand.
 void refuse_beside(const CLI::App& subcommand, const CLI::App& command) {
   for (const CLI::Option* option : command.get_options())
     if (option->count() > 0)

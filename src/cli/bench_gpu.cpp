@@ -16,7 +16,8 @@
 namespace fathom::cli {
 namespace {
 
-// What a 671b-layers=N slice stands for.
+// The layers of the whole model, of which 671b-layers=N is a slice: all of them, and the dense
+// ones.
 constexpr int kWholeLayers = 61, kWholeDense = 3;
 
 double dollars_of_all(const GpuBenchOptions& o) {

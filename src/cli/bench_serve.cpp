@@ -28,7 +28,7 @@ void write_file(const std::string& path, const std::string& text) {
 }
 
 int bench_serve(const BenchServeFlags& o) {
-  raise_file_limit();  // every request under way is a connection
+  raise_file_limit();  // each request in flight is a connection
   loadgen::LoadTarget target = loadgen::parse_target(o.base_url);
   target.api_key = o.api_key;
   target.model = o.model;

@@ -46,7 +46,8 @@ std::string bundled_model() {
   fail("the bundled model is not there (looked for {}): name a checkpoint folder", tried);
 }
 
-// Shows an answer as it comes: reasoning dimmed, or between lines that say so.
+// Shows an answer as it arrives. Reasoning is dimmed or, without a terminal, marked by lines of its
+// own.
 class AnswerScreen {
  public:
   void show(const CompletionParser::Events& events) {
@@ -94,7 +95,7 @@ class Chat {
   explicit Chat(const ChatFlags& o)
       : thinking_(o.generation.thinking),
         system_(o.generation.system),
-        // Before the engine starts its threads, see Interrupts.
+        // Must be constructed before the engine starts its threads (see Interrupts).
         interrupts_(stdin_is_terminal() && stdout_is_terminal()),
         session_(o.checkpoint.empty() ? bundled_model() : o.checkpoint, o.generation, 1, true),
         lines_(
@@ -120,7 +121,7 @@ class Chat {
   }
 
  private:
-  // What is not part of the conversation goes where it cannot be taken for an answer.
+  // Notices go to standard error, so that they are never taken for an answer.
   static void notice(const std::string& text) { fmt::print(stderr, "{}\n", text); }
 
   void clear() {
@@ -128,7 +129,7 @@ class Chat {
     conversation_.pop_back();
   }
 
-  // False: the end.
+  // Runs a command; returns false if the program should end.
   bool command(const std::string& line) {
     const size_t blank = std::min(line.find_first_of(" \t"), line.size());
     const std::string name = line.substr(0, blank);

@@ -55,7 +55,8 @@ int parse_and_run(CLI::App& app, int argc, char** argv) {
   } catch (const CLI::RuntimeError& e) {
     return e.get_exit_code();
   } catch (const CLI::ParseError& e) {
-    // CLI11 writes help and versions; everything else it finds wrong is usage.
+    // CLI11 also reports --help and --version this way; all other parse errors are usage errors
+    // (2).
     std::ostringstream out, err;
     const int code = app.exit(e, out, err) == 0 ? 0 : 2;
     write_out(out.str());

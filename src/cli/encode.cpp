@@ -20,7 +20,7 @@ struct EncodeFlags {
   bool has_text = false, thinking = false, keep_earlier = false, ids = false, plain = false;
 };
 
-// Byte for byte, so that a prompt can be piped on; a newline is for eyes only.
+// Writes exactly the prompt, so that it can be piped; a terminal also gets a newline.
 void print_prompt(const std::string& text) {
   write_out(text);
   if (isatty(STDOUT_FILENO)) write_out("\n");

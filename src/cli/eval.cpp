@@ -101,7 +101,7 @@ void add_parity(CLI::App& eval) {
   o->run.add_to(*c);
   o->run.add_svg(*c, "draw the differences and their intervals to this file");
   on_run(*c, [o] {
-    // Another list of two stands in the place of sparse against dense.
+    // If another list of two is given, it replaces the comparison of sparse with dense.
     VariantOptions& v = o->run.variants;
     if (v.attention.size() > 1 && v.several_besides_attention()) v.attention = {"sparse"};
     if (o->parity.tasks.empty()) o->parity.tasks = tasks_of_folder(v.folders.front());

@@ -9,7 +9,7 @@
 namespace fathom::cli {
 namespace {
 
-// A list of options whose values are told apart by name.
+// An option that takes a list. Variants that differ in it are named by its values.
 struct Dimension {
   const char* flag;
   const std::vector<std::string>* values;
@@ -128,7 +128,7 @@ PageKey EvalModel::prepare(const Variant& v, EngineOptions e) {
   if (before.compute.device != options_.compute.device ||
       before.compute.numerics != options_.compute.numerics)
     weights_.reset();
-  // What is in place already takes no more of the memory that is free now.
+  // The weights already loaded are part of what the engine may use: they count as available memory.
   if (weights_ && options_.available_bytes) *options_.available_bytes += weights_->bytes_on_gpu();
   return cache_origin(config(), options_);
 }

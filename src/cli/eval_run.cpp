@@ -73,7 +73,7 @@ struct Subject {
       : model(variant), tasks(make({model.tokenizer(), model.encoding(), model.config()})) {}
 };
 
-// What the tasks of a checkpoint want of an engine.
+// The engine options that the tasks of a checkpoint need.
 EngineOptions engine_options(const Subject& subject, const Variant& v) {
   const Config& config = subject.model.config();
   EngineOptions e;
@@ -81,7 +81,8 @@ EngineOptions engine_options(const Subject& subject, const Variant& v) {
   for (const auto& task : subject.tasks)
     e.keep_selection |=
         task->kind() == "needles" && config.has_indexer() && v.model.compute.attention != "dense";
-  // Every token of a text is scored: a step has a row of logits for as many as memory allows.
+  // Perplexity needs the logits of every token, so a step may have as many rows of logits as memory
+  // allows.
   e.max_prompt_rows =
       static_cast<int>(std::clamp<int64_t>(kLogitBytes / (4 * int64_t{config.vocab}), 64, 1 << 16));
   return e;

@@ -65,8 +65,8 @@ struct Job {
   const std::string& reason() const { return error.empty() ? answer->error() : error; }
 };
 
-// Prints answers in the order of their prompts: the first one that is not over as it comes, those
-// behind it when their turn comes.
+// Prints answers in the order of their prompts. The first unfinished one is printed as it arrives;
+// later ones wait for their turn.
 class BatchPrinter {
  public:
   BatchPrinter(std::deque<Job>& jobs, bool json) : jobs_(jobs), json_(json) {}

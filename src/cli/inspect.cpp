@@ -32,7 +32,7 @@ struct CacheRoom {
   int64_t context;  // that fits beside the weights, at most the model's own limit
 };
 
-// Everything there is to say, before it is said as text or JSON.
+// All facts of the report, collected before they are printed as text or JSON.
 struct InspectReport {
   Config config;
   std::string layout;
@@ -71,7 +71,7 @@ InspectReport examine(const InspectFlags& o) {
     for (const ForeignTensor& t : file.foreign()) add_share(r.dtypes, t.dtype, t.bytes);
   }
   r.parameters = count_parameters(r.config);
-  // The most that can be in use: pages of shards that were joined may be dropped again.
+  // An upper bound: pages of shards that have been joined may be dropped again.
   r.weights = r.stored;
   if (r.problems.empty()) r.weights += bytes_to_own(files, r.config);
   r.available = available_memory();

@@ -164,7 +164,7 @@ ComputePlan ComputeOptions::plan() const {
                : numerics == "bf16"       ? Numerics::bf16
                : numerics == "fp8" || gpu ? Numerics::fp8
                                           : Numerics::bf16;
-  // Not asked for: it follows the numerics, also where a command runs several.
+  // If it is not given it follows the numerics, also in commands that run several.
   if (!kv.empty())
     p.cache_format = kv == "f32" ? KvFormat::f32 : kv == "bf16" ? KvFormat::bf16 : KvFormat::fp8;
   p.attention = attention == "dense" ? AttentionMode::dense : AttentionMode::sparse;

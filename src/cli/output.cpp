@@ -16,8 +16,8 @@ namespace {
 bool pipes_were_ignored = false;  // SIGPIPE, by whoever started the program
 int first_error = 0;              // errno of the first failed write to standard output
 
-// A closed descriptor is opened the wrong way round: what is read from or written to it fails as
-// before, and says so.
+// Occupies a closed standard descriptor, so that no file opened later gets its number. It is opened
+// for the wrong direction: reads or writes still fail and are reported.
 void reserve(int descriptor) {
   if (::fcntl(descriptor, F_GETFD) != -1 || errno != EBADF) return;
   const int mode = descriptor == STDIN_FILENO ? O_WRONLY : O_RDONLY;
@@ -53,7 +53,7 @@ bool reader_has_gone() {
   return ::poll(&out, 1, 0) == 1 && (out.revents & POLLERR) != 0;
 }
 
-// As any program ends that writes to a pipe nobody reads.
+// Ends the program as SIGPIPE ends any program that writes to a closed pipe.
 [[noreturn]] void end_by_pipe() {
   if (!pipes_were_ignored) {
     std::signal(SIGPIPE, SIG_DFL);
@@ -90,7 +90,7 @@ void write_out(std::string_view text) {
 bool output_lost() {
   errno = 0;
   if (std::fflush(stdout) != 0) note_output_error(errno);
-  // A write whose result nobody looked at.
+  // A write failed whose result was not checked.
   if (std::ferror(stdout) != 0) note_output_error(EIO);
   return first_error != 0;
 }

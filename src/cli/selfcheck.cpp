@@ -24,7 +24,7 @@ using Json = nlohmann::ordered_json;
 
 struct SelfcheckFlags {
   std::string dir, config;
-  ComputeOptions compute;  // of which device, kernels and threads can be said
+  ComputeOptions compute;  // only device, kernels and threads can be set
   SelfcheckOptions check;
   bool json = false;
 };
@@ -33,7 +33,7 @@ std::string_view word(Verdict v) {
   return v == Verdict::passed ? "ok" : v == Verdict::failed ? "FAILED" : "-";
 }
 
-// What computes, in words.
+// Says in the report which kernels compute what.
 std::string kernels_of(const SelfcheckOptions& o) {
   const std::string_view cpu = pick_cpu_kernels(o.compute.kernels).name;
   if (o.compute.device == DeviceKind::cpu) return fmt::format("{} kernels", cpu);

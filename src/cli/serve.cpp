@@ -33,8 +33,8 @@ namespace {
 
 using namespace server;
 
-constexpr double kFarewell = 5;   // seconds for answers to end when the engine has failed
-constexpr double kLastLines = 2;  // seconds for what is left of the log to be written at the end
+constexpr double kFarewell = 5;   // seconds that answers in flight get when the engine has failed
+constexpr double kLastLines = 2;  // seconds that the log's last lines get to be written at the end
 constexpr size_t kSelectionBytes = size_t{64} << 20;
 
 struct ServeFlags {
@@ -73,8 +73,8 @@ bool is_loopback(const std::string& host) {
          (host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string::npos);
 }
 
-// Says `line` on standard error if that is possible at once. Whoever reads it may have stopped
-// reading or be gone, and the log's thread may wait in there with the stream's lock.
+// Writes `line` to standard error if that is possible without waiting. Its reader may have stopped
+// reading or be gone, and the log's thread may be blocked in a write with the stream's lock held.
 void say(const std::string& line) {
   pollfd out{STDERR_FILENO, POLLOUT, 0};
   if (::poll(&out, 1, 0) != 1 || (out.revents & POLLOUT) == 0) return;
@@ -121,7 +121,7 @@ class Ending {
     if (failure_.empty()) failure_ = failure;
     changed_.notify_all();
   }
-  // The engine's failure; empty: somebody wanted the end.
+  // Waits, and returns the engine's failure; empty if a signal asked for the end.
   std::string wait() {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return over_; });
@@ -165,7 +165,7 @@ int64_t cache_dir_bytes(const ServeFlags& o) {
 }
 
 void describe_cache(const LoadedModel& model, const ServeFlags& o) {
-  // Of a GPU it has been said before the weights went there.
+  // For a GPU this was printed before the weights were loaded.
   if (model.engine_options().compute.device == DeviceKind::cpu)
     fmt::print(stderr, "{}\n", model.engine().memory().describe());
   fmt::print(stderr, "{}; beginnings of prompts are {}\n", model.engine().memory().describe_load(),
@@ -206,7 +206,8 @@ int serve(const ServeFlags& o, Engine& engine, HttpServer& http, EndSignals& sig
     if (count == 1) say("stopping: a second signal stops at once\n");
   });
   write_out(fmt::format("listening on http://{}\n", authority(o.host, http.port())));
-  // Whoever waits for that line would wait for ever: end_of_output() says what is wrong.
+  // A program that waits for that line would wait for ever, so the server ends; end_of_output()
+  // reports why.
   if (output_lost()) ending.announce();
 
   const std::string failure = ending.wait();
@@ -224,9 +225,9 @@ int load_and_serve(ServeFlags o, EndSignals& signals, const std::shared_ptr<Serv
         replace_invalid_utf8(std::filesystem::weakly_canonical(o.checkpoint).filename().string())};
   Metrics metrics(o.model_names.front());
   Router router(std::move(routing), metrics);
-  // A port that somebody listens on is known before a large model is read. One that another fathom
-  // will listen on, once it has read its own, is known only then: connections are refused until a
-  // request can be answered.
+  // The port is taken before a large model is loaded, so that a port in use is reported at once.
+  // Connections are refused until requests can be answered: a second server that still loads its
+  // model finds out about the port only then.
   HttpServer http(http_options(o, log), [&router](auto request, auto reply) {
     router.handle(std::move(request), std::move(reply));
   });
@@ -255,7 +256,7 @@ int run(const ServeFlags& o) {
   EndSignals signals;  // before the log's thread starts
   const auto log = std::make_shared<ServerLog>(log_level_of_name(o.log_level));
   const int code = load_and_serve(o, signals, log);
-  // Nobody may be reading what is left to say, and exit() would wait for the stream's lock.
+  // The reader of standard error may be blocked, and exit() would wait for the stream's lock.
   if (!log->finish(kLastLines)) ::_exit(code);
   return code;
 }

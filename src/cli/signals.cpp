@@ -51,7 +51,7 @@ void EndSignals::wait() {
       continue;
     }
     lock.unlock();
-    // Nobody listens yet: the signal does what it does to any program.
+    // Without a listener the signal gets its default action.
     std::signal(signal, SIG_DFL);
     sigset_t one;
     sigemptyset(&one);

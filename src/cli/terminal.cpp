@@ -20,7 +20,7 @@ namespace fathom::cli {
 bool stdin_is_terminal() { return isatty(STDIN_FILENO) == 1; }
 bool stdout_is_terminal() { return isatty(STDOUT_FILENO) == 1; }
 
-// libedit's state. It calls back with its own handle, from which it finds the way here.
+// libedit's state. libedit passes its own handle to callbacks, from which of() finds this object.
 struct LineReader::Editor {
   EditLine* edit = nullptr;
   History* history = nullptr;
@@ -79,8 +79,8 @@ std::optional<std::string> LineReader::next() {
   if (editor_) {
     int n = 0;
     editor_->abandoned = false;
-    // Before the prompt is shown: otherwise a key typed at once would meet the terminal in line
-    // mode, where Ctrl-D and Ctrl-C mean something else.
+    // Switches the mode before the prompt is shown. Otherwise keys typed at once would reach the
+    // terminal in line mode, where Ctrl-D and Ctrl-C have another meaning.
     el_set(editor_->edit, EL_PREP_TERM, 1);
     const char* text = el_gets(editor_->edit, &n);
     if (editor_->abandoned) {
@@ -122,7 +122,7 @@ Interrupts::Interrupts(bool active) : active_(active) {
 
 Interrupts::~Interrupts() {
   if (!active_) return;
-  pressed();  // one that came too late to matter must not end the program now
+  pressed();  // discards a late Ctrl-C, which must not end the program now
   sigset_t set = interrupt_set();
   pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
 }
@@ -145,7 +145,8 @@ void AnswerWriter::normal() {
 }
 
 void write_atomically(const std::string& path, const std::string& content) {
-  // A device or a pipe is written to: a file with its name would take its place, for everybody.
+  // A device or a pipe is written to directly: renaming a file over it would replace it for every
+  // user.
   struct stat info {};
   const bool in_place = stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode);
   const std::string temporary = in_place ? path : fmt::format("{}.{}.tmp", path, getpid());

@@ -49,7 +49,7 @@ void AnswerTask::read_settings(uint64_t seed) {
   samples_ = s.samples.value_or(1);
   if (samples_ < 1) fail("{}: {} samples: at least 1 is needed", path_, samples_);
   max_new_tokens_ = std::max(1, s.max_new_tokens.value_or(256));
-  // One answer is the model's best; several have to differ.
+  // A single answer is the model's best one; several samples have to differ.
   sampling_.temperature = static_cast<float>(s.temperature.value_or(samples_ > 1 ? 0.6 : 0));
   sampling_.top_p = static_cast<float>(s.top_p.value_or(samples_ > 1 ? 0.95 : 1));
   sampling_.seed = seed;
@@ -77,7 +77,7 @@ std::optional<std::string> AnswerTask::read(const Json& item, Question& q) const
       return e.what();
     }
   } else if (match_ == Match::number) {
-    // GSM8K's answers end in their marker and the number; others are the number.
+    // GSM8K's answers end in a marker and the number; other answers are the number.
     std::optional<double> number = number_behind(q.expected, marker_);
     if (!number) number = number_behind(q.expected, "");
     if (!number) return fmt::format("what is expected has no number: \"{}\"", q.expected);
@@ -111,7 +111,8 @@ std::vector<Ask> AnswerTask::asks(size_t item) const {
     asks[i].ids = questions_[item].ids;
     asks[i].max_new_tokens = max_new_tokens_;
     asks[i].sampling = sampling_;
-    // By the item's line, so that an item is asked the same whatever else stands in the file.
+    // The seed depends on the item's line, so that an item is sampled alike whatever other items
+    // the file has.
     asks[i].sampling.seed = extended(extended({sampling_.seed, 0}, lines_[item]), i).a;
   }
   return asks;

@@ -15,7 +15,7 @@ constexpr uint32_t kMatchLimit = 10'000'000;
 
 bool digit(char c) { return c >= '0' && c <= '9'; }
 
-// The number that begins at `at`, moved behind it; nothing where none does.
+// Reads the number that begins at `at` and moves `at` past it; nothing if there is none.
 std::optional<double> read_number(std::string_view text, size_t& at) {
   size_t i = at;
   std::string plain;
@@ -30,7 +30,7 @@ std::optional<double> read_number(std::string_view text, size_t& at) {
   const size_t digits = plain.size();
   while (i < text.size() && digit(text[i])) {
     plain += text[i++];
-    // A comma belongs to the number in front of three digits and no fourth.
+    // A comma is part of the number if exactly three digits follow it.
     const bool group = i + 3 < text.size() && text[i] == ',' && digit(text[i + 1]) &&
                        digit(text[i + 2]) && digit(text[i + 3]) &&
                        (i + 4 == text.size() || !digit(text[i + 4]));
@@ -109,7 +109,8 @@ std::optional<double> number_behind(std::string_view text, std::string_view mark
   }
   std::optional<double> found;
   for (size_t at = 0; at < text.size();) {
-    // Digits inside a word are a name's, not a number; so is a hyphen's sign between two digits.
+    // Digits inside a word belong to a name and are no number. A hyphen between two digits is no
+    // sign.
     const char before = at > 0 ? text[at - 1] : ' ';
     const bool inside = digit(before) || (before >= 'a' && before <= 'z') ||
                         (before >= 'A' && before <= 'Z') || before == '_';

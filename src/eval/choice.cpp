@@ -174,7 +174,8 @@ void Choice::shuffle(Question& q, size_t line) const {
 }
 
 std::string Choice::question_text(const Question& q) const {
-  // A blank at the end of a prompt belongs to the next token: it goes to the continuation.
+  // Tokens begin with a blank rather than end with one. So a blank at the end of the prompt is
+  // moved to the continuation.
   if (!letters_) return std::string(without_blanks_behind(q.text));
   std::string s = "Question: " + q.text + "\n";
   for (size_t i = 0; i < q.choices.size(); ++i)
@@ -218,7 +219,7 @@ Record Choice::judge(size_t item, std::span<const Outcome> outcomes) const {
     sums.push_back(sum);
     per_byte.push_back(sum / static_cast<double>(std::max<size_t>(1, continuation(q, i).size())));
   }
-  // Of equals the first.
+  // Of equal values the first one counts.
   auto best = [](const std::vector<double>& v) {
     return static_cast<size_t>(std::max_element(v.begin(), v.end()) - v.begin());
   };

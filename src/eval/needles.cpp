@@ -11,7 +11,7 @@
 
 namespace fathom::eval {
 
-// Sentences in order, with the tokens each takes behind another.
+// The sentences in order, and how many tokens each takes when it follows another.
 class Needles::Hay {
  public:
   Hay(const Tokenizer& tokenizer, const std::string& text, uint64_t seed)
@@ -35,7 +35,7 @@ class Needles::Hay {
       out.push_back(sentences_[i]);
     }
   }
-  // Where number `n` of `count` texts of the same length begins: each in another place.
+  // Where text `n` of `count` texts of the same length begins. Each begins in another place.
   size_t begin(int n, int count, int64_t tokens) const {
     if (generated_) return static_cast<size_t>(n) * 7;
     int64_t all = 0;
@@ -83,7 +83,7 @@ Needles::Needles(std::string name, const Tokenizer& tokenizer, Encoding encoding
 
 Needles::Needle Needles::plant(const Prompts& prompts, Hay& hay, int64_t length, double depth,
                                int number) const {
-  // The fact is the cell's own: by its place, not by what was made before it.
+  // The fact depends on the place of its cell alone, not on the cells generated before it.
   Numbers numbers(extended(extended(extended({options_.seed, 0}, static_cast<uint64_t>(length)),
                                     static_cast<uint64_t>(std::llround(depth * 1e6))),
                            static_cast<uint64_t>(number))
@@ -107,7 +107,7 @@ Needles::Needle Needles::plant(const Prompts& prompts, Hay& hay, int64_t length,
   Needle needle{length, depth, number, fact.number, {}};
   Ask& ask = needle.ask;
   ask.ids = prompts.prompt(text_with(sentences));
-  // Sentences side by side may take a token more than each alone.
+  // Joined sentences may take a token more than they do separately.
   while (static_cast<int64_t>(ask.ids.size()) > length && !sentences.empty()) {
     sentences.pop_back();
     ask.ids = prompts.prompt(text_with(sentences));
@@ -149,7 +149,7 @@ Record Needles::judge(size_t item, std::span<const Outcome> outcomes) const {
   const Needle& n = needles_[item];
   const std::string text = replace_invalid_utf8(tokenizer_.decode(outcomes[0].answer));
   Record r;
-  // As a number of its own: 5173 is not found in 51734.
+  // The answer must stand as a number of its own: 5173 is not found in 51734.
   const size_t at = text.find(n.answer);
   auto digit = [&](size_t i) { return i < text.size() && text[i] >= '0' && text[i] <= '9'; };
   r.value = at != text.npos && !(at > 0 && digit(at - 1)) && !digit(at + n.answer.size());

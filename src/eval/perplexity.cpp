@@ -15,7 +15,7 @@ Perplexity::Perplexity(std::string name, const Tokenizer& tokenizer,
     : name_(std::move(name)), tokenizer_(tokenizer), options_(options) {
   front_ = front_of(tokenizer);
   const int64_t room = options.context - static_cast<int64_t>(front_.size());
-  // Where nothing stands in front of it, the first token of a window cannot be scored there.
+  // Without a token before it (front_ is empty) the first token of a window cannot be scored.
   const int64_t most = room - (front_.empty() ? 1 : 0);
   if (most < 1) fail("a context of {} tokens has no room for a token to score", options.context);
   if (options_.stride == 0) options_.stride = most;
@@ -30,7 +30,7 @@ Perplexity::Perplexity(std::string name, const Tokenizer& tokenizer,
     } catch (const Error& e) {
       fail("{}: {}", file.path, e.what());
     }
-    // Without anything in front of it the first token has no prediction.
+    // The first token needs a token before it, or it has no prediction.
     if (text.ids.size() + std::min<size_t>(1, front_.size()) < 2)
       fail("{}: {} tokens of text: there is nothing to predict", file.path, text.ids.size());
     cut(texts_.size() - 1, room);

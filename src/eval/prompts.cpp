@@ -7,7 +7,7 @@
 namespace fathom::eval {
 
 std::vector<int32_t> front_of(const Tokenizer& tokenizer) {
-  // Around a letter, to tell what stands in front from what stands behind.
+  // Encodes a letter to see which tokens the tokenizer adds before a text.
   std::vector<int32_t> ids = tokenizer.encode("a");
   const std::vector<int32_t> letter = tokenizer.encode_plain("a");
   const auto at = std::search(ids.begin(), ids.end(), letter.begin(), letter.end());

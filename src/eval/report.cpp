@@ -34,7 +34,7 @@ std::string verdict_of(const Task& task, const Comparison& c) {
   const Estimate& d = c.difference;
   if (d.items == 0) return "no item in both";
   const bool all_equal = c.equal == d.items;
-  // Of values other than ones and zeros, equal ones have no spread to say anything from.
+  // Equal values other than ones and zeros have no spread, so there is no interval to report.
   if (all_equal && !task.binary()) return fmt::format("identical on all {} items", d.items);
   if (d.items < 2) return "one item: no interval";
   if (d.low > 0 || d.high < 0)
@@ -57,7 +57,8 @@ Comparison compare(const VariantResult& a, const VariantResult& b) {
   int64_t only_a = 0, only_b = 0;
   for (const Record& r : a.run.records) {
     const auto it = others.find(a.task->where(r.item));
-    // Two tokenizers may cut the same text into another number of tokens.
+    // Two tokenizers may split the same text into different numbers of tokens; such items are not
+    // paired.
     if (it == others.end() || it->second->weight != r.weight) continue;
     const double other = it->second->value;
     left.push_back({r.value, r.weight});
@@ -172,7 +173,7 @@ Table table_of(const Report& report, bool verdicts) {
   return table;
 }
 
-// Counts of what went wrong where something did, pass@k, and in a table of one task the rest.
+// Noted are: counts of failures that occurred, pass@k, and in a table of one task all the rest.
 bool worth_a_note(const std::string& key, const Json& value, bool alone) {
   if (key == "unparsed" || key == "cut_off") return value.get<double>() > 0;
   return alone || key.starts_with("pass_at_");

@@ -1,5 +1,5 @@
-// Differences and their intervals as a picture: a line a task and comparison, around the line where
-// there is none. Each kind of metric has a scale of its own.
+// Draws differences with their intervals: one line a task and comparison, around the line of no
+// difference. Each kind of metric has its own scale.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -67,8 +67,8 @@ void ResultsFile::read() {
   cut_off(std::string_view(text).substr(whole), line, whole);
 }
 
-// A line without an end was being written when a run was killed. Nothing is removed that does not
-// begin as a result does.
+// Removes a last line without an end, which a killed run was writing. A line that does not begin as
+// a result does is not removed.
 void ResultsFile::cut_off(std::string_view rest, size_t line, size_t end) {
   if (rest.empty()) return;
   if (!rest.starts_with(kBegin) && !kBegin.starts_with(rest)) throw_foreign(line);

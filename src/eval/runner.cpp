@@ -12,7 +12,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// An item whose requests are with the engine.
+// An item whose requests are in flight.
 struct Pending {
   size_t item = 0;
   std::vector<Ask> asks;
@@ -23,8 +23,8 @@ struct Pending {
   std::string error;                // the first request that failed, and why
 };
 
-// Whether the engine finds pages of `first`, once they are computed, that are also those of
-// `other`. Logits of the tokens that are scored have to be computed anyway.
+// Whether `other` can reuse pages of `first` once they are computed. Tokens from score_from on need
+// their logits, so they have to be computed in any case.
 bool shares_pages(const Ask& first, const Ask& other) {
   const auto [end, unused] =
       std::mismatch(first.ids.begin(), first.ids.end(), other.ids.begin(), other.ids.end());
@@ -96,7 +96,8 @@ class Run {
     }
   }
 
-  // Side by side each of them would compute what they have in common.
+  // Submits requests that were held back until the first one's prompt was computed: side by side,
+  // each would compute their common part.
   void submit_held() {
     for (Pending& p : pending_) {
       if (p.held.empty() || p.to_compute[0] > 0) continue;
@@ -178,7 +179,7 @@ class Run {
     });
   }
 
-  // No request may outlive what its sink writes to.
+  // Cancels all requests and waits: none may outlive the memory that its sink writes to.
   void give_up() {
     if (open_ == 0) return;
     for (RequestId id : ids_) engine_->cancel(id);

@@ -1,5 +1,5 @@
-// One coroutine a request on one thread: sockets sleep until something comes, so hundreds of
-// streams cost the machine under test next to nothing.
+// One thread runs a coroutine for each request. Sockets that wait take no processor time, so
+// hundreds of streams barely load the machine under test.
 #include "loadgen/load_client.h"
 
 #include <boost/asio/co_spawn.hpp>
@@ -133,15 +133,16 @@ struct PieceBody {
   };
 };
 
-// One request and its answer on a connection of their own, within a time limit. Beast parses what
-// is read here: its own asynchronous operations take the compiler half a minute.
+// One request and its answer, on a connection of their own and within a time limit. The bytes are
+// read here and only parsed by Beast, whose own asynchronous operations take half a minute to
+// compile.
 class Exchange {
  public:
   Exchange(asio::io_context& io, double limit_seconds) : line_(std::make_shared<Line>(io)) {
     parser_.body_limit(boost::none);
     parser_.eager(true);
     line_->limit.expires_after(seconds(limit_seconds));
-    // The line may be gone when the limit is reached: its end was already in the queue then.
+    // The Line may be destroyed when the timer fires, since the handler may be queued already.
     line_->limit.async_wait([line = std::weak_ptr<Line>(line_)](error_code e) {
       const std::shared_ptr<Line> open = line.lock();
       if (e || !open) return;
@@ -323,7 +324,8 @@ class LoadRun {
   std::vector<LoadResult> results_;
 };
 
-// Asynchronous, although nothing else runs meanwhile: a time limit holds for nothing else.
+// Asynchronous, although nothing else runs at that time: only asynchronous operations have a time
+// limit.
 asio::awaitable<double> ask_tokens_per_word(const LoadTarget& target, asio::io_context& io,
                                             const tcp::resolver::results_type& endpoints) {
   constexpr int kSample = 400;

@@ -11,8 +11,8 @@ namespace {
 
 constexpr int kThreads = 512;
 
-// Sums what it reads, so that no load can be left out; the sum is stored only if it is a value that
-// random data does not give.
+// Sums what it reads, so that the compiler keeps every load. The sum is stored only if it has a
+// value that random data does not give.
 __global__ void __launch_bounds__(kThreads)
     read_kernel(const uint4* from, int64_t count, uint32_t* out) {
   uint32_t sum = 0;

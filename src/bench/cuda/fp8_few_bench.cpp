@@ -106,7 +106,7 @@ std::vector<int32_t> route(int batch, std::mt19937& random) {
   return offsets;
 }
 
-// All experts of one layer, as resident: few tokens choose others in every set.
+// All experts of a layer are in memory, and the tokens of each set choose others.
 void bench_experts(BenchContext& bench, const ExpertProduct& s, int batch, double anchor_us) {
   const std::string shape = fmt::format("{} {},{} batch {}", s.name, s.n, s.k, batch);
   if (!bench.wanted("fp8 grouped", shape)) return;

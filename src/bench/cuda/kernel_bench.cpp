@@ -84,7 +84,8 @@ int BenchContext::sets_for(double bytes) const {
 
 double BenchContext::time(int sets, const std::function<void(const Launch&, int)>& run) {
   Events events;
-  // Warm: module load and attributes stay out of the figures. Not in a capture, so errors show.
+  // A first run loads modules and sets attributes, so that they are not measured. It is not
+  // captured, so errors are reported.
   run(launch_, 0);
   FATHOM_CUDA(cudaStreamSynchronize(launch_.stream));
   Graph probe;

@@ -41,11 +41,11 @@ struct Pool {
     rows = device(all * kPageRows * bytes);
     if (fp8) {
       fill_fp8(reinterpret_cast<uint8_t*>(rows.data()), all * kPageRows * bytes, 1, stream);
-      // Scales and rotary part: 2^-7 in float32 is a small number in bf16 as well.
+      // Scales and rotary part: these bits are 2^-7 as float32 and small numbers as bf16.
       std::vector<uint32_t> tail(36, 0x3C000000u);
       Buffer one = upload(tail);
       for (int64_t r = 0, step = 1; r < all * kPageRows; r += step) {
-        step = r == 0 ? 1 : std::min(r, all * kPageRows - r);  // doubles what is there
+        step = r == 0 ? 1 : std::min(r, all * kPageRows - r);  // doubles the part that is filled
         const void* from = r == 0 ? static_cast<const void*>(one.data()) : rows.data() + kLatent;
         FATHOM_CUDA(cudaMemcpy2DAsync(rows.data() + r * bytes + kLatent, static_cast<size_t>(bytes),
                                       from, static_cast<size_t>(r == 0 ? 144 : bytes), 144,
@@ -78,7 +78,7 @@ struct Pool {
     if (picks > 0) picked = upload(choice);
   }
 
-  // Tokens first .. of the sequences, round and round.
+  // Takes tokens from `first` on, cycling through the sequences.
   LatentCache cache(int first) const {
     LatentCache c;
     c.rows = rows.data();
@@ -144,7 +144,7 @@ void bench_row(BenchContext& bench, const Pool& pool, const Row& row, bool spars
       row.anchor_us);
 }
 
-// Filling the pool takes seconds: only if a row that needs it is wanted.
+// Filling the pool takes seconds, so it is done only if a selected row needs it.
 void bench_rows(BenchContext& bench, const std::vector<Row>& rows, int sequences, int64_t context,
                 bool sparse) {
   auto wanted = [&](const Row& r) {

@@ -11,7 +11,7 @@ namespace {
 constexpr int kExperts = 256, kPerToken = 8, kHidden = 7168, kIntermediate = 2048;
 constexpr RouterShape kRouter = {kExperts, 8, 4, kPerToken, 2.5f, true, true};
 
-// Arrays of one step, one set after another where they must not be found in the cache.
+// The arrays of one step; several sets follow each other if they must not be found in the cache.
 class Step {
  public:
   Step(BenchContext& bench, int tokens)
@@ -31,7 +31,7 @@ class Step {
     time("route + permute", 0, small + 8.0 * rows_, [&](const Launch& l, std::byte*) {
       route_and_permute(route_params(), permute_params(), l);
     });
-    // Token rows are read once from memory, k times in all: the copies come from the cache.
+    // Token rows are read from memory once and k times in all: the other reads come from the cache.
     const double codes = kHidden * (1 + 4.0 / kFp8Block);
     const int64_t gathered = pad(int64_t{rows_} * kHidden);
     time("gather fp8", pad(int64_t{tokens_} * kHidden) + 2 * gathered, (tokens_ + rows_) * codes,

@@ -1,5 +1,5 @@
-// What surrounds the matrix products of a layer, at V3.2's real sizes. Small batches measure the
-// launch, 4096 tokens the memory.
+// The ops around the matrix products of a layer, at V3.2's real sizes. Small batches measure
+// launches, 4096 tokens measure memory.
 #include "bench/cuda/norm_bench.h"
 
 #include <fmt/format.h>

@@ -64,7 +64,8 @@ struct Chunk {
     rows = device(context * row_bytes);
     if (fp8) {
       fill_fp8(reinterpret_cast<uint8_t*>(rows.data()), context * row_bytes, 1, stream);
-      // Scales and rotary part: small equal values, since codes make no sensible floats.
+      // Scales and rotary part get small equal values, since random codes would not be sensible
+      // floats.
       FATHOM_CUDA(cudaMemset2DAsync(rows.data() + kLatent, static_cast<size_t>(row_bytes), 0x3C,
                                     static_cast<size_t>(row_bytes - kLatent),
                                     static_cast<size_t>(context), stream));
