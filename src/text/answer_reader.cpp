@@ -43,7 +43,8 @@ AnswerReader::AnswerReader(const Tokenizer& tokenizer, AnswerOptions options)
 
 void AnswerReader::push(int32_t token, Events& pieces, bool may_stop) {
   if (stopped()) return;
-  // An answer told to go on past the end of sentence goes on; the parser would end there.
+  // Only an answer that ignores the end of sentence gets here with it. It must go on, and the
+  // parser would end the answer.
   if (options_.chat && token == eos_) return;
   if (options_.chat && push_marker(token, pieces, may_stop)) return;
   const std::string text = decoder_.push(token);

@@ -26,7 +26,7 @@ void add_tools(PromptBuilder& prompt, const OrderedJson& functions) {
     const bool described = f.contains("description") && f["description"].is_string();
     prompt.plain("\n### " + f["name"].get<std::string>() + "\nDescription: ");
     if (described) prompt.plain(f["description"].get_ref<const std::string&>());
-    // OpenAI lets a function without parameters leave them out.
+    // In OpenAI's format a function without parameters may omit the member.
     prompt.plain("\n\nParameters: " +
                  (f.contains("parameters") ? python_dumps(f["parameters"]) : std::string("{}")) +
                  "\n");
@@ -48,7 +48,7 @@ void add_system(PromptBuilder& prompt, const Conversation& conversation) {
 }
 
 void add_assistant(PromptBuilder& prompt, const Message& m) {
-  // Reasoning that was left in the content ends with the tag; what follows it is the answer.
+  // If the content still holds reasoning, the reasoning ends with this tag and the answer follows.
   std::string_view content = m.content;
   const size_t tag = content.find(kEndThink);
   if (tag != content.npos) content.remove_prefix(tag + kEndThink.size());

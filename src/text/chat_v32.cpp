@@ -106,7 +106,8 @@ class RendererV32 {
     add_results(index);
   }
 
-  // One DSML tag: "<" or "</", the token, and the rest, in which `name` is not the template's.
+  // Adds one DSML tag: "<" or "</", the DSML token, and the rest as plain text, since names in it
+  // come from the request.
   void open_tag(std::string_view text) {
     prompt_.plain("<");
     prompt_.control(kDsml);
@@ -131,7 +132,7 @@ class RendererV32 {
   }
 
   void add_parameters(size_t index, const ToolCall& call) {
-    // A call of an answer that was cut has the beginning of its arguments.
+    // An answer that was cut may have a call with only the beginning of its arguments.
     const OrderedJson arguments = OrderedJson::parse(
         closed_json_object(call.arguments).value_or(call.arguments), nullptr, false);
     if (!arguments.is_object()) {

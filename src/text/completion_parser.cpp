@@ -13,7 +13,7 @@ using Kind = CompletionEvent::Kind;
 constexpr std::string_view kSpace = " \t\r\n";
 constexpr size_t kNewlinesBeforeBlock = 2;  // that v3.2 writes between content and a block
 
-// What stands in a block, as marked text.
+// The marked text of an encoding's tags around and in a block of calls.
 struct Tags {
   std::string_view block_end, call_begin;
 
@@ -74,13 +74,13 @@ CompletionParser::Events CompletionParser::feed_marker(std::string_view marker) 
 }
 
 CompletionParser::Events CompletionParser::finish(bool cut) {
-  // Behind a call what is left is the beginning of the next, or of a tag: nothing to read.
+  // After a call, the rest is the beginning of another call or of a tag: it is not read.
   const bool in_block = state_ == State::block || state_ == State::call;
   const bool half_marker = cut && markers_.holds_part();
   markers_.finish(!half_marker && !(in_block && (cut || block_calls_ > 0)), buffer_);
   consume();
   if (state_ == State::reasoning || state_ == State::content) {
-    // What v3.2 writes in front of its marker is markup, too.
+    // The newlines and the "<" that v3.2 writes before its marker are markup, not content.
     const std::string_view text = rest();
     const size_t tag = half_marker ? 0 : tag_opening(text);
     const size_t lines = newlines_at_end(text.substr(0, text.size() - tag));
@@ -121,7 +121,7 @@ void CompletionParser::consume() {
   at_ = 0;
 }
 
-// One state's work on what is there. False: nothing more to do before more text comes.
+// Does one state's work on the buffered text. Returns false if more text is needed.
 bool CompletionParser::step() {
   switch (state_) {
     case State::reasoning:
@@ -174,7 +174,8 @@ bool CompletionParser::step_text() {
   return true;
 }
 
-// A DSML marker in reasoning or content: the tag that begins a block, or one that means nothing.
+// Handles a DSML marker in reasoning or content. It is part of the tag that begins a block of
+// calls, or has no meaning here.
 bool CompletionParser::step_dsml(size_t marker) {
   const std::string_view text = rest();
   const size_t opening = tag_opening(text.substr(0, marker)), begin = marker - opening;
@@ -255,7 +256,7 @@ bool CompletionParser::step_call() {
   return false;
 }
 
-// Hands out what the call's reader makes of the text.
+// Passes on the parts of the call that its reader finds in the text.
 void CompletionParser::read_call() {
   const std::string_view text = rest();
   const size_t size = call_->read(text);

@@ -64,7 +64,7 @@ std::optional<std::string> JsonProgress::closed(std::string_view text) const {
   if (keep_ == 0) return std::nullopt;
   std::string out(text.substr(0, keep_));
   if (keep_in_string_) out += '"';
-  // Levels change only where the text may be kept up to, so these are the ones open there.
+  // Levels change only where a text may be cut, so the levels now are those that were open there.
   for (auto level = levels_.rbegin(); level != levels_.rend(); ++level)
     out += level->object ? '}' : ']';
   return out;

@@ -13,7 +13,7 @@ constexpr char kEndLetter = '\0';
 struct Marker {
   std::string_view text;
   char letter;
-  Encoding encoding;  // whose calls are written with it
+  Encoding encoding;  // the encoding whose calls use the marker
 };
 constexpr Marker kMarkers[] = {
     {marker::kCallsBegin, mark::kCallsBegin, Encoding::v31},
@@ -97,7 +97,7 @@ MarkerReader::MarkerReader(Encoding encoding, const std::vector<std::string_view
       spelled_.push_back({m.text, 0, m.letter});
       continue;
     }
-    // As text this one is told from others by the tag that it stands in.
+    // As text, this marker is recognised only together with the beginning of its tag.
     spelled_.push_back({"<｜DSML｜", 1, m.letter});
     spelled_.push_back({"</｜DSML｜", 2, m.letter});
   }

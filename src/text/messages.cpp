@@ -20,8 +20,8 @@ Role read_role(const At& at) {
   fail("{}: expected system, developer, user, assistant or tool, found '{}'", at.path(), name);
 }
 
-// A string, or a list of parts of type text, which are joined as they are. Null is what clients
-// send back of a message without text; what the others say must be said.
+// A string, or a list of text parts, which are joined. Clients may send back null for a message of
+// the model or of a tool without text. The other roles must have content.
 std::string read_content(const At& at, Role role) {
   if (at.null() && (role == Role::assistant || role == Role::tool)) return {};
   if (!at.value().is_array()) {

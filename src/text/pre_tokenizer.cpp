@@ -97,7 +97,7 @@ class PreTokenizer::Regex {
     const PCRE2_SIZE* offsets = pcre2_get_ovector_pointer(state.match_data.get());
     begin = offsets[0];
     end = offsets[1];
-    // \K in a look-behind could move the start; nothing in the file format allows for that.
+    // \K in a look-behind could move the start of the match, which no tokenizer file may use.
     if (begin < from || end <= begin) {
       fail("tokenizer: pattern '{}' gives a match that runs backwards", pattern_);
     }

@@ -23,8 +23,8 @@ std::string python_float(double x) {
   return text;
 }
 
-// Python escapes what nlohmann's library does. Text that is not UTF-8 cannot come from JSON, but
-// may come from a model's output: U+FFFD there, never an exception.
+// Python escapes the same characters as nlohmann's library. A model's output may hold invalid
+// UTF-8, which becomes U+FFFD instead of an exception.
 std::string python_string(const std::string& text) {
   return OrderedJson(text).dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }

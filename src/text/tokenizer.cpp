@@ -57,8 +57,8 @@ std::string bytes_of_token(const std::string& spelling) {
   return bytes_of_spelling(spelling).value_or(spelling);
 }
 
-// The vocabulary's entries that encoding a text can lead to, of those that `candidates` names: a
-// byte's, what merges make, and with ignore_merges every piece of text.
+// Those of `candidates` that encoding can produce: single bytes, results of merges, and with
+// ignore_merges every valid text.
 std::set<std::string> reached_by_bpe(const TokenizerSpec& spec,
                                      const std::set<std::string>& candidates) {
   std::set<std::string> reached;
@@ -72,10 +72,10 @@ std::set<std::string> reached_by_bpe(const TokenizerSpec& spec,
   return reached;
 }
 
-// An added token is looked for in texts by its content, and decoding gives that content back. A
-// file may list an entry of the vocabulary as added whose spelling reads as other bytes: "č" is how
-// the byte alphabet spells a carriage return. Where encoding gives that id for those bytes, it must
-// stand for them, and the added token is none: its text is encoded like any other.
+// Encoding looks for added tokens by their content, and decoding gives the content back. A file may
+// list a vocabulary entry as added although its spelling stands for other bytes: "č" is how the
+// byte alphabet spells a carriage return. If encoding gives that id for those bytes, the id must
+// decode to them. So the added token is dropped, and its text is encoded like any other.
 void drop_unreadable_added_tokens(TokenizerSpec& spec) {
   std::set<std::string> candidates;
   for (const AddedToken& a : spec.added_tokens)
@@ -192,8 +192,8 @@ Tokenizer Tokenizer::from_json(std::string_view json_text, std::string_view wher
   impl->tokens = std::move(tokens);
   for (const Token& t : impl->tokens) impl->longest = std::max(impl->longest, t.bytes.size());
   for (const AddedToken& a : impl->added) {
-    // A token of the vocabulary keeps its id there; a second one would depend on who is asked. One
-    // that is spelled alike and stands for other bytes is another token.
+    // A text must not have two ids. An entry of the vocabulary that is spelled alike but stands for
+    // other bytes is another token.
     const int32_t in_vocab = impl->bpe.id_of_spelling(a.content);
     const bool twice =
         in_vocab >= 0 && in_vocab != a.id && impl->tokens[in_vocab].bytes == a.content;
@@ -230,7 +230,8 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special) 
   });
   impl_->pool.give_back(std::move(scratch));
   if (!add_special) return ids;
-  // A text that begins with those markers already (a rendered chat template) keeps to one of each.
+  // A text that begins with those markers already (a rendered chat template) does not get them
+  // twice.
   const std::vector<int32_t>& prefix = impl_->prefix_ids;
   const bool there =
       ids.size() >= prefix.size() && std::equal(prefix.begin(), prefix.end(), ids.begin()) &&

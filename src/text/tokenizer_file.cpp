@@ -132,7 +132,7 @@ void read_merges(const TokenizerAt& at, TokenizerSpec& spec) {
   const size_t size = at.array_size();
   spec.merges.reserve(size);
   for (size_t i = 0; i < size; ++i) {
-    // 128,000 merges: the path is spelled only for an error.
+    // There are 128,000 merges, so a path is built only for an error.
     const Json& merge = at.value()[i];
     if (merge.is_string()) {
       const std::string& text = merge.get_ref<const std::string&>();

@@ -69,8 +69,8 @@ bool ToolCallReader::read_name_v31(std::string_view& text) {
   return true;
 }
 
-// A call is announced when its arguments have begun as an object does, so that what is no call from
-// the beginning can still become text as a whole.
+// A call is announced only when its arguments begin like an object. Until then the text can still
+// turn out to be no call and be returned as a whole.
 bool ToolCallReader::read_lead(std::string_view& text) {
   std::string_view ahead = text;
   skip_space(ahead);
@@ -161,7 +161,8 @@ bool ToolCallReader::read_value(std::string_view& text) {
   return true;
 }
 
-// The number of bytes that go on with the value; the others would make it no JSON.
+// Adds text to the value. Returns the number of bytes used; the next byte would make it invalid
+// JSON.
 size_t ToolCallReader::add_to_value(std::string_view text) {
   if (part_ == Part::text_value) {
     const std::string spelled = python_dumps(text);

@@ -112,7 +112,7 @@ class CompiledForm {
   std::shared_ptr<const Vocabulary> vocabulary_;
   Grammar grammar_;  // not changed once made
   int32_t start_ = Grammar::kEnd;
-  // Its caches are shared by all answers of this form, from whichever thread they come.
+  // Guards the machine: its caches are shared by all answers of this form, on any thread.
   mutable std::mutex mutex_;
   mutable std::optional<GrammarMachine> machine_;
 };
@@ -211,7 +211,7 @@ class FormMatcher final : public TokenMatcher {
     return arrive(targets);
   }
 
-  // False if no target has a way on.
+  // Moves to the targets. Returns false if no token can follow any of them.
   bool arrive(std::vector<Place>& targets) {
     std::sort(targets.begin(), targets.end());
     targets.erase(std::unique(targets.begin(), targets.end()), targets.end());

@@ -36,7 +36,7 @@ int32_t Grammar::literal(std::string_view text, int32_t next) {
 
 namespace {
 
-// A node for what is left, from `depth` on, of texts that agree before it.
+// Makes a node for the rest, from `depth` on, of texts whose first `depth` bytes are equal.
 int32_t literal_tree(Grammar& g, std::span<const std::string> sorted, size_t depth, int32_t next) {
   if (sorted.size() == 1) return g.literal(std::string_view(sorted[0]).substr(depth), next);
   const bool ends_here = sorted[0].size() == depth;
@@ -44,7 +44,8 @@ int32_t literal_tree(Grammar& g, std::span<const std::string> sorted, size_t dep
   for (size_t i = ends_here ? 1 : 0; i < sorted.size();) {
     size_t end = i + 1;
     while (end < sorted.size() && sorted[end][depth] == sorted[i][depth]) ++end;
-    // What a group has in common is a chain, so that depth here is the number of branchings.
+    // The common part of a group becomes a chain, so the recursion depth is the number of
+    // branchings.
     size_t common = depth + 1;
     const std::string& low = sorted[i];
     const std::string& high = sorted[end - 1];
@@ -142,7 +143,7 @@ int Grammar::need_through(const Node& n) const {
   return kNever;
 }
 
-// The nodes on which what is known of a node depends.
+// Visits the nodes that a property of the node depends on.
 template <class Visit>
 void Grammar::visit_followers(const Node& n, Visit visit) const {
   if (n.kind == Kind::bytes)
@@ -153,8 +154,8 @@ void Grammar::visit_followers(const Node& n, Visit visit) const {
   if (n.kind == Kind::call || n.kind == Kind::repeat || n.kind == Kind::marker) visit(n.b);
 }
 
-// Finds a least fixed point: calls `update` of every node, and again of those in front of a node
-// for which it said that something has changed.
+// Computes a least fixed point: calls `update` for every node. When it returns true (something
+// changed), the nodes that depend on this one are updated again.
 template <class Update>
 void Grammar::settle(Update update) const {
   std::vector<int32_t> begin(nodes_.size() + 2, 0);  // of the nodes in front of each, in `before`
@@ -244,7 +245,8 @@ void Grammar::check_left_recursion() const {
       }
     }
   }
-  // Rules that lead nowhere are taken away until none is left, or only those on cycles.
+  // Rules that call no remaining rule are removed, one after the other. Those that are left lie on
+  // a cycle or lead to one.
   std::vector<int> left(rules_.size(), 0);
   std::vector<std::vector<int32_t>> callers(rules_.size());
   std::vector<int32_t> done;
@@ -260,7 +262,8 @@ void Grammar::check_left_recursion() const {
   }
   const auto stuck = std::find_if(left.begin(), left.end(), [](int n) { return n > 0; });
   if (stuck == left.end()) return;
-  // Each of these leads to another one, so that as many steps as there are rules end on a cycle.
+  // Each remaining rule calls another remaining one, so after as many steps as there are rules `at`
+  // lies on a cycle.
   auto at = static_cast<int32_t>(stuck - left.begin());
   for (size_t i = 0; i < rules_.size(); ++i) {
     at = *std::find_if(first_calls[at].begin(), first_calls[at].end(),

@@ -14,7 +14,7 @@ using schema::refuse;
 constexpr size_t kMaxNameBytes = 256;
 const CodeSet kNameCharacters = {{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}};
 
-// Names stand in tags and in front of markers as they are.
+// Names are written into tags and before markers without escapes, so they must not break these.
 void check_name(const std::string& name, const std::string& where) {
   if (name.empty() || name.size() > kMaxNameBytes)
     refuse(where,
@@ -51,8 +51,8 @@ int32_t AnswerGrammar::marker(std::string_view text, int32_t next) {
   return token ? g_.marker(*token, next) : g_.literal(text, next);
 }
 
-// State i: the text ends in the first i bytes of the marker. No two of its beginnings overlap, so
-// where it does not go on the next one can begin at most with this very byte.
+// State i: the text ends in the first i bytes of the marker. The marker's first byte occurs in it
+// only once. So where a byte does not continue the marker, a new one can begin only at that byte.
 int32_t AnswerGrammar::reasoning(int32_t next) {
   const std::string_view end = marker::kEndThink;
   std::vector<int32_t> states;
@@ -116,7 +116,8 @@ int32_t AnswerGrammar::dsml_tag(std::string_view begin, std::string_view end, in
   return g_.literal(begin, marker(marker::kDsml, g_.literal(end, next)));
 }
 
-// A parameter whose text or other value follows the tag it opens.
+// A parameter: the tag that opens it, followed by `text` for a string or by `other` for another
+// value.
 int32_t AnswerGrammar::parameter(std::string_view name, int32_t text, int32_t other) {
   const int32_t kind = g_.split({g_.literal("true\">", text), g_.literal("false\">", other)});
   return dsml_tag("<", fmt::format("parameter name=\"{}\" string=\"", name), kind);

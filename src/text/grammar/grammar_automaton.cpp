@@ -68,7 +68,7 @@ class Places {
     return closure(std::move(open));
   }
 
-  // Adds the codes at which what the set waits for changes.
+  // Adds the code points at which the set of possible next places changes.
   void add_borders(const Set& set, std::vector<uint32_t>& borders) const {
     for (const int at : set) {
       if (!places_[at].characters) continue;
@@ -104,7 +104,7 @@ class Places {
     }
     for (int i = 0; i < e.min; ++i) {
       const int before = std::exchange(place, build(e.parts[0], place));
-      if (place == before) break;  // nothing, however often
+      if (place == before) break;  // an empty text, however often repeated
     }
     return place;
   }
@@ -123,7 +123,7 @@ class States {
 
   States(const Expression& whole, const std::vector<LookAhead>& ahead, std::string_view where)
       : where_(where), places_(where), ahead_(ahead) {
-    // All places first: sets are over the places there are.
+    // All places are built first, since sets refer to them by number.
     std::vector<std::vector<int>> starts = {{places_.build(whole, Places::kAccept)}};
     for (const LookAhead& look : ahead) {
       starts.emplace_back();
@@ -170,7 +170,8 @@ class States {
     return std::binary_search(set.begin(), set.end(), place);
   }
 
-  // Look-ahead that is met is looked at no more. False: nothing can follow any more.
+  // A look-ahead that has matched is not followed further. Returns false if nothing can match any
+  // more.
   bool settle(Sets& sets) const {
     if (sets[0].empty()) return false;
     for (size_t i = 0; i < ahead_.size(); ++i) {
@@ -228,9 +229,9 @@ int32_t automaton(const JsonGrammar& json, const Expression& whole,
   Grammar& g = json.grammar();
   States states(whole, ahead, where);
   if (states.empty()) return g.reserve();
-  // Pairs of a state and a length so far; where there is no largest one, all from the least on are
-  // one. First all that there are, then their nodes: nothing is left behind of a pattern that is
-  // too large.
+  // A node stands for a state and the length so far. Without an upper limit, all lengths from the
+  // lower limit on share one. All pairs are found before their nodes are made, so that a pattern
+  // that is too large leaves no nodes behind.
   const bool bounded = lengths.max != Grammar::kUnbounded;
   std::map<std::pair<int, uint32_t>, int32_t> nodes = {{{0, 0}, -1}};
   std::vector<std::pair<int, uint32_t>> order = {{0, 0}};

@@ -9,7 +9,8 @@ namespace {
 
 // Characters that stand in a JSON string as they are.
 const CodeSet kPlain = {{0x20, '"' - 1}, {'"' + 1, '\\' - 1}, {'\\' + 1, kMaxCode}};
-// Of text that is not JSON: no control characters but those that lay text out.
+// Characters of text that is not JSON: no control characters except tab, line feed and carriage
+// return.
 const CodeSet kRaw = {{'\t', '\n'}, {'\r', '\r'}, {0x20, kMaxCode}};
 
 constexpr std::string_view kHexDigits = "0123456789abcdefABCDEF";
@@ -47,9 +48,9 @@ std::string escaped(uint32_t code) {
   }
 }
 
-// A text in which nothing after "<" or "</" is the bar. `plain`: the characters of the text;
-// `more`: edges that are there in every state, e.g. an escape, given the state to come back to;
-// `ends`: what may follow the text, -1 if `more` says how it ends.
+// A text in which the bar never follows "<" or "</". `plain`: the characters of the text. `more`:
+// further edges of every state (such as escapes), given the state to return to. `ends`: what may
+// follow the text, -1 if `more` says how it ends.
 template <class More>
 int32_t text_without_markers(Grammar& g, const CodeSet& plain, More more, int32_t ends) {
   const int32_t normal = g.reserve(), after_less = g.reserve(), after_slash = g.reserve();

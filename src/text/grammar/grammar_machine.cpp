@@ -6,15 +6,15 @@
 namespace fathom {
 namespace {
 
-// Calls opened inside one token that are told apart. A token of more brackets in a row than this is
-// not allowed; its shorter relatives are.
+// How many calls opened inside one token are followed. A token with more brackets in a row is not
+// allowed; the same text can be written with shorter tokens.
 constexpr int kDepthInToken = 64;
 // Memory of the caches: states of about a kilobyte, their places, masks of finished states.
 constexpr size_t kMaxStates = 8'192, kMaxPlacesKept = 1'000'000, kMaxMasks = 64;
 constexpr size_t kMaxFoundWords = size_t{1} << 20;
-// Work for one mask, in trie nodes looked at and places stepped from: some fifteen walks over the
-// whole of the real vocabulary. Beyond it only tokens of one byte are looked at: what a grammar
-// made to be slow costs is bounded, and its answers stay right.
+// The work for one mask, in visited trie nodes and followed places: about fifteen walks over the
+// whole of the real vocabulary. Beyond it only tokens of one byte are considered. So the cost of a
+// grammar made to be slow is bounded, and its answers still conform.
 constexpr size_t kMaxWork = 4'000'000;
 
 template <class T>
@@ -56,7 +56,8 @@ std::vector<Frame> GrammarMachine::frames_of(int32_t stack, const StackPool& sta
   return frames;
 }
 
-// The start at `node` inside of `frames`, from which the frame that belongs to it is taken.
+// A start at `node` inside of `frames`. If the innermost frame is a repetition it moves from
+// `frames` into the start.
 GrammarMachine::Start GrammarMachine::start_at(int32_t node, std::vector<Frame>& frames) const {
   Start start;
   start.node = node;
@@ -175,8 +176,8 @@ std::shared_ptr<const GrammarMachine::Found> GrammarMachine::find_from(const Sta
   return found;
 }
 
-// Adds what may follow one place: what was found for its node, then, for as long as tokens go on
-// behind what they close, what may follow there.
+// Adds the tokens that may follow one place: those found for its node and, where a token closes the
+// innermost frame and goes on, those found for what follows that frame.
 void GrammarMachine::add_place(const Place& place, const StackPool& stacks, Next& next) {
   std::vector<Frame> frames = frames_of(place.stack, stacks);
   std::vector<int32_t> tokens;

@@ -20,9 +20,9 @@ int compare(const Decimal& a, const Decimal& b) {  // of the absolute values
   return whole != 0 ? whole : a.fraction.compare(b.fraction);
 }
 
-// The numbers from `low` to `high`, both at least 0, digit by digit. While the digits so far are
-// those of a bound, the number is still tied to it; a digit above the lower or below the upper one
-// sets it free.
+// The numbers from `low` to `high`, both at least 0, digit by digit. As long as its digits equal
+// those of a bound, a number is tied to that bound. A digit above the lower bound's or below the
+// upper bound's frees it.
 class Magnitudes {
  public:
   Magnitudes(Grammar& grammar, const NumberForm& form, Bound low, Bound high, int32_t next)
@@ -41,7 +41,7 @@ class Magnitudes {
   }
 
  private:
-  // `length` digits in all, `at` of them written; `rest`: what they leave divided by multiple_of.
+  // `length` digits in all, `at` of them written; `rest`: the digits so far modulo multiple_of.
   int32_t whole(int length, int at, bool tied_low, bool tied_high, uint32_t rest) {
     if (at == length) return fraction(0, tied_low, tied_high, rest);
     const bool free = !tied_low && !tied_high && at > 0;
@@ -66,7 +66,7 @@ class Magnitudes {
     return at < static_cast<int>(d.fraction.size()) ? d.fraction[at] : '0';
   }
 
-  // `at` digits behind the point are written; none: not even the point.
+  // `at` digits after the point are written; with 0 the point is not written either.
   int32_t fraction(int at, bool tied_low, bool tied_high, uint32_t rest) {
     if (rest != 0) return g_.reserve();  // no multiple: there is no way on
     const auto key = std::tuple(at, tied_low, tied_high);

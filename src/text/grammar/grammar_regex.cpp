@@ -25,7 +25,7 @@ const CodeSet kWhite = {{'\t', '\r'},     {' ', ' '},       {0xA0, 0xA0},     {0
 const CodeSet kLineEnds = {{'\n', '\n'}, {'\r', '\r'}, {0x2028, 0x2029}};
 const CodeSet kAnything = {{0, kMaxCode}};
 
-// One of a pattern's alternatives, as what a whole text is.
+// One of a pattern's alternatives, as an expression for the whole text.
 struct Alternative {
   Expression whole;
   std::vector<LookAhead> ahead;
@@ -337,7 +337,7 @@ int32_t build(const JsonGrammar& json, const Expression& e, Spelling spelling, i
       }
       for (int i = 0; i < e.min; ++i) {
         const int32_t before = std::exchange(node, build(json, e.parts[0], spelling, node));
-        if (node == before) break;  // nothing, however often
+        if (node == before) break;  // an empty text, however often repeated
       }
       return node;
     }
@@ -365,8 +365,8 @@ struct Format {
   std::string_view short_pattern = {};  // without limits on the lengths of parts
 };
 
-// Every text of these is valid; RFC 3339's leap seconds and the rarer e-mail addresses and
-// spellings of IPv6 addresses are left out.
+// Every text that matches is valid for its format. RFC 3339's leap seconds, rare e-mail addresses
+// and rare spellings of IPv6 addresses do not match.
 #define FATHOM_DATE                                                                             \
   "(\\d{4}-((0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|(0[469]|11)-(0[1-9]|[12]\\d|30)|02-(0[1-9]" \
   "|1\\d|2[0-8]))|(\\d\\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29)"

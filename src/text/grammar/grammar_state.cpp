@@ -37,7 +37,7 @@ void StackPool::clear() {
 
 bool Follower::first_time(const Place& place) {
   if (seen_.size() < 2 * (seen_count_ + 1)) {
-    // Grown before it is half full; what is seen this round moves along.
+    // The table grows before it is half full; entries of this round are copied.
     const auto old = std::exchange(seen_, {});
     seen_.resize(old.empty() ? 64 : 2 * old.size());
     for (const auto& [key, round] : old) {

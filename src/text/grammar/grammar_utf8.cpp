@@ -12,8 +12,8 @@ namespace {
 
 constexpr CodeRange kSurrogates = {0xD800, 0xDFFF};
 
-// Cuts ranges of code points into ranges of bytes: a range whose ends agree in all but their last
-// k bytes, and in which those k run over everything, is one range a byte.
+// Splits ranges of code points into ranges of bytes. A range is one range a byte if its ends differ
+// in the last k bytes only, and these k bytes take all values.
 class EdgeMaker {
  public:
   EdgeMaker(Grammar& grammar, int32_t next) : grammar_(grammar), next_(next) {}

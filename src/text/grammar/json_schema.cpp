@@ -81,7 +81,7 @@ int32_t SchemaGrammar::of_type(std::string_view type, const OrderedJson& schema,
   return node;
 }
 
-// A rule of its own, made later: references may lead back to where they stand.
+// A reference becomes a rule of its own that is made later, since it may lead back to itself.
 int32_t SchemaGrammar::reference(const OrderedJson& schema, const std::string& where, Want want,
                                  int32_t next) {
   const auto [target, place] = core_.target_of(schema, where);
@@ -95,7 +95,7 @@ int32_t SchemaGrammar::reference(const OrderedJson& schema, const std::string& w
   return g_.call(at->second, next);
 }
 
-// Also a rule of its own: what the parts refer to may be put together with the same parts again.
+// Merged schemas are rules, too: references in the parts may lead to merging the same parts again.
 int32_t SchemaGrammar::merged(const OrderedJson& schema, const std::string& where, Want want,
                               int32_t next) {
   const auto [at, is_new] = merged_rules_.try_emplace({schema.dump(), want}, -1);
@@ -187,7 +187,7 @@ int depth_of(const OrderedJson& value, int limit) {
   return depth + 1;
 }
 
-// Text that would end the tag around it.
+// Whether the text would end the tag that it is written in.
 bool breaks_tags(const std::string& text) {
   std::string bar;
   append_utf8(bar, kBar);

@@ -105,7 +105,7 @@ OrderedJson both_prefixes(const OrderedJson& a, const OrderedJson& b) {
   return both;
 }
 
-// The tuples and the bounds of earlier drafts, as today's.
+// Rewrites the tuples and bounds of earlier drafts in today's keywords.
 void modernise(OrderedJson& s) {
   if (const OrderedJson* items = find(s, "items"); items && items->is_array()) {
     OrderedJson prefix = *items;
@@ -126,8 +126,8 @@ void modernise(OrderedJson& s) {
   }
 }
 
-// What is left of the members and items that no other keyword speaks of. Nothing is written that is
-// not listed, so this matters only where nothing is.
+// Resolves unevaluatedProperties and unevaluatedItems. Answers have no members or items beyond
+// those listed, so the keyword matters only if nothing is listed.
 void settle_unevaluated(OrderedJson& s) {
   for (const auto& [unevaluated, other] :
        {std::pair("unevaluatedProperties", "additionalProperties"),
@@ -144,7 +144,7 @@ void settle_unevaluated(OrderedJson& s) {
 
 }  // namespace
 
-// Schemas that all hold, on their way to one.
+// Schemas that must all hold, while they are merged into one.
 struct SchemaCore::Conjunction {
   OrderedJson base = OrderedJson::object();  // their keywords
   std::vector<OrderedJson> choices;          // lists of branches, of each of which one holds

@@ -63,7 +63,7 @@ constexpr std::string_view kUnderstood[] = {"type",
                                             "exclusiveMinimum",
                                             "exclusiveMaximum",
                                             "multipleOf"};
-// Understood only when put in other words.
+// Supported by rewriting them in terms of other keywords.
 constexpr std::string_view kRewritten[] = {
     "const",          "allOf", "not", "nullable", "unevaluatedProperties", "unevaluatedItems",
     "additionalItems"};
@@ -173,7 +173,7 @@ std::vector<std::string> types_of(const OrderedJson& schema, const std::string& 
     for (const OrderedJson& name : type->is_array() ? *type : OrderedJson::array({*type}))
       types.push_back(name.get<std::string>());
   } else {
-    // Keywords that are about one type alone say what is meant.
+    // Without `type`, keywords that apply to one type only tell which types are meant.
     for (const auto& [key, value] : schema.items()) {
       for (const auto& [name, about] :
            {std::pair{"object",

@@ -57,7 +57,8 @@ SchemaGrammar::Members SchemaGrammar::members_of(const OrderedJson& schema,
       add_text(name.size(), place);
     }
   }
-  // An object without a word about its properties is any object; with an empty list it is empty.
+  // An object schema that says nothing about properties allows any object; one with an empty list
+  // allows {}.
   if (members.list.empty() && (additional ? *additional != false : properties == nullptr)) {
     members.open = true;
     members.values = additional && additional->is_object() ? additional : nullptr;
@@ -65,7 +66,7 @@ SchemaGrammar::Members SchemaGrammar::members_of(const OrderedJson& schema,
   }
   name_members(schema, where, members);
   require_members(schema, where, members);
-  // A member that no value follows is left out where it may be.
+  // An optional member without an allowed value is never written.
   std::erase_if(members.list, [&](const Member& m) {
     return !m.required && (*m.schema == false || core_.of(*m.schema, m.where) == false);
   });
@@ -73,7 +74,7 @@ SchemaGrammar::Members SchemaGrammar::members_of(const OrderedJson& schema,
   return members;
 }
 
-// patternProperties and propertyNames, where they say how names are made up.
+// Applies patternProperties and propertyNames, which describe names by patterns.
 void SchemaGrammar::name_members(const OrderedJson& schema, const std::string& where,
                                  Members& members) {
   const OrderedJson* patterns = checked_object(schema, "patternProperties", where);
@@ -138,7 +139,7 @@ void SchemaGrammar::require_members(const OrderedJson& schema, const std::string
           fmt::format("{} is not the name of one of the properties", name.dump(-1, ' ', true)));
       continue;
     }
-    // One that is only named may be anything that other members may be.
+    // A required member that is not described gets the schema of other members.
     by_name.emplace(name.get<std::string>(), members.list.size());
     members.list.push_back({name.get<std::string>(), additional ? additional : &kAny, true,
                             where + ".additionalProperties"});
@@ -188,7 +189,7 @@ void SchemaGrammar::add_root_objects(const OrderedJson& schema, const std::strin
     if (find(core, "enum"))
       refuse(where + ".enum",
              "not supported here; expected the schema of an object with properties");
-    // The types of several schemas that have none in common.
+    // Merged schemas may have no type in common: then no object is possible.
     const OrderedJson* type = find(core, "type");
     if (type && type->is_array() && type->empty()) return;
     objects.push_back(members_of(core, where));
@@ -246,7 +247,7 @@ int32_t SchemaGrammar::open_object(const Members& members, int32_t next) {
 int32_t SchemaGrammar::object(const Members& members, int32_t next) {
   if (members.open) return open_object(members, next);
   const int32_t close = g_.byte('}', next), end = json_.space(close);
-  int32_t from_here = -1;  // one of this property and those behind it, and what follows
+  int32_t from_here = -1;  // this property or a later one, and what follows it
   bool may_end = true;     // no property behind this one is required
   size_t optional_in_a_row = 0;
   for (auto m = members.list.rbegin(); m != members.list.rend(); ++m) {

@@ -39,7 +39,7 @@ std::vector<Attempt> attempts_at(std::string_view pattern, std::string_view shor
 
 }  // namespace
 
-// pattern goes before format, as the stricter of the two; the lengths hold beside either.
+// pattern has precedence over format, since it is stricter. The lengths are enforced with either.
 int32_t SchemaGrammar::string(const OrderedJson& schema, const std::string& where,
                               Spelling spelling, int32_t next) {
   const auto min = count_of(schema, "minLength", where), max = count_of(schema, "maxLength", where);
@@ -186,7 +186,7 @@ int32_t SchemaGrammar::array(const OrderedJson& schema, const std::string& where
   if (prefix && (!prefix->is_array() || prefix->empty()))
     refuse(where + ".prefixItems", "expected a list of one schema or more");
   auto fixed = static_cast<uint32_t>(prefix ? prefix->size() : 0);
-  // Behind a prefix nothing is written unless `items` says what.
+  // Without `items`, nothing is written after the items of a prefix.
   const bool closed = items ? *items == false : prefix != nullptr;
   const uint32_t low = count_of(schema, "minItems", where).value_or(0);
   uint32_t high = count_of(schema, "maxItems", where).value_or(Grammar::kUnbounded);
@@ -238,8 +238,8 @@ int32_t SchemaGrammar::distinct_items(const OrderedJson& values, uint32_t min, u
                                       int32_t next) {
   const auto count = static_cast<uint32_t>(values.size());
   const int32_t close = g_.byte(']', next), end = json_.space(close);
-  // Sets are made before those that they are part of. behind[s]: an item of s has been written and
-  // those of `s` are left.
+  // Sets are processed after their subsets. behind[s]: an item has been written, and the values of
+  // s are left.
   std::vector<int32_t> items(size_t{1} << count), behind(items.size());
   for (size_t left = 0; left < items.size(); ++left) {
     const auto written = count - static_cast<uint32_t>(std::popcount(left));

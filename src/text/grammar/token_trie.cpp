@@ -15,7 +15,7 @@ TokenTrie::TokenTrie(const Tokenizer& tokenizer, std::span<const int32_t> withou
     tokens.emplace_back(bytes, id);
     longest_ = std::max(longest_, bytes.size());
   }
-  // In the order of their bytes tokens come in the order of the preorder walk.
+  // Sorted by their bytes, tokens are in the order of the trie's preorder walk.
   std::sort(tokens.begin(), tokens.end());
 
   nodes_.push_back({});
