@@ -9,7 +9,7 @@
 namespace fathom::server {
 namespace {
 
-// What the engine's thread and the factory's threads share about one answer.
+// The state of one answer that the engine's thread and the factory's threads share.
 class Work {
  public:
   Work(ConstraintFactory& constraints, std::shared_ptr<const CompiledForm> form)
@@ -56,8 +56,8 @@ class Work {
       std::deque<int32_t> tokens = std::exchange(tokens_, {});
       if (abandoned_) break;
       lock.unlock();
-      // A token that was not allowed is not accepted and changes nothing: the engine never draws
-      // one, and an answer that somehow has one still ends.
+      // accept() ignores a token that is not allowed. The engine never draws one; an answer that
+      // had one would still end.
       for (const int32_t token : tokens) matcher_->accept(token);
       matcher_->allowed(mask);
       lock.lock();

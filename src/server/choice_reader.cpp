@@ -41,7 +41,8 @@ void ChoiceReader::take(KeptToken token, GenerationEvent& event) {
   // the engine is shutting down.
   if (token.finish == Finish::cancelled)
     return fail({503, "the server is shutting down: the answer is not complete"}, event);
-  // An answer that the limit cut is one even where the end of its text closes a partial call.
+  // An answer that reached the limit counts as cut, even if the end of its text completes a partial
+  // call.
   const bool cut = token.finish == Finish::length && !reader_.stopped();
   if (token.finish != Finish::none && !reader_.stopped()) reader_.finish(event.pieces, cut);
   release_logprobs(token.finish != Finish::none || reader_.stopped(), event);
@@ -62,9 +63,10 @@ void ChoiceReader::fail(const Failure& failure, GenerationEvent& event) {
   event.failure = failure;
 }
 
-// Those of tokens whose text begins in front of what is not decided. At the end (`all`) every other
-// one: tokens of a stop text and the token that ended the answer were generated, and the usage
-// counts them. Who reads log-probabilities by place would otherwise miss some.
+// Releases the log-probabilities of tokens whose text begins before what is decided. At the end
+// (`all`) also the others: tokens of a stop text and the final token were generated, and usage
+// counts them. Clients that match log-probabilities to tokens by position would otherwise miss
+// some.
 void ChoiceReader::release_logprobs(bool all, GenerationEvent& event) {
   if (held_.empty()) return;
   const size_t decided = reader_.decided();

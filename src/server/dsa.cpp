@@ -21,8 +21,8 @@ using nlohmann::json;
 
 constexpr std::string_view kJson = "application/json";
 
-// The text of each token. One that ends inside a character has what was whole before it; the rest
-// comes with the token that completes it, so that the pieces in a row are the text.
+// The text of each token. A token that ends inside a character gets the complete characters before;
+// the rest comes with the token that completes it. Joined, the pieces are the text.
 std::vector<std::string> pieces_of(const Tokenizer& tokenizer, std::span<const int32_t> ids) {
   StreamDecoder decoder(tokenizer);
   std::vector<std::string> pieces;
@@ -32,8 +32,8 @@ std::vector<std::string> pieces_of(const Tokenizer& tokenizer, std::span<const i
   return pieces;
 }
 
-// The piece of the last of `ids`: as in pieces_of, without decoding all of a long text. A character
-// has at most four bytes, so what is unfinished began in the last few tokens that have any.
+// The piece of the last of `ids`, as in pieces_of, without decoding the whole text. A character has
+// at most four bytes, so an incomplete one began in the last few tokens that have bytes.
 std::string last_piece(const Tokenizer& tokenizer, std::span<const int32_t> ids, bool at_end) {
   constexpr size_t kEnough = 16;
   const auto tail = ids.last(std::min(ids.size(), kEnough));
@@ -138,7 +138,7 @@ Result<json> token_answer(const DsaSource& source, const std::string& id, std::s
   }
   std::vector<std::vector<int32_t>> layers, before;
   if (!source.store.find(id, *token, layers)) {
-    // Past the store's limit, or dropped since `text` was taken.
+    // It was beyond the store's limit, or it was dropped after `text` was read.
     return Failure{404, fmt::format("the selection of token {} is not kept: of request '{}' the "
                                     "first {} tokens' are",
                                     *token, id, text.kept)};
@@ -152,7 +152,7 @@ Result<json> token_answer(const DsaSource& source, const std::string& id, std::s
       {"token", *token},
       {"text", last_piece(source.tokenizer, upto, *token + 1 == generated)},
       {"position", position},
-      // What was there to select from: all in front of it, the last of which asked.
+      // The candidates: all positions before this token, the last of which is the query's own.
       {"context_tokens", position},
       {"layers", layers_answer(layers, before, position)},
   };

@@ -165,7 +165,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     return std::nullopt;
   }
 
-  // On the engine's thread.
+  // Called on the engine's thread.
   void hear(size_t choice, const TokenEvent& event) {
     if (silent_.load(std::memory_order_relaxed)) return;
     if (event.selection && event.token >= 0)
@@ -281,7 +281,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     if (!quiet) listen_(event);
     if (event.failure) return fail_all(*event.failure);
     if (event.ended && --open_ == 0) return finish();
-    // The other choices of a prompt follow when its cache is filled: at the first token.
+    // A prompt's other choices are submitted when its cache is filled, which its first token shows.
     const auto n = static_cast<size_t>(n_);
     if (index % n != 0 || !(choice.heard || event.ended)) return;
     if (std::exchange(choice.followed, true)) return;
@@ -361,7 +361,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::atomic<bool> silent_{false};  // nothing is listened to any more
 
   std::mutex mutex_;                  // guards what follows
-  std::shared_ptr<HttpReply> reply_;  // none: over
+  std::shared_ptr<HttpReply> reply_;  // null when the request is over
   std::vector<Queued> queue_;
   bool wake_pending_ = false;  // a drain() has been posted
 };

@@ -35,8 +35,7 @@ Buckets step_token_buckets() {
   return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384};
 }
 
-// "abort" is vLLM's word for a client that went away; that the model ended with a call, its engine
-// does not tell from other stops.
+// vLLM calls it "abort" if a client went away, and "stop" also if the model ended with a call.
 std::string reason_label(std::string_view finish_reason) {
   if (finish_reason == "cancelled") return "abort";
   if (finish_reason == "tool_calls") return "stop";
@@ -68,7 +67,7 @@ struct Metrics::Impl {
   prometheus::Registry registry;
   const Labels labels;
 
-  // The engine's, brought up to date by render().
+  // Metrics of the engine, updated by render().
   Gauge& running = gauge("vllm:num_requests_running", "Requests being computed.", labels);
   Gauge& waiting = gauge("vllm:num_requests_waiting", "Requests waiting to be computed.", labels);
   Gauge& cache_usage =
@@ -98,7 +97,7 @@ struct Metrics::Impl {
   Counter& steps = counter("fathom:steps_total", "Steps of the engine.");
   Gauge& engine_up = gauge("fathom:engine_up", "1 while the engine works.", labels);
 
-  // Of requests.
+  // Metrics of requests.
   Histogram& first_token =
       histogram("vllm:time_to_first_token_seconds", "From a request's arrival to its first token.",
                 second_buckets());
@@ -119,7 +118,7 @@ struct Metrics::Impl {
                                                .Help("Requests by how they ended.")
                                                .Register(registry);
 
-  // Of steps.
+  // Metrics of steps.
   prometheus::Family<Histogram>& step_seconds =
       prometheus::BuildHistogram()
           .Name("fathom:step_seconds")

@@ -35,7 +35,8 @@ bool names_etag(std::string_view header, std::string_view etag) {
 void send_asset(const WebAsset& asset, const HttpRequest& request, HttpReply& reply) {
   HttpHeaders headers = {
       {"ETag", std::string(asset.etag)},
-      // Asked for again each time, which costs a 304: a new program brings a new page at once.
+      // The browser revalidates each time, which costs a 304, so that a new program shows its new
+      // page at once.
       {"Cache-Control", "no-cache"},
       {"Content-Security-Policy", std::string(kPolicy)},
       {"X-Content-Type-Options", "nosniff"},

@@ -16,7 +16,7 @@ using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 constexpr int kClientGone = 499;         // in log and metrics, as other servers have it
-constexpr const char* kOther = "other";  // the path of requests to none of our paths, in metrics
+constexpr const char* kOther = "other";  // label of unknown paths in the metrics
 
 std::string_view openai_type(int status) {
   switch (status) {
@@ -53,8 +53,8 @@ std::string_view anthropic_type(int status) {
   }
 }
 
-// The time this takes depends on `given`, which whoever asks knows, and not on the key or on where
-// the two differ.
+// Compares in a time that depends only on the length of `given`, which the client knows: it tells
+// nothing about the key or about where the two differ.
 bool same_key(std::string_view given, std::string_view key) {
   unsigned differ = given.size() == key.size() ? 0 : 1;
   for (size_t i = 0; i < given.size(); ++i)
@@ -69,8 +69,8 @@ bool equal_but_case(std::string_view a, std::string_view b) {
                     [&](char x, char y) { return lower(x) == lower(y); });
 }
 
-// The keys that a request carries: of OpenAI's header, and of Anthropic's. Some clients fill one
-// with what their user gave and the other with a word of their own.
+// The keys that a request carries, in OpenAI's header and in Anthropic's. Some clients put the
+// user's key in one and a value of their own in the other.
 std::vector<std::string_view> keys_of(const HttpRequest& request) {
   constexpr std::string_view kBearer = "bearer ";
   std::vector<std::string_view> keys;
@@ -99,7 +99,7 @@ bool is_local_host(std::string_view host) {
          host.find_first_not_of("0123456789.") == std::string_view::npos;
 }
 
-// A browser names the page that asks; a page of this server names this server.
+// Whether a page of this server asks: the browser sends the page's origin.
 bool same_origin(std::string_view origin, std::string_view host) {
   const size_t scheme = origin.find("://");
   return scheme != std::string_view::npos && equal_but_case(origin.substr(scheme + 3), host);
@@ -153,7 +153,7 @@ void send_error(HttpReply& reply, ErrorShape shape, const Failure& failure, std:
 // once, when it is over.
 class Router::Observed final : public HttpReply {
  public:
-  // What is said when the request is over, by whoever sees it: end(), or the client's leaving.
+  // The record of the request, closed once: by end(), or when the client has left.
   struct Ledger {
     Ledger(Metrics& m, std::shared_ptr<ServerLog> l) : metrics(m), log(std::move(l)) {}
 
@@ -180,7 +180,7 @@ class Router::Observed final : public HttpReply {
     std::mutex mutex;  // guards what follows
     RequestRecord record;
     bool closed = false;
-    bool gone = false;  // the client is
+    bool gone = false;  // the client has left
   };
 
   Observed(std::shared_ptr<HttpReply> inner, std::shared_ptr<Ledger> ledger, HttpHeaders always,
@@ -189,8 +189,8 @@ class Router::Observed final : public HttpReply {
         ledger_(std::move(ledger)),
         always_(std::move(always)),
         shape_(shape) {
-    // The line is written when the last of those who hear of it after us lets go of the reply:
-    // they may have figures for it.
+    // After the client has left, the log line is written when the last owner releases the reply:
+    // listeners called after this one may still add figures to it.
     inner_->on_abandoned([l = ledger_] {
       std::lock_guard lock(l->mutex);
       l->gone = true;
@@ -351,7 +351,7 @@ void Router::answer_options(const HttpRequest& request, const Methods& methods,
   HttpHeaders headers = {{"Allow", allow}};
   if (!request.header("access-control-request-method").empty() && !cors_headers(request).empty()) {
     headers.emplace_back("Access-Control-Allow-Methods", allow);
-    // SDKs send headers of their own naming; what is asked for is what is allowed.
+    // SDKs send headers with names of their own, so the requested headers are the allowed ones.
     if (const std::string_view asked = request.header("access-control-request-headers");
         !asked.empty())
       headers.emplace_back("Access-Control-Allow-Headers", asked);

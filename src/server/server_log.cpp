@@ -56,7 +56,8 @@ LogLevel log_level_of_name(std::string_view name) {
 }
 
 struct ServerLog::Impl {
-  // The writer ends while the logger and its sink are there: what is queued is written first.
+  // Resetting the pool joins its writer while the logger and its sink still exist, so queued lines
+  // are written first.
   ~Impl() { pool.reset(); }
 
   std::shared_ptr<spdlog::details::thread_pool> pool =
@@ -76,7 +77,7 @@ ServerLog::~ServerLog() { finish(kFarewell); }
 
 bool ServerLog::finish(double seconds) {
   if (!impl_) return true;
-  // spdlog waits for its writer without a limit, so that a thread of our own does the waiting.
+  // spdlog waits for its writer without a time limit, so another thread waits for spdlog.
   std::packaged_task<void()> end([impl = std::move(impl_)]() mutable { impl.reset(); });
   std::future<void> ended = end.get_future();
   std::thread waiting(std::move(end));

@@ -28,7 +28,7 @@ void listen(Session& session, const GenerationEvent& event) {
   }
 }
 
-// In the words at which Anthropic's SDK goes on with the whole conversation in each request.
+// Anthropic's SDK recognises this error, and then sends the whole conversation with each request.
 void send_unsupported_thread(HttpReply& reply) {
   const Failure failure{400, "thread: this server keeps no conversations: send all messages"};
   OrderedJson body = OrderedJson::parse(error_body(ErrorShape::anthropic, failure));

@@ -23,7 +23,8 @@ bool is_one_of(std::string_view type, std::initializer_list<std::string_view> ty
   return std::find(types.begin(), types.end(), type) != types.end();
 }
 
-// A string or blocks: system texts and tool results. What is no text has a word in its place.
+// The text of a string or of blocks (system texts, tool results). A block that is no text is
+// replaced by a placeholder.
 std::string read_text(const At& at) {
   if (at.null()) return {};
   if (at.value().is_string()) return at.string();
@@ -32,7 +33,7 @@ std::string read_text(const At& at) {
   for (size_t i = 0; i < at.array_size(); ++i) {
     const At block = at.at(i);
     const std::string& type = block.at("type").string();
-    // Which tools there are is said by the request's list of them.
+    // Which tools there are is read with the request's tools.
     if (is_one_of(type, {"tool_addition", "tool_removal"})) continue;
     add_block(text, text_of_part(block).value_or(placeholder_of(type)));
   }
@@ -62,7 +63,8 @@ bool holds_results(const At& content) {
   });
 }
 
-// `asks`: it is what the request is about. Images beside tool results belong to these.
+// `asks`: this is the message that the request is about. Images beside tool results belong to
+// those.
 void read_user(const At& message, bool asks, Conversation& conversation) {
   const At content = message.at("content");
   Message said;
@@ -93,7 +95,7 @@ void read_user(const At& message, bool asks, Conversation& conversation) {
   if (spoke || !results) conversation.push_back(std::move(said));
 }
 
-// Blocks that other servers write about what they did themselves; text says what came of it.
+// Blocks in which other servers record what they did themselves; the text says what came of it.
 bool is_foreign(std::string_view type) {
   return type.ends_with("_tool_result") ||
          is_one_of(type, {"redacted_thinking", "server_tool_use", "mcp_tool_use",

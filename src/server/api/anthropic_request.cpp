@@ -15,7 +15,8 @@ void refuse_unsupported_fields(const JsonField& root) {
                             {"stop", "it is stop_sequences here"},
                             {"n", "", "1"},
                             {"response_format", "it is output_config.format here"}});
-  // Reasoning of earlier turns is left out by the encodings themselves; nothing else is edited.
+  // The encodings leave out the reasoning of earlier turns by themselves; other edits are not
+  // supported.
   const JsonField edits = root.at("context_management").null()
                               ? root.at("context_management")
                               : root.at("context_management").at("edits");
@@ -29,11 +30,11 @@ void refuse_unsupported_fields(const JsonField& root) {
 void read_thinking(const JsonField& at, MessagesRequest& request) {
   if (at.null()) return;
   const std::string& type = at.at("type").string();
-  // Between tools the encodings open no reasoning that a request could ask for.
+  // Between tool calls the encodings never open reasoning, so there is nothing to switch on.
   if (type == "disabled" || type == "between_tools") return;
   if (type != "enabled" && type != "adaptive")
     fail("thinking.type: expected enabled, adaptive or disabled, found '{}'", type);
-  // What the encodings know is on or off: the budget is checked for being one.
+  // The encodings only know reasoning on or off, so the budget is checked but not used.
   if (type == "enabled") {
     constexpr int64_t kLeast = 1024, kMost = int64_t{1} << 40;
     at.at("budget_tokens").expect(!at.at("budget_tokens").null(), "an integer");

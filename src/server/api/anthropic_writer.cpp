@@ -26,9 +26,9 @@ std::string_view stop_reason_of(const GenerationEvent& event) {
   return "end_turn";
 }
 
-// The input of a call from its arguments. Of a call that was cut off it is what has come. One that
-// became unreadable must not look like a whole call: its text is wrapped as Anthropic's documents
-// say it of JSON that is none.
+// The input of a call from its arguments. Of a call that was cut, the part that arrived. Arguments
+// that became unreadable must not look like a complete call, so their text is wrapped as
+// Anthropic's documentation prescribes for invalid JSON.
 OrderedJson input_of(const std::string& arguments, bool cut) {
   OrderedJson input = OrderedJson::parse(
       cut ? closed_json_object(arguments).value_or(arguments) : arguments, nullptr, false);

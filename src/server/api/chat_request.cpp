@@ -32,7 +32,7 @@ void refuse_unsupported_chat(const JsonField& root) {
                             {"include_stop_str_in_output"},
                             {"return_tokens_as_token_ids"},
                             {"length_penalty", "", "1"}});
-  // Asked for by their absence of a default that is true.
+  // These default to true, and only true is supported.
   for (const char* name : {"skip_special_tokens", "include_reasoning"})
     if (!root.at(name).boolean_or(true)) fail("{}: this server does not support false", name);
 }
@@ -83,8 +83,8 @@ void modernise_calls(OrderedJson& message) {
 
 }  // namespace
 
-// As vLLM's chat_template_kwargs say it, as DeepSeek's own API does, as OpenAI does: the more
-// special one wins.
+// Reads, in this order, vLLM's chat_template_kwargs, the member of DeepSeek's own API, and
+// OpenAI's: the more specific one wins.
 bool read_thinking(const JsonField& root) {
   const JsonField kwargs = root.at("chat_template_kwargs");
   if (!kwargs.null()) {
@@ -158,7 +158,7 @@ void check_prompt_bytes(const Service& service, size_t bytes) {
 }
 
 ChatPrompt chat_prompt(const Service& service, const ChatRequest& request) {
-  // An answer that has begun is not reasoned about any more.
+  // The reasoning of an answer that is being continued is over.
   const bool thinking = request.thinking && !request.continues;
   std::vector<Segment> segments =
       render(request.conversation, {service.options.encoding, thinking, false});

@@ -26,7 +26,7 @@ JsonField format_of(const JsonField& root, Protocol protocol) {
   return around.null() ? around : around.at("format");
 }
 
-// A format with a schema as the chat endpoint writes it.
+// Rewrites a format with a schema in the form of the chat endpoint.
 OrderedJson in_chat_words(const JsonField& format, Protocol protocol) {
   OrderedJson inner;
   const bool named = protocol == Protocol::responses;
@@ -105,7 +105,7 @@ OrderedJson apply_format(const JsonField& root, Protocol protocol, const Service
   if (options.show_format.value_or(options.encoding == Encoding::v32))
     show_format(format, options.encoding, chat.conversation);
   if (chat.form.kind == AnswerForm::Kind::tool_calls) return format;
-  // json_object with a schema is what other servers call json_schema.
+  // Other servers' clients send json_object with a schema where OpenAI's send json_schema.
   const bool follows = by_schema || !schema.null();
   chat.form.kind = follows ? AnswerForm::Kind::json_schema : AnswerForm::Kind::json_object;
   if (!follows) return format;

@@ -10,8 +10,8 @@
 namespace fathom::server {
 namespace {
 
-// The ids of a prompt. Special tokens in a text are control tokens here, as everybody expects of
-// this endpoint; /v1/chat/completions is where texts are only texts.
+// The ids of a prompt. Special tokens in a text are control tokens, as clients of this endpoint
+// expect; in /v1/chat/completions they are plain text.
 std::vector<int32_t> ids_of(const Tokenizer& tokenizer, const TextPrompt& prompt, bool special) {
   return prompt.text ? tokenizer.encode(*prompt.text, special) : prompt.ids;
 }
@@ -56,7 +56,7 @@ class CompletionAnswer {
     end();
   }
 
-  // Nothing is asked of the engine: the prompts come back.
+  // Returns the prompts without running the engine.
   void echo_alone() {
     begin();
     for (size_t c = 0; c < choices_.size(); ++c) {
@@ -135,7 +135,7 @@ class CompletionAnswer {
     choice.json["finish_reason"] = reason;
   }
 
-  // A token that was only computed for the prompt's sake is nobody's.
+  // The one token that is generated only for the prompt's log-probabilities is not counted.
   Usage usage_total() const {
     Usage usage = usage_.total();
     if (request_.no_answer) usage.completion_tokens = 0;

@@ -18,7 +18,8 @@ std::string rfc3339(int64_t unix_time) {
   return {text, std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &utc)};
 }
 
-// OpenAI's members and vLLM's, then Anthropic's, then what routers ask for.
+// The members of OpenAI's and vLLM's lists, then those of Anthropic's, then those that routers in
+// front of servers read.
 OrderedJson model_json(const Service& service, const std::string& name) {
   OrderedJson json;
   json["id"] = name;

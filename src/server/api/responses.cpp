@@ -26,7 +26,8 @@ void remember(Session& session) {
   stored.response = session.writer.response();
   stored.input = std::move(session.request.input);
   stored.conversation = std::move(session.request.history);
-  // Read back as a client would send it, so that both ways to go on say the same to the model.
+  // The output is read like a client's input. So a conversation gives the model the same prompt
+  // whether it goes on by id or by sending all items.
   append_items(
       stored.response["output"], "output", [](const std::string&) { return std::nullopt; },
       session.request.chat.names, stored.conversation);
@@ -72,7 +73,7 @@ std::optional<ResponsesRequest> read(Service& service, ResponseStore& stored,
   return read_responses_request(body, service.options, stored, new_id("resp_"));
 }
 
-// Agents that stream look for this condition in the stream, as OpenAI tells it.
+// Streaming clients look for this error in the stream, where OpenAI sends it.
 void stream_too_long(const ResponsesRequest& request, const std::string& message,
                      HttpReply& reply) {
   ResponseWriter writer(request.response, {}, true, new_id);
@@ -190,7 +191,7 @@ void add_responses_routes(Router& router, Service& service) {
   router.add("GET", path + "/*", [stored](const Request& http, const Reply& reply) {
     answer_errors(*reply, "input", [&] { retrieve(*stored, *http, *reply); });
   });
-  // What is absent below a path that is there.
+  // Answers for paths below an existing one that this server does not have.
   router.add("POST", path + "/*", [](const Request& http, const Reply& reply) {
     const bool compact = id_of(*http) == "compact";
     send_error(*reply, ErrorShape::openai,

@@ -11,8 +11,8 @@ namespace {
 
 using At = JsonAt<OrderedJson>;
 
-// Text in whichever of the forms clients use: a string, or parts of it. A part that is no text has
-// a word in its place, or is refused where it is what the request is about.
+// The text of a string or of parts. A part that is no text is replaced by a placeholder, or refused
+// if the request is about this item (`asks`).
 std::string read_text(const At& at, bool asks = false) {
   if (at.value().is_string()) return at.string();
   at.expect(at.value().is_array(), "a string or a list of text parts");
@@ -53,7 +53,7 @@ class ItemReader {
         conversation_(conversation),
         foreign_(foreign_calls(items)) {}
 
-  // `asks`: it is what the request is about.
+  // `asks`: the request is about this item.
   void read(const At& item, bool asks = false) {
     const std::string type =
         item.at("type").null() && !item.at("role").null() ? "message" : item.at("type").string();
@@ -169,7 +169,7 @@ class ItemReader {
     read(At(*stored, item.path()));
   }
 
-  // The assistant message that is being put together; a new one where none is, or when asked for.
+  // The assistant message that items are being added to; a new one if there is none or if `anew`.
   Message& said(const At& item, bool anew) {
     if (!turn_open_ || anew) {
       Message m;

@@ -23,8 +23,8 @@ void refuse_unsupported_fields(const JsonField& root) {
   const JsonField include = root.at("include");
   if (include.null()) return;
   for (size_t i = 0; i < include.array_size(); ++i) {
-    // The others ask for details of what never occurs here, or for a sealed form of what is given
-    // in the open.
+    // The other values ask for details that do not occur here, or for an encrypted form of what is
+    // returned in the open.
     if (include.at(i).string() == "message.output_text.logprobs")
       fail("{}: this server does not support it: use /v1/chat/completions", include.at(i).path());
   }
@@ -110,7 +110,7 @@ OrderedJson items_of(const OrderedJson& input, std::string_view response_id) {
   return items;
 }
 
-// 0.6f as 0.6, not as 0.6000000238418579.
+// The double whose text is the float's: 0.6f becomes 0.6, not 0.6000000238418579.
 double as_written(float number) { return std::stod(fmt::format("{}", number)); }
 
 OrderedJson empty_response(const JsonField& root, const ServiceOptions& options,

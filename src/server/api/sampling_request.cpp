@@ -59,14 +59,14 @@ std::vector<std::string> read_stop_texts(const JsonField& at) {
 
 void read_sampling(const JsonField& root, const ServiceOptions& options,
                    GenerationRequest& request) {
-  constexpr double kTiny = 1e-9;  // as good as 0: the most probable token alone
+  constexpr double kTiny = 1e-9;  // so small that only the most probable token is left
   SamplingParams& s = request.sampling;
   s = options.sampling;
   s.temperature = static_cast<float>(number_or(root.at("temperature"), s.temperature, 0, 100));
   s.top_p = std::max(static_cast<float>(number_or(root.at("top_p"), s.top_p, 0, 1)), float{kTiny});
   s.min_p = static_cast<float>(number_or(root.at("min_p"), s.min_p, 0, 1));
   s.top_k = read_top_k(root.at("top_k"), s.top_k);
-  // Any integer is a seed; which numbers they are to the generator does not matter.
+  // Any integer is a valid seed; the generator takes its bits.
   if (!root.at("seed").null())
     request.seed = static_cast<uint64_t>(integer_or(root.at("seed"), 0, INT64_MIN, INT64_MAX));
   LogitRules& rules = request.rules;

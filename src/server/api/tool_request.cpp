@@ -7,11 +7,11 @@
 namespace fathom::server {
 namespace {
 
-// Where a protocol writes what a function tool says.
+// How a protocol writes the parts of a function tool.
 struct Dialect {
-  const char* nested;         // the member that holds name, description and schema; "": the tool
-  const char* schema;         // its member with the schema of the arguments
-  bool schema_needed;         // false: a function without one has no arguments
+  const char* nested;         // member with name, description and schema; "": the tool itself
+  const char* schema;         // member of that with the schema of the arguments
+  bool schema_needed;         // false: a tool without a schema has no arguments
   const char* function_type;  // the `type` of a tool that the client runs
   bool type_needed;
   bool strict;  // unless the tool says otherwise
@@ -22,8 +22,8 @@ Dialect dialect_of(Protocol protocol) {
     case Protocol::chat:
       return {"function", "parameters", false, "function", false, false};
     case Protocol::responses:
-      // OpenAI's own server tries to be strict where a tool does not say it, and takes what it can
-      // of a schema that this is not possible with.
+      // If a tool does not say it, OpenAI's server tries strict mode, and enforces of the schema
+      // what it can.
       return {"", "parameters", false, "function", true, false};
     case Protocol::messages:
       return {"", "input_schema", true, "custom", false, false};
@@ -39,8 +39,8 @@ bool begins_with_any(const std::string& text, std::initializer_list<const char*>
                      [&](const char* beginning) { return text.starts_with(beginning); });
 }
 
-// Whether a tool of another type than a function may be missing without a word to the client.
-// Those that carry a resource of the user's (a server, a store of files) may not.
+// Whether a tool of another type than function may be left out without an error. One that gives
+// access to a resource of the user (a server, a file store) may not.
 bool may_be_left_out(const std::string& type, Protocol protocol) {
   if (protocol == Protocol::chat) return type == "custom";
   if (protocol == Protocol::messages) return type.starts_with("tool_search_tool");
@@ -73,11 +73,11 @@ class ToolReader {
     for (size_t i = 0; i < list.array_size(); ++i)
       if (read_one(list.at(i))) use_.offered.push_back(list.at(i).value());
   }
-  // False: left out.
+  // Returns false if the tool is left out.
   bool read_one(const JsonField& tool) { return read_entry(tool, ""); }
 
  private:
-  // False: left out.
+  // Returns false if the tool is left out.
   bool read_entry(const JsonField& tool, const std::string& name_space) {
     const JsonField at = tool.at("type");
     const std::string type =
@@ -147,10 +147,10 @@ bool is_of_type(const OrderedJson& value, std::string_view type) {
   return text_member(value, "type") == type;
 }
 
-// Which tools the messages bring up (true) and withdraw (false), by name; the last word counts.
-// Tools that they define are read. {"type": "tool_addition", "tool": {"type": "tool_reference",
-// "name"} or {"type": "tool_definition", "definition"}} and tool_removal stand in messages,
-// {"type": "tool_reference", "tool_name"} in the results of a client's own search for tools.
+// Which tools the messages add (true) and remove (false), by name; the last one counts. Tools that
+// they define are read, too. Messages hold {"type": "tool_addition", "tool": {"type":
+// "tool_reference", "name"} or {"type": "tool_definition", "definition"}} and tool_removal. Results
+// of a client's own tool search hold {"type": "tool_reference", "tool_name"}.
 class ToolChanges {
  public:
   ToolChanges(ToolReader& reader, ToolUse& use) : reader_(reader), use_(use) {}
@@ -160,8 +160,8 @@ class ToolChanges {
       if (messages.at(i).value().is_object()) read_blocks(messages.at(i).at("content"));
   }
 
-  // Removes from the tools what the model does not hear of. Where the search for tools is a
-  // server's, which is not here, it hears of all.
+  // Removes tools that the model is not told of: deferred ones that no message added. If the tools
+  // would be searched by a server's own tool, which does not exist here, the model is told of all.
   void apply() {
     const bool all = !use_.left_out.empty();
     std::erase_if(use_.tools, [&](const Tool& tool) {
@@ -198,8 +198,8 @@ class ToolChanges {
   std::map<std::string, bool> offered_;
 };
 
-// The tool that an entry of a choice names: {"type": "function", "name": ..., "namespace": ...},
-// chat's with a level more.
+// The tool that an entry of a choice names: {"type": "function", "name": ..., "namespace": ...};
+// the chat protocol has it one level deeper.
 std::string named_by(const JsonField& entry, Protocol protocol, const ToolUse& use,
                      const std::string& where) {
   const JsonField at = protocol == Protocol::chat ? entry.at("function") : entry;
@@ -217,7 +217,7 @@ void set_mode(const std::string& name, ToolUse& use) {
   if (name == "required") use.mode = ToolUse::Mode::required;
 }
 
-// Of the tools those that the choice lists, in its order.
+// Keeps only the tools that the choice lists, in its order.
 void keep_allowed(const JsonField& allowed, Protocol protocol, ToolUse& use) {
   std::vector<Tool> kept;
   std::map<std::string, const Tool*> by_name;

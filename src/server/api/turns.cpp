@@ -8,7 +8,7 @@
 namespace fathom::server {
 namespace {
 
-// Tools and formats are attached to system messages: one that has them stays what it is.
+// Tools and formats are attached to system messages; one that has them is not merged or moved.
 bool is_instruction(const Message& m) {
   return m.role == Role::system && m.tools.is_null() && m.response_format.is_null();
 }
@@ -46,7 +46,7 @@ void place_instructions(Conversation& conversation, Encoding encoding, bool keep
 }
 
 bool settle_last_turn(Conversation& conversation, std::string_view where) {
-  // An answer of which nothing is written is yet to be given.
+  // An empty assistant message at the end stands for the answer that is yet to be given.
   while (!conversation.empty() && conversation.back().role == Role::assistant &&
          conversation.back().content.empty() && conversation.back().tool_calls.empty())
     conversation.pop_back();

@@ -67,7 +67,7 @@ void handle_health(const Service& service, HttpReply& reply) {
   reply.send(200, "text/plain; charset=utf-8", "");
 }
 
-// What clients of the three protocols ask for and this server has not.
+// Paths that clients of the three protocols may ask for and that this server does not have.
 void add_absent_routes(Router& router) {
   const std::string below = "paths begin with /v1 here, so that the base URL ends in it";
   const std::string generates = "this server's model generates text";
@@ -116,7 +116,7 @@ void add_utility_routes(Router& router, Service& service) {
   router.add("GET", "/tokenizer_info", [&service](const auto&, const auto& reply) {
     reply->send(200, kJson, dump_json(service.options.tokenizer_info));
   });
-  // What watches the server has no key.
+  // Monitoring has no API key.
   const Router::Route open{.shape = ErrorShape::openai, .needs_key = false};
   const HttpHandler health = [&service](const auto&, const auto& reply) {
     handle_health(service, *reply);

@@ -38,7 +38,7 @@ void AnswerHead::append_to(std::string& out) const {
     append_clean(out, content_type);
     out += "\r\n";
   }
-  // These have no body to name a length of; a 304's would be that of the body it spares.
+  // These have no body. A Content-Length of a 304 would be that of the body it replaces.
   const bool bodyless = status < 200 || status == 204 || status == 304;
   if (length && !bodyless)
     fmt::format_to(std::back_inserter(out), "Content-Length: {}\r\n", *length);

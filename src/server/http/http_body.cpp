@@ -46,7 +46,7 @@ bool has_zlib_header(std::string_view body) {
 
 class Inflater {
  public:
-  // `window`: zlib's windowBits, which also says what stands around the data.
+  // `window`: zlib's windowBits, which also selects the format around the data.
   Inflater(std::string_view body, int window) {
     good_ = inflateInit2(&stream_, window) == Z_OK;
     stream_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(body.data()));
@@ -64,7 +64,7 @@ class Inflater {
     const size_t bytes = block.size() - stream_.avail_out;
     if (status == Z_STREAM_END) {
       done = stream_.avail_in == 0;
-      // More input: another gzip member, or bytes that do not belong to the body.
+      // There is more input: another gzip member, or bytes that do not belong to the body.
       if (!done && (!members || inflateReset(&stream_) != Z_OK)) return std::nullopt;
       return bytes;
     }

@@ -29,8 +29,8 @@ constexpr std::chrono::seconds kDrainTime{2};
 constexpr std::chrono::seconds kLookTime{1};  // between looks for a peer that is not read from
 constexpr std::chrono::milliseconds kResetTime{100};  // for the reply to a probe
 
-// Whether the peer has closed its side (POLLRDHUP), however much of what it sent is unread, or,
-// with `events` 0, the connection as a whole.
+// Whether the peer has closed its sending side (POLLRDHUP), even if sent data is still unread. With
+// `events` 0: whether the whole connection is closed.
 bool peer_shows(int socket, short events) {
   pollfd p{socket, events, 0};
   return ::poll(&p, 1, 0) > 0;
@@ -56,7 +56,7 @@ void handle(const HttpCore& core, std::shared_ptr<HttpRequest> request,
   }
 }
 
-// The handle that handlers hold.
+// A handler's handle of one exchange.
 class Reply final : public HttpReply {
  public:
   Reply(std::shared_ptr<HttpConnection> connection, uint64_t exchange)
@@ -119,8 +119,9 @@ void HttpConnection::start() {
   const int fd = socket_.native_handle();
   set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-  // A client whose machine is gone acknowledges nothing; and what the kernel holds back for a slow
-  // one would otherwise be megabytes beyond max_unsent_bytes.
+  // A client whose machine is gone acknowledges nothing, so unacknowledged data has a time limit.
+  // TCP_NOTSENT_LOWAT bounds what the kernel buffers for a slow client: otherwise megabytes beyond
+  // max_unsent_bytes.
   set_option(fd, IPPROTO_TCP, TCP_USER_TIMEOUT,
              static_cast<int>(std::min(core_->options.write_seconds, 86400.0) * 1000));
   set_option(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, 128 << 10);
@@ -166,10 +167,10 @@ void HttpConnection::on_end_of_input(bool clean) {
 
 void HttpConnection::probe_peer() {
   std::unique_lock lock(mutex_);
-  // A handler elsewhere may still answer at once.
+  // A handler on another thread may still answer at once.
   if (!exchange_.open() || exchange_.handler == Exchange::Handler::elsewhere) return;
   if (exchange_.state() == Exchange::State::streaming) {
-    if (exchange_.quiet.empty()) {  // there is nothing to find it out with
+    if (exchange_.quiet.empty()) {  // nothing can be sent that would show it
       lock.unlock();
       return abandon();
     }
@@ -237,7 +238,7 @@ void HttpConnection::dispatch() {
   auto request = std::make_shared<HttpRequest>(std::move(reader_->request()));
   request->peer = peer_;
   const bool refused = request->failure.has_value();
-  // What a compressed body grows to is not known yet.
+  // The size that a compressed body expands to is unknown, so it counts as large.
   const bool large = !refused && (request->body.size() > core_->options.large_body_bytes ||
                                   !request->header("content-encoding").empty());
   uint64_t number = 0;
@@ -260,8 +261,8 @@ void HttpConnection::dispatch() {
   if (input_state_ == Input::ended) probe_peer();
 }
 
-// The body stays counted in pending_bytes until the handler is done with it, so that bodies in line
-// for a thread are bounded as arriving ones are.
+// The body stays counted in pending_bytes until the handler is done, so that bodies waiting for a
+// thread are bounded like those that are arriving.
 void HttpConnection::handle_elsewhere(std::shared_ptr<HttpRequest> request,
                                       std::shared_ptr<HttpReply> reply, size_t body_bytes) {
   std::shared_ptr<void> counted(
@@ -285,7 +286,7 @@ void HttpConnection::handle_elsewhere(std::shared_ptr<HttpRequest> request,
   }
 }
 
-// On the strand again.
+// Called on the strand again.
 void HttpConnection::on_handled() {
   std::vector<Task> held;
   uint64_t number = 0;
@@ -297,7 +298,7 @@ void HttpConnection::on_handled() {
   }
   for (Task& task : held) run(number, std::exchange(task, nullptr));
   if (input_state_ == Input::ended) probe_peer();
-  flush();  // the answer may be written already: its end has waited for us
+  flush();  // writes an answer whose end waited for the handler
 }
 
 bool HttpConnection::in_the_making() {
@@ -435,7 +436,8 @@ void HttpConnection::look_for_peer(Look what, Clock::duration in) {
   arm_timer();
 }
 
-// While pipelined input waits unread, its end is not seen by reading: the socket is polled.
+// While pipelined input is left unread, reading does not show the peer's end; so the socket is
+// polled.
 void HttpConnection::look_at_peer() {
   look_at_ = Clock::now() + kLookTime;
   if (!in_the_making()) return;
@@ -463,7 +465,7 @@ void HttpConnection::arm_timer() {
   const uint64_t number = ++timer_number_;
   timer_.expires_at(next);
   timer_.async_wait([self = shared_from_this(), number](error_code) {
-    // A timer that was set anew may have fired just before: its number is old.
+    // The timer may have fired just before it was set anew; then the number is an old one.
     if (number == self->timer_number_ && self->phase_ != Phase::closed) self->on_timer();
   });
 }

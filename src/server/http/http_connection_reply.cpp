@@ -42,7 +42,7 @@ void HttpConnection::append_head(int status, std::string_view content_type,
   if (body != nullptr) {
     head.length = body->size();
   } else {
-    // A stream to an old client ends with the connection.
+    // HTTP/1.0 has no chunks: the end of the stream is the end of the connection.
     head.chunked = exchange_.version >= 11;
     if (!head.chunked) exchange_.keep_alive = false;
     if (exchange_.body != Exchange::Body::none)

@@ -49,7 +49,7 @@ bool percent_decode(std::string_view text, bool plus_is_blank, std::string& out)
   return true;
 }
 
-// Whether the first line of garbage speaks of HTTP in another version: "GET / HTTP/2.0".
+// Whether the first line of unreadable input names another version of HTTP: "GET / HTTP/2.0".
 bool names_other_version(std::string_view bytes) {
   const std::string_view line = bytes.substr(0, bytes.find('\r'));
   const size_t at = line.rfind(" HTTP/");
@@ -78,7 +78,7 @@ bool parse_target(std::string_view target, std::string& path,
   }
   const std::string scheme = lower(target.substr(0, 8));
   if (scheme.starts_with("http://") || scheme == "https://") {
-    // Absolute form, as for a proxy: the host is whoever is asked.
+    // Absolute form, as sent to a proxy: the host is ignored.
     const size_t host = scheme.starts_with("http://") ? 7 : 8;
     const size_t slash = std::min(target.find_first_of("/?", host), target.size());
     if (slash == host) return false;
@@ -154,13 +154,13 @@ class HttpRequestReader::Parser final : public http::basic_parser<true> {
     refuse(400, fmt::format("this is no HTTP request that can be answered: {}", ec.message()));
   }
 
-  // Stops the parser; the words are refuse()'s.
+  // Stops the parser; `status` and `message` are those of refuse().
   void stop_for(beast::error_code& ec, int status, std::string message) {
     refuse(status, std::move(message));
     ec = http::error::bad_field;
   }
 
-  // Beast's own limit is for what is parsed at once: fields that come one by one are added up here.
+  // Beast limits only the bytes of one call, so the bytes of all calls are added up here.
   bool head_grows(size_t bytes) {
     head_bytes_ += bytes;
     return head_bytes_ <= limits_.max_header_bytes;

@@ -122,7 +122,7 @@ class HttpServer::Impl {
         core_->context.run();
         return;
       } catch (const std::exception& e) {
-        // Out of memory, most likely: one connection's trouble.
+        // Most likely out of memory, which affects only the connection being served.
         core_->problem(fmt::format("an HTTP thread goes on after: {}", e.what()));
       }
     }
@@ -195,7 +195,7 @@ class HttpServer::Impl {
   void wait_until_closed() {
     std::unique_lock lock(core_->mutex);
     while (!core_->open.empty() && Clock::now() < stop_by_) {
-      const Clock::time_point until = stop_by_;  // another call of stop() may bring it forward
+      const Clock::time_point until = stop_by_;  // stop() may be called again with an earlier time
       core_->changed.wait_until(lock, until);
     }
   }
@@ -214,7 +214,8 @@ class HttpServer::Impl {
       core_->large_bodies->join();
       core_->large_bodies.reset();  // frees the requests that no thread has taken
     }
-    // From here on nothing is queued; what is queued owns connections, which own the queue.
+    // From here on nothing is queued. Queued tasks own connections, which own the queue, so they
+    // are run to break that cycle.
     core_->close();
     core_->context.restart();
     while (core_->context.poll() > 0) {
