@@ -167,7 +167,7 @@ void CudaOpsImpl::route(Tensor ids, Tensor weights, Tensor x, const QWeight& gat
   r.logits = scores;
   r.bias = bias;
   r.tokens = static_cast<int>(tokens);
-  // Padding tokens of the step are routed to no expert, which would cost that expert's weights.
+  // Padding tokens of the step are routed to no expert: reading its weights would cost time.
   if (tokens == step_.batch.tokens)
     r.live_tokens = reinterpret_cast<const int32_t*>(inputs_ + plan_.live);
   r.shape = shape;
