@@ -14,8 +14,8 @@ void Answer::take(const TokenEvent& event) {
   CompletionParser::Events pieces;
   if (event.token >= 0) {
     ids_.push_back(event.token);
-    // The stop token is not part of the text. If its spelling is not special it would be shown
-    // otherwise.
+    // The stop token is not part of the text. The reader would show one whose spelling is not
+    // special.
     if (event.finish != Finish::stop) {
       reader_.push(event.token, pieces);
       show(visible_.push(event.token), pieces);

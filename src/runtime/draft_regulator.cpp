@@ -7,9 +7,9 @@
 namespace fathom {
 namespace {
 
-// Before anything is measured.
+// The assumed cost before anything has been measured.
 constexpr double kFirstCost = 0.4;
-// Every so many steps are unlike the others, so that both kinds stay measured.
+// One step in so many does without drafts or is made to have one, so that both kinds stay measured.
 constexpr int64_t kProbe = 24;
 
 }  // namespace

@@ -37,7 +37,7 @@ void Drafter::first_pass(ModelInstance& model, std::span<const DraftRun> runs) {
   }
 }
 
-// The runs that want another guess go on from the state behind their last one.
+// Runs that need another guess continue from the block's state at their last one.
 void Drafter::next_pass(ModelInstance& model, std::span<const DraftRun> runs, int pass) {
   before_.swap(asked_);
   begin();
@@ -57,7 +57,7 @@ void Drafter::begin() {
   asked_.clear();
 }
 
-// The block's token at a position is the one behind it.
+// At each position the block takes the token that follows it.
 void Drafter::add(ModelInstance& model, std::span<const int32_t> ids, int64_t position,
                   const DraftRun& run, bool decode) {
   next_ids_.insert(next_ids_.end(), ids.begin(), ids.end());

@@ -77,8 +77,8 @@ int Engine::Impl::drafts_for(Sequence& s) {
   return static_cast<int>(std::max<int64_t>(0, drafts));
 }
 
-// Leaves out drafts that cannot become tokens: behind the end of the text, or against the answer's
-// form.
+// Removes drafts that cannot become tokens: those after a stop token, and those that the answer's
+// form forbids.
 void Engine::Impl::settle_drafts(Sequence& s) {
   const std::vector<int32_t>& stops = s.request.stop_ids;
   const auto stop =
@@ -88,7 +88,8 @@ void Engine::Impl::settle_drafts(Sequence& s) {
     s.drafts.resize(std::min(s.drafts.size(), s.request.constraint->possible(s.drafts)));
 }
 
-// Of a run that was verified. The draft that was not accepted is the last one that says anything.
+// Counts the drafts of a verified run. Drafts after the first rejected one tell nothing about
+// acceptance, so they are not counted as rejected.
 void Engine::Impl::count_run(Sequence& s, int drafts, int accepted) {
   SpeculationStats& all = stats_.speculation;
   ++all.drafts;
@@ -101,7 +102,7 @@ void Engine::Impl::count_run(Sequence& s, int drafts, int accepted) {
   if (accepted < drafts) s.acceptance.add(false);
 }
 
-// Steps with prompts take as long as their prompts do.
+// Only steps of decodes are measured: the time of others depends on their prompts.
 void Engine::Impl::observe_drafts(const Flight& flight) {
   if (!speculates() || flight.decodes != flight.tokens || flight.tokens == 0) return;
   const int sequences = static_cast<int>(flight.members.size());

@@ -1,4 +1,4 @@
-// The MTP block: its guesses are those of prefill when tokens are decoded, and they are good ones.
+// The MTP block guesses the same tokens in decode as in prefill, and guesses well.
 #include <algorithm>
 #include <numeric>
 

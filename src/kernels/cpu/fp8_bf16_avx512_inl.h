@@ -23,7 +23,8 @@ struct Magnitudes {
 };
 constexpr Magnitudes kMagnitudes;
 
-// The same split in bytes, and times two: with the scales 4^n that makes all powers of two.
+// The same split into bytes, as they are and doubled. Times 4^n, which changes the high byte alone,
+// that gives every power-of-two scale.
 struct SplitMagnitudes {
   alignas(64) uint8_t low[2][128], high[2][128];
   constexpr SplitMagnitudes() : low(), high() {
@@ -54,8 +55,9 @@ struct Table {
   __m512i low[2], high[2];
 };
 
-// A power of two adds to the exponents: two steps of 2^n in the low byte's top bit, the rest in the
-// high byte. Neither zero nor NaN has an exponent to add to.
+// A power-of-two scale is added to the exponents. The exponent's lowest bit is the top bit of the
+// low byte: an odd power takes the doubled table. The rest is added to the high byte. Zero and NaN
+// have no exponent and stay unchanged.
 inline Table shifted_table(int exponent) {
   Table t;
   int odd = exponent & 1;

@@ -66,11 +66,12 @@ struct Blocks {
 
 // ------------------------------------------------------------------------------------- weights
 
-// 64 columns of 16 rows from k on, as two tiles. Rows and columns that are not there: the last row
-// again, and zeros.
+// Loads 64 columns of 16 rows from k on as two tiles. A missing row is replaced by the last row,
+// missing columns by zeros.
 template <bool kFp8>
 inline void expand_tiles(const Strip& s, int64_t k, const Table& table, uint8_t* to) {
-  // Dealt out so that unpacking bytes within quarters of a register leaves the codes in order.
+  // The permutation makes up for unpacking within quarters of a register, so that codes stay in
+  // order.
   const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
   const int64_t left = s.columns - k;
   const uint64_t mask = left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;

@@ -53,7 +53,7 @@ void peer_gather(const PeerGatherParams& p, const Launch& l) {
           "a gather over fewer than two ranks or more than one machine links");
   require(all_multiples(p, 4), "a gather of pieces that are no multiples of 4 bytes");
   auto kernel = all_multiples(p, 16) ? peer_gather_kernel<uint4> : peer_gather_kernel<uint32_t>;
-  // As many lanes everywhere, whatever the size of a rank's own piece.
+  // Every rank launches the same number of lanes, whatever the size of its own piece.
   launch_kernel(l, kernel, dim3(p.peers.lanes), dim3(kThreads), 0, 1, p);
 }
 

@@ -20,7 +20,7 @@ __device__ __forceinline__ bool has_come(uint4 v) {
   return v.x != kNothing && v.y != kNothing && v.z != kNothing && v.w != kNothing;
 }
 
-// `v` is what lay there a moment ago.
+// `v`: the packet's memory as it was last read.
 __device__ __forceinline__ void wait_for_packet(uint4& v, const Bf16* at, const PeerView& peers) {
   for (uint32_t tries = 1; !has_come(v); ++tries) {
     v = load_shared_vector(at);
@@ -95,7 +95,7 @@ __device__ __forceinline__ void receive_row(const PeerView& peers, int buffer, i
   sum.round(value);
 }
 
-// Makes the packets of this lane's last sum, which lie in `buffer`, look as if none had come.
+// Marks the packets of this lane's last sum, which lie in `buffer`, as not yet received.
 __device__ __forceinline__ void clear_received(const PeerView& peers, int lane, int buffer,
                                                const PeerLane& last) {
   const int n = static_cast<int>(last.width);
