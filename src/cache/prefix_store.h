@@ -41,6 +41,17 @@ struct PrefixStoreStats {
   int64_t skipped = 0;   // not stored since the disk did not keep up (count_skipped)
   int64_t damaged = 0;   // removed since their content was not what their name says
   int64_t failures = 0;  // of writing
+
+  PrefixStoreStats& operator+=(const PrefixStoreStats& o) {
+    files += o.files;
+    bytes += o.bytes;
+    written += o.written;
+    read += o.read;
+    skipped += o.skipped;
+    damaged += o.damaged;
+    failures += o.failures;
+    return *this;
+  }
 };
 
 // A fixed number of buffers, each for one whole file. Thread-safe.

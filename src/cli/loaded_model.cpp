@@ -84,6 +84,7 @@ void ModelOptions::add_to(CLI::App& command) {
   compute.add_index_budget_to(command);
   compute.add_speculation_to(command);
   compute.add_ranks_to(command);
+  compute.add_groups_to(command);
   compute.add_to(command);
 }
 
@@ -99,7 +100,7 @@ LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
     fmt::print(stderr, "{}\n", plan_engine(config(), e).describe());
   weights_ =
       std::make_unique<DeviceWeights>(config(), checkpoint_->rank_weights(), e.compute, true);
-  engine_ = std::make_unique<Engine>(config(), weights_->ranks(), e);
+  engine_ = make_engine(config(), weights_->ranks(), e);
   for (const std::string& warning : checkpoint_->warnings())
     fmt::print(stderr, "note: {}\n", warning);
   say_threads(options.compute.threads);

@@ -12,7 +12,7 @@
 #include "model/checkpoint.h"
 #include "numerics/sampling.h"
 #include "runtime/device.h"
-#include "runtime/engine.h"
+#include "runtime/grouped_engine.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
 
@@ -32,8 +32,8 @@ class LoadedModel {
   // says, such as keep_prefixes. Throws Error when something is missing or does not fit.
   LoadedModel(const std::string& folder, const ModelOptions& options, EngineOptions engine);
 
-  Engine& engine() { return *engine_; }
-  const Engine& engine() const { return *engine_; }
+  ModelEngine& engine() { return *engine_; }
+  const ModelEngine& engine() const { return *engine_; }
   const Config& config() const { return checkpoint_->config(); }
   const Tokenizer& tokenizer() const { return tokenizer_; }
   Encoding encoding() const { return encoding_; }
@@ -48,7 +48,7 @@ class LoadedModel {
   Encoding encoding_;
   std::vector<int32_t> stop_ids_;
   EngineOptions engine_options_;
-  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<ModelEngine> engine_;
 };
 
 // The config's end of sentence and those of the folder's generation_config.json.

@@ -32,7 +32,7 @@ class ModelSession {
   ModelSession(const std::string& folder, const GenerationOptions& options, int sequences,
                bool keep_prefixes);
 
-  Engine& engine() { return model_.engine(); }
+  ModelEngine& engine() { return model_.engine(); }
   const Tokenizer& tokenizer() const { return model_.tokenizer(); }
   Encoding encoding() const { return model_.encoding(); }
 

@@ -140,6 +140,14 @@ void ComputeOptions::add_ranks_to(CLI::App& command) {
       ->check(CLI::Range(1, 1024));
 }
 
+void ComputeOptions::add_groups_to(CLI::App& command) {
+  command
+      .add_option("--data-parallel-size", data_parallel,
+                  "groups of ranks, each with requests and a cache of its own; routed experts are "
+                  "spread over all ranks (default: 1)")
+      ->check(CLI::Range(1, 1024));
+}
+
 DeviceKind ComputeOptions::device_value() const {
   if (!found_) {
     // Naming kernels of the CPU, or float32 rows, is asking for the CPU.
@@ -172,6 +180,7 @@ ComputePlan ComputeOptions::plan() const {
   p.threads = threads > 0 ? threads : usable_processors();
   p.batch_invariant = batch_invariant;
   p.layout.tensor = std::max(1, tensor_parallel);
+  p.layout.data = std::max(1, data_parallel);
   p.context = context;
   p.step_tokens = step_tokens > 0 ? step_tokens : default_step_tokens(p.device);
   p.sequences = sequences > 0 ? sequences : gpu ? 64 : 16;

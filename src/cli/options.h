@@ -24,12 +24,14 @@ struct ComputeOptions {
   int step_tokens = 0, sequences = 0;
   std::optional<int> speculative_tokens;  // none: the program decides
   bool speculate_always = false;
-  int tensor_parallel = 0;
+  int tensor_parallel = 0, data_parallel = 0;
 
   // --device, --numerics, --kv, --attention, --kernels, --threads, --batch-invariant
   void add_to(CLI::App& command);
   // --tensor-parallel-size
   void add_ranks_to(CLI::App& command);
+  // --data-parallel-size, for a command with an engine
+  void add_groups_to(CLI::App& command);
   // --device alone, for a command that chooses the rest itself.
   void add_device_to(CLI::App& command);
   // Sizes, also under their former names and under those that vLLM has for them.

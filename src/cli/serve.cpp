@@ -190,7 +190,7 @@ EngineOptions engine_options(const ServeFlags& o, Metrics& metrics,
 }
 
 // Steps the engine and serves until a signal or the engine's failure: the exit code.
-int serve(const ServeFlags& o, Engine& engine, HttpServer& http, EndSignals& signals) {
+int serve(const ServeFlags& o, ModelEngine& engine, HttpServer& http, EndSignals& signals) {
   Ending ending;
   std::jthread stepping([&](const std::stop_token& stop) {
     try {

@@ -6,8 +6,10 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 
+#include "base/error.h"
 #include "tensor/tensor.h"
 
 namespace fathom {
@@ -24,8 +26,14 @@ constexpr PartRange part_of(int64_t n, int part, int parts) {
   return {n * part / parts, n * (part + 1) / parts};
 }
 
-// Thread-compatible: belongs to its rank's thread. Each call throws Error once the group has been
-// broken off (CommGroup::abort).
+// What an exchange throws once its group has been broken off (CommGroup::abort): why that was.
+class ExchangeEnded : public Error {
+ public:
+  using Error::Error;
+};
+
+// Thread-compatible: belongs to its rank's thread. Each call throws ExchangeEnded once the group
+// has been broken off.
 class Comm {
  public:
   virtual ~Comm() = default;
@@ -52,6 +60,18 @@ class Comm {
 
   // x [T, n]: row t is known to rank t / block % size; afterwards to every rank.
   virtual void all_gather_rows(Tensor x, int block) = 0;
+
+  // For ranks in groups of `group` neighbours. The ranks of a group hold the same rows, other
+  // groups others, of different numbers, perhaps none.
+
+  // own [T, n]: `all` gets the rows of every group, one group after the other. Returns where the
+  // rows of each group begin in it, and after them their number; valid until the next call.
+  virtual std::span<const int64_t> gather_groups(Tensor all, Tensor own, int group);
+
+  // own [T, n] becomes the sum of `own` over the ranks of the group and of `parts` [all rows, n]
+  // over all ranks, of the rows that are the group's: in float32, in rank order, rounded once.
+  // Every rank of a group gets the same bits.
+  virtual void sum_groups(Tensor own, Tensor parts, int group);
 };
 
 // What the ranks of one process share. Thread-safe.
@@ -61,8 +81,7 @@ class CommGroup {
   // The link of one rank; called once for each, on its own thread. Exchanges come in order with
   // `ops`, the rank's own.
   virtual std::unique_ptr<Comm> join(int rank, Ops* ops) = 0;
-  // Ends every exchange, those that wait and those to come, with an Error that says `why`. The
-  // first reason stays.
+  // Ends every exchange, those that wait and those to come. The first reason stays.
   virtual void abort(const std::string& why) = 0;
 };
 

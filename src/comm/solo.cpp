@@ -14,6 +14,14 @@ class SoloComm final : public Comm {
 
 }  // namespace
 
+std::span<const int64_t> Comm::gather_groups(Tensor, Tensor, int) {
+  FATHOM_CHECK(false, "this link does not know groups of ranks");
+  return {};
+}
+void Comm::sum_groups(Tensor, Tensor, int) {
+  FATHOM_CHECK(false, "this link does not know groups of ranks");
+}
+
 std::unique_ptr<Comm> make_solo_comm() { return std::make_unique<SoloComm>(); }
 
 }  // namespace fathom

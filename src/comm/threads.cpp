@@ -63,7 +63,7 @@ class Barrier {
   void check() {
     if (!aborted_.load(std::memory_order_acquire)) return;
     std::lock_guard lock(mutex_);
-    throw Error(why_);
+    throw ExchangeEnded(why_);
   }
 
   const int ranks_, spins_;
@@ -82,16 +82,16 @@ float widened(T v) {
     return to_float(v);
 }
 
-// Elements [begin, end) of all tensors become their sum.
+// Elements [begin, end) of `to` become the sum of those of `from`, which may be the same.
 template <class T>
-void sum_elements(std::span<T* const> rows, int64_t begin, int64_t end) {
+void sum_elements(std::span<T* const> from, std::span<T* const> to, int64_t begin, int64_t end) {
   float sum[kLane];
   for (int64_t at = begin; at < end; at += kLane) {
     const int n = static_cast<int>(std::min<int64_t>(kLane, end - at));
-    for (int i = 0; i < n; ++i) sum[i] = widened(rows[0][at + i]);
-    for (size_t r = 1; r < rows.size(); ++r)
-      for (int i = 0; i < n; ++i) sum[i] += widened(rows[r][at + i]);
-    for (T* row : rows)
+    for (int i = 0; i < n; ++i) sum[i] = widened(from[0][at + i]);
+    for (size_t r = 1; r < from.size(); ++r)
+      for (int i = 0; i < n; ++i) sum[i] += widened(from[r][at + i]);
+    for (T* row : to)
       for (int i = 0; i < n; ++i) {
         if constexpr (std::is_same_v<T, float>)
           row[at + i] = sum[i];
@@ -102,9 +102,10 @@ void sum_elements(std::span<T* const> rows, int64_t begin, int64_t end) {
 }
 
 struct Board {
-  explicit Board(int ranks) : barrier(ranks), shown(static_cast<size_t>(ranks)) {}
+  explicit Board(int ranks)
+      : barrier(ranks), shown(static_cast<size_t>(ranks)), parts(static_cast<size_t>(ranks)) {}
   Barrier barrier;
-  std::vector<Tensor> shown;  // by rank
+  std::vector<Tensor> shown, parts;  // by rank
 };
 
 class ThreadsComm final : public Comm {
@@ -116,7 +117,7 @@ class ThreadsComm final : public Comm {
 
   // Each rank sums its part of the elements and writes it for all.
   void all_reduce(Tensor x) override {
-    show(x);
+    show_alike(x);
     if (x.dtype == DType::f32)
       reduce<float>(x);
     else
@@ -125,7 +126,7 @@ class ThreadsComm final : public Comm {
   }
 
   void all_gather_columns(Tensor x) override {
-    show(x);
+    show_alike(x);
     for (int other = 0; other < size(); ++other) {
       if (other == rank_) continue;
       const PartRange c = part_of(x.row_size(), other, size());
@@ -135,10 +136,38 @@ class ThreadsComm final : public Comm {
   }
 
   void all_gather_rows(Tensor x, int block) override {
-    show(x);
+    show_alike(x);
     for (int64_t r = 0; r < x.rows(); ++r)
       if (const int owner = static_cast<int>(r / block % size()); owner != rank_)
         copy(owner, x, r, 0, x.row_size());
+    board_->barrier.wait();
+  }
+
+  std::span<const int64_t> gather_groups(Tensor all, Tensor own, int group) override {
+    show(own);
+    find_offsets(group);
+    FATHOM_CHECK(offsets_.back() <= all.rows(), "{} rows of all groups, room for {}",
+                 offsets_.back(), all.rows());
+    const int64_t size = static_cast<int64_t>(size_of(all.dtype));
+    for (size_t g = 0; g + 1 < offsets_.size(); ++g) {
+      const Tensor& from = board_->shown[g * static_cast<size_t>(group)];
+      for (int64_t r = 0; r < from.rows(); ++r)
+        std::memcpy(static_cast<char*>(all.data) + (offsets_[g] + r) * all.row_stride * size,
+                    static_cast<const char*>(from.data) + r * from.row_stride * size,
+                    static_cast<size_t>(all.row_size() * size));
+    }
+    board_->barrier.wait();
+    return offsets_;
+  }
+
+  void sum_groups(Tensor own, Tensor parts, int group) override {
+    board_->parts[static_cast<size_t>(rank_)] = parts;
+    show(own);
+    find_offsets(group);
+    if (own.dtype == DType::f32)
+      sum_own<float>(own, group);
+    else
+      sum_own<Bf16>(own, group);
     board_->barrier.wait();
   }
 
@@ -146,6 +175,10 @@ class ThreadsComm final : public Comm {
   void show(const Tensor& x) {
     board_->shown[static_cast<size_t>(rank_)] = x;
     board_->barrier.wait();
+  }
+
+  void show_alike(const Tensor& x) {
+    show(x);
     const Tensor& first = board_->shown[0];
     FATHOM_CHECK(
         x.rows() == first.rows() && x.row_size() == first.row_size() && x.dtype == first.dtype,
@@ -165,8 +198,31 @@ class ThreadsComm final : public Comm {
       const int64_t r = at / width, from = at % width;
       const int64_t to = std::min(width, from + end - at);
       for (size_t i = 0; i < rows.size(); ++i) rows[i] = board_->shown[i].row<T>(r);
-      sum_elements<T>(rows, from, to);
+      sum_elements<T>(rows, rows, from, to);
       at += to - from;
+    }
+  }
+
+  // Where the rows of each group begin among those of all.
+  void find_offsets(int group) {
+    offsets_.assign(1, 0);
+    for (int r = 0; r < size(); r += group)
+      offsets_.push_back(offsets_.back() + board_->shown[static_cast<size_t>(r)].rows());
+  }
+
+  // The ranks of a group share its rows out.
+  template <class T>
+  void sum_own(const Tensor& own, int group) {
+    const int first = rank_ / group * group;
+    const auto ranks = static_cast<size_t>(size()), here = static_cast<size_t>(group);
+    const int64_t offset = offsets_[static_cast<size_t>(rank_ / group)];
+    std::vector<T*>& rows = places<T>();
+    rows.resize(here + ranks);
+    for (int64_t r = rank_ - first; r < own.rows(); r += group) {
+      for (size_t i = 0; i < here; ++i)
+        rows[i] = board_->shown[static_cast<size_t>(first) + i].row<T>(r);
+      for (size_t i = 0; i < ranks; ++i) rows[here + i] = board_->parts[i].row<T>(offset + r);
+      sum_elements<T>(rows, std::span(rows).first(here), 0, own.row_size());
     }
   }
 
@@ -192,6 +248,7 @@ class ThreadsComm final : public Comm {
   const int rank_;
   std::vector<float*> floats_;
   std::vector<Bf16*> halves_;
+  std::vector<int64_t> offsets_;
 };
 
 class ThreadGroup final : public CommGroup {

@@ -28,6 +28,12 @@ size_t state_bytes(const Config& c, const ForwardOptions& o) {
          size_of(activation_dtype(o.numerics));
 }
 
+// Of the tokens of all groups, counted as float32.
+int64_t all_tokens_bytes(const Config& c, const ForwardOptions& o) {
+  if (o.groups == 1) return 0;
+  return 8LL * (c.hidden + c.experts_per_token) * o.groups * o.step_tokens + 4 * 256;
+}
+
 }  // namespace
 
 int64_t activation_bytes(const Config& c, const ForwardOptions& o) {
@@ -36,7 +42,7 @@ int64_t activation_bytes(const Config& c, const ForwardOptions& o) {
                       c.heads * int64_t{c.qk_dim() + c.value} + 2LL * c.index_heads * c.index_dim +
                       c.index_dim + c.index_heads + c.index_topk + 2LL * c.experts_per_token;
   if (o.mtp) per_token += 2LL * c.hidden + 1;  // states_, said_, from_
-  return 4 * per_token * o.step_tokens + 32 * 256;
+  return 4 * per_token * o.step_tokens + 32 * 256 + all_tokens_bytes(c, o);
 }
 
 // The named intermediate results of one step.
@@ -58,7 +64,7 @@ struct Forward::Activations {
   Tensor expert_weight;  // [T, experts_per_token] f32
 };
 
-Forward::Forward(const Config& config, const Weights& weights, Ops& ops, Comm& comm,
+Forward::Forward(const Config& config, const Weights& weights, Ops& ops, Comm& comm, Comm* all,
                  const ForwardOptions& options)
     : config_(config),
       weights_(weights),
@@ -66,7 +72,11 @@ Forward::Forward(const Config& config, const Weights& weights, Ops& ops, Comm& c
       comm_(comm),
       options_(options),
       sparse_(options.attention == AttentionMode::sparse && config.has_indexer()),
-      arena_(static_cast<size_t>(activation_bytes(config, options)), ops.memory()),
+      all_(all),
+      arena_(static_cast<size_t>(activation_bytes(config, options) -
+                                 all_tokens_bytes(config, options)),
+             ops.memory()),
+      all_memory_(static_cast<size_t>(all_tokens_bytes(config, options)), ops.memory()),
       states_(options.mtp ? state_bytes(config, options) : 0, ops.memory()),
       said_(options.mtp ? state_bytes(config, options) : 0, ops.memory()),
       from_(options.mtp ? static_cast<size_t>(options.step_tokens) * sizeof(int32_t) : 0,
@@ -85,6 +95,13 @@ Forward::Forward(const Config& config, const Weights& weights, Ops& ops, Comm& c
       *sin++ = std::sin(angle);
     }
   ops_.upload(rope_memory_.data(), table.data(), rope_memory_.size());
+  if (!all_) return;
+  const int64_t tokens = int64_t{options.groups} * options.step_tokens;
+  const DType act = activation_dtype(options.numerics);
+  all_tokens_.normed = all_memory_.tensor(act, {tokens, config.hidden});
+  all_tokens_.update = all_memory_.tensor(act, {tokens, config.hidden});
+  all_tokens_.expert_ids = all_memory_.tensor(DType::i32, {tokens, config.experts_per_token});
+  all_tokens_.expert_weight = all_memory_.tensor(DType::f32, {tokens, config.experts_per_token});
 }
 
 // `offset` is added to every position: a token of the MTP block stands one position after its cache
@@ -126,7 +143,7 @@ Forward::Activations Forward::activations(int tokens) {
 }
 
 void Forward::step(const StepBatch& batch, std::span<const KvView> kv, Tensor logits) {
-  if (batch.tokens() == 0) return;
+  if (batch.tokens() == 0) return serve_others();
   Activations a = activations(batch.tokens());
   const StepInputs in = ops_.begin_step(batch.inputs());
   ops_.embed(a.residual, in.ids, weights_.embed);
@@ -165,6 +182,10 @@ void Forward::block(int layer, const LayerWeights& w, const float* next_norm, co
   ops_.enter_layer(layer);
   attention(w.attention, a, batch, kv, rope);
   add_update(a, w.ffn_norm);
+  if (all_ && w.is_moe) {
+    ffn_of_all(w, a);
+    return ops_.add_rms_norm(a.normed, a.residual, a.update, next_norm, config_.norm_eps);
+  }
   ffn(w, a);
   add_update(a, next_norm);
 }
@@ -215,6 +236,38 @@ void Forward::ffn(const LayerWeights& w, const Activations& a) {
 }
 
 // `wanted` has room for the rows of `hidden` that are asked for, and keeps them.
+// Each rank has some of the experts for the tokens of all groups. The shared expert is its group's.
+void Forward::ffn_of_all(const LayerWeights& w, const Activations& a) {
+  const AllTokens& x = all_tokens_;
+  if (a.normed.rows() > 0) {
+    ops_.route(a.expert_ids, a.expert_weight, a.normed, w.moe.gate, w.moe.bias, config_.router());
+    ops_.mlp(a.update, a.normed, w.moe.shared);
+  }
+  const int group = options_.group_ranks;
+  const int64_t tokens = all_->gather_groups(x.normed, a.normed, group).back();
+  all_->gather_groups(x.expert_ids, a.expert_ids, group);
+  all_->gather_groups(x.expert_weight, a.expert_weight, group);
+  if (tokens == 0) return;
+  // In pieces that the ops have room for.
+  for (int64_t at = 0; at < tokens; at += options_.step_tokens) {
+    const int64_t end = std::min<int64_t>(tokens, at + options_.step_tokens);
+    ops_.moe(x.update.slice(at, end), x.normed.slice(at, end), x.expert_ids.slice(at, end),
+             x.expert_weight.slice(at, end), w.moe.experts, nullptr);
+  }
+  all_->sum_groups(a.update, x.update.slice(0, tokens), group);
+}
+
+// A step of a group that has no tokens.
+void Forward::serve_others() {
+  if (!all_) return;
+  const Activations none = activations(0);
+  for (int l = 0; l < config_.layers; ++l) {
+    if (!weights_.layers[l].is_moe) continue;
+    ops_.enter_layer(l);
+    ffn_of_all(weights_.layers[l], none);
+  }
+}
+
 void Forward::head(Tensor wanted, Tensor hidden, std::span<const int32_t> rows, Tensor logits) {
   if (rows.empty()) return;
   FATHOM_CHECK(logits.rows() >= static_cast<int64_t>(rows.size()), "{} logit rows for {} asked",

@@ -18,6 +18,8 @@ struct ForwardOptions {
   int step_tokens = 512;   // of one step
   int64_t context = 4096;  // positions of one sequence
   bool mtp = false;        // mtp() will be called
+  int groups = 1;          // of ranks that compute different sequences, and share the experts
+  int group_ranks = 1;     // of one of them
 };
 
 // Memory of the results that a step of options.step_tokens tokens holds at once.
@@ -26,9 +28,13 @@ int64_t activation_bytes(const Config& c, const ForwardOptions& options);
 // Thread-compatible: one step at a time. Allocates in its constructor only.
 class Forward {
  public:
-  // All references must outlive this object.
-  Forward(const Config& config, const Weights& weights, Ops& ops, Comm& comm,
+  // All references must outlive this object. `comm` links the ranks that compute the same tokens,
+  // `all` those of every group; null where there is one group.
+  Forward(const Config& config, const Weights& weights, Ops& ops, Comm& comm, Comm* all,
           const ForwardOptions& options);
+
+  // With several groups a step without tokens computes this rank's experts for the other groups:
+  // all groups take their steps together.
 
   // Runs the batch through embedding, every layer and the final norm, appends to the cache `kv`
   // (one view per layer, and one more for the MTP block if it is used), and writes the logits of
@@ -65,6 +71,8 @@ class Forward {
                  const KvView& kv, const RopeTable& rope);
   void add_update(const Activations& a, const float* gain);
   void ffn(const LayerWeights& w, const Activations& a);
+  void ffn_of_all(const LayerWeights& w, const Activations& a);
+  void serve_others();
   void head(Tensor wanted, Tensor hidden, std::span<const int32_t> rows, Tensor logits);
   void mtp_block(const Activations& a, const StepInputs& in, Tensor states,
                  std::span<const KvView> kv, Tensor logits);
@@ -79,7 +87,13 @@ class Forward {
   Comm& comm_;
   ForwardOptions options_;
   bool sparse_;
+  Comm* all_;
   Arena arena_;
+  // The tokens of all groups, and what this rank's experts make of them.
+  struct AllTokens {
+    Tensor normed, update, expert_ids, expert_weight;
+  } all_tokens_;
+  Arena all_memory_;
   // With MTP: the states after the final norm, [step_tokens, hidden]. They lie outside the arena,
   // whose layout follows the number of tokens, as the next call may have fewer.
   Buffer states_;

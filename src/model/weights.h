@@ -76,6 +76,11 @@ class RankWeights {
   RankWeights(const Weights& only) : ranks_{&only} {}  // implicit: one rank is the plain case
   explicit RankWeights(std::vector<const Weights*> ranks) : ranks_(std::move(ranks)) {}
   int size() const { return static_cast<int>(ranks_.size()); }
+  // Of `count` ranks from `first` on.
+  RankWeights part(int first, int count) const {
+    return RankWeights(
+        std::vector<const Weights*>(ranks_.begin() + first, ranks_.begin() + first + count));
+  }
   const Weights& operator[](int rank) const { return *ranks_[static_cast<size_t>(rank)]; }
 
  private:

@@ -56,6 +56,8 @@ ForwardOptions forward_options(const ComputePlan& p) {
   f.attention = p.attention;
   f.step_tokens = p.step_tokens;
   f.context = p.context;
+  f.groups = p.layout.data;
+  f.group_ranks = p.layout.tensor;
   f.mtp = p.mtp;
   return f;
 }

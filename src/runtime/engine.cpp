@@ -52,7 +52,8 @@ std::unique_ptr<StepRunner> make_runner(const Config& config, const RankWeights&
                                         const EngineOptions& o, const MemoryPlan& plan,
                                         ThreadPool& pool) {
   RunnerSetup s = setup_of(config, o, plan.context, plan.pages);
-  if (o.compute.layout.ranks() > 1) return std::make_unique<RankedRunner>(s, weights);
+  s.links.all = o.world.get();
+  if (o.compute.layout.tensor > 1) return std::make_unique<RankedRunner>(s, weights);
   s.weights = &weights[0];
   return make_step_runner(s, pool);
 }
@@ -114,7 +115,8 @@ Engine::Impl::Impl(const Config& config, std::unique_ptr<StepRunner> runner, con
     : config_(config),
       options_(usable(config, options)),
       memory_(plan),
-      threads_(options.compute.threads),
+      threads_(options.compute.layout.data > 1 ? threads_of_rank(options.compute)
+                                               : options.compute.threads),
       runner_(std::move(runner)),
       forms_(form_policy(config, options.compute)),
       batch_(options.compute.step_tokens, step_sequences(options.compute.sequences),
@@ -149,7 +151,7 @@ Result<RequestId> Engine::Impl::submit(Request request) {
   if (options_.max_waiting > 0 && queued >= options_.max_waiting)
     return Failure{429, fmt::format("{} requests wait already: at most {} are accepted", queued,
                                     options_.max_waiting)};
-  const RequestId id = s->id = ++last_id_;
+  const RequestId id = s->id = options_.first_id + ++last_id_ * options_.id_step;
   inbox_.push_back(std::move(s));
   inbox_filled_.notify_one();
   return id;
@@ -241,6 +243,8 @@ Result<RequestId> Engine::submit(Request request) { return impl_->submit(std::mo
 void Engine::cancel(RequestId id) { impl_->cancel(id); }
 EngineSnapshot Engine::snapshot() const { return impl_->snapshot(); }
 bool Engine::step() { return impl_->step(); }
+void Engine::take_part() { impl_->take_part(); }
+void Engine::fail(const std::string& why) { impl_->fail_everything(why); }
 void Engine::run(const std::stop_token& stop) { impl_->run(stop); }
 std::string Engine::describe() const { return impl_->describe(); }
 EngineStats Engine::stats() const { return impl_->stats(); }

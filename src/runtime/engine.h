@@ -54,6 +54,9 @@ struct EngineOptions {
   std::optional<int64_t> available_bytes;  // none: what the machine says
   // Goes around the ops of each rank of a CPU. For tests.
   std::function<std::unique_ptr<Ops>(Ops&, int rank)> wrap;
+  // Of one of several groups (GroupedEngine): the link of all ranks, and the ids of its requests.
+  std::shared_ptr<CommGroup> world;
+  RequestId first_id = 0, id_step = 1;
 };
 
 // Logit rows of one step beside each sequence's last: of prompts whose log-probabilities are told.
@@ -76,7 +79,24 @@ struct EngineStats {
   int running = 0, waiting = 0;
 };
 
-class Engine final : public TokenEngine {
+// An engine that its owner steps. Engine is one; GroupedEngine is several that step together.
+class ModelEngine : public TokenEngine {
+ public:
+  virtual const MemoryPlan& memory() const = 0;          // what was allocated
+  virtual PrefixStoreStats cache_dir_stats() const = 0;  // from any thread; zero without a folder
+  // Plans and starts the next step and delivers the results of the one before. False when there was
+  // nothing to do. Always called from the same thread. Throws Error when the device fails, after
+  // every request has got its last event; the engine then refuses new requests.
+  virtual bool step() = 0;
+  // Steps until asked to stop; sleeps while there is nothing to do.
+  virtual void run(const std::stop_token& stop) = 0;
+  virtual std::string describe() const = 0;  // what was chosen, for the user, one line
+  virtual EngineStats stats() const = 0;     // from the thread that steps
+  // Stops the program unless every page is accounted for; from the thread that steps.
+  virtual void check_integrity() const = 0;
+};
+
+class Engine final : public ModelEngine {
  public:
   // Plans memory, then allocates all of it. Config and weights must outlive the engine. Throws
   // Error when the machine does not have it.
@@ -93,21 +113,19 @@ class Engine final : public TokenEngine {
   void cancel(RequestId id) override;
   EngineSnapshot snapshot() const override;
   int64_t context() const override;
-  const MemoryPlan& memory() const;          // what was allocated
-  PrefixStoreStats cache_dir_stats() const;  // from any thread; all zero without such a folder
+  const MemoryPlan& memory() const override;
+  PrefixStoreStats cache_dir_stats() const override;
+  bool step() override;
+  void run(const std::stop_token& stop) override;
+  std::string describe() const override;
+  EngineStats stats() const override;
+  void check_integrity() const override;
 
-  // Plans and starts the next step and delivers the results of the one before. False when there was
-  // nothing to do. Always called from the same thread. Throws Error when the device fails, after
-  // every request has got its last event; the engine then refuses new requests.
-  bool step();
-  // Steps until asked to stop; sleeps while there is nothing to do.
-  void run(const std::stop_token& stop);
-
-  // What was chosen, for the user, one line.
-  std::string describe() const;
-  EngineStats stats() const;  // from the thread that steps
-  // Stops the program unless every page is accounted for; from the thread that steps.
-  void check_integrity() const;
+  // Of one of several groups. Called after every step(): if that launched nothing, launches a step
+  // without tokens, in which this group's ranks compute their experts for the others.
+  void take_part();
+  // Ends every request with this error, and refuses new ones.
+  void fail(const std::string& why);
 
  private:
   class Impl;

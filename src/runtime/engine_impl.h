@@ -32,6 +32,8 @@ class Engine::Impl {
     return prefixes_.store() ? prefixes_.store()->stats() : PrefixStoreStats{};
   }
   bool step();
+  void take_part();
+  void fail_everything(const std::string& why);
   void run(const std::stop_token& stop);
   std::string describe() const;
   EngineStats stats() const;
@@ -110,7 +112,6 @@ class Engine::Impl {
   void drop_cancelled();
   void sweep();
   void release_pages(Sequence& s);
-  void fail_everything(const std::string& why);
 
   // engine_draft.cpp: the MTP block's part of a step
   void draft(Flight& flight);
@@ -145,6 +146,7 @@ class Engine::Impl {
   std::deque<Owned> waiting_;
   std::vector<Owned> leaving_;  // ended, but a step in flight still uses their pages
   std::optional<Flight> flight_;
+  bool launched_ = false;     // a step, since take_part() was called last
   bool awaits_disk_ = false;  // the first waiting request waits for pages from the disk
   Clock::time_point last_finish_;
   EngineStats stats_;

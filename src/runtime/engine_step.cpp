@@ -77,7 +77,15 @@ std::optional<Engine::Impl::Flight> Engine::Impl::launch_next(bool ahead) {
   flight.launched = Clock::now();
   flight.host_seconds = seconds_between(begin, flight.launched);
   runner_->launch(batch_, draws_, carried_);
+  launched_ = true;
   return flight;
+}
+
+void Engine::Impl::take_part() {
+  if (std::exchange(launched_, false)) return;
+  batch_.clear();
+  runner_->launch(batch_, {}, {});
+  runner_->finish(drawn_);
 }
 
 // Idle kept pages count as free: they are evicted when pages are taken.

@@ -158,7 +158,7 @@ class GraphRunner final : public StepRunner {
         padding_page_(s.compute.cache_pages),
         instance_(
             *s.config, *s.weights, runner_plan(s), pool, [&](Ops& ops) { return observer(s, ops); },
-            s.shared_cache(), s.comm),
+            s.shared_cache(), s.links),
         ops_(cuda_ops(instance_.device_ops())),
         stream_(static_cast<cudaStream_t>(ops_.stream())),
         logits_(static_cast<std::byte*>(instance_.logits(rows_).data)),

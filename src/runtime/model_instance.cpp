@@ -18,30 +18,40 @@ std::unique_ptr<Ops> make_ops(const Config& config, const ComputePlan& p, Thread
   return pick_cpu_kernels(p.kernels).make(p.numerics, workload, pool);
 }
 
-std::unique_ptr<Comm> link(const ComputePlan& p, CommGroup* ranks, Ops& ops) {
-  if (p.layout.ranks() == 1) return make_solo_comm();
-  FATHOM_CHECK(ranks, "rank {} of {} computes alone", p.layout.rank, p.layout.ranks());
-  return ranks->join(p.layout.rank, &ops);
+std::unique_ptr<Comm> link(const ComputePlan& p, CommGroup* group, Ops& ops) {
+  if (p.layout.tensor == 1) return make_solo_comm();
+  FATHOM_CHECK(group, "rank {} of {} computes alone", p.layout.rank, p.layout.ranks());
+  return group->join(p.layout.place(), &ops);
+}
+
+std::unique_ptr<Comm> link_all(const ComputePlan& p, CommGroup* all, Ops& ops) {
+  if (p.layout.data == 1) return nullptr;
+  FATHOM_CHECK(all, "group {} of {} computes alone", p.layout.group(), p.layout.data);
+  return all->join(p.layout.rank, &ops);
 }
 
 }  // namespace
 
 ModelInstance::ModelInstance(const Config& config, const Weights& weights, const ComputePlan& plan,
                              ThreadPool& pool, const OpsWrapper& wrap, KvPool* cache,
-                             CommGroup* ranks)
+                             const RankLinks& ranks)
     : config_(config),
       plan_(plan),
       device_ops_(make_ops(config, plan, pool)),
-      comm_(link(plan, ranks, *device_ops_)),
+      comm_(link(plan, ranks.group, *device_ops_)),
+      all_(link_all(plan, ranks.all, *device_ops_)),
       rank_ops_(comm_->size() > 1 ? std::make_unique<RankOps>(*device_ops_, *comm_) : nullptr),
       wrapped_(wrap ? wrap(whole_ops()) : nullptr),
       own_cache_(cache ? nullptr
                        : std::make_unique<KvPool>(kv_shape(config, plan), plan.cache_pages,
                                                   device_ops_->memory())),
       cache_(cache ? cache : own_cache_.get()),
-      forward_(config, weights, ops(), *comm_, forward_options(plan)),
+      forward_(config, weights, ops(), *comm_, all_.get(), forward_options(plan)),
       forms_(form_policy(config, plan)) {
   if (plan.mtp && !weights.mtp) fail("this checkpoint has no MTP layer");
+  if (plan.mtp && all_)
+    fail("the MTP block runs in one group of ranks, not in {} that share experts",
+         plan.layout.data);
   logits(logit_rows(plan));
 }
 

@@ -26,16 +26,22 @@ namespace fathom {
 // Puts an Ops of its own around the one given, which outlives it; may return null for nothing.
 using OpsWrapper = std::function<std::unique_ptr<Ops>(Ops&)>;
 
+// What links the ranks of a process.
+struct RankLinks {
+  CommGroup* group = nullptr;  // those of one attention group
+  CommGroup* all = nullptr;    // those of all groups, where there are several
+};
+
 // Thread-compatible: one step at a time.
 class ModelInstance {
  public:
   // Takes all its memory here. Config, weights and pool must outlive the instance; config and
   // weights are the rank's. With `cache` the rows of the caller's cache are used, so that two
-  // instances may work on the same ones. `ranks`: the group that a plan of several ranks computes
-  // in. Throws Error for what the device cannot do and for memory that is not there.
+  // instances may work on the same ones. `ranks` links a plan of several ranks. Throws Error for
+  // what the device cannot do and for memory that is not there.
   ModelInstance(const Config& config, const Weights& weights, const ComputePlan& plan,
                 ThreadPool& pool, const OpsWrapper& wrap = {}, KvPool* cache = nullptr,
-                CommGroup* ranks = nullptr);
+                const RankLinks& ranks = {});
 
   const ComputePlan& plan() const { return plan_; }
   Ops& device_ops() { return *device_ops_; }  // of this rank alone, without the wrapper
@@ -62,7 +68,7 @@ class ModelInstance {
   const Config& config_;
   const ComputePlan plan_;
   std::unique_ptr<Ops> device_ops_;
-  std::unique_ptr<Comm> comm_;
+  std::unique_ptr<Comm> comm_, all_;
   std::unique_ptr<Ops> rank_ops_;  // around the device's, where there are several ranks
   std::unique_ptr<Ops> wrapped_;
   std::unique_ptr<KvPool> own_cache_;

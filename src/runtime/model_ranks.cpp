@@ -1,20 +1,23 @@
 #include "runtime/model_ranks.h"
 
 #include "base/check.h"
+#include "base/error.h"
 
 namespace fathom {
 
 ModelRanks::ModelRanks(const Config& config, const RankWeights& weights, const ComputePlan& plan,
                        const RankWrapper& wrap)
     : rank_config_((check_plan(config, plan), config_of_rank(config, plan.layout))), team_(plan) {
+  if (plan.layout.data > 1)
+    fail("one sequence lives in one group of ranks: --data-parallel-size is for an engine");
   FATHOM_CHECK(weights.size() == size(), "weights of {} ranks for {}", weights.size(), size());
   instances_.resize(static_cast<size_t>(size()));
   team_.run([&](int rank) {
     OpsWrapper around;
     if (wrap) around = [&](Ops& ops) { return wrap(ops, rank); };
-    instances_[static_cast<size_t>(rank)] =
-        std::make_unique<ModelInstance>(rank_config_, weights[rank], team_.plan_of(rank),
-                                        team_.pool(rank), around, nullptr, team_.comm());
+    instances_[static_cast<size_t>(rank)] = std::make_unique<ModelInstance>(
+        rank_config_, weights[rank], team_.plan_of(rank), team_.pool(rank), around, nullptr,
+        RankLinks{team_.comm(), nullptr});
   });
 }
 

@@ -8,10 +8,10 @@ namespace fathom {
 namespace {
 
 std::shared_ptr<CommGroup> group_of(const ComputePlan& p) {
-  if (p.layout.ranks() == 1) return nullptr;
+  if (p.layout.tensor == 1) return nullptr;
   // What an observed GPU works on is memory of the host, too, and complete after every op.
-  if (p.device == DeviceKind::cuda && !p.observed) return make_gpu_group(p.layout.ranks());
-  return make_thread_group(p.layout.ranks());
+  if (p.device == DeviceKind::cuda && !p.observed) return make_gpu_group(p.layout.tensor);
+  return make_thread_group(p.layout.tensor);
 }
 
 // Looks for a short while, as a step follows a step, and then sleeps.
@@ -30,8 +30,9 @@ void await(const std::atomic<T>& value, const Until& until) {
 
 }  // namespace
 
-RankTeam::RankTeam(const ComputePlan& plan) : plan_(plan), comm_(group_of(plan)) {
-  pools_.resize(static_cast<size_t>(plan.layout.ranks()));
+RankTeam::RankTeam(const ComputePlan& plan, CommGroup* all)
+    : plan_(plan), comm_(group_of(plan)), all_(all) {
+  pools_.resize(static_cast<size_t>(plan.layout.tensor));
   for (int rank = 1; rank < size(); ++rank) threads_.emplace_back([this, rank] { work(rank); });
   try {
     run([&](int rank) { prepare(rank); });
@@ -42,9 +43,11 @@ RankTeam::RankTeam(const ComputePlan& plan) : plan_(plan), comm_(group_of(plan))
 }
 
 void RankTeam::prepare(int rank) {
-  if (size() > 1 && plan_.device == DeviceKind::cuda) use_gpu(rank);
+  const RankLayout own = plan_of(rank).layout;
+  if (own.ranks() > 1 && plan_.device == DeviceKind::cuda) use_gpu(own.rank);
   // The threads of a pool stay where the thread that makes it may run.
-  if (size() > 1 && plan_.device == DeviceKind::cpu) bind_thread_to_node(rank, size());
+  if (own.ranks() > 1 && plan_.device == DeviceKind::cpu)
+    bind_thread_to_node(own.rank, own.ranks());
   pools_[static_cast<size_t>(rank)] = std::make_unique<ThreadPool>(threads_of_rank(plan_of(rank)));
 }
 
@@ -59,7 +62,7 @@ void RankTeam::end() {
 
 ComputePlan RankTeam::plan_of(int rank) const {
   ComputePlan p = plan_;
-  p.layout = p.layout.at(rank);
+  p.layout = p.layout.at(p.layout.group() * p.layout.tensor + rank);
   return p;
 }
 
@@ -86,16 +89,21 @@ void RankTeam::work(int rank) {
 }
 
 void RankTeam::attempt(const std::function<void(int)>& body, int rank) {
+  std::string what;
   try {
-    body(rank);
+    return body(rank);
+  } catch (const ExchangeEnded& e) {
+    what = e.what();  // another rank's failure
   } catch (const std::exception& e) {
-    const std::string what = fmt::format("rank {} of {}: {}", rank, size(), e.what());
-    {
-      std::lock_guard lock(mutex_);
-      if (cause_.empty()) cause_ = what;
-    }
-    comm_->abort(what);
+    const RankLayout own = plan_of(rank).layout;
+    what = fmt::format("rank {} of {}: {}", own.rank, own.ranks(), e.what());
   }
+  {
+    std::lock_guard lock(mutex_);
+    if (cause_.empty()) cause_ = what;
+  }
+  comm_->abort(what);
+  if (all_) all_->abort(what);
 }
 
 }  // namespace fathom

@@ -1,5 +1,5 @@
-// RankTeam: the ranks of one process, each with a thread, a share of the processors and a link to
-// the others. What the ranks compute is handed to run().
+// RankTeam: the ranks of one attention group, each with a thread, a share of the processors and a
+// link to the others. What the ranks compute is handed to run().
 #pragma once
 
 #include <atomic>
@@ -20,21 +20,21 @@ namespace fathom {
 class RankTeam {
  public:
   // Of the plan device, layout, threads and `observed` count. On GPUs each thread works with its
-  // rank's.
-  explicit RankTeam(const ComputePlan& plan);
+  // rank's. `all`: links the ranks of all groups, where there are several.
+  explicit RankTeam(const ComputePlan& plan, CommGroup* all = nullptr);
   ~RankTeam();
   RankTeam(const RankTeam&) = delete;
   RankTeam& operator=(const RankTeam&) = delete;
 
   int size() const { return static_cast<int>(pools_.size()); }
-  // The plan of one rank.
+  // The plan of the rank at a place of the group.
   ComputePlan plan_of(int rank) const;
   ThreadPool& pool(int rank) { return *pools_[static_cast<size_t>(rank)]; }
   CommGroup* comm() { return comm_.get(); }  // null for one rank
 
-  // Calls body(rank) for all ranks at once, each always on the same thread, and returns when all
-  // have returned. If one throws, the exchange of the others is broken off, for good, and the first
-  // cause is thrown as an Error.
+  // Ranks are counted in the group here. Calls body(rank) for all ranks at once, each always on the
+  // same thread, and returns when all have returned. If one throws, the exchange of the others is
+  // broken off, for good, and the first cause is thrown as an Error.
   void run(const std::function<void(int rank)>& body);
 
  private:
@@ -45,6 +45,7 @@ class RankTeam {
 
   const ComputePlan plan_;
   std::shared_ptr<CommGroup> comm_;
+  CommGroup* all_;
   // Of ranks 1, 2, .. Not a ThreadPool: a rank needs its own thread, which has its GPU or its NUMA
   // node, and all ranks at once, as they wait for each other.
   std::vector<std::thread> threads_;

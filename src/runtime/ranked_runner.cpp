@@ -5,7 +5,8 @@
 namespace fathom {
 
 RankedRunner::RankedRunner(const RunnerSetup& setup, const RankWeights& weights)
-    : rank_config_(config_of_rank(*setup.config, setup.compute.layout)), team_(setup.compute) {
+    : rank_config_(config_of_rank(*setup.config, setup.compute.layout)),
+      team_(setup.compute, setup.links.all) {
   FATHOM_CHECK(weights.size() == team_.size(), "weights of {} ranks for {}", weights.size(),
                team_.size());
   const auto ranks = static_cast<size_t>(team_.size());
@@ -19,7 +20,7 @@ RankedRunner::RankedRunner(const RunnerSetup& setup, const RankWeights& weights)
     own.config = &rank_config_;
     own.weights = &weights[rank];
     own.compute = team_.plan_of(rank);
-    own.comm = team_.comm();
+    own.links.group = team_.comm();
     runners_[static_cast<size_t>(rank)] = make_step_runner(own, team_.pool(rank));
   });
 }

@@ -22,7 +22,7 @@ class HostRunner final : public StepRunner {
         pool_(pool),
         instance_(
             *s.config, *s.weights, runner_plan(s), pool, [&](Ops& ops) { return observer(s, ops); },
-            nullptr, s.comm) {
+            nullptr, s.links) {
     for (int t = 0; t < pool.size(); ++t) samplers_.emplace_back(vocab_);
     draws_.reserve(static_cast<size_t>(instance_.plan().logit_rows));
     if (instance_.plan().speculative_tokens > 0) drafter_.emplace(instance_.plan());

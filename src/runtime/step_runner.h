@@ -13,11 +13,10 @@
 #include "base/thread_pool.h"
 #include "cache/kv_pool.h"
 #include "cache/page_rows.h"
-#include "comm/comm.h"
 #include "model/step_batch.h"
 #include "model/weights.h"
 #include "numerics/sampling.h"
-#include "runtime/compute_plan.h"
+#include "runtime/model_instance.h"
 
 namespace fathom {
 
@@ -57,7 +56,7 @@ struct RunnerSetup {
   const Config* config = nullptr;    // the rank's
   const Weights* weights = nullptr;  // the rank's, where the device reads them
   ComputePlan compute;               // its context and pages are settled
-  CommGroup* comm = nullptr;         // of a plan with several ranks
+  RankLinks links = {};              // of a plan with several ranks
   bool keep_selection = false;       // Draw::keep_selection will be asked for
   // By rank, used instead of caches of the runner's own, so that a measurement can compare two
   // runners on the same rows: of `compute.cache_pages` pages and one more (GPU).

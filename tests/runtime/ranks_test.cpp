@@ -11,6 +11,7 @@
 #include "kernels/trace_ops.h"
 #include "runtime/engine.h"
 #include "runtime/golden.h"
+#include "runtime/grouped_engine.h"
 #include "support/checkpoint_maker.h"
 #include "support/temp_folder.h"
 
@@ -155,10 +156,17 @@ EngineOptions engine_options(Numerics numerics, int tensor) {
   return o;
 }
 
-std::unique_ptr<Engine> engine_of(const EngineOptions& o) {
+std::unique_ptr<ModelEngine> engine_of(const EngineOptions& o) {
   EvalOptions eval;
   eval.compute = o.compute;
-  return std::make_unique<Engine>(checkpoint(false).config(), rank_weights_for(false, eval), o);
+  return make_engine(checkpoint(false).config(), rank_weights_for(false, eval), o);
+}
+
+EngineOptions group_options(Numerics numerics, int tensor, int data) {
+  EngineOptions o = engine_options(numerics, tensor);
+  o.compute.layout.data = data;
+  o.compute.threads = tensor * data;
+  return o;
 }
 
 struct Answer {
@@ -187,7 +195,7 @@ Request request_for(std::vector<int32_t> ids, int64_t tokens, Answer& a) {
 }
 
 // Prompts around a page and top-k (256), more than there are places, and one that is cancelled.
-std::vector<Answer> answers(Engine& engine, bool selections = false) {
+std::vector<Answer> answers(ModelEngine& engine, bool selections = false) {
   const int lengths[] = {1, 63, 64, 65, 257, 400, 130};
   std::vector<Answer> all(std::size(lengths) + 1);
   for (size_t i = 0; i < std::size(lengths); ++i) {
@@ -212,14 +220,19 @@ std::vector<std::vector<int32_t>> ids_of(const std::vector<Answer>& all) {
   return ids;
 }
 
+// What one rank draws in exact numerics.
+const std::vector<std::vector<int32_t>>& exact_answers() {
+  static const auto ids = ids_of(answers(*engine_of(engine_options(Numerics::exact, 1))));
+  return ids;
+}
+
 TEST(RankedEngine, DrawsTheTokensOfOneRank) {
-  const auto want = answers(*engine_of(engine_options(Numerics::exact, 1)));
   for (int tensor : {2, 4}) {
     SCOPED_TRACE(tensor);
     EngineOptions o = engine_options(Numerics::exact, tensor);
     o.keep_selection = true;
     const auto got = answers(*engine_of(o), true);
-    EXPECT_EQ(ids_of(got), ids_of(want));
+    EXPECT_EQ(ids_of(got), exact_answers());
     for (const Answer& a : got) EXPECT_EQ(a.selection.size(), 5u);
   }
 }
@@ -264,6 +277,61 @@ TEST(RankedEngine, FindsStoredPagesAgainAndOthersDoNot) {
   while (engine->step()) {
   }
   EXPECT_EQ(engine->stats().reused_tokens, 0);
+}
+
+// Groups of ranks that compute different sequences, alone and with ranks that share their heads.
+TEST(GroupedEngine, DrawsTheTokensOfOneRank) {
+  for (auto [tensor, data] : {std::pair(1, 2), std::pair(1, 3), std::pair(2, 2)}) {
+    SCOPED_TRACE(fmt::format("{} x {}", tensor, data));
+    EngineOptions o = group_options(Numerics::exact, tensor, data);
+    o.compute.sequences = 2;
+    o.keep_prefixes = true;
+    const auto engine = engine_of(o);
+    EXPECT_EQ(ids_of(answers(*engine)), exact_answers());
+    const auto& grouped = dynamic_cast<const GroupedEngine&>(*engine);
+    for (int g = 0; g < data; ++g)
+      EXPECT_GT(grouped.group(g).stats().generated_tokens, 0) << "group " << g << " had no request";
+  }
+}
+
+TEST(GroupedEngine, DependsNeitherOnOthersNorOnChunksNorOnPreemption) {
+  for (Numerics n : {Numerics::bf16, Numerics::fp8}) {
+    SCOPED_TRACE(name_of(n));
+    EngineOptions o = group_options(n, 1, 2);
+    o.compute.step_tokens = 1024;
+    const auto want = ids_of(answers(*engine_of(o)));
+    o.compute.step_tokens = 70;
+    o.compute.context = 448;
+    o.cache_tokens = 1024;
+    o.keep_prefixes = true;
+    EXPECT_EQ(ids_of(answers(*engine_of(o))), want);
+  }
+}
+
+TEST(GroupedEngine, ARequestGoesWhereItsBeginningIs) {
+  EngineOptions o = group_options(Numerics::bf16, 1, 2);
+  o.keep_prefixes = true;
+  const auto engine = engine_of(o);
+  const auto& grouped = dynamic_cast<const GroupedEngine&>(*engine);
+  auto run = [&](const std::vector<std::vector<int32_t>>& prompts) {
+    std::vector<Answer> all(prompts.size());
+    for (size_t i = 0; i < prompts.size(); ++i)
+      EXPECT_TRUE(engine->submit(request_for(prompts[i], 2, all[i])).ok());
+    while (engine->step()) {
+    }
+  };
+  const std::vector<int32_t> first = random_ids(200, 1, 4000), second = random_ids(200, 2, 4000);
+  run({first, second});  // one a group
+  EXPECT_EQ(grouped.group(0).stats().prompt_tokens, 200);
+  EXPECT_EQ(grouped.group(1).stats().prompt_tokens, 200);
+  // Each alone: the emptiest group would be the first.
+  std::vector<int32_t> longer = second;
+  longer.push_back(5);
+  run({longer});
+  EXPECT_EQ(grouped.group(1).stats().reused_tokens, 192);
+  EXPECT_EQ(engine->stats().reused_tokens, 192);
+  EXPECT_EQ(grouped.memory().pages, 2 * grouped.group(0).memory().pages);
+  EXPECT_EQ(engine->snapshot().pages, grouped.memory().pages);
 }
 
 class FailingOps final : public TraceOps {
@@ -313,6 +381,30 @@ TEST(RankedEngine, ARankThatFailsEndsEveryRequestWithTheCause) {
     const auto refused = engine->submit(request_for({1, 2}, 1, late));
     ASSERT_FALSE(refused.ok());
     EXPECT_EQ(refused.failure().status, 503);
+  }
+}
+
+// A rank of one group ends the requests of all: their experts are shared.
+TEST(GroupedEngine, ARankThatFailsEndsEveryRequestWithTheCause) {
+  for (int failing : {0, 3}) {
+    EngineOptions o = group_options(Numerics::bf16, 2, 2);
+    o.wrap = [&](Ops& ops, int rank) -> std::unique_ptr<Ops> {
+      if (rank != failing) return nullptr;
+      return std::make_unique<FailingOps>(ops, 3);
+    };
+    const auto engine = engine_of(o);
+    std::vector<Answer> all(7);
+    for (size_t i = 0; i < all.size(); ++i)
+      ASSERT_TRUE(
+          engine->submit(request_for(random_ids(90, static_cast<unsigned>(i), 4000), 9, all[i]))
+              .ok());
+    EXPECT_THROW(while (engine->step()){}, Error);
+    for (const Answer& a : all) {
+      EXPECT_EQ(a.finish, Finish::error);
+      EXPECT_THAT(a.error, HasSubstr(fmt::format("rank {} of 4: out of memory", failing)));
+    }
+    Answer late;
+    EXPECT_EQ(engine->submit(request_for({1, 2}, 1, late)).failure().status, 503);
   }
 }
 

@@ -1,0 +1,228 @@
+#include "runtime/grouped_engine.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "base/error.h"
+#include "io/machine.h"
+
+namespace fathom {
+
+int GroupChoice::known(std::span<const PageKey> keys) const {
+  std::lock_guard lock(mutex_);
+  for (size_t page = keys.size(); page-- > 0;)
+    for (const auto* map : {&newer_, &older_})
+      if (auto it = map->find(keys[page]); it != map->end()) return it->second;
+  return -1;
+}
+
+void GroupChoice::note(std::span<const PageKey> keys, int group) {
+  std::lock_guard lock(mutex_);
+  for (const PageKey& key : keys) {
+    if (newer_.size() >= kMost) {
+      older_ = std::move(newer_);
+      newer_.clear();
+    }
+    newer_[key] = group;
+  }
+}
+
+GroupedEngine::GroupedEngine(const Config& config, const RankWeights& weights,
+                             const EngineOptions& options)
+    : options_(options), threads_(options.compute.layout.data) {
+  check_plan(config, options.compute);
+  const RankLayout& layout = options.compute.layout;
+  FATHOM_CHECK(weights.size() == layout.ranks(), "weights of {} ranks for {}", weights.size(),
+               layout.ranks());
+  if (options.compute.device == DeviceKind::cuda)
+    fathom::fail("groups of GPUs that compute different sequences are not built yet");
+  world_ = make_thread_group(layout.ranks());
+  engines_.resize(static_cast<size_t>(layout.data));
+  const int64_t available = options.available_bytes.value_or(available_memory());
+  threads_.parallel_for(layout.data, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t g = begin; g < end; ++g) try {
+        engines_[static_cast<size_t>(g)] = std::make_unique<Engine>(
+            config, weights.part(static_cast<int>(g) * layout.tensor, layout.tensor),
+            options_of(static_cast<int>(g), available));
+      } catch (const std::exception& e) {
+        std::lock_guard lock(mutex_);
+        if (cause_.empty()) cause_ = e.what();
+      }
+  });
+  if (!cause_.empty()) throw Error(cause_);
+  memory_ = engines_[0]->memory();
+  memory_.pages *= layout.data;
+  memory_.sequences *= layout.data;
+}
+
+GroupedEngine::~GroupedEngine() = default;
+
+EngineOptions GroupedEngine::options_of(int group, int64_t available) {
+  EngineOptions o = options_;
+  const int groups = o.compute.layout.data;
+  o.compute.layout = o.compute.layout.at(group * o.compute.layout.tensor);
+  o.world = world_;
+  o.available_bytes = available;
+  o.first_id = group;
+  o.id_step = groups;
+  o.max_waiting = (o.max_waiting + groups - 1) / groups;
+  o.cache_tokens = (o.cache_tokens + groups - 1) / groups;
+  o.cache_dir_bytes /= groups;  // one folder: what one group stored another finds
+  if (options_.on_step)
+    o.on_step = [this](const StepReport& report) {
+      std::lock_guard lock(report_mutex_);
+      options_.on_step(report);
+    };
+  return o;
+}
+
+// Only what a group has room for at once is worth a long queue elsewhere.
+int GroupedEngine::choose(std::span<const PageKey> keys) const {
+  std::vector<int> load;
+  for (const auto& engine : engines_) {
+    const EngineSnapshot s = engine->snapshot();
+    load.push_back(s.running + s.waiting);
+  }
+  const int known = choice_.known(keys);
+  if (known >= 0 && load[static_cast<size_t>(known)] < options_.compute.sequences) return known;
+  return static_cast<int>(std::min_element(load.begin(), load.end()) - load.begin());
+}
+
+Result<RequestId> GroupedEngine::submit(Request request) {
+  std::vector<PageKey> keys;
+  extend_keys(keys, {}, request.ids);
+  // One request after the other: each counts in the choice for the next.
+  std::unique_lock lock(mutex_);
+  if (!cause_.empty()) return Failure{503, "the engine has failed and serves nothing any more"};
+  const int group = choose(keys);
+  Result<RequestId> id = engines_[static_cast<size_t>(group)]->submit(std::move(request));
+  if (id.ok() && options_.keep_prefixes) choice_.note(keys, group);
+  news_ = true;
+  lock.unlock();
+  wakes_.notify_one();
+  return id;
+}
+
+void GroupedEngine::cancel(RequestId id) {
+  engines_[static_cast<size_t>(id % groups())]->cancel(id);
+  wake();
+}
+
+void GroupedEngine::wake() {
+  {
+    std::lock_guard lock(mutex_);
+    news_ = true;
+  }
+  wakes_.notify_one();
+}
+
+bool GroupedEngine::step() {
+  std::atomic<bool> busy = false;
+  threads_.parallel_for(groups(), 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t g = begin; g < end; ++g)
+      if (step_group(static_cast<int>(g))) busy = true;
+  });
+  std::lock_guard lock(mutex_);
+  if (!cause_.empty()) throw Error(cause_);
+  return busy;
+}
+
+// Every group launches one step in a round, so that no exchange waits for a group that has nothing
+// to do.
+bool GroupedEngine::step_group(int group) {
+  Engine& engine = *engines_[static_cast<size_t>(group)];
+  try {
+    const bool busy = engine.step();
+    engine.take_part();
+    return busy;
+  } catch (const std::exception& e) {
+    fail(group, e.what());
+    return false;
+  }
+}
+
+void GroupedEngine::fail(int group, const std::string& why) {
+  std::string cause;
+  {
+    std::lock_guard lock(mutex_);
+    if (cause_.empty()) cause_ = why;
+    cause = cause_;
+  }
+  world_->abort(cause);
+  engines_[static_cast<size_t>(group)]->fail(cause);
+}
+
+void GroupedEngine::run(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    {
+      std::lock_guard lock(mutex_);
+      news_ = false;  // what comes from now on is not missed
+    }
+    if (step()) continue;
+    std::unique_lock lock(mutex_);
+    wakes_.wait(lock, stop, [&] { return news_; });
+  }
+}
+
+EngineSnapshot GroupedEngine::snapshot() const {
+  EngineSnapshot all = engines_[0]->snapshot();
+  for (size_t g = 1; g < engines_.size(); ++g) {
+    const EngineSnapshot s = engines_[g]->snapshot();
+    all.steps += s.steps;
+    all.prompt_tokens += s.prompt_tokens;
+    all.generated_tokens += s.generated_tokens;
+    all.preemptions += s.preemptions;
+    all.prefix_queries += s.prefix_queries;
+    all.prefix_hits += s.prefix_hits;
+    all.running += s.running;
+    all.waiting += s.waiting;
+    all.pages += s.pages;
+    all.free_pages += s.free_pages;
+    all.failed |= s.failed;
+  }
+  return all;
+}
+
+PrefixStoreStats GroupedEngine::cache_dir_stats() const {
+  PrefixStoreStats all;
+  for (const auto& engine : engines_) all += engine->cache_dir_stats();
+  return all;
+}
+
+std::string GroupedEngine::describe() const {
+  return fmt::format("{} groups of: {}", groups(), engines_[0]->describe());
+}
+
+EngineStats GroupedEngine::stats() const {
+  EngineStats all = engines_[0]->stats();
+  for (size_t g = 1; g < engines_.size(); ++g) {
+    const EngineStats s = engines_[g]->stats();
+    all.steps += s.steps;
+    all.prompt_tokens += s.prompt_tokens;
+    all.generated_tokens += s.generated_tokens;
+    // Groups compute at the same time.
+    all.prompt_seconds = std::max(all.prompt_seconds, s.prompt_seconds);
+    all.generation_seconds = std::max(all.generation_seconds, s.generation_seconds);
+    all.preemptions += s.preemptions;
+    all.reused_tokens += s.reused_tokens;
+    all.pages_looked_up += s.pages_looked_up;
+    all.pages += s.pages;
+    all.free_pages += s.free_pages;
+    all.running += s.running;
+    all.waiting += s.waiting;
+  }
+  return all;
+}
+
+void GroupedEngine::check_integrity() const {
+  for (const auto& engine : engines_) engine->check_integrity();
+}
+
+std::unique_ptr<ModelEngine> make_engine(const Config& config, const RankWeights& weights,
+                                         const EngineOptions& options) {
+  if (options.compute.layout.data > 1)
+    return std::make_unique<GroupedEngine>(config, weights, options);
+  return std::make_unique<Engine>(config, weights, options);
+}
+
+}  // namespace fathom

@@ -1,0 +1,82 @@
+// GroupedEngine: data parallelism. Several groups of ranks compute different sequences, each with
+// an engine of its own: scheduler, pages, kept prompts. They share the routed experts, so all
+// groups take their steps together, and one that has nothing to compute still computes its experts
+// for the others.
+//
+// A request lives in one group: the one that was given its longest beginning, if that has a place
+// free, and else the one with the fewest requests.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "cache/page_key.h"
+#include "runtime/engine.h"
+
+namespace fathom {
+
+// Which group was given a text: by the keys of its pages, the latest kMost of them. Thread-safe.
+class GroupChoice {
+ public:
+  // The group of the longest known beginning of `keys`; -1 where none is known.
+  int known(std::span<const PageKey> keys) const;
+  void note(std::span<const PageKey> keys, int group);
+
+ private:
+  static constexpr size_t kMost = 1 << 17;
+  mutable std::mutex mutex_;
+  // Two generations: when the newer is full the older is dropped.
+  std::unordered_map<PageKey, int, PageKeyHash> newer_, older_;
+};
+
+class GroupedEngine final : public ModelEngine {
+ public:
+  // `weights`: of every rank of the layout. Each group gets the options' sequences, and as many
+  // pages as the memory has room for. Config and weights must outlive the engine.
+  GroupedEngine(const Config& config, const RankWeights& weights, const EngineOptions& options);
+  ~GroupedEngine() override;
+
+  Result<RequestId> submit(Request request) override;
+  void cancel(RequestId id) override;
+  EngineSnapshot snapshot() const override;
+  int64_t context() const override { return engines_[0]->context(); }
+  const MemoryPlan& memory() const override { return memory_; }
+  PrefixStoreStats cache_dir_stats() const override;
+  bool step() override;
+  void run(const std::stop_token& stop) override;
+  std::string describe() const override;
+  EngineStats stats() const override;
+  void check_integrity() const override;
+
+  int groups() const { return static_cast<int>(engines_.size()); }
+  const Engine& group(int g) const { return *engines_[static_cast<size_t>(g)]; }
+
+ private:
+  EngineOptions options_of(int group, int64_t available);
+  int choose(std::span<const PageKey> keys) const;
+  bool step_group(int group);
+  void fail(int group, const std::string& why);
+  void wake();
+
+  const EngineOptions options_;
+  std::shared_ptr<CommGroup> world_;
+  ThreadPool threads_;  // one a group
+  std::vector<std::unique_ptr<Engine>> engines_;
+  MemoryPlan memory_;  // of all groups together
+  GroupChoice choice_;
+  std::mutex report_mutex_;  // on_step is called by one group at a time
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::condition_variable_any wakes_;
+  bool news_ = false;
+  std::string cause_;  // of the first failure
+};
+
+// The engine that the options' layout asks for.
+std::unique_ptr<ModelEngine> make_engine(const Config& config, const RankWeights& weights,
+                                         const EngineOptions& options);
+
+}  // namespace fathom
