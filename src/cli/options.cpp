@@ -181,6 +181,9 @@ ComputePlan ComputeOptions::plan() const {
   p.batch_invariant = batch_invariant;
   p.layout.tensor = std::max(1, tensor_parallel);
   p.layout.data = std::max(1, data_parallel);
+  if (gpu && p.layout.data > 1)
+    fail("--data-parallel-size {}: groups of GPUs are not built yet; --device cpu has them",
+         data_parallel);
   p.context = context;
   p.step_tokens = step_tokens > 0 ? step_tokens : default_step_tokens(p.device);
   p.sequences = sequences > 0 ? sequences : gpu ? 64 : 16;
