@@ -35,19 +35,19 @@ bool drafts_by_default(const ComputePlan& p) {
 
 std::string describe(const Config& config, const ComputePlan& p) {
   const AttentionMode attention = config.has_indexer() ? p.attention : AttentionMode::dense;
-  const int threads = threads_of_rank(p);
+  const std::string drafts = p.speculative_tokens == 0 ? ""
+                             : p.speculative_tokens == 1
+                                 ? ", 1 draft a step"
+                                 : fmt::format(", {} drafts a step", p.speculative_tokens);
+  const std::string rank =
+      p.layout.ranks() > 1 ? fmt::format(", rank {} of {}", p.layout.rank, p.layout.ranks()) : "";
   return fmt::format(
-      "{}, {} numerics, {} cache, {} attention{}, {} thread{}; steps of {} tokens, context {} "
-      "tokens, "
-      "{} sequence{}, {} of index scores{}, rank {} of {}",
-      name_of(p.device), name_of(p.numerics), name_of(p.latent_format()), name_of(attention),
-      p.batch_invariant ? " (batch-invariant)" : "", threads, threads == 1 ? "" : "s",
-      p.step_tokens, p.context, p.sequences, p.sequences == 1 ? "" : "s",
-      bytes_text(p.index_budget),
-      p.speculative_tokens > 0 ? fmt::format(", {} draft{} a step", p.speculative_tokens,
-                                             p.speculative_tokens == 1 ? "" : "s")
-                               : "",
-      p.layout.rank, p.layout.ranks());
+      "{} numerics, {} cache, {} attention{}; steps of {} tokens, context {} tokens, {} "
+      "sequence{}, "
+      "{} of index scores{}{}",
+      name_of(p.numerics), name_of(p.latent_format()), name_of(attention),
+      p.batch_invariant ? " (batch-invariant)" : "", p.step_tokens, p.context, p.sequences,
+      p.sequences == 1 ? "" : "s", bytes_text(p.index_budget), drafts, rank);
 }
 
 ForwardOptions forward_options(const ComputePlan& p) {

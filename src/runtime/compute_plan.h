@@ -71,7 +71,7 @@ int threads_of_rank(const ComputePlan& plan);
 bool drafts_by_default(const ComputePlan& plan);
 inline constexpr int kDefaultSpeculativeTokens = 1;
 
-// One line for the user.
+// One line for the user, beside what the device says of itself (Ops::describe).
 std::string describe(const Config& config, const ComputePlan& plan);
 
 // Entries that one step may have for sequences: each of them may come twice, with the end of its

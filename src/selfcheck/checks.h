@@ -16,6 +16,10 @@ namespace fathom {
 
 inline constexpr Numerics kAllNumerics[] = {Numerics::exact, Numerics::bf16, Numerics::fp8};
 
+// Nats between the logits of two runs in exact numerics: float32 sums in another order cost 1e-8 in
+// the mean and 3e-6 at most (docs/numerics.md).
+inline constexpr double kExactMeanKl = 1e-6, kExactMaxKl = 1e-4;
+
 struct CheckContext {
   Config config;  // index_topk lowered in models too large for long sequences
   const Weights& weights;

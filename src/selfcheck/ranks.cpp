@@ -4,9 +4,6 @@
 namespace fathom {
 namespace {
 
-// As for other orders of float32 sums (runs.cpp).
-constexpr double kExactMeanKl = 1e-6, kExactMaxKl = 1e-4;
-
 // What a rank chose, and the residual stream after each sum over the ranks, in order.
 struct RankRecord {
   std::vector<int32_t> picked, experts;

@@ -74,9 +74,9 @@ TEST(ComputePlan, TellsEveryPartTheSame) {
   EXPECT_EQ(kv_shape(c, p).latent_format, KvFormat::bf16);
   EXPECT_EQ(kv_shape(c, p).index_format, KvFormat::fp8);  // follows the numerics alone
 
-  EXPECT_THAT(describe(c, p), HasSubstr("cpu, fp8 numerics, bf16 cache, sparse attention "
-                                        "(batch-invariant), 1 thread; steps of 16 tokens, context "
-                                        "100 tokens, 2 sequences"));
+  EXPECT_THAT(describe(c, p), HasSubstr("fp8 numerics, bf16 cache, sparse attention "
+                                        "(batch-invariant); steps of 16 tokens, context 100 "
+                                        "tokens, 2 sequences"));
 }
 
 class Counter final : public TraceOps {
