@@ -95,9 +95,11 @@ std::string table(const Plan& p, const LayoutPlan& first) {
 }  // namespace
 
 std::string text_of(const Plan& p) {
-  std::string out = fmt::format("model: checkpoint of {:.0f} GB ({})\nmachine: {}\n\n",
-                                static_cast<double>(p.checkpoint) / 1e9, bytes_text(p.checkpoint),
-                                machine_line(p));
+  const double gb = static_cast<double>(p.checkpoint) / 1e9;
+  const std::string bytes = bytes_text(p.checkpoint);
+  std::string out =
+      fmt::format("model: checkpoint of {}\nmachine: {}\n\n",
+                  gb < 1 ? bytes : fmt::format("{:.0f} GB ({})", gb, bytes), machine_line(p));
   if (const LayoutPlan* first = first_fitting(p)) out += table(p, *first) + "\n";
   for (const LayoutPlan& l : p.layouts)
     if (!l.fits()) out += fmt::format("{} cannot be run: {}\n", l.name, l.refused);
