@@ -276,7 +276,9 @@ SafetensorsHeader parse_or_name(const MappedFile& map, const std::string& path) 
     // What a server says instead of a file; a header's length has bytes of zero.
     const std::string_view line = front.substr(0, std::min<size_t>(front.find('\n'), 60));
     const bool is_text =
-        std::all_of(line.begin(), line.end(), [](char c) { return c >= ' ' && c <= '~'; });
+        std::all_of(line.begin(), line.end(), [](char c) { return c >= ' ' && c <= '~'; }) &&
+        std::any_of(line.begin(), line.end(),
+                    [](char c) { return (c | 32) >= 'a' && (c | 32) <= 'z'; });
     if (line.size() >= 8 && is_text)
       fail("{}: not a safetensors file: it is text, \"{}\"", path, line);
     throw;

@@ -19,8 +19,11 @@ inline const std::string kSmallModel = std::string(FATHOM_SOURCE_DIR) + "/models
 
 class EngineFixture : public ::testing::Test {
  protected:
-  static EngineOptions engine_options() {
+  static EngineOptions engine_options(int speculative_tokens) {
     EngineOptions o;
+    o.compute.speculative_tokens = speculative_tokens;
+    o.compute.mtp = speculative_tokens > 0;
+    o.regulate_drafts = false;
     o.compute.threads = 1;
     o.compute.context = 2048;
     o.compute.sequences = 4;
@@ -38,13 +41,14 @@ class EngineFixture : public ::testing::Test {
     return o;
   }
 
-  EngineFixture()
-      : checkpoint_(Checkpoint::load(kSmallModel, {.config_file = "", .with_mtp = false})),
+  explicit EngineFixture(int speculative_tokens = 0)
+      : checkpoint_(
+            Checkpoint::load(kSmallModel, {.config_file = "", .with_mtp = speculative_tokens > 0})),
         tokenizer_(Tokenizer::from_folder(kSmallModel)),
         constraints_(tokenizer_, encoding_of_folder(kSmallModel), {checkpoint_->config().eos}),
         metrics_("small"),
         selections_(1 << 20),
-        engine_(checkpoint_->config(), checkpoint_->weights(), engine_options()),
+        engine_(checkpoint_->config(), checkpoint_->weights(), engine_options(speculative_tokens)),
         service_{engine_,  tokenizer_,  constraints_,
                  metrics_, selections_, service_options(checkpoint_->config())},
         router_({}, metrics_) {

@@ -118,6 +118,54 @@ TEST_F(OpenAiEngineTest, RequiredToolCallsFollowTheirSchema) {
   EXPECT_TRUE(arguments["city"] == "Oslo" || arguments["city"] == "Bern");
 }
 
+// What a client sees with drafts is what it sees without: text, calls held to their schemas, stop
+// texts, log-probabilities and counts. Only the details of the usage tell.
+class Drafting : public EngineFixture {
+ public:
+  Drafting() : EngineFixture(2) {}
+  void TestBody() override {}
+  using EngineFixture::post;
+};
+
+TEST_F(OpenAiEngineTest, DraftsChangeNothingThatAClientSees) {
+  Drafting drafting;
+  int64_t accepted = 0;
+  for (const char* more :
+       {R"("temperature": 0, "logprobs": true, "top_logprobs": 2)",
+        R"("n": 2, "seed": 5, "frequency_penalty": 0.5, "stop": [" the"])",
+        R"("temperature": 0, "response_format": {"type": "json_schema", "json_schema": {
+            "name": "answer", "strict": true, "schema": {"type": "object", "properties": {
+            "name": {"type": "string", "enum": ["Ann", "Bob"]}, "old": {"type": "boolean"}},
+            "required": ["name", "old"], "additionalProperties": false}}})",
+        R"("temperature": 0.8, "seed": 2, "tool_choice": "required", "tools": [{"type": "function",
+            "function": {"name": "weather", "parameters": {"type": "object", "properties": {
+            "city": {"type": "string", "enum": ["Oslo", "Bern"]}}, "required": ["city"],
+            "additionalProperties": false}}}])"}) {
+    const OrderedJson body = OrderedJson::parse(
+        std::string(R"({"max_tokens": 40, "messages": [{"role": "user", "content":
+            "Tell me a story about a fox."}], )") +
+        more + "}");
+    OrderedJson plain = OrderedJson::parse(post("/v1/chat/completions", body));
+    OrderedJson drafted = OrderedJson::parse(drafting.post("/v1/chat/completions", body));
+    OrderedJson& details = drafted["usage"]["completion_tokens_details"];
+    // Not there where the form of the answer left no guess to verify.
+    accepted += details.value("accepted_prediction_tokens", int64_t{0});
+    EXPECT_GE(details.value("rejected_prediction_tokens", int64_t{0}), 0);
+    details.erase("accepted_prediction_tokens");
+    details.erase("rejected_prediction_tokens");
+    EXPECT_EQ(drafted["usage"], plain["usage"]) << more;
+    ASSERT_EQ(drafted["choices"].size(), plain["choices"].size());
+    for (size_t i = 0; i < plain["choices"].size(); ++i) {
+      OrderedJson &a = drafted["choices"][i], &b = plain["choices"][i];
+      for (OrderedJson* choice : {&a, &b})  // ids of calls are made up anew
+        if ((*choice)["message"].contains("tool_calls"))
+          for (OrderedJson& call : (*choice)["message"]["tool_calls"]) call.erase("id");
+      EXPECT_EQ(a, b) << more;
+    }
+  }
+  EXPECT_GT(accepted, 10);
+}
+
 TEST_F(OpenAiEngineTest, EchoedLogProbabilitiesAreThoseOfTheModel) {
   const OrderedJson whole = OrderedJson::parse(
       post("/v1/completions", OrderedJson::parse(R"({"prompt": "Once upon a time there was a boat",
