@@ -73,7 +73,7 @@ std::optional<std::string> own_path(const std::string& root, std::string_view co
 // `path` relative to `top`, the part of the hierarchy that is mounted. A group outside of that part
 // cannot be read; the outermost group that can be is `top` itself.
 fs::path below(const std::string& top, const std::string& path) {
-  const fs::path relative =
+  fs::path relative =
       fs::path(path).lexically_normal().lexically_relative(fs::path(top).lexically_normal());
   if (relative.empty() || *relative.begin() == ".." || relative == ".") return {};
   return relative;

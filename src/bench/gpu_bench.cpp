@@ -29,7 +29,7 @@ struct Key {
   bool decode;
   int64_t context;
   int batch;
-  auto operator<=>(const Key&) const = default;
+  auto operator<=>(const Key&) const = default;  // NOLINT(modernize-use-nullptr): compares with 0
 };
 using Times = std::map<Key, double>;
 
@@ -193,7 +193,7 @@ class Run {
       const int64_t position = context + step % (kBenchSlack - 1 - 2 * drafts());
       for (int s = 0; s < sequences; ++s) {
         const auto i = static_cast<size_t>(s);
-        ids[i].resize(static_cast<size_t>(1 + drafts()));
+        ids[i].resize(static_cast<size_t>(drafts()) + 1);
         for (int32_t& id : ids[i]) id = random_id();
         const int first = batch.tokens();
         batch.add(ids[i], position, tables[i], true, forms_);

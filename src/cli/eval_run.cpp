@@ -1,6 +1,7 @@
 #include "cli/eval_run.h"
 
 #include <unistd.h>
+#include <cmath>
 
 #include <atomic>
 #include <cerrno>
@@ -28,7 +29,7 @@ constexpr size_t kSkippedTold = 20;  // lines; --json has all
 constexpr int64_t kLogitBytes = int64_t{1} << 30;
 
 std::string time_text(double seconds) {
-  const auto s = static_cast<int64_t>(seconds + 0.5);
+  const int64_t s = std::llround(seconds);
   if (s < 60) return fmt::format("{} s", s);
   if (s < 3600) return fmt::format("{}:{:02}", s / 60, s % 60);
   return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);

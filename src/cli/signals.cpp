@@ -28,7 +28,8 @@ EndSignals::~EndSignals() {
     std::lock_guard lock(mutex_);
     over_ = true;
   }
-  pthread_kill(thread_.native_handle(), SIGTERM);  // wakes it
+  // Wakes the thread, which waits for this signal and does not die of it.
+  pthread_kill(thread_.native_handle(), SIGTERM);  // NOLINT(bugprone-bad-signal-to-kill-thread)
   thread_.join();
   const sigset_t set = end_signals();
   pthread_sigmask(SIG_UNBLOCK, &set, nullptr);

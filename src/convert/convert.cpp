@@ -216,6 +216,7 @@ class Conversion {
 
   void copy(Staging& staging) {
     std::vector<PartFile> parts;
+    parts.reserve(static_cast<size_t>(o_.ranks));
     for (int r = 0; r < o_.ranks; ++r) parts.emplace_back(staging.path(rank_file(r)), layouts_[r]);
     int threads = std::clamp(o_.threads > 0 ? o_.threads : usable_processors(), 1, kMaxThreads);
     Copier copier(source_, plan_, parts, threads);

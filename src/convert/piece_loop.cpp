@@ -21,6 +21,7 @@ class Runner {
 
   void run() {
     std::vector<std::thread> threads;
+    threads.reserve(static_cast<size_t>(loop_.threads));
     for (int t = 0; t < loop_.threads; ++t) threads.emplace_back([this, t] { work(t); });
     try {
       watch();

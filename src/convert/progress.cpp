@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "base/units.h"
@@ -21,7 +22,7 @@ constexpr auto kLine = std::chrono::seconds(10);  // into a pipe or a log
 }  // namespace
 
 std::string time_text(double seconds) {
-  auto s = static_cast<int64_t>(std::clamp(seconds, 0.0, 3.6e6) + 0.5);
+  const int64_t s = std::llround(std::clamp(seconds, 0.0, 3.6e6));
   if (s >= 3600) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
   return fmt::format("{}:{:02}", s / 60, s % 60);
 }

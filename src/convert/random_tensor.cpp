@@ -127,6 +127,7 @@ void RandomFiller::fill_fp8(size_t t, int64_t begin, int64_t end, std::byte* out
   const RandomTensor& r = tensors_[t];
   Draws draws(seed_, r.stream), block_draws(seed_, tensors_[t + 1].stream);
   std::vector<const NormalTable*> tables;
+  tables.reserve(static_cast<size_t>(levels(r)));
   for (int i = 0; i < levels(r); ++i) tables.push_back(&table(r, 0, r.std / scale(r, i)));
   uint16_t chunk[kFp8Block];
   for (int64_t row = begin; row < end; ++row)

@@ -61,8 +61,8 @@ class Planner {
     bool has_scale = scale != source_.tensors.end();
     used_.insert(spec.name);
     used_.insert(scale_name);
-    const bool foreign = refuse_foreign(spec.name) | refuse_foreign(scale_name);
-    if (foreign) return;
+    const bool foreign = refuse_foreign(spec.name), foreign_scale = refuse_foreign(scale_name);
+    if (foreign || foreign_scale) return;
     if (weight == source_.tensors.end()) {
       if (has_scale) problems_.push_back(fmt::format("{} has no weight", scale_name));
       if (!spec.optional && !has_scale) problems_.push_back(fmt::format("missing: {}", spec.name));

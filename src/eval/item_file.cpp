@@ -120,12 +120,13 @@ void ItemSettings::complete(const ItemSettings& other) {
 ItemSettings settings_of(const Json& object, const std::string& where) {
   if (!object.is_object()) fail("{}: settings are an object, found {}", where, object.dump());
   ItemSettings s;
-  for (const auto& [key, value] : object.items()) {
+  for (const auto& item : object.items()) {
+    const std::string& key = item.key();
     bool known = false;
     each_setting(s, [&](const char* name, auto& setting) {
       if (key != name) return;
       known = true;
-      read_setting(setting, value, fmt::format("{}: settings.{}", where, key));
+      read_setting(setting, item.value(), fmt::format("{}: settings.{}", where, key));
     });
     if (!known) fail("{}: settings.{} is not known", where, key);
   }

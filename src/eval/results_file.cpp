@@ -58,7 +58,7 @@ void ResultsFile::read() {
       r.value = j.at("value").get<double>();
       r.weight = j.at("weight").get<double>();
       r.detail = j.at("detail");
-      keep(j.at("run").get<std::string>(), std::move(r));
+      keep(j.at("run").get<std::string>(), r);
     } catch (const nlohmann::json::exception&) {
       throw_foreign(line);
     }
@@ -80,9 +80,8 @@ void ResultsFile::throw_foreign(size_t line) const {
   fail("{}: line {} is no result of an evaluation: is this the right file?", path_, line);
 }
 
-void ResultsFile::keep(const std::string& run, Record record) {
-  const size_t item = record.item;
-  records_[run].try_emplace(item, std::move(record));
+void ResultsFile::keep(const std::string& run, const Record& record) {
+  records_[run].try_emplace(record.item, record);
 }
 
 std::map<size_t, Record> ResultsFile::find(const PageKey& run) const {

@@ -40,7 +40,7 @@ class ResultsFile {
 
  private:
   void read();
-  void keep(const std::string& run, Record record);
+  void keep(const std::string& run, const Record& record);
   void cut_off(std::string_view rest, size_t line, size_t end);
   [[noreturn]] void throw_foreign(size_t line) const;
 

@@ -83,7 +83,7 @@ std::vector<RopeObject> rope_objects(ConfigReader& r) {
 std::string read_type(ConfigReader& s, const std::string& key) {
   const char* name = s.has("type") && !s.has("rope_type") ? "type" : "rope_type";
   const bool plain = key == "rope_parameters" && !s.has("factor");
-  const std::string type = s.choice(name, {"yarn", "default"}, plain ? "default" : "");
+  std::string type = s.choice(name, {"yarn", "default"}, plain ? "default" : "");
   if (s.has("type") && s.has("rope_type") && *s.get("type") != *s.get("rope_type"))
     s.wrong("type", fmt::format("the same as rope_type ({})", type));
   return type;

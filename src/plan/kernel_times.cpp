@@ -39,7 +39,8 @@ constexpr double kNcclStart = 12.0, kNcclRate = 0.27e6;
 constexpr double kNodeStart = 30.0, kNodeRate = 0.04e6;
 
 double tiled_heads(int heads) {
-  return static_cast<double>((heads + kHeadTile - 1) / kHeadTile * kHeadTile);
+  const int tiles = (heads + kHeadTile - 1) / kHeadTile;
+  return tiles * static_cast<double>(kHeadTile);
 }
 
 }  // namespace

@@ -184,14 +184,14 @@ void answer_selection(const DsaSource& source, const HttpRequest& request, HttpR
 }
 
 void add_dsa_routes(Router& router, Service& service) {
-  router.add(
-      "GET", "/v1/dsa/selection",
-      [&service](std::shared_ptr<const HttpRequest> request, std::shared_ptr<HttpReply> reply) {
-        const ServiceOptions& options = service.options;
-        answer_selection({service.selections, service.tokenizer, options.model_names.front(),
-                          options.keep_selection},
-                         *request, *reply);
-      });
+  router.add("GET", "/v1/dsa/selection",
+             [&service](const std::shared_ptr<const HttpRequest>& request,
+                        const std::shared_ptr<HttpReply>& reply) {
+               const ServiceOptions& options = service.options;
+               answer_selection({service.selections, service.tokenizer, options.model_names.front(),
+                                 options.keep_selection},
+                                *request, *reply);
+             });
 }
 
 }  // namespace fathom::server

@@ -54,8 +54,8 @@ void send_asset(const WebAsset& asset, const HttpRequest& request, HttpReply& re
 void add_page_routes(Router& router) {
   const Router::Route open{.shape = ErrorShape::openai, .needs_key = false};
   for (const WebAsset& asset : web_assets()) {
-    const HttpHandler handler = [&asset](std::shared_ptr<const HttpRequest> request,
-                                         std::shared_ptr<HttpReply> reply) {
+    const HttpHandler handler = [&asset](const std::shared_ptr<const HttpRequest>& request,
+                                         const std::shared_ptr<HttpReply>& reply) {
       send_asset(asset, *request, *reply);
     };
     router.add("GET", "/web/" + std::string(asset.name), handler, open);

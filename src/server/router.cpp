@@ -360,7 +360,7 @@ void Router::answer_options(const HttpRequest& request, const Methods& methods,
   reply.send(204, "", "", std::move(headers));
 }
 
-void Router::run(const Entry& entry, std::shared_ptr<const HttpRequest> request,
+void Router::run(const Entry& entry, const std::shared_ptr<const HttpRequest>& request,
                  const std::shared_ptr<HttpReply>& reply) const {
   try {
     entry.handler(request, reply);

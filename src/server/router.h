@@ -79,7 +79,7 @@ class Router {
   std::optional<Failure> refusal(const HttpRequest& request, const Route& route) const;
   HttpHeaders cors_headers(const HttpRequest& request) const;
   void answer_options(const HttpRequest& request, const Methods& methods, HttpReply& reply) const;
-  void run(const Entry& entry, std::shared_ptr<const HttpRequest> request,
+  void run(const Entry& entry, const std::shared_ptr<const HttpRequest>& request,
            const std::shared_ptr<HttpReply>& reply) const;
 
   RouterOptions options_;

@@ -146,7 +146,7 @@ void MessageWriter::finish(const GenerationEvent& event) {
   emit("message_stop", OrderedJson::object());
 }
 
-void MessageWriter::emit(std::string_view type, OrderedJson data) {
+void MessageWriter::emit(std::string_view type, const OrderedJson& data) {
   if (!head_.stream) return;
   OrderedJson event = {{"type", type}};
   event.update(data);

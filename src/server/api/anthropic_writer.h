@@ -41,7 +41,7 @@ class MessageWriter {
   // `cut`: a limit has ended the answer inside of the open block.
   void close(bool cut);
   void finish(const GenerationEvent& event);
-  void emit(std::string_view type, OrderedJson data);
+  void emit(std::string_view type, const OrderedJson& data);
   size_t index() const { return message_["content"].size(); }
 
   MessageHead head_;

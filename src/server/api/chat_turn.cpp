@@ -20,7 +20,7 @@ Message& first_system(Conversation& conversation) {
 // Anthropic's field has had two names.
 JsonField format_of(const JsonField& root, Protocol protocol) {
   if (protocol == Protocol::chat) return root.at("response_format");
-  const JsonField old_name = root.at("output_format");
+  JsonField old_name = root.at("output_format");
   if (protocol == Protocol::messages && !old_name.null()) return old_name;
   const JsonField around = root.at(protocol == Protocol::responses ? "text" : "output_config");
   return around.null() ? around : around.at("format");

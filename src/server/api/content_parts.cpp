@@ -16,7 +16,7 @@ std::string text_of_blocks(const At& at) {
   return text;
 }
 
-std::string titled(const At& part, std::string text) {
+std::string titled(const At& part, const std::string& text) {
   const At title = part.at("title");
   return title.null() ? text : title.string() + "\n" + text;
 }
