@@ -25,6 +25,7 @@ std::vector<std::pair<int32_t, std::string_view>> marker_tokens_of(const Tokeniz
 std::vector<std::string_view> texts_of(
     const std::vector<std::pair<int32_t, std::string_view>>& tokens) {
   std::vector<std::string_view> texts;
+  texts.reserve(tokens.size());
   for (const auto& [id, text] : tokens) texts.push_back(text);
   return texts;
 }

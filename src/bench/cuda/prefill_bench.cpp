@@ -23,7 +23,7 @@ std::vector<int32_t> pick(int64_t context) {
   std::vector<int32_t> picked(size_t{kTokens} * kTopk, -1);
   auto row = [&](int t) {
     const int64_t candidates = context - kTokens + t + 1;
-    int32_t* to = &picked[size_t{kTopk} * t];
+    int32_t* to = picked.data() + size_t{kTopk} * t;
     if (candidates <= kTopk) {
       for (int32_t p = 0; p < candidates; ++p) to[p] = p;
       return;

@@ -123,7 +123,7 @@ std::optional<Failure> decode_body(std::string_view coding, size_t most, std::st
         415, fmt::format("Content-Encoding: expected one of {}, found '{}'", kBodyCodings, coding)};
   }
   std::string plain;
-  const auto failure =
+  auto failure =
       name == "zstd" ? unzstd_body(body, most, plain) : inflate_body(name, body, most, plain);
   if (failure) return failure;
   body = std::move(plain);

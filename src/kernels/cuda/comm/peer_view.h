@@ -58,8 +58,8 @@ struct PeerView {
   // row % lanes.
   FATHOM_HD Bf16* received(int to, int buffer, int from, int row, int n) const {
     const int64_t place = (int64_t{buffer} * ranks + from) * lanes + row % lanes;
-    return reinterpret_cast<Bf16*>(memory[to] + received_at() + place * kLaneBytes) +
-           int64_t{row / lanes} * n;
+    auto* rows = reinterpret_cast<Bf16*>(memory[to] + received_at() + place * kLaneBytes);
+    return rows + int64_t{row / lanes} * n;
   }
   // Whether a sum may be one-shot, and whether it should.
   FATHOM_HD bool fits_one_shot(int rows, int n) const {
