@@ -143,7 +143,7 @@ void run_server(const Setting& o, int port_pipe, pid_t clients, double* engine_g
   const std::vector<int32_t> words = tokenizer.encode("once upon a time there was a server ");
   double last_step = 0;
   int last_running = 0;
-  testing::ScriptedEngine::Options pace;
+  test::ScriptedEngine::Options pace;
   pace.step = std::chrono::microseconds(static_cast<int64_t>(o.step * 1e6));
   pace.on_step = [&](const StepReport& step) {
     const double at = now();
@@ -151,7 +151,7 @@ void run_server(const Setting& o, int port_pipe, pid_t clients, double* engine_g
     last_step = at;
     last_running = step.sequences;
   };
-  testing::ScriptedEngine engine([&](const Request&) { return testing::Script{words}; }, pace);
+  test::ScriptedEngine engine([&](const Request&) { return test::Script{words}; }, pace);
   ConstraintFactory constraints(tokenizer, Encoding::v31, {eos});
   Metrics metrics("bench");
   SelectionStore selections(1 << 20);

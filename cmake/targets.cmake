@@ -35,7 +35,7 @@ endfunction()
 # fathom_unite(target sources...): with FATHOM_UNITY the files of a folder are compiled eight at a
 # time, each group as one: they share the cost of the headers and of the templates they all use.
 function(fathom_unite target)
-  if(NOT FATHOM_UNITY OR target MATCHES "kernels")
+  if(NOT FATHOM_UNITY OR target STREQUAL fathom_kernels)
     return()
   endif()
   set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
@@ -104,6 +104,7 @@ function(fathom_test name)
   target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   fathom_precompile(test_${name} tests)
   fathom_tests_flags(test_${name})
+  fathom_unite(test_${name} ${sources})
   target_compile_definitions(test_${name} PRIVATE FATHOM_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                                   FATHOM_BINARY="$<TARGET_FILE:fathom>")
   add_test(NAME ${name} COMMAND test_${name} --gtest_filter=-Long*)

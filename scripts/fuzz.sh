@@ -8,7 +8,7 @@ build=${1:-build-fuzz}
 seconds=${2:-60}
 scripts/setup.sh --dev
 cmake -S . -B "$build" -G Ninja -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DFATHOM_FUZZ=ON \
-  -DFATHOM_TESTS=OFF -DFATHOM_CUDA=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo >/dev/null
+  -DFATHOM_UNITY=ON -DFATHOM_TESTS=OFF -DFATHOM_CUDA=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo >/dev/null
 cmake --build "$build" --target fuzzers -j "$(nproc)"
 for source in fuzz/*_fuzz.cpp; do
   name=$(basename "$source" .cpp)

@@ -51,7 +51,7 @@ class Author {
   Author(const Tokenizer& tokenizer, std::vector<Line> lines)
       : tokenizer_(tokenizer), lines_(std::move(lines)) {}
 
-  testing::Script operator()(const Request& request) const {
+  test::Script operator()(const Request& request) const {
     const std::string prompt = tokenizer_.decode(request.ids);
     for (const Line& line : lines_) {
       const bool excluded = !line.excluded.empty() && prompt.find(line.excluded) != prompt.npos;
@@ -69,10 +69,10 @@ int run(const std::string& folder, const std::string& script, int64_t context, d
   const Tokenizer tokenizer = Tokenizer::from_folder(folder);
   const int32_t eos = *tokenizer.added_id_of("<｜end▁of▁sentence｜>");
   const Encoding encoding = encoding_of_folder(folder);
-  testing::ScriptedEngine::Options options;
+  test::ScriptedEngine::Options options;
   options.max_context = context;
   options.step = std::chrono::microseconds(static_cast<int64_t>(pace > 0 ? 1e6 / pace : 0));
-  testing::ScriptedEngine engine(Author(tokenizer, read_script(script, tokenizer)), options);
+  test::ScriptedEngine engine(Author(tokenizer, read_script(script, tokenizer)), options);
   ConstraintFactory constraints(tokenizer, encoding, {eos});
   Metrics metrics("small");
   SelectionStore selections(1 << 20);

@@ -8,14 +8,15 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "cli/run_fathom.h"
+
 namespace fathom {
 namespace {
 
 using nlohmann::json;
+using test::kSmall;
+using test::kTiny;
 using testing::HasSubstr;
-
-const std::string kSmall = FATHOM_SOURCE_DIR "/models/small";
-const std::string kTiny = FATHOM_SOURCE_DIR "/tests/data/tiny";
 
 struct Outcome {
   int code = -1;

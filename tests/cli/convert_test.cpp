@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "cli/run_fathom.h"
 #include "support/shards.h"
 
 namespace fathom {
@@ -19,6 +20,7 @@ namespace {
 
 using test::expect_same_files;
 using test::file_names;
+using test::kTiny;
 using test::looks_whole;
 using test::TempFolder;
 using ::testing::HasSubstr;
@@ -103,8 +105,6 @@ class ConvertProcess : public ::testing::Test {
   TempFolder scratch_;
   std::string log_;
 };
-
-const std::string kTiny = std::string(FATHOM_SOURCE_DIR) + "/tests/data/tiny";
 
 TEST_F(ConvertProcess, SurvivesKillNine) {
   std::string source = large(), clean = scratch_.file("clean"), save = scratch_.file("save");

@@ -9,14 +9,15 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "cli/run_fathom.h"
+
 namespace fathom {
 namespace {
 
+using test::kSmall;
 using ::testing::HasSubstr;
 
-const std::string kSmall = std::string(FATHOM_SOURCE_DIR) + "/models/small";
-
-struct Ran {
+struct Outputs {
   int code;
   std::string out, err;
 };
@@ -42,7 +43,8 @@ class TextCommands : public testing::Test {
   }
 
   // `arguments` after the program and its checkpoint; `input` is what standard input holds.
-  Ran run(const std::string& command, const std::string& arguments, const std::string& input = "") {
+  Outputs run(const std::string& command, const std::string& arguments,
+              const std::string& input = "") {
     const std::string in = file("stdin", input), out = file("stdout", ""), err = file("stderr", "");
     const std::string line = std::string(FATHOM_BINARY) + " " + command + " --ckpt-path " + kSmall +
                              " " + arguments + " <" + in + " >" + out + " 2>" + err;
@@ -56,13 +58,13 @@ class TextCommands : public testing::Test {
 
 // Editors put a byte order mark in front of UTF-8; it is no part of the text.
 TEST_F(TextCommands, ByteOrderMarks) {
-  const Ran plain = run("encode", "--ids --text-file " + file("a.txt", "Hello <think>"));
-  const Ran marked =
+  const Outputs plain = run("encode", "--ids --text-file " + file("a.txt", "Hello <think>"));
+  const Outputs marked =
       run("encode", "--ids --text-file " + file("b.txt", "\xEF\xBB\xBFHello <think>"));
   EXPECT_EQ(marked.out, plain.out);
   EXPECT_THAT(marked.err, HasSubstr("b.txt: the byte order mark in front is left out"));
   EXPECT_EQ(run("encode", "--ids --text-file -", "\xEF\xBB\xBFHello <think>").out, plain.out);
-  const Ran messages =
+  const Outputs messages =
       run("encode", "--messages -", "\xEF\xBB\xBF[{\"role\": \"user\", \"content\": \"Hi\"}]");
   EXPECT_EQ(messages.out, "<｜begin▁of▁sentence｜><｜User｜>Hi<｜Assistant｜></think>");
   EXPECT_EQ(run("decode", "--ids -",
@@ -70,13 +72,13 @@ TEST_F(TextCommands, ByteOrderMarks) {
                 "56 3534")
                 .code,
             0);
-  const Ran wide = run("encode", "--text-file -", std::string("\xFF\xFEH\0i\0", 6));
+  const Outputs wide = run("encode", "--text-file -", std::string("\xFF\xFEH\0i\0", 6));
   EXPECT_EQ(wide.code, 1);
   EXPECT_THAT(wide.err, HasSubstr("standard input: the text is UTF-16, expected UTF-8"));
 }
 
 TEST_F(TextCommands, AFolderIsNoText) {
-  const Ran ran = run("encode", "--text-file " + kSmall);
+  const Outputs ran = run("encode", "--text-file " + kSmall);
   EXPECT_EQ(ran.code, 1);
   EXPECT_EQ(ran.err, "fathom: cannot read " + kSmall + ": Is a directory\n");
 }
@@ -88,7 +90,7 @@ TEST_F(TextCommands, EncodeText) {
   EXPECT_EQ(run("encode", "--text 'as it is'").out, "as it is");
   EXPECT_EQ(run("encode", "--ids --text ''").out, "\n");
   EXPECT_EQ(run("encode", "--text-file -", "kept\n\xFF\n").out, "kept\n\uFFFD\n");
-  const Ran bad = run("encode", "--text $(printf 'a\\377')");
+  const Outputs bad = run("encode", "--text $(printf 'a\\377')");
   EXPECT_EQ(bad.code, 1);
   EXPECT_THAT(bad.err, HasSubstr("--text: invalid UTF-8 at byte 1"));
 }
@@ -96,7 +98,7 @@ TEST_F(TextCommands, EncodeText) {
 TEST_F(TextCommands, EncodeMessages) {
   const std::string messages = file("m.json", R"([{"role": "user", "content": "Hello!"}])");
   const std::string prompt = "<｜begin▁of▁sentence｜><｜User｜>Hello!<｜Assistant｜></think>";
-  const Ran shown = run("encode", "--messages " + messages);
+  const Outputs shown = run("encode", "--messages " + messages);
   EXPECT_EQ(shown.code, 0);
   EXPECT_EQ(shown.out, prompt);
   EXPECT_THAT(shown.err, HasSubstr("v3.1"));  // what was chosen is said
@@ -107,7 +109,7 @@ TEST_F(TextCommands, EncodeMessages) {
           R"({"messages": [{"role": "developer", "content": "D"}]})")
           .out,
       "<｜begin▁of▁sentence｜><｜User｜>\n\n# The user's message is: D<｜Assistant｜></think>");
-  const Ran bad = run("encode", "--messages " + file("b.json", R"([{"role": "robot"}])"));
+  const Outputs bad = run("encode", "--messages " + file("b.json", R"([{"role": "robot"}])"));
   EXPECT_EQ(bad.code, 1);
   EXPECT_THAT(bad.err, HasSubstr("b.json: messages[0].role"));
 }
@@ -135,7 +137,7 @@ TEST_F(TextCommands, ParseGivesAMessage) {
       "R</think>A<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": "
       "1}<｜tool▁call▁end｜>"
       "<｜tool▁calls▁end｜><｜end▁of▁sentence｜>";
-  const Ran ran = run("parse", "--thinking", completion);
+  const Outputs ran = run("parse", "--thinking", completion);
   ASSERT_EQ(ran.code, 0) << ran.err;
   EXPECT_EQ(nlohmann::json::parse(ran.out), nlohmann::json::parse(R"({"role": "assistant",
       "content": "A", "reasoning_content": "R", "finish_reason": "tool_calls", "tool_calls": [

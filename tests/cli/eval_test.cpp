@@ -11,18 +11,19 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "cli/run_fathom.h"
 #include "support/temp_folder.h"
 
 namespace fathom {
 namespace {
+
+using test::kSmall;
 
 namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
-
-const std::string kSmall = std::string(FATHOM_SOURCE_DIR) + "/models/small";
 
 class EvalCommand : public testing::Test {
  protected:

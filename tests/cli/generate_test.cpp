@@ -14,8 +14,12 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "cli/run_fathom.h"
+
 namespace fathom {
 namespace {
+
+using test::kSmall;
 
 namespace fs = std::filesystem;
 using nlohmann::json;
@@ -24,7 +28,6 @@ using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
 
-const std::string kSmall = std::string(FATHOM_SOURCE_DIR) + "/models/small";
 // What the oracle says to "Hello!", greedily (tests/data/golden/small-hello.safetensors).
 const std::string kHello = "Hello! How can I help you today?";
 

@@ -1,10 +1,8 @@
 // The inspect command as a user meets it: the program itself, its output and its exit code.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <cstdio>
-
+#include "cli/run_fathom.h"
 #include "support/checkpoint_maker.h"
 #include "support/raw_safetensors.h"
 
@@ -12,30 +10,14 @@ namespace fathom {
 namespace {
 
 using test::CheckpointMaker;
+using test::kTiny;
+using test::Ran;
+using test::run_fathom;
 using test::TempFolder;
 using ::testing::HasSubstr;
 
-struct Ran {
-  int code;
-  std::string out;  // standard output and error together
-};
-
-Ran inspect(const std::string& arguments) {
-  std::string command = std::string(FATHOM_BINARY) + " inspect " + arguments + " 2>&1";
-  FILE* pipe = popen(command.c_str(), "r");
-  Ran ran{-1, {}};
-  if (!pipe) return ran;
-  char block[4096];
-  for (size_t n; (n = std::fread(block, 1, sizeof(block), pipe)) > 0;) ran.out.append(block, n);
-  int status = pclose(pipe);
-  if (WIFEXITED(status)) ran.code = WEXITSTATUS(status);
-  return ran;
-}
-
-const std::string kTiny = std::string(FATHOM_SOURCE_DIR) + "/tests/data/tiny";
-
 TEST(Inspect, DescribesACheckpoint) {
-  Ran ran = inspect(kTiny);
+  Ran ran = run_fathom("inspect " + kTiny);
   EXPECT_EQ(ran.code, 0) << ran.out;
   for (const char* expected :
        {"deepseek_v32", "2: 1 dense, 1 with experts; and 1 for MTP", "3 of 12 a token", "F8_E4M3",
@@ -44,7 +26,7 @@ TEST(Inspect, DescribesACheckpoint) {
 }
 
 TEST(Inspect, SmallModelAsJson) {
-  Ran ran = inspect(std::string(FATHOM_SOURCE_DIR) + "/models/small --json");
+  Ran ran = run_fathom("inspect " + std::string(FATHOM_SOURCE_DIR) + "/models/small --json");
   ASSERT_EQ(ran.code, 0) << ran.out;
   nlohmann::json j = nlohmann::json::parse(ran.out);
   EXPECT_EQ(j["layers"], 5);
@@ -59,7 +41,7 @@ TEST(Inspect, ConversionsOfAnyRankCount) {
   for (int ranks : {1, 2}) {
     TempFolder dir;
     maker.write_converted(dir, ranks);
-    Ran ran = inspect(dir.path());
+    Ran ran = run_fathom("inspect " + dir.path());
     EXPECT_EQ(ran.code, 0) << ran.out;
     EXPECT_THAT(ran.out, HasSubstr("converted for " + std::to_string(ranks) + " rank"));
   }
@@ -72,7 +54,7 @@ TEST(Inspect, BrokenCheckpoint) {
   maker.tensors["strange"] = {DType::u8, {1}, "x"};
   TempFolder dir;
   maker.write(dir);
-  Ran ran = inspect(dir.path());
+  Ran ran = run_fathom("inspect " + dir.path());
   EXPECT_EQ(ran.code, 1);
   for (const char* expected : {"2 problems", "missing: model.norm.weight [256]",
                                "misshapen: lm_head.weight", "extra, not used: strange"})
@@ -80,11 +62,11 @@ TEST(Inspect, BrokenCheckpoint) {
 }
 
 TEST(Inspect, OneFile) {
-  Ran ran = inspect(kTiny + "/model-00001-of-000002.safetensors");
+  Ran ran = run_fathom("inspect " + kTiny + "/model-00001-of-000002.safetensors");
   EXPECT_EQ(ran.code, 0);
   EXPECT_THAT(ran.out, HasSubstr("model.embed_tokens.weight"));
   EXPECT_THAT(ran.out, HasSubstr("[500, 256]"));
-  ran = inspect(kTiny + "/model-00001-of-000002.safetensors --json");
+  ran = run_fathom("inspect " + kTiny + "/model-00001-of-000002.safetensors --json");
   EXPECT_EQ(nlohmann::json::parse(ran.out)["tensors"][0]["shape"], (nlohmann::json{500, 256}));
 }
 
@@ -95,33 +77,34 @@ TEST(Inspect, TensorsOfDTypesThatNothingComputesWith) {
   test::write_file(dir.file("more.safetensors"),
                    test::raw_safetensors({{"a.mask", "BOOL", {3}, "\1\1\1"},
                                           {"a.big", "F64", {2}, std::string(16, '\1')}}));
-  Ran ran = inspect(dir.path());
+  Ran ran = run_fathom("inspect " + dir.path());
   EXPECT_EQ(ran.code, 0) << ran.out;
   EXPECT_THAT(ran.out, HasSubstr("extra, not used: a.mask BOOL [3]"));
   EXPECT_THAT(ran.out, HasSubstr("F64           1 tensors     16 bytes"));
-  const nlohmann::json all = nlohmann::json::parse(inspect(dir.path() + " --json").out);
+  const nlohmann::json all =
+      nlohmann::json::parse(run_fathom("inspect " + dir.path() + " --json").out);
   EXPECT_EQ(all["dtypes"]["BOOL"]["bytes"], 3);
   EXPECT_EQ(all["warnings"].size(), 2u);
-  ran = inspect(dir.file("more.safetensors"));
+  ran = run_fathom("inspect " + dir.file("more.safetensors"));
   EXPECT_THAT(ran.out, HasSubstr("a.mask  BOOL"));
   const nlohmann::json one =
-      nlohmann::json::parse(inspect(dir.file("more.safetensors --json")).out);
+      nlohmann::json::parse(run_fathom("inspect " + dir.file("more.safetensors --json")).out);
   EXPECT_EQ(one["tensors"][0]["dtype"], "BOOL");
 }
 
 TEST(Inspect, WhatIsWrongIsOneLine) {
   TempFolder dir;
-  Ran ran = inspect(dir.file("none"));
+  Ran ran = run_fathom("inspect " + dir.file("none"));
   EXPECT_EQ(ran.code, 1);
   EXPECT_EQ(ran.out, "fathom: no such folder: " + dir.file("none") + "\n");
-  ran = inspect(dir.path());
+  ran = run_fathom("inspect " + dir.path());
   EXPECT_EQ(ran.out, "fathom: no config.json in " + dir.path() + "\n");
   test::write_file(dir.file("x.safetensors"), "123456789");
-  ran = inspect(dir.file("x.safetensors"));
+  ran = run_fathom("inspect " + dir.file("x.safetensors"));
   EXPECT_EQ(ran.code, 1);
   EXPECT_THAT(ran.out, HasSubstr("x.safetensors: header length is"));
-  EXPECT_EQ(inspect("").code, 2);
-  EXPECT_EQ(inspect(kTiny + " --nonsense").code, 2);
+  EXPECT_EQ(run_fathom("inspect ").code, 2);
+  EXPECT_EQ(run_fathom("inspect " + kTiny + " --nonsense").code, 2);
 }
 
 }  // namespace

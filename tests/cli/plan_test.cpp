@@ -1,42 +1,25 @@
 // The plan command as a user meets it: the program itself, its output and its exit code.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "cli/run_fathom.h"
 #include "support/temp_folder.h"
 
 namespace fathom {
 namespace {
 
+using test::kSmall;
+using test::Ran;
+using test::run_fathom;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-struct Ran {
-  int code;
-  std::string out;  // standard output and error together
-};
-
-Ran plan(const std::string& arguments) {
-  const std::string command = std::string(FATHOM_BINARY) + " plan " + arguments + " 2>&1";
-  FILE* pipe = popen(command.c_str(), "r");
-  Ran ran{-1, {}};
-  if (!pipe) return ran;
-  char block[4096];
-  for (size_t n; (n = std::fread(block, 1, sizeof(block), pipe)) > 0;) ran.out.append(block, n);
-  const int status = pclose(pipe);
-  if (WIFEXITED(status)) ran.code = WEXITSTATUS(status);
-  return ran;
-}
-
 const std::string kRelease =
     "--config " + std::string(FATHOM_SOURCE_DIR) + "/models/config_671B_v3.2.json ";
-const std::string kSmall = std::string(FATHOM_SOURCE_DIR) + "/models/small";
 
 TEST(Plan, OfTheReleaseAsText) {
-  const Ran ran = plan(kRelease + "--gpu h200");
+  const Ran ran = run_fathom("plan " + kRelease + "--gpu h200");
   ASSERT_EQ(ran.code, 0) << ran.out;
   EXPECT_THAT(ran.out, AllOf(HasSubstr("checkpoint of 674 GB"), HasSubstr("8 x H200 (141 GB)"),
                              HasSubstr("tp 4 x dp 2"), HasSubstr("recommended: dp"),
@@ -45,7 +28,8 @@ TEST(Plan, OfTheReleaseAsText) {
 
 // The names that docs/parallel.md promises.
 TEST(Plan, AsJson) {
-  const Ran ran = plan(kRelease + "--gpu h200 --gpus 8 --concurrency 1 --context 65536 --json");
+  const Ran ran =
+      run_fathom("plan " + kRelease + "--gpu h200 --gpus 8 --concurrency 1 --context 65536 --json");
   ASSERT_EQ(ran.code, 0) << ran.out;
   const nlohmann::json j = nlohmann::json::parse(ran.out);
   EXPECT_EQ(j["recommended"], "tp");
@@ -67,23 +51,23 @@ TEST(Plan, AsJson) {
 }
 
 TEST(Plan, ExitCodes) {
-  const Ran small = plan(kRelease + "--gpu h100");
+  const Ran small = run_fathom("plan " + kRelease + "--gpu h100");
   EXPECT_EQ(small.code, 1);
   EXPECT_THAT(small.out, HasSubstr("would fit: 16 x H100"));
-  EXPECT_EQ(plan("").code, 2);
-  EXPECT_EQ(plan(kRelease + "--gpu h300").code, 2);
-  EXPECT_EQ(plan(kRelease + "--gpu h200 --gpus 0").code, 2);
-  EXPECT_EQ(plan(kRelease + "--gpu h200 --concurrency 0").code, 2);
-  EXPECT_EQ(plan(kRelease + "--gpu h200 --device cpu").code, 2);
-  EXPECT_EQ(plan(kRelease + "--gpu h200 --numa-nodes 2").code, 2);
-  const Ran far = plan(kRelease + "--gpu h200 --context 200000");
+  EXPECT_EQ(run_fathom("plan ").code, 2);
+  EXPECT_EQ(run_fathom("plan " + kRelease + "--gpu h300").code, 2);
+  EXPECT_EQ(run_fathom("plan " + kRelease + "--gpu h200 --gpus 0").code, 2);
+  EXPECT_EQ(run_fathom("plan " + kRelease + "--gpu h200 --concurrency 0").code, 2);
+  EXPECT_EQ(run_fathom("plan " + kRelease + "--gpu h200 --device cpu").code, 2);
+  EXPECT_EQ(run_fathom("plan " + kRelease + "--gpu h200 --numa-nodes 2").code, 2);
+  const Ran far = run_fathom("plan " + kRelease + "--gpu h200 --context 200000");
   EXPECT_EQ(far.code, 1);
   EXPECT_THAT(far.out, HasSubstr("the model's own is 163840"));
 }
 
 TEST(Plan, ProcessorsAndFolders) {
-  const Ran ran = plan("--ckpt-path " + kSmall +
-                       " --device cpu --numa-nodes 2 --memory-gib 4 --read-rate 20 --json");
+  const Ran ran = run_fathom("plan --ckpt-path " + kSmall +
+                             " --device cpu --numa-nodes 2 --memory-gib 4 --read-rate 20 --json");
   ASSERT_EQ(ran.code, 0) << ran.out;
   const nlohmann::json j = nlohmann::json::parse(ran.out);
   EXPECT_EQ(j["machine"]["device"], "cpu");
@@ -93,13 +77,13 @@ TEST(Plan, ProcessorsAndFolders) {
   test::TempFolder folder;
   test::write_file(folder.file("config.json"), test::read_file(kSmall + "/config.json"));
   test::write_file(folder.file("model0-mp4.safetensors"), "");
-  const Ran other = plan("--ckpt-path " + folder.path() + " --gpu h200 --gpus 2");
+  const Ran other = run_fathom("plan --ckpt-path " + folder.path() + " --gpu h200 --gpus 2");
   EXPECT_EQ(other.code, 0) << other.out;
   EXPECT_THAT(other.out, HasSubstr("is converted for 4 ranks: on 2"));
 }
 
 TEST(Plan, Check) {
-  const Ran ran = plan("--check");
+  const Ran ran = run_fathom("plan --check");
   EXPECT_EQ(ran.code, 0);
   EXPECT_THAT(ran.out,
               AllOf(HasSubstr("decode, 64 at 32768"), HasSubstr("2 x H200"), HasSubstr("fitted")));

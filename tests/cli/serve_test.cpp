@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "cli/run_fathom.h"
 #include "server/http_client.h"
 #include "support/temp_folder.h"
 
@@ -21,10 +22,10 @@ namespace {
 
 using server::HttpAnswer;
 using server::HttpClient;
+using test::kSmall;
 using testing::HasSubstr;
 using testing::StartsWith;
 
-const std::string kSmall = std::string(FATHOM_SOURCE_DIR) + "/models/small";
 const std::string kLongStream =
     R"({"messages":[{"role":"user","content":"Tell me a story."}],"stream":true,)"
     R"("ignore_eos":true,"max_tokens":8000})";

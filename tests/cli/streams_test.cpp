@@ -11,15 +11,16 @@
 #include <utility>
 #include <vector>
 
+#include "cli/run_fathom.h"
 #include "support/temp_folder.h"
 
 namespace fathom {
 namespace {
 
+using test::kSmall;
 using test::TempFolder;
 using testing::HasSubstr;
 
-const std::string kSmall = std::string(FATHOM_SOURCE_DIR) + "/models/small";
 constexpr int kKilledByPipe = 128 + SIGPIPE;  // as a shell counts
 
 // What a descriptor of the program is.

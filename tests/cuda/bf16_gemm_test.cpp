@@ -30,7 +30,7 @@ std::vector<Bf16> quick_bf16(size_t n, uint64_t seed) {
   return v;
 }
 
-struct Case {
+struct GemmCase {
   int rows, n, k, batch = 1;
   bool f32 = false;
   bool heads = false;  // batches are slices of a row, as attention heads are
@@ -38,7 +38,7 @@ struct Case {
   int pad = 0;  // elements between the rows of the output and, in multiples of 8, of a
 };
 
-std::string name_of(const Case& c) {
+std::string name_of(const GemmCase& c) {
   return fmt::format("rows {} n {} k {} batch {}{}{} segments {} pad {}", c.rows, c.n, c.k, c.batch,
                      c.f32 ? " f32" : "", c.heads ? " heads" : "", c.segments, c.pad);
 }
@@ -49,7 +49,7 @@ std::string name_of(const Bf16Plan& p) {
 
 // Operands of a case on both sides, and where outputs lie.
 struct Operands {
-  explicit Operands(const Case& chosen)
+  explicit Operands(const GemmCase& chosen)
       : c(chosen),
         a_stride((c.heads ? int64_t{c.batch} * (c.k + 64) : c.k) + c.pad / 8 * 8),
         a_batch(c.heads ? c.k + 64 : a_stride * c.rows),
@@ -103,7 +103,7 @@ struct Operands {
     for (auto& buffer : buffers) buffer.poison();
   }
 
-  Case c;
+  GemmCase c;
   int64_t a_stride, a_batch;
   std::vector<Bf16> a, b;
   DeviceArray<Bf16> device_a, device_b;
@@ -113,7 +113,7 @@ struct Operands {
 
 // Every result within its bound (a sample of a large product), everything else still poison.
 void check_outputs(const Operands& s, const std::vector<std::vector<uint16_t>>& got) {
-  const Case& c = s.c;
+  const GemmCase& c = s.c;
   const int64_t total = int64_t{c.batch} * c.rows * c.n;
   const int64_t step = std::max<int64_t>(1, total * c.k / 40'000'000) | 1;
   std::atomic<int> bad = 0, holes = 0;
@@ -196,8 +196,9 @@ TEST(Bf16PlanTest, FitsAndKeepsItsSplit) {
 }
 
 TEST_F(Bf16GemmTest, EveryShapeAndSplit) {
-  for (const Case& c : {Case{.rows = 5, .n = 40, .k = 200}, Case{.rows = 137, .n = 648, .k = 840},
-                        Case{.rows = 300, .n = 576, .k = 128, .batch = 3, .heads = true}}) {
+  for (const GemmCase& c :
+       {GemmCase{.rows = 5, .n = 40, .k = 200}, GemmCase{.rows = 137, .n = 648, .k = 840},
+        GemmCase{.rows = 300, .n = 576, .k = 128, .batch = 3, .heads = true}}) {
     SCOPED_TRACE(name_of(c));
     Operands s(c);
     const Bf16Problem problem{.rows = c.rows, .n = c.n, .k = c.k, .batch = c.batch};
@@ -219,7 +220,7 @@ TEST_F(Bf16GemmTest, EveryShapeAndSplit) {
 }
 
 TEST_F(Bf16GemmTest, RealAndHostileSizes) {
-  const Case cases[] = {
+  const GemmCase cases[] = {
       {.rows = 1, .n = 512, .k = 128, .batch = 128, .heads = true},  // absorb
       {.rows = 64, .n = 512, .k = 128, .batch = 16, .heads = true},
       {.rows = 4096, .n = 512, .k = 128, .batch = 4, .heads = true},
@@ -248,7 +249,7 @@ TEST_F(Bf16GemmTest, RealAndHostileSizes) {
       {.rows = 4096, .n = 4096, .k = 7168},
       {.rows = 2047, .n = 1000, .k = 1544, .pad = 40},
   };
-  for (const Case& c : cases) {
+  for (const GemmCase& c : cases) {
     Operands s(c);
     const Bf16Problem problem{.rows = c.rows, .n = c.n, .k = c.k, .batch = c.batch};
     for (bool invariant : {false, true}) {
@@ -269,11 +270,11 @@ TEST_F(Bf16GemmTest, RealAndHostileSizes) {
 // With batch_invariant a row's bits are the same alone and among any number of others.
 TEST_F(Bf16GemmTest, RowsDoNotDependOnTheBatch) {
   launch.batch_invariant = true;
-  for (const Case& c :
-       {Case{.rows = 2048, .n = 256, .k = 7168, .f32 = true},
-        Case{.rows = 2048, .n = 64, .k = 1024, .f32 = true},
-        Case{.rows = 2048, .n = 576, .k = 7168}, Case{.rows = 2048, .n = 2112, .k = 7168},
-        Case{.rows = 2048, .n = 512, .k = 128, .batch = 4, .heads = true}}) {
+  for (const GemmCase& c :
+       {GemmCase{.rows = 2048, .n = 256, .k = 7168, .f32 = true},
+        GemmCase{.rows = 2048, .n = 64, .k = 1024, .f32 = true},
+        GemmCase{.rows = 2048, .n = 576, .k = 7168}, GemmCase{.rows = 2048, .n = 2112, .k = 7168},
+        GemmCase{.rows = 2048, .n = 512, .k = 128, .batch = 4, .heads = true}}) {
     SCOPED_TRACE(name_of(c));
     Operands s(c);
     const OutSegment& o = s.params.out[0];

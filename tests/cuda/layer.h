@@ -21,7 +21,6 @@ inline constexpr Dims kSmall = {384, 256, 4, 8, 256, 1024, 128, 16, 4, 4, 4096};
 // V3.2's, but fewer experts and words: those dims have tests of their own.
 inline constexpr Dims kReal = {7168, 1536, 128, 64, 2048, 2048, 2048, 8, 4, 4, 4096};
 
-inline constexpr int kNope = 128, kRope = 64, kLatent = 512, kValue = 128, kHead = kNope + kRope;
 inline constexpr int64_t kContext = 3072;
 inline constexpr int kPages = 160, kMaxPages = kContext / kPageRows;
 

@@ -9,9 +9,7 @@
 namespace fathom::cuda {
 namespace {
 
-constexpr int kLatent = KernelDims::kLatent, kRope = KernelDims::kRope;
-constexpr int kNope = KernelDims::kNope, kValue = KernelDims::kValue, kQuery = kNope + kRope;
-constexpr float kScale = 0.1f;
+constexpr float kMhaScale = 0.1f;
 
 TEST(MhaPlan, GroupsFitAndAreEven) {
   mha::WorkspacePlan all = mha::workspace_plan(100, 3000, true, 16);
@@ -30,7 +28,7 @@ class MhaTest : public GpuTest {
     AttentionBatch batch(shapes, fp8, topk);
     const size_t rows = static_cast<size_t>(batch.tokens) * heads;
     const size_t weights = static_cast<size_t>(heads) * kNope * kLatent;
-    std::vector<Bf16> q = random_bf16(rows * kQuery, 9);
+    std::vector<Bf16> q = random_bf16(rows * kHead, 9);
     std::vector<Bf16> absorb = random_bf16(weights, 10, 0.06f),
                       up = random_bf16(weights, 11, 0.06f);
     DeviceBatch device(batch);
@@ -38,8 +36,8 @@ class MhaTest : public GpuTest {
 
     MhaParams p;
     p.q = dq.data();
-    p.q_token_stride = int64_t{heads} * kQuery;
-    p.q_head_stride = kQuery;
+    p.q_token_stride = int64_t{heads} * kHead;
+    p.q_head_stride = kHead;
     p.cache = device.cache(batch);
     p.absorb = dabsorb.data();
     p.value_up = dup.data();
@@ -47,7 +45,7 @@ class MhaTest : public GpuTest {
     p.topk = topk;
     p.tokens = batch.tokens;
     p.heads = heads;
-    p.scale = kScale;
+    p.scale = kMhaScale;
     p.out = out.data();
     p.out_token_stride = int64_t{heads} * kValue;
     for (int at_once : {heads, group}) {
@@ -95,7 +93,7 @@ class MhaTest : public GpuTest {
         const float* latent = &batch.rows[batch.row(token, keys[k]) * AttentionBatch::kRow];
         double absolute = 0;
         auto add = [&](int column, float key) {
-          double product = static_cast<double>(to_float(q[row * kQuery + column])) * key * kScale;
+          double product = static_cast<double>(to_float(q[row * kHead + column])) * key * kMhaScale;
           p[k] += product;
           absolute += std::fabs(product);
         };

@@ -8,9 +8,8 @@
 namespace fathom::cuda {
 namespace {
 
-constexpr int kLatent = KernelDims::kLatent, kRope = KernelDims::kRope;
-constexpr int64_t kHeadStride = KernelDims::kNope + kRope;  // rope is the end of a query head
-constexpr float kScale = 0.05f;                             // scores of about one deviation
+constexpr int64_t kHeadStride = kNope + kRope;  // rope is the end of a query head
+constexpr float kDecodeScale = 0.05f;           // scores of about one deviation
 
 TEST(DecodePlan, FillsTheProcessorsAndStaysWithinItsBound) {
   for (int heads : {4, 16, 64, 100, 128})
@@ -64,7 +63,7 @@ class MlaDecodeTest : public GpuTest {
     if (batch.topk > 0) p.picked = device.picked.data() + int64_t{first} * batch.topk;
     p.tokens = tokens;
     p.heads = heads;
-    p.scale = kScale;
+    p.scale = kDecodeScale;
     p.out = out.data();
     for (const PrefillSpan& s : batch.spans) p.max_context = std::max(p.max_context, s.context);
     give_workspace(mla_decode_workspace(tokens, heads, p.topk, p.max_context, launch.sms,
@@ -108,8 +107,8 @@ class MlaDecodeTest : public GpuTest {
           Bf16 x = c < kLatent ? q.latent[row * kLatent + c]
                                : q.full[row * kHeadStride + KernelDims::kNope + c - kLatent];
           double product = static_cast<double>(to_float(x)) * key[c];
-          p[k] += product * kScale;
-          absolute += std::fabs(product) * kScale;
+          p[k] += product * kDecodeScale;
+          absolute += std::fabs(product) * kDecodeScale;
         }
         magnitude = std::max(magnitude, absolute);
       }

@@ -9,8 +9,7 @@
 namespace fathom::cuda {
 namespace {
 
-constexpr int kLatent = KernelDims::kLatent, kRope = KernelDims::kRope;
-constexpr float kScale = 0.05f;  // scores of about one standard deviation
+constexpr float kPrefillScale = 0.05f;  // scores of about one standard deviation
 
 TEST(PrefillPlan, GroupsAdjacentSpansThatFit) {
   std::vector<PrefillSpan> spans = {
@@ -70,7 +69,7 @@ class MlaPrefillTest : public GpuTest {
     p.topk = topk;
     p.tokens = batch.tokens;
     p.heads = heads;
-    p.scale = kScale;
+    p.scale = kPrefillScale;
     p.out = out.data();
     size_t all = 0, largest = 0;
     for (const PrefillSpan& s : batch.spans) {
@@ -123,8 +122,8 @@ class MlaPrefillTest : public GpuTest {
                        ? q[row * kLatent + c]
                        : full[row * (KernelDims::kNope + kRope) + KernelDims::kNope + c - kLatent];
           double product = static_cast<double>(to_float(x)) * key[c];
-          p[k] += product * kScale;
-          absolute += std::fabs(product) * kScale;
+          p[k] += product * kPrefillScale;
+          absolute += std::fabs(product) * kPrefillScale;
         }
         magnitude = std::max(magnitude, absolute);
       }

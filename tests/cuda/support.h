@@ -14,10 +14,15 @@
 
 #include "kernels/cuda/prim/launch.h"
 #include "numerics/bf16.h"
+#include "numerics/cache_rows.h"
 #include "numerics/fp8.h"
 #include "tensor/buffer.h"
 
 namespace fathom::cuda {
+
+// V3.2's attention widths, which the kernels are compiled for.
+inline constexpr int kLatent = KernelDims::kLatent, kRope = KernelDims::kRope;
+inline constexpr int kNope = KernelDims::kNope, kValue = KernelDims::kValue, kHead = kNope + kRope;
 
 // Overwrites device memory before anything launched later can touch it: the streams of kernels do
 // not wait for the default one.

@@ -5,23 +5,19 @@
 #include "base/error.h"
 #include "eval/answer.h"
 #include "eval/choice.h"
+#include "eval/small_tokenizer.h"
 
 namespace fathom::eval {
 namespace {
 
+using test::small_tokenizer;
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-const Tokenizer& tokenizer() {
-  static const Tokenizer t =
-      Tokenizer::from_folder(std::string(FATHOM_SOURCE_DIR) + "/models/small");
-  return t;
-}
 
 template <class T>
 T make(const std::string& text, ItemSettings flags = {}, uint64_t seed = 1,
        int64_t max_context = 4096) {
-  return T(tokenizer(), Encoding::v31, read_items("f.jsonl", text), flags, seed, max_context);
+  return T(small_tokenizer(), Encoding::v31, read_items("f.jsonl", text), flags, seed, max_context);
 }
 
 template <class F>
@@ -40,9 +36,9 @@ std::vector<std::string> told(const Task& task) {
   return out;
 }
 
-std::string text_of_ask(const Ask& ask) { return tokenizer().decode(ask.ids); }
+std::string text_of_ask(const Ask& ask) { return small_tokenizer().decode(ask.ids); }
 std::string scored_text(const Ask& ask) {
-  return tokenizer().decode(std::span(ask.ids).subspan(static_cast<size_t>(ask.score_from)));
+  return small_tokenizer().decode(std::span(ask.ids).subspan(static_cast<size_t>(ask.score_from)));
 }
 
 Outcome scores(std::vector<float> logprobs) {
@@ -52,7 +48,7 @@ Outcome scores(std::vector<float> logprobs) {
 }
 Outcome says(const std::string& text, bool ended = true) {
   Outcome o;
-  o.answer = tokenizer().encode_plain(text);
+  o.answer = small_tokenizer().encode_plain(text);
   o.ended = ended;
   return o;
 }

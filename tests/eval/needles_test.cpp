@@ -7,25 +7,21 @@
 
 #include "base/error.h"
 #include "eval/filler.h"
+#include "eval/small_tokenizer.h"
 
 namespace fathom::eval {
 namespace {
 
+using test::small_tokenizer;
 using testing::HasSubstr;
 
-const Tokenizer& tokenizer() {
-  static const Tokenizer t =
-      Tokenizer::from_folder(std::string(FATHOM_SOURCE_DIR) + "/models/small");
-  return t;
-}
-
-Needles make(NeedleOptions o, int64_t max_context = 8192) {
-  return Needles("needles", tokenizer(), Encoding::v31, o, max_context);
+Needles needles(NeedleOptions o, int64_t max_context = 8192) {
+  return Needles("needles", small_tokenizer(), Encoding::v31, o, max_context);
 }
 
 std::string fact_of(const Ask& ask) {
-  return tokenizer().decode(std::span(ask.ids).subspan(static_cast<size_t>(ask.watched.begin),
-                                                       static_cast<size_t>(ask.watched.size())));
+  return small_tokenizer().decode(std::span(ask.ids).subspan(
+      static_cast<size_t>(ask.watched.begin), static_cast<size_t>(ask.watched.size())));
 }
 
 TEST(Needles, PromptsHaveTheirLengthAndTheFactItsDepth) {
@@ -33,7 +29,7 @@ TEST(Needles, PromptsHaveTheirLengthAndTheFactItsDepth) {
   o.lengths = {64, 300, 1000};
   o.depths = {0, 0.5, 1};
   o.count = 2;
-  const Needles task = make(o);
+  const Needles task = needles(o);
   ASSERT_EQ(task.size(), 18u);
   std::set<std::string> facts;
   for (size_t i = 0; i < task.size(); ++i) {
@@ -60,14 +56,14 @@ TEST(Needles, TheSameSeedPlantsTheSameWhateverElseIsAsked) {
   o.lengths = {300};
   o.depths = {0.5};
   o.count = 1;
-  const Needles one = make(o);
+  const Needles one = needles(o);
   o.lengths = {200, 300};
   o.depths = {0, 0.5};
-  const Needles more = make(o);
+  const Needles more = needles(o);
   EXPECT_EQ(one.asks(0)[0].ids, more.asks(3)[0].ids);
   o.seed = 2;
-  EXPECT_NE(make(o).asks(3)[0].ids, more.asks(3)[0].ids);
-  EXPECT_FALSE(make(o).key() == more.key());
+  EXPECT_NE(needles(o).asks(3)[0].ids, more.asks(3)[0].ids);
+  EXPECT_FALSE(needles(o).key() == more.key());
 }
 
 TEST(Needles, AnAnswerIsRightByItsWholeNumber) {
@@ -75,14 +71,14 @@ TEST(Needles, AnAnswerIsRightByItsWholeNumber) {
   o.lengths = {100};
   o.depths = {0.5};
   o.count = 1;
-  const Needles task = make(o);
+  const Needles task = needles(o);
   const std::string fact = fact_of(task.asks(0)[0]);
   const size_t digits = fact.find_first_of("0123456789");
   const std::string number =
       fact.substr(digits, fact.find_first_not_of("0123456789", digits) - digits);
   auto value = [&](const std::string& text) {
     Outcome out;
-    out.answer = tokenizer().encode_plain(text);
+    out.answer = small_tokenizer().encode_plain(text);
     out.picked = {0.5, 1};
     return task.judge(0, std::vector<Outcome>{out});
   };
@@ -109,15 +105,15 @@ TEST(Needles, GivenTextsAreCutIntoSentences) {
   o.lengths = {200};
   o.count = 3;
   for (int i = 0; i < 60; ++i) o.text += fmt::format("Sentence {} tells of a long day. ", i);
-  const Needles task = make(o);
+  const Needles task = needles(o);
   EXPECT_NE(task.asks(0)[0].ids, task.asks(1)[0].ids);
-  EXPECT_THAT(tokenizer().decode(task.asks(0)[0].ids), HasSubstr("tells of a long day"));
+  EXPECT_THAT(small_tokenizer().decode(task.asks(0)[0].ids), HasSubstr("tells of a long day"));
 }
 
 TEST(Needles, RefusesWhatCannotBePlanted) {
   auto refusal = [](NeedleOptions o, int64_t max_context = 8192) {
     try {
-      make(std::move(o), max_context);
+      needles(std::move(o), max_context);
     } catch (const Error& e) {
       return std::string(e.what());
     }

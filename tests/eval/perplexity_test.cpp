@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "eval/runner.h"
+#include "eval/small_tokenizer.h"
 #include "model/checkpoint.h"
 #include "runtime/evaluator.h"
 #include "runtime/logit_rules.h"
@@ -14,6 +15,7 @@
 namespace fathom::eval {
 namespace {
 
+using test::small_tokenizer;
 using testing::HasSubstr;
 
 const std::string kModel = std::string(FATHOM_SOURCE_DIR) + "/models/small";
@@ -23,11 +25,6 @@ const Checkpoint& small() {
       Checkpoint::load(kModel, {.config_file = "", .with_mtp = false});
   return *checkpoint;
 }
-const Tokenizer& tokenizer() {
-  static const Tokenizer t = Tokenizer::from_folder(kModel);
-  return t;
-}
-
 std::string prose(int sentences) {
   std::string s;
   for (int i = 0; i < sentences; ++i)
@@ -35,8 +32,8 @@ std::string prose(int sentences) {
   return s;
 }
 
-RunResult run(const Task& task, AttentionMode attention = AttentionMode::sparse, int rows = 64,
-              int max_seqs = 2) {
+RunResult run_alone(const Task& task, AttentionMode attention = AttentionMode::sparse,
+                    int rows = 64, int max_seqs = 2) {
   EngineOptions o;
   o.compute.threads = 1;
   o.compute.context = longest(task);
@@ -52,7 +49,7 @@ RunResult run(const Task& task, AttentionMode attention = AttentionMode::sparse,
 // Tokens of the text from the model's own logits, one long evaluation.
 TEST(Perplexity, IsTheMeanOfTheModelsOwnLogits) {
   const std::string text = prose(12);
-  const std::vector<int32_t> ids = tokenizer().encode_plain(text);
+  const std::vector<int32_t> ids = small_tokenizer().encode_plain(text);
   const auto n = static_cast<int64_t>(ids.size());
   EvalOptions options;
   options.compute.threads = 1;
@@ -64,17 +61,17 @@ TEST(Perplexity, IsTheMeanOfTheModelsOwnLogits) {
   evaluator.feed(ids, rows, [&](int64_t p, std::span<const float> logits) {
     nats -= static_cast<double>(logprobs_of(logits, ids[static_cast<size_t>(p) + 1], 0).logprob);
   });
-  const Perplexity task("p", tokenizer(), {{"a.txt", text}}, {.context = n});
+  const Perplexity task("p", small_tokenizer(), {{"a.txt", text}}, {.context = n});
   ASSERT_EQ(task.size(), 1u);
   for (int rows_a_step : {5, 512}) {
-    const RunResult r = run(task, AttentionMode::sparse, rows_a_step);
+    const RunResult r = run_alone(task, AttentionMode::sparse, rows_a_step);
     ASSERT_EQ(r.records.size(), 1u);
     EXPECT_DOUBLE_EQ(r.records[0].value, nats);
     EXPECT_EQ(r.records[0].weight, static_cast<double>(n - 1));
     const Json extra = task.extra(r.records);
     EXPECT_EQ(extra["tokens"], n - 1);
     // The first token is not predicted: its bytes do not count.
-    const size_t bytes = text.size() - tokenizer().token_bytes(ids[0]).size();
+    const size_t bytes = text.size() - small_tokenizer().token_bytes(ids[0]).size();
     EXPECT_EQ(extra["bytes"], bytes);
     EXPECT_DOUBLE_EQ(extra["bits_per_byte"].get<double>(),
                      nats / std::log(2.0) / static_cast<double>(bytes));
@@ -85,11 +82,11 @@ TEST(Perplexity, IsTheMeanOfTheModelsOwnLogits) {
 
 TEST(Perplexity, WindowsScoreEveryTokenOnce) {
   const std::string text = prose(20);
-  const std::vector<int32_t> ids = tokenizer().encode_plain(text);
+  const std::vector<int32_t> ids = small_tokenizer().encode_plain(text);
   const auto n = static_cast<int64_t>(ids.size());
   for (int64_t context : {int64_t{2}, int64_t{3}, int64_t{64}, int64_t{100}, n - 1, n, n + 50}) {
     for (int64_t stride : {int64_t{0}, int64_t{1}, context / 3, context - 1}) {
-      const Perplexity task("p", tokenizer(), {{"a.txt", text}},
+      const Perplexity task("p", small_tokenizer(), {{"a.txt", text}},
                             {.context = context, .stride = stride});
       int64_t next = 1;  // the first token has nothing in front of it
       for (size_t w = 0; w < task.size(); ++w) {
@@ -116,10 +113,11 @@ TEST(Perplexity, WindowsScoreEveryTokenOnce) {
 
 TEST(Perplexity, NoMoreWindowsThanAskedForAndKeysTellTasksApart) {
   const std::string text = prose(20);
-  const Perplexity all("p", tokenizer(), {{"a.txt", text}}, {.context = 64});
-  const Perplexity two("p", tokenizer(), {{"a.txt", text}}, {.context = 64, .windows = 2});
-  const Perplexity strided("p", tokenizer(), {{"a.txt", text}}, {.context = 64, .stride = 32});
-  const Perplexity same("other", tokenizer(), {{"b.txt", text}}, {.context = 64});
+  const Perplexity all("p", small_tokenizer(), {{"a.txt", text}}, {.context = 64});
+  const Perplexity two("p", small_tokenizer(), {{"a.txt", text}}, {.context = 64, .windows = 2});
+  const Perplexity strided("p", small_tokenizer(), {{"a.txt", text}},
+                           {.context = 64, .stride = 32});
+  const Perplexity same("other", small_tokenizer(), {{"b.txt", text}}, {.context = 64});
   EXPECT_GT(all.size(), 2u);
   EXPECT_EQ(two.size(), 2u);
   EXPECT_FALSE(all.key() == two.key());
@@ -128,21 +126,22 @@ TEST(Perplexity, NoMoreWindowsThanAskedForAndKeysTellTasksApart) {
 }
 
 TEST(Perplexity, BatchesAndRunsGiveTheSameDigits) {
-  const Perplexity task("p", tokenizer(), {{"a.txt", prose(40)}}, {.context = 200, .stride = 100});
-  const RunResult a = run(task, AttentionMode::sparse, 512, 1);
-  const RunResult b = run(task, AttentionMode::sparse, 64, 4);
+  const Perplexity task("p", small_tokenizer(), {{"a.txt", prose(40)}},
+                        {.context = 200, .stride = 100});
+  const RunResult a = run_alone(task, AttentionMode::sparse, 512, 1);
+  const RunResult b = run_alone(task, AttentionMode::sparse, 64, 4);
   ASSERT_EQ(a.records.size(), b.records.size());
   for (size_t i = 0; i < a.records.size(); ++i)
     EXPECT_EQ(a.records[i].value, b.records[i].value) << i;
   // Within top-k tokens sparse attention is dense attention.
-  const RunResult dense = run(task, AttentionMode::dense);
+  const RunResult dense = run_alone(task, AttentionMode::dense);
   for (size_t i = 0; i < a.records.size(); ++i)
     EXPECT_NEAR(a.records[i].value, dense.records[i].value, 1e-2) << i;
 }
 
-std::string refusal(const std::string& text, PerplexityOptions o) {
+std::string refusal_of_text(const std::string& text, PerplexityOptions o) {
   try {
-    const Perplexity task("p", tokenizer(), {{"a.txt", text}}, o);
+    const Perplexity task("p", small_tokenizer(), {{"a.txt", text}}, o);
   } catch (const Error& e) {
     return e.what();
   }
@@ -150,12 +149,12 @@ std::string refusal(const std::string& text, PerplexityOptions o) {
 }
 
 TEST(Perplexity, RefusesWhatCannotBeMeasured) {
-  EXPECT_THAT(refusal("", {.context = 64}), HasSubstr("a.txt: 0 tokens"));
-  EXPECT_THAT(refusal("a", {.context = 64}), HasSubstr("nothing to predict"));
-  EXPECT_THAT(refusal("a \xff b", {.context = 64}), HasSubstr("a.txt"));
-  EXPECT_THAT(refusal(prose(3), {.context = 1}), HasSubstr("context of 1"));
-  EXPECT_THAT(refusal(prose(3), {.context = 64, .stride = 64}), HasSubstr("1 to the 63"));
-  EXPECT_THAT(refusal(prose(3), {.context = 64, .stride = -1}), HasSubstr("stride of -1"));
+  EXPECT_THAT(refusal_of_text("", {.context = 64}), HasSubstr("a.txt: 0 tokens"));
+  EXPECT_THAT(refusal_of_text("a", {.context = 64}), HasSubstr("nothing to predict"));
+  EXPECT_THAT(refusal_of_text("a \xff b", {.context = 64}), HasSubstr("a.txt"));
+  EXPECT_THAT(refusal_of_text(prose(3), {.context = 1}), HasSubstr("context of 1"));
+  EXPECT_THAT(refusal_of_text(prose(3), {.context = 64, .stride = 64}), HasSubstr("1 to the 63"));
+  EXPECT_THAT(refusal_of_text(prose(3), {.context = 64, .stride = -1}), HasSubstr("stride of -1"));
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ std::string text_at(const std::string& path) {
   return s.str();
 }
 
-std::string refusal(const std::string& path) {
+std::string refusal_of_file(const std::string& path) {
   try {
     const ResultsFile file(path);
   } catch (const Error& e) {
@@ -85,23 +85,23 @@ TEST(ResultsFile, RefusesWhatIsNone) {
   const test::TempFolder dir;
   const std::string path = dir.file("notes.txt");
   std::ofstream(path) << "hello\n";
-  EXPECT_THAT(refusal(path), HasSubstr("line 1 is no result"));
+  EXPECT_THAT(refusal_of_file(path), HasSubstr("line 1 is no result"));
   EXPECT_EQ(text_at(path), "hello\n");
   // Without an end of line it is not taken for a result that was cut off.
   for (const char* text : {"hello", "{\"a\": 1}", "hello\n{\"run\":\"12"}) {
     std::ofstream(path) << text;
-    EXPECT_THAT(refusal(path), HasSubstr("line 1 is no result")) << text;
+    EXPECT_THAT(refusal_of_file(path), HasSubstr("line 1 is no result")) << text;
     EXPECT_EQ(text_at(path), text);
   }
   std::ofstream(path) << "{\"run\": 3, \"item\": 1, \"value\": 1, \"weight\": 1, \"detail\": {}}\n";
-  EXPECT_THAT(refusal(path), HasSubstr("line 1"));
-  EXPECT_THAT(refusal(dir.file("no/such/folder")), HasSubstr("cannot be opened"));
+  EXPECT_THAT(refusal_of_file(path), HasSubstr("line 1"));
+  EXPECT_THAT(refusal_of_file(dir.file("no/such/folder")), HasSubstr("cannot be opened"));
 }
 
 TEST(ResultsFile, OneRunAtATimeWrites) {
   const test::TempFolder dir;
   const ResultsFile first(dir.file("r.jsonl"));
-  EXPECT_THAT(refusal(dir.file("r.jsonl")), HasSubstr("another run"));
+  EXPECT_THAT(refusal_of_file(dir.file("r.jsonl")), HasSubstr("another run"));
 }
 
 TEST(ResultsFile, WhatIsNoNumberIsAnError) {

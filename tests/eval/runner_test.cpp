@@ -29,9 +29,9 @@ class TwoAsks final : public Task {
   std::vector<Ask> asks(size_t item) const override {
     std::vector<Ask> asks(2);
     const int n = item == too_long_ ? 600 : 20 + static_cast<int>(item) * 7 % 90;
-    asks[0].ids = random_ids(n, static_cast<unsigned>(item));
+    asks[0].ids = fake_ids(n, static_cast<unsigned>(item));
     asks[0].score_from = 11;
-    asks[1].ids = random_ids(30, static_cast<unsigned>(item));
+    asks[1].ids = fake_ids(30, static_cast<unsigned>(item));
     asks[1].max_new_tokens = 5;
     asks[1].watched = {3, 9};
     return asks;
@@ -108,7 +108,7 @@ TEST(Runner, WatchedTokensAreCountedLayerByLayer) {
   const RunResult r = run(task, none);
   for (size_t item = 0; item < 3; ++item) {
     std::vector<int32_t> text = task.asks(item)[1].ids;
-    Request plain = request(text, 5, 0);
+    Request plain = fake_request(text, 5, 0);
     const std::vector<int32_t> answer = fake_answer(plain, 512);
     std::vector<double> want(kFakeLayers);
     for (int32_t id : answer) {
@@ -201,8 +201,8 @@ class ManyChoices final : public Task {
   std::vector<Ask> asks(size_t item) const override {
     std::vector<Ask> asks(8);
     for (size_t i = 0; i < asks.size(); ++i) {
-      asks[i].ids = random_ids(200, static_cast<unsigned>(item));
-      const std::vector<int32_t> choice = random_ids(3, static_cast<unsigned>(100 + i));
+      asks[i].ids = fake_ids(200, static_cast<unsigned>(item));
+      const std::vector<int32_t> choice = fake_ids(3, static_cast<unsigned>(100 + i));
       asks[i].ids.insert(asks[i].ids.end(), choice.begin(), choice.end());
       asks[i].score_from = 200;
     }

@@ -16,6 +16,8 @@
 
 namespace fathom::test {
 
+inline constexpr Numerics kAllNumerics[] = {Numerics::exact, Numerics::bf16, Numerics::fp8};
+
 // A weight that owns its memory. `odd_scales`: scales that are no powers of two.
 class RandomWeight {
  public:

@@ -7,8 +7,6 @@
 namespace fathom::test {
 namespace {
 
-constexpr Numerics kAllNumerics[] = {Numerics::exact, Numerics::bf16, Numerics::fp8};
-
 struct RandomMlp {
   RandomMlp(int64_t hidden, int64_t inter, DType type, uint32_t seed, bool odd = false)
       : gate(inter, hidden, type, seed, odd),

@@ -4,8 +4,6 @@
 namespace fathom::test {
 namespace {
 
-constexpr Numerics kAllNumerics[] = {Numerics::exact, Numerics::bf16, Numerics::fp8};
-
 struct Shape {
   int64_t rows, cols;
   int row_offset = 0;

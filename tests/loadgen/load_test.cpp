@@ -195,7 +195,7 @@ class LoadOn {
 };
 
 TEST(LoadClient, MeasuresAServiceOfOurs) {
-  fathom::testing::ScriptedService served;
+  fathom::test::ScriptedService served;
   served.say("words that are said again and again");
   add_openai_routes(served.router, served.service);
   add_utility_routes(served.router, served.service);

@@ -32,7 +32,7 @@ json release() {
 }
 
 // `patch` is merged into `base` as JSON Merge Patch does; null removes a key.
-std::string refusal(json base, const std::string& patch) {
+std::string refusal_of_patch(json base, const std::string& patch) {
   base.merge_patch(json::parse(patch));
   try {
     parse_config(base.dump(), "here");
@@ -110,8 +110,9 @@ TEST(Config, ModelWithoutIndexer) {
   j["model_type"] = "deepseek_v3";
   for (const char* key : {"index_topk", "index_n_heads", "index_head_dim"}) j.erase(key);
   EXPECT_FALSE(parse_config(j.dump(), "here").has_indexer());
-  EXPECT_THAT(refusal(j, R"({"model_type": "deepseek_v32"})"), HasSubstr("index_topk is missing"));
-  EXPECT_THAT(refusal(j, R"({"index_n_heads": 4})"), HasSubstr("index_topk is missing"));
+  EXPECT_THAT(refusal_of_patch(j, R"({"model_type": "deepseek_v32"})"),
+              HasSubstr("index_topk is missing"));
+  EXPECT_THAT(refusal_of_patch(j, R"({"index_n_heads": 4})"), HasSubstr("index_topk is missing"));
 }
 
 TEST(Config, RopeSpellings) {
@@ -165,12 +166,14 @@ TEST(Config, RopeNestedByLayerType) {
   // Types with different ropes: the one that the layers have, where the config says which.
   json plain = {{"rope_type", "default"}, {"rope_theta", 10000.0}};
   j["rope_parameters"] = {{"full_attention", yarn}, {"sliding_attention", plain}};
-  EXPECT_THAT(refusal(j, "{}"), HasSubstr("rope_parameters = {...}: expected the same rope for "
-                                          "every type of layer"));
+  EXPECT_THAT(refusal_of_patch(j, "{}"),
+              HasSubstr("rope_parameters = {...}: expected the same rope for "
+                        "every type of layer"));
   j["layer_types"] = {"full_attention", "full_attention"};
   EXPECT_TRUE(parse_config(j.dump(), "here").yarn);
   j["rope_parameters"] = {{"sliding_attention", yarn}};
-  EXPECT_THAT(refusal(j, "{}"), HasSubstr("expected the parameters of a type of layer_types"));
+  EXPECT_THAT(refusal_of_patch(j, "{}"),
+              HasSubstr("expected the parameters of a type of layer_types"));
 }
 
 TEST(Config, RopeThatIsSaidTwiceIsTheSame) {
@@ -178,20 +181,21 @@ TEST(Config, RopeThatIsSaidTwiceIsTheSame) {
   j["rope_parameters"] = j["rope_scaling"];
   j["rope_parameters"]["rope_theta"] = j["rope_theta"];
   EXPECT_TRUE(parse_config(j.dump(), "here").yarn);
-  EXPECT_THAT(refusal(j, R"({"rope_parameters": {"factor": 20}})"),
+  EXPECT_THAT(refusal_of_patch(j, R"({"rope_parameters": {"factor": 20}})"),
               HasSubstr("rope_parameters = {...}: expected the same rope as in rope_scaling"));
-  EXPECT_THAT(refusal(j, R"({"rope_parameters": {"rope_theta": 20000}})"),
+  EXPECT_THAT(refusal_of_patch(j, R"({"rope_parameters": {"rope_theta": 20000}})"),
               HasSubstr("rope_parameters.rope_theta = 20000: expected the same as rope_theta "
                         "outside (10000"));
-  EXPECT_THAT(refusal(tiny(), R"({"rope_scaling": {"rope_type": "default"}})"),
+  EXPECT_THAT(refusal_of_patch(tiny(), R"({"rope_scaling": {"rope_type": "default"}})"),
               HasSubstr("rope_scaling.type = \"yarn\": expected the same as rope_type (default)"));
-  EXPECT_THAT(refusal(tiny(), R"({"rope_parameters": {"rope_theta": 10000}})"),
+  EXPECT_THAT(refusal_of_patch(tiny(), R"({"rope_parameters": {"rope_theta": 10000}})"),
               HasSubstr("expected the same rope as in rope_scaling"));
-  EXPECT_THAT(refusal(tiny(), R"({"original_max_position_embeddings": 2048})"),
+  EXPECT_THAT(refusal_of_patch(tiny(), R"({"original_max_position_embeddings": 2048})"),
               HasSubstr("original_max_position_embeddings = 4096: expected the same as outside"));
   json outside = tiny();
   outside["rope_scaling"].erase("original_max_position_embeddings");
-  EXPECT_THAT(refusal(outside, "{}"), HasSubstr("original_max_position_embeddings is missing"));
+  EXPECT_THAT(refusal_of_patch(outside, "{}"),
+              HasSubstr("original_max_position_embeddings is missing"));
   outside["original_max_position_embeddings"] = 4096;
   EXPECT_EQ(parse_config(outside.dump(), "here").yarn->original_context, 4096);
 }
@@ -215,13 +219,14 @@ TEST(Config, WholeFloatsAreIntegers) {
     EXPECT_EQ(c.fp8, want.fp8);
     EXPECT_EQ(c.attention_scale(), want.attention_scale());
   }
-  EXPECT_THAT(refusal(tiny(), R"({"index_topk": 2048.5})"), HasSubstr("index_topk = 2048.5"));
-  EXPECT_THAT(refusal(tiny(), R"({"index_topk": 1e17})"), HasSubstr("index_topk = 1e+17"));
+  EXPECT_THAT(refusal_of_patch(tiny(), R"({"index_topk": 2048.5})"),
+              HasSubstr("index_topk = 2048.5"));
+  EXPECT_THAT(refusal_of_patch(tiny(), R"({"index_topk": 1e17})"), HasSubstr("index_topk = 1e+17"));
 }
 
 // As transformers 5 saves the architecture, keys that only it needs included.
 TEST(Config, KeysOfTransformers5) {
-  EXPECT_EQ(refusal(tiny(), R"({"dtype": "bfloat16", "torch_dtype": null, "head_dim": 64,
+  EXPECT_EQ(refusal_of_patch(tiny(), R"({"dtype": "bfloat16", "torch_dtype": null, "head_dim": 64,
       "qk_head_dim": 192, "rope_interleave": true, "attention_dropout": 0.0, "pretraining_tp": 1,
       "layer_types": ["deepseek_sparse_attention", "deepseek_sparse_attention"],
       "mlp_layer_types": ["dense", "sparse"], "use_cache": true, "initializer_range": 0.02,
@@ -231,7 +236,7 @@ TEST(Config, KeysOfTransformers5) {
         "weight_block_size": [128.0, 128.0], "kv_cache_scheme": null}})"),
             "");
   // DeepSeek's own inference code names how it computes attention.
-  EXPECT_EQ(refusal(release(), R"({"attn_impl": "absorb", "max_batch_size": 8})"), "");
+  EXPECT_EQ(refusal_of_patch(release(), R"({"attn_impl": "absorb", "max_batch_size": 8})"), "");
 }
 
 // What is about rope, quantisation or attention and not understood would change every answer.
@@ -266,11 +271,11 @@ TEST(Config, NothingAboutTheComputationIsSkipped) {
       {R"({"quantization_config": {"bits": 4}})", "quantization_config.bits = 4"},
   };
   for (const auto& [patch, message] : cases) {
-    const std::string refused = refusal(tiny(), patch);
+    const std::string refused = refusal_of_patch(tiny(), patch);
     EXPECT_THAT(refused, HasSubstr(message)) << patch;
     EXPECT_EQ(refused.find('\n'), std::string::npos) << "one problem, one line: " << refused;
   }
-  EXPECT_THAT(refusal(release(), R"({"rope_scaling": {"type": "yarn"}})"),
+  EXPECT_THAT(refusal_of_patch(release(), R"({"rope_scaling": {"type": "yarn"}})"),
               HasSubstr("rope_scaling = {...}: expected no such key"));
 }
 
@@ -289,7 +294,7 @@ TEST(Config, AcceptedVariants) {
            R"({"rope_scaling": {"factor": 1}})",
            R"({"index_head_dim": 64, "qk_rope_head_dim": 64})",
        })
-    EXPECT_EQ(refusal(tiny(), patch), "") << patch;
+    EXPECT_EQ(refusal_of_patch(tiny(), patch), "") << patch;
 }
 
 struct Refused {
@@ -377,29 +382,29 @@ TEST(Config, ImpossibleValuesAreNamed) {
       {R"({"norm_topk_prob": 1})", "norm_topk_prob = 1: expected true or false"},
   };
   for (const Refused& c : kCases) {
-    std::string message = refusal(tiny(), c.patch);
+    std::string message = refusal_of_patch(tiny(), c.patch);
     EXPECT_THAT(message, HasSubstr(c.message)) << c.patch;
     EXPECT_EQ(message.find('\n'), std::string::npos) << "one problem, one line: " << message;
   }
 }
 
 TEST(Config, ImpossibleReleaseValuesUseItsNames) {
-  EXPECT_THAT(refusal(release(), R"({"n_heads": 0})"), HasSubstr("n_heads = 0"));
-  EXPECT_THAT(refusal(release(), R"({"n_expert_groups": 7})"),
+  EXPECT_THAT(refusal_of_patch(release(), R"({"n_heads": 0})"), HasSubstr("n_heads = 0"));
+  EXPECT_THAT(refusal_of_patch(release(), R"({"n_expert_groups": 7})"),
               HasSubstr("n_expert_groups = 7: expected a divisor"));
-  EXPECT_THAT(refusal(release(), R"({"rope_factor": 0})"), HasSubstr("rope_factor = 0"));
-  EXPECT_THAT(refusal(release(), R"({"dtype": "int4"})"), HasSubstr("dtype = \"int4\""));
-  EXPECT_THAT(refusal(release(), R"({"q_lora_rank": 0})"), HasSubstr("q_lora_rank = 0"));
+  EXPECT_THAT(refusal_of_patch(release(), R"({"rope_factor": 0})"), HasSubstr("rope_factor = 0"));
+  EXPECT_THAT(refusal_of_patch(release(), R"({"dtype": "int4"})"), HasSubstr("dtype = \"int4\""));
+  EXPECT_THAT(refusal_of_patch(release(), R"({"q_lora_rank": 0})"), HasSubstr("q_lora_rank = 0"));
 }
 
 TEST(Config, EveryProblemAtOnce) {
-  std::string message =
-      refusal(tiny(), R"({"num_attention_heads": 0, "vocab_size": null, "hidden_act": "relu"})");
+  std::string message = refusal_of_patch(
+      tiny(), R"({"num_attention_heads": 0, "vocab_size": null, "hidden_act": "relu"})");
   EXPECT_THAT(message, HasSubstr("3 values cannot be used"));
   EXPECT_THAT(message, HasSubstr("num_attention_heads = 0"));
   EXPECT_THAT(message, HasSubstr("vocab_size is missing"));
   EXPECT_THAT(message, HasSubstr("hidden_act"));
-  EXPECT_THAT(refusal(json::object(), "{}"), HasSubstr("hidden_size is missing"));
+  EXPECT_THAT(refusal_of_patch(json::object(), "{}"), HasSubstr("hidden_size is missing"));
 }
 
 TEST(Config, TextThatIsNoConfig) {

@@ -27,7 +27,7 @@ constexpr const char* kLfsPointer =
     "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
 const std::string kNorm = "model.norm.weight";
 
-std::string refusal(const std::string& dir) {
+std::string refusal_of_folder(const std::string& dir) {
   try {
     Checkpoint::load(dir);
     return {};
@@ -65,7 +65,7 @@ TEST(StrangeFiles, OneThatIsNeededIsNamed) {
     maker.write(dir);
     test::write_file(dir.file("more.safetensors"),
                      raw_safetensors({{kNorm, dtype, {2}, std::string(bytes, '\1')}}));
-    EXPECT_THAT(refusal(dir.path()),
+    EXPECT_THAT(refusal_of_folder(dir.path()),
                 HasSubstr("unknown dtype: " + kNorm + " is " + dtype + ", expected one of F32"));
   }
   // The scales of an FP8 weight in the format that newer tools like.
@@ -79,7 +79,7 @@ TEST(StrangeFiles, OneThatIsNeededIsNamed) {
       dir.file("more.safetensors"),
       raw_safetensors({{weight + "_scale_inv", "F8_E8M0", shape,
                         std::string(static_cast<size_t>(shape[0] * shape[1]), '\177')}}));
-  EXPECT_THAT(refusal(dir.path()),
+  EXPECT_THAT(refusal_of_folder(dir.path()),
               HasSubstr("unknown dtype: " + weight + "_scale_inv is F8_E8M0, expected F32"));
 }
 
@@ -105,9 +105,9 @@ TEST(StrangeFiles, HiddenFilesAreNoShards) {
   test::write_file(dir.file("._model.safetensors"), std::string("\0\5\26\7\0\2\0\0Mac OS X", 16));
   test::write_file(dir.file(".model.safetensors.tmp.safetensors"), "half");
   fs::create_directory(dir.file("folder.safetensors"));
-  EXPECT_EQ(refusal(dir.path()), "");
+  EXPECT_EQ(refusal_of_folder(dir.path()), "");
   fs::remove(dir.file("model.safetensors"));
-  EXPECT_EQ(refusal(dir.path()), "not a checkpoint: no *.safetensors in " + dir.path());
+  EXPECT_EQ(refusal_of_folder(dir.path()), "not a checkpoint: no *.safetensors in " + dir.path());
 }
 
 TEST(StrangeFiles, WhatIsNoShardIsCalledWhatItIs) {
@@ -125,20 +125,21 @@ TEST(StrangeFiles, WhatIsNoShardIsCalledWhatItIs) {
     TempFolder dir;
     maker.write(dir);
     test::write_file(dir.file("model-2.safetensors"), content);
-    EXPECT_THAT(refusal(dir.path()),
+    EXPECT_THAT(refusal_of_folder(dir.path()),
                 AllOf(HasSubstr("model-2.safetensors: not a safetensors file"), HasSubstr(what)));
     // With an index that names it.
     test::write_file(dir.file("model.safetensors.index.json"),
                      R"({"weight_map": {"a": "model-2.safetensors"}})");
-    EXPECT_THAT(refusal(dir.path()), HasSubstr(what));
+    EXPECT_THAT(refusal_of_folder(dir.path()), HasSubstr(what));
   }
   for (const char* name : {"config.json", "model.safetensors.index.json"}) {
     TempFolder dir;
     maker.write(dir);
     test::write_file(dir.file(name), kLfsPointer);
-    EXPECT_THAT(refusal(dir.path()), AllOf(HasSubstr(name), HasSubstr("a Git LFS pointer")));
+    EXPECT_THAT(refusal_of_folder(dir.path()),
+                AllOf(HasSubstr(name), HasSubstr("a Git LFS pointer")));
     test::write_file(dir.file(name), std::string("\xFF\xFE{\0}\0", 6));
-    EXPECT_THAT(refusal(dir.path()), AllOf(HasSubstr(name), HasSubstr("UTF-16")));
+    EXPECT_THAT(refusal_of_folder(dir.path()), AllOf(HasSubstr(name), HasSubstr("UTF-16")));
   }
 }
 
@@ -149,12 +150,12 @@ TEST(StrangeFiles, DownloadsThatDidNotFinishAreNamed) {
     TempFolder dir;
     maker.write_config(dir);
     test::write_file(dir.file(name), "half");
-    EXPECT_THAT(refusal(dir.path()),
+    EXPECT_THAT(refusal_of_folder(dir.path()),
                 AllOf(HasSubstr("no *.safetensors in"),
                       HasSubstr(std::string("downloads that did not finish: ") + name)));
     test::write_file(dir.file("model.safetensors.index.json"),
                      R"({"weight_map": {"a": "model.safetensors"}})");
-    EXPECT_THAT(refusal(dir.path()),
+    EXPECT_THAT(refusal_of_folder(dir.path()),
                 AllOf(HasSubstr("are missing: model.safetensors"), HasSubstr(name)));
   }
 }
@@ -172,9 +173,9 @@ TEST(StrangeFiles, LinksLeadToWhatTheyPointAt) {
     fs::rename(dir.file(name), blobs / (std::string("sha-") + name));
     fs::create_symlink(fs::path("../../blobs") / (std::string("sha-") + name), snapshot / name);
   }
-  EXPECT_EQ(refusal(snapshot), "");
+  EXPECT_EQ(refusal_of_folder(snapshot), "");
   fs::remove(blobs / "sha-model.safetensors");
-  EXPECT_THAT(refusal(snapshot), HasSubstr("model.safetensors: No such file"));
+  EXPECT_THAT(refusal_of_folder(snapshot), HasSubstr("model.safetensors: No such file"));
 }
 
 }  // namespace

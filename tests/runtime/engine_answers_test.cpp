@@ -11,18 +11,16 @@
 #include "runtime/engine.h"
 #include "runtime/evaluator.h"
 #include "runtime/logit_rules.h"
+#include "runtime/small_model.h"
 #include "runtime/taps.h"
 
 namespace fathom {
 namespace {
 
-const Checkpoint& small() {
-  static const std::unique_ptr<Checkpoint> checkpoint = Checkpoint::load(
-      std::string(FATHOM_SOURCE_DIR) + "/models/small", {.config_file = "", .with_mtp = false});
-  return *checkpoint;
-}
+using test::random_ids;
+using test::small;
 
-EngineOptions options(int chunk = 512) {
+EngineOptions answer_options(int chunk = 512) {
   EngineOptions o;
   o.compute.threads = 1;
   o.compute.context = 1024;
@@ -32,14 +30,7 @@ EngineOptions options(int chunk = 512) {
   return o;
 }
 
-std::vector<int32_t> random_ids(int n, unsigned seed) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> ids(static_cast<size_t>(n));
-  for (int32_t& id : ids) id = static_cast<int32_t>(random() % 4000);
-  return ids;
-}
-
-Request request(std::vector<int32_t> ids, int64_t max_new_tokens) {
+Request sampled_request(std::vector<int32_t> ids, int64_t max_new_tokens) {
   Request r;
   r.ids = std::move(ids);
   r.max_new_tokens = max_new_tokens;
@@ -48,15 +39,15 @@ Request request(std::vector<int32_t> ids, int64_t max_new_tokens) {
   return r;
 }
 
-struct Answer {
+struct FullAnswer {
   std::vector<int32_t> ids;
   std::vector<TokenLogprobs> logprobs, prompt_logprobs;
   // [token][layer][..]
   std::vector<std::vector<std::vector<int32_t>>> picked;
 };
 
-Answer answer_of(Engine& engine, Request r) {
-  Answer a;
+FullAnswer answer_of(Engine& engine, Request r) {
+  FullAnswer a;
   r.sink = [&](const TokenEvent& e) {
     EXPECT_NE(e.finish, Finish::error) << e.error;
     if (e.token >= 0) a.ids.push_back(e.token);
@@ -76,12 +67,12 @@ bool same(const TokenLogprobs& a, const TokenLogprobs& b) {
 }
 
 TEST(EngineAnswers, LogprobsChangeNoTokenAndNameTheDrawnOne) {
-  Engine engine(small().config(), small().weights(), options());
-  Request plain = request(random_ids(100, 1), 8);
-  const Answer want = answer_of(engine, plain);
+  Engine engine(small().config(), small().weights(), answer_options());
+  Request plain = sampled_request(random_ids(100, 1), 8);
+  const FullAnswer want = answer_of(engine, plain);
   EXPECT_TRUE(want.logprobs.empty());
   plain.logprobs = 5;
-  const Answer got = answer_of(engine, plain);
+  const FullAnswer got = answer_of(engine, plain);
   EXPECT_EQ(got.ids, want.ids);
   ASSERT_EQ(got.logprobs.size(), 8u);
   for (size_t i = 0; i < 8; ++i) {
@@ -102,18 +93,18 @@ TEST(EngineAnswers, LogprobsChangeNoTokenAndNameTheDrawnOne) {
 // prompt, bit for bit and whatever the chunks.
 TEST(EngineAnswers, PromptLogprobsAreThoseOfTheSameTextGenerated) {
   for (int chunk : {5, 512}) {
-    EngineOptions o = options(chunk);
+    EngineOptions o = answer_options(chunk);
     o.compute.batch_invariant = true;
     o.keep_prefixes = true;  // not for prompts whose every row is wanted
     Engine engine(small().config(), small().weights(), o);
-    Request r = request(random_ids(150, 2), 20);
+    Request r = sampled_request(random_ids(150, 2), 20);
     r.logprobs = 2;
-    const Answer generated = answer_of(engine, r);
-    Request again = request(r.ids, 1);
+    const FullAnswer generated = answer_of(engine, r);
+    Request again = sampled_request(r.ids, 1);
     for (int32_t id : generated.ids) again.ids.push_back(id);
     again.logprobs = 2;
     again.prompt_logprobs = true;
-    const Answer prompt = answer_of(engine, again);
+    const FullAnswer prompt = answer_of(engine, again);
     ASSERT_EQ(prompt.prompt_logprobs.size(), 169u);
     for (size_t i = 0; i < 149; ++i)
       EXPECT_EQ(prompt.prompt_logprobs[i].token, again.ids[i + 1]) << i;
@@ -126,19 +117,19 @@ TEST(EngineAnswers, PromptLogprobsAreThoseOfTheSameTextGenerated) {
 // however few rows a step has for them.
 TEST(EngineAnswers, PromptLogprobsFromATokenOnAreTheEndOfAll) {
   for (int rows : {7, 64, 512}) {
-    EngineOptions o = options(512);
+    EngineOptions o = answer_options(512);
     o.keep_prefixes = true;
     o.max_prompt_rows = rows;
     Engine engine(small().config(), small().weights(), o);
-    Request r = request(random_ids(300, 4), 1);
+    Request r = sampled_request(random_ids(300, 4), 1);
     r.logprobs = 1;
     r.prompt_logprobs = true;
-    const Answer whole = answer_of(engine, r);
+    const FullAnswer whole = answer_of(engine, r);
     ASSERT_EQ(whole.prompt_logprobs.size(), 299u);
     for (int64_t from : {1, 2, 64, 65, 129, 299, 300}) {
       r.prompt_logprobs_from = from;
       const int64_t before = engine.stats().reused_tokens;
-      const Answer end = answer_of(engine, r);
+      const FullAnswer end = answer_of(engine, r);
       EXPECT_EQ(engine.stats().reused_tokens - before, (from - 1) / 64 * 64) << from;
       ASSERT_EQ(end.prompt_logprobs.size(), static_cast<size_t>(300 - from));
       for (size_t i = 0; i < end.prompt_logprobs.size(); ++i)
@@ -153,15 +144,15 @@ TEST(EngineAnswers, PromptLogprobsFromATokenOnAreTheEndOfAll) {
 // Against taps in an evaluation of the same text, which look between the ops.
 TEST(EngineAnswers, SelectionsAreTheIndexers) {
   const Config& c = small().config();
-  std::vector<Answer> answers;
+  std::vector<FullAnswer> answers;
   for (int chunk : {100, 512}) {
-    Engine engine(c, small().weights(), options(chunk));
-    Request r = request(random_ids(300, 3), 4);
+    Engine engine(c, small().weights(), answer_options(chunk));
+    Request r = sampled_request(random_ids(300, 3), 4);
     r.keep_selection = true;
     answers.push_back(answer_of(engine, r));
   }
   EXPECT_EQ(answers[0].picked, answers[1].picked);
-  const Answer& a = answers[0];
+  const FullAnswer& a = answers[0];
   ASSERT_EQ(a.picked.size(), 4u);
 
   std::vector<int32_t> text = random_ids(300, 3);
@@ -193,10 +184,10 @@ TEST(EngineAnswers, SelectionsAreTheIndexers) {
 }
 
 TEST(EngineAnswers, AShortTextIsSelectedWhole) {
-  Engine engine(small().config(), small().weights(), options());
-  Request r = request(random_ids(20, 4), 3);
+  Engine engine(small().config(), small().weights(), answer_options());
+  Request r = sampled_request(random_ids(20, 4), 3);
   r.keep_selection = true;
-  const Answer a = answer_of(engine, r);
+  const FullAnswer a = answer_of(engine, r);
   ASSERT_EQ(a.picked.size(), 3u);
   for (size_t token = 0; token < 3; ++token) {
     ASSERT_EQ(a.picked[token].size(), static_cast<size_t>(small().config().layers));
@@ -208,20 +199,20 @@ TEST(EngineAnswers, AShortTextIsSelectedWhole) {
 }
 
 TEST(EngineAnswers, NothingSelectsInADenseRun) {
-  EngineOptions o = options();
+  EngineOptions o = answer_options();
   o.compute.attention = AttentionMode::dense;
   EXPECT_THROW(Engine(small().config(), small().weights(), o), Error);
 }
 
 // Rules keep to their request: its neighbours in the same steps draw what they draw alone.
 TEST(EngineAnswers, RulesAreOneRequestsOwn) {
-  Engine engine(small().config(), small().weights(), options());
-  Request plain = request(random_ids(60, 7), 12), ruled = plain;
+  Engine engine(small().config(), small().weights(), answer_options());
+  Request plain = sampled_request(random_ids(60, 7), 12), ruled = plain;
   plain.sampling.temperature = ruled.sampling.temperature = 0;
-  const Answer alone = answer_of(engine, plain);
+  const FullAnswer alone = answer_of(engine, plain);
   ruled.rules.bias = {{alone.ids[0], -100.0f}};
-  Answer a, b;
-  auto collect = [](Request& r, Answer& into) {
+  FullAnswer a, b;
+  auto collect = [](Request& r, FullAnswer& into) {
     r.sink = [&into](const TokenEvent& e) {
       if (e.token >= 0) into.ids.push_back(e.token);
     };

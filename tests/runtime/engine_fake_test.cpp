@@ -25,8 +25,8 @@ Request random_request(std::mt19937& random, int64_t most) {
   auto roll = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
   // Few texts, so that many begin alike.
   Request r =
-      request(random_ids(1 + roll(static_cast<int>(most) - 1), static_cast<unsigned>(roll(3))),
-              1 + roll(40), roll(3) == 0 ? 0.0f : 1.0f);
+      fake_request(fake_ids(1 + roll(static_cast<int>(most) - 1), static_cast<unsigned>(roll(3))),
+                   1 + roll(40), roll(3) == 0 ? 0.0f : 1.0f);
   r.sampling.seed = random();
   r.priority = roll(3);
   if (roll(3) == 0) r.stop_ids = {roll(kFakeVocab), roll(kFakeVocab), 100000};
@@ -80,7 +80,7 @@ void random_load(FakeMode mode, unsigned seed, LoadCounts& counts, const std::st
   }
   Rig rig(mode, o, pages, context);
   constexpr size_t kRequests = 25;
-  std::vector<Answer> answers(kRequests);
+  std::vector<FakeAnswer> answers(kRequests);
   std::vector<Request> asked;
   std::vector<RequestId> ids;
   int steps = 0;
@@ -99,7 +99,7 @@ void random_load(FakeMode mode, unsigned seed, LoadCounts& counts, const std::st
     EXPECT_LE(s.running, o.compute.sequences);
   }
   for (size_t i = 0; i < kRequests; ++i) {
-    const Answer& a = answers[i];
+    const FakeAnswer& a = answers[i];
     std::vector<int32_t> want = fake_answer(asked[i], context);
     ASSERT_NE(a.finish, Finish::none) << i;
     ASSERT_NE(a.finish, Finish::error) << a.error;
@@ -179,11 +179,11 @@ TEST(LongEngineOnFake, RandomLoadGivesEachItsOwnAnswer) {
 // Greedy decodes overlap: nearly every id is carried, and a stop is found out one step too late.
 TEST_P(EngineOnFake, OverlapDiscardsTheTokenBehindAStop) {
   Rig rig(GetParam());
-  Request r = request(random_ids(70, 1), 100, 0);
+  Request r = fake_request(fake_ids(70, 1), 100, 0);
   const std::vector<int32_t> all = fake_answer(r, 512);
   r.stop_ids = {all[30]};
   const std::vector<int32_t> want = fake_answer(r, 512);
-  Answer a;
+  FakeAnswer a;
   collect_into(r, a);
   ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
   while (rig.engine->step()) rig.engine->check_integrity();
@@ -197,8 +197,8 @@ TEST_P(EngineOnFake, OverlapDiscardsTheTokenBehindAStop) {
 // The length is known beforehand: no step is launched in vain.
 TEST_P(EngineOnFake, ALastTokenIsNotRunPast) {
   Rig rig(GetParam());
-  Answer a;
-  Request r = request(random_ids(10, 1), 5);
+  FakeAnswer a;
+  Request r = fake_request(fake_ids(10, 1), 5);
   collect_into(r, a);
   ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
   while (rig.engine->step()) {
@@ -209,8 +209,9 @@ TEST_P(EngineOnFake, ALastTokenIsNotRunPast) {
 
 TEST_P(EngineOnFake, CancelFreesPagesWithinOneStep) {
   Rig rig(GetParam());
-  Answer a, b;
-  Request long_one = request(random_ids(200, 1), 300), other = request(random_ids(20, 2), 300);
+  FakeAnswer a, b;
+  Request long_one = fake_request(fake_ids(200, 1), 300),
+          other = fake_request(fake_ids(20, 2), 300);
   collect_into(long_one, a);
   collect_into(other, b);
   const RequestId id = rig.engine->submit(std::move(long_one)).value();
@@ -228,13 +229,13 @@ TEST_P(EngineOnFake, AShortPromptDoesNotWaitForALongOne) {
   EngineOptions o;
   o.compute.step_tokens = 512;
   Rig rig(GetParam(), o, 128, 4096);
-  Answer slow, quick;
-  Request r = request(random_ids(3000, 1), 5);
+  FakeAnswer slow, quick;
+  Request r = fake_request(fake_ids(3000, 1), 5);
   collect_into(r, slow);
   ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
   ASSERT_TRUE(rig.engine->step());
   ASSERT_TRUE(rig.engine->step());
-  r = request(random_ids(100, 2), 50);
+  r = fake_request(fake_ids(100, 2), 50);
   collect_into(r, quick);
   ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
   const int before = rig.runner->finishes;
@@ -254,7 +255,7 @@ TEST_P(EngineOnFake, ABetterPriorityIsServedFirst) {
   Rig rig(GetParam(), o);
   std::vector<int> ended;
   auto submit = [&](int name, int priority) {
-    Request r = request(random_ids(20, static_cast<unsigned>(name)), 20);
+    Request r = fake_request(fake_ids(20, static_cast<unsigned>(name)), 20);
     r.priority = priority;
     r.sink = [&ended, name](const TokenEvent& e) {
       if (e.finish == Finish::length) ended.push_back(name);
@@ -271,7 +272,7 @@ TEST_P(EngineOnFake, ABetterPriorityIsServedFirst) {
   EXPECT_EQ(rig.engine->snapshot().preemptions, 1);
 }
 
-std::vector<int32_t> joined(std::vector<int32_t> a, const std::vector<int32_t>& b) {
+std::vector<int32_t> with_tail(std::vector<int32_t> a, const std::vector<int32_t>& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
 }
@@ -283,11 +284,11 @@ TEST_P(EngineOnFake, ABetterPriorityComesInWhereAllShareTheirBeginning) {
   o.compute.step_tokens = 2048;
   o.keep_prefixes = true;
   Rig rig(GetParam(), o, 40, 30 * 64);
-  const std::vector<int32_t> start = random_ids(24 * 64, 1);
-  std::vector<Answer> answers(5);
+  const std::vector<int32_t> start = fake_ids(24 * 64, 1);
+  std::vector<FakeAnswer> answers(5);
   std::vector<std::vector<int32_t>> want;
   auto submit = [&](size_t i, int priority) {
-    Request r = request(joined(start, random_ids(10, static_cast<unsigned>(10 + i))), 30);
+    Request r = fake_request(with_tail(start, fake_ids(10, static_cast<unsigned>(10 + i))), 30);
     r.priority = priority;
     want.push_back(fake_answer(r, 30 * 64));
     collect_into(r, answers[i]);
@@ -315,7 +316,7 @@ TEST_P(EngineOnFake, ReuseIsCountedOnce) {
   Rig rig(GetParam(), o);
   RequestStats slow, quick;
   auto submit = [&](unsigned seed, int64_t tokens, int priority, RequestStats& stats) {
-    Request r = request(random_ids(10, seed), tokens);
+    Request r = fake_request(fake_ids(10, seed), tokens);
     r.priority = priority;
     r.sink = [&stats](const TokenEvent& e) { stats = *e.stats; };
     ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
@@ -340,14 +341,15 @@ TEST(EngineOnFakeHost, PlansLookUpNoMoreThanTheyNeed) {
   o.compute.step_tokens = 4096;
   o.keep_prefixes = true;
   Rig rig(FakeMode::host, o, 64, 45 * 64);
-  const std::vector<int32_t> start = random_ids(20 * 64, 1);
-  ASSERT_TRUE(rig.engine->submit(request(start, 1)).ok());
+  const std::vector<int32_t> start = fake_ids(20 * 64, 1);
+  ASSERT_TRUE(rig.engine->submit(fake_request(start, 1)).ok());
   while (rig.engine->step()) {
   }
-  ASSERT_TRUE(rig.engine->submit(request(random_ids(40 * 64, 2), 20)).ok());
+  ASSERT_TRUE(rig.engine->submit(fake_request(fake_ids(40 * 64, 2), 20)).ok());
   ASSERT_TRUE(rig.engine->step());
   for (unsigned i = 0; i < 10; ++i)
-    ASSERT_TRUE(rig.engine->submit(request(joined(start, random_ids(15 * 64, 10 + i)), 2)).ok());
+    ASSERT_TRUE(
+        rig.engine->submit(fake_request(with_tail(start, fake_ids(15 * 64, 10 + i)), 2)).ok());
   const int64_t before = rig.engine->stats().pages_looked_up;
   for (int i = 0; i < 5; ++i) ASSERT_TRUE(rig.engine->step());
   EXPECT_EQ(rig.engine->snapshot().waiting, 10);
@@ -361,10 +363,10 @@ TEST_P(EngineOnFake, TheQueueBeginsWhereThePlacesEnd) {
   o.compute.sequences = 4;
   o.max_waiting = 1;
   Rig rig(GetParam(), o);
-  std::vector<Answer> answers(6);
+  std::vector<FakeAnswer> answers(6);
   size_t accepted = 0, refused = 0;
   auto submit = [&] {
-    Request r = request(random_ids(20, 1), 3);
+    Request r = fake_request(fake_ids(20, 1), 3);
     if (accepted < answers.size()) collect_into(r, answers[accepted]);
     const Result<RequestId> id = rig.engine->submit(std::move(r));
     ++(id.ok() ? accepted : refused);
@@ -388,7 +390,7 @@ TEST_P(EngineOnFake, TheQueueBeginsWhereThePlacesEnd) {
   while (rig.engine->step()) {
   }
   EXPECT_EQ(accepted, 6u);
-  for (const Answer& a : answers) EXPECT_EQ(a.finish, Finish::length);
+  for (const FakeAnswer& a : answers) EXPECT_EQ(a.finish, Finish::length);
 }
 
 TEST_P(EngineOnFake, TheQueueIsBounded) {
@@ -396,9 +398,9 @@ TEST_P(EngineOnFake, TheQueueIsBounded) {
   o.compute.sequences = 1;
   o.max_waiting = 2;
   Rig rig(GetParam(), o);
-  std::vector<Answer> answers(4);
-  auto submit = [&](Answer& a) {
-    Request r = request(random_ids(20, 1), 3);
+  std::vector<FakeAnswer> answers(4);
+  auto submit = [&](FakeAnswer& a) {
+    Request r = fake_request(fake_ids(20, 1), 3);
     collect_into(r, a);
     return rig.engine->submit(std::move(r));
   };
@@ -407,7 +409,7 @@ TEST_P(EngineOnFake, TheQueueIsBounded) {
   ASSERT_TRUE(submit(answers[1]).ok());
   ASSERT_TRUE(submit(answers[2]).ok());
   EXPECT_EQ(rig.engine->snapshot().waiting, 2);
-  Answer refused;
+  FakeAnswer refused;
   const Result<RequestId> r = submit(refused);
   ASSERT_FALSE(r.ok());
   EXPECT_EQ(r.failure().status, 429);
@@ -417,7 +419,7 @@ TEST_P(EngineOnFake, TheQueueIsBounded) {
   ASSERT_TRUE(submit(answers[3]).ok());
   while (rig.engine->step()) {
   }
-  for (const Answer& a : answers) EXPECT_EQ(a.finish, Finish::length);
+  for (const FakeAnswer& a : answers) EXPECT_EQ(a.finish, Finish::length);
   EXPECT_EQ(refused.finish, Finish::none);
 }
 
@@ -432,20 +434,20 @@ TEST_P(EngineOnFake, AFailedDeviceIsToldToAllAndToThoseWhoComeLater) {
     o.cache_dir_staging = 1;  // pages are left to store when it happens
     Rig rig(GetParam(), o);
     (at_launch ? rig.runner->fail_launch : rig.runner->fail_finish) = 3;
-    std::vector<Answer> answers(5);
-    for (Answer& a : answers) {
-      Request r = request(random_ids(400, 1), 50);
+    std::vector<FakeAnswer> answers(5);
+    for (FakeAnswer& a : answers) {
+      Request r = fake_request(fake_ids(400, 1), 50);
       collect_into(r, a);
       ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
     }
     EXPECT_THROW(while (rig.engine->step()){}, Error);
-    for (const Answer& a : answers) {
+    for (const FakeAnswer& a : answers) {
       EXPECT_EQ(a.finish, Finish::error);
       EXPECT_THAT(a.error, HasSubstr("the fake device fell off"));
     }
     EXPECT_TRUE(rig.engine->snapshot().failed);
     EXPECT_EQ(rig.engine->snapshot().running + rig.engine->snapshot().waiting, 0);
-    const Result<RequestId> late = rig.engine->submit(request({1}, 5));
+    const Result<RequestId> late = rig.engine->submit(fake_request({1}, 5));
     ASSERT_FALSE(late.ok());
     EXPECT_EQ(late.failure().status, 503);
     EXPECT_FALSE(rig.engine->step());
@@ -458,7 +460,7 @@ TEST_P(EngineOnFake, ReportsItsSteps) {
   std::vector<StepReport> reports;
   o.on_step = [&](const StepReport& r) { reports.push_back(r); };
   Rig rig(GetParam(), o);
-  ASSERT_TRUE(rig.engine->submit(request(random_ids(20, 1), 4)).ok());
+  ASSERT_TRUE(rig.engine->submit(fake_request(fake_ids(20, 1), 4)).ok());
   while (rig.engine->step()) {
   }
   ASSERT_EQ(reports.size(), 4u);
@@ -488,7 +490,7 @@ TEST_P(EngineOnFake, ManyThreadsLoseNothing) {
   std::jthread steps([&](std::stop_token stop) { engine.run(stop); });
   constexpr int kThreads = 6, kEach = 40;
   std::atomic<int> ended = 0;
-  std::vector<Answer> answers(kThreads * kEach);
+  std::vector<FakeAnswer> answers(kThreads * kEach);
   std::vector<Request> asked(kThreads * kEach);
   {
     std::vector<std::jthread> clients;

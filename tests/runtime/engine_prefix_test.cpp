@@ -13,23 +13,21 @@
 #include "model/checkpoint.h"
 #include "runtime/cache_origin.h"
 #include "runtime/engine.h"
+#include "runtime/small_model.h"
 #include "support/temp_folder.h"
 
 namespace fathom {
 namespace {
+
+using test::random_ids;
+using test::small;
 
 namespace fs = std::filesystem;
 using testing::HasSubstr;
 
 const std::string kModel = std::string(FATHOM_SOURCE_DIR) + "/models/small";
 
-const Checkpoint& small() {
-  static const std::unique_ptr<Checkpoint> checkpoint =
-      Checkpoint::load(kModel, {.config_file = "", .with_mtp = false});
-  return *checkpoint;
-}
-
-EngineOptions options(int chunk = 512) {
+EngineOptions prefix_options(int chunk = 512) {
   EngineOptions o;
   o.compute.threads = 1;
   o.compute.context = 1024;
@@ -44,25 +42,18 @@ EngineOptions with_disk(EngineOptions o, const std::string& dir) {
   return o;
 }
 
-std::vector<int32_t> random_ids(int n, unsigned seed) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> ids(static_cast<size_t>(n));
-  for (int32_t& id : ids) id = static_cast<int32_t>(random() % 4000);
-  return ids;
-}
-
 std::vector<int32_t> joined(std::vector<int32_t> a, const std::vector<int32_t>& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
 }
 
-struct Answer {
+struct PrefixAnswer {
   std::vector<int32_t> ids;
   int64_t reused = 0;
   bool ended = false;
 };
 
-void submit(Engine& engine, const std::vector<int32_t>& ids, Answer& a, int64_t tokens = 6) {
+void submit(Engine& engine, const std::vector<int32_t>& ids, PrefixAnswer& a, int64_t tokens = 6) {
   Request r;
   r.ids = ids;
   r.max_new_tokens = tokens;
@@ -80,8 +71,8 @@ void run(Engine& engine) {
   while (engine.step()) engine.check_integrity();
 }
 
-Answer ask(Engine& engine, const std::vector<int32_t>& ids, int64_t tokens = 6) {
-  Answer a;
+PrefixAnswer ask(Engine& engine, const std::vector<int32_t>& ids, int64_t tokens = 6) {
+  PrefixAnswer a;
   submit(engine, ids, a, tokens);
   run(engine);
   EXPECT_TRUE(a.ended);
@@ -98,7 +89,7 @@ std::vector<int32_t> cold(EngineOptions o, const std::vector<int32_t>& ids, int6
 class PrefixHit : public testing::TestWithParam<std::tuple<Numerics, bool, int>> {
  protected:
   static EngineOptions chosen() {
-    EngineOptions o = options(std::get<2>(GetParam()));
+    EngineOptions o = prefix_options(std::get<2>(GetParam()));
     o.compute.numerics = std::get<0>(GetParam());
     o.compute.batch_invariant = std::get<1>(GetParam());
     return o;
@@ -111,12 +102,12 @@ TEST_P(PrefixHit, AroundPagesGivesTheAnswerOfAColdRun) {
     const std::vector<int32_t> ids = random_ids(n, static_cast<unsigned>(n));
     const std::vector<int32_t> want = cold(chosen(), ids);
     EXPECT_EQ(ask(engine, ids).ids, want) << n;
-    const Answer hit = ask(engine, ids);
+    const PrefixAnswer hit = ask(engine, ids);
     EXPECT_EQ(hit.ids, want) << n;
     EXPECT_EQ(hit.reused, (n - 1) / 64 * 64) << n;
     // And as the beginning of something longer.
     const std::vector<int32_t> longer = joined(ids, random_ids(70, 1));
-    const Answer next = ask(engine, longer);
+    const PrefixAnswer next = ask(engine, longer);
     EXPECT_EQ(next.ids, cold(chosen(), longer)) << n;
     EXPECT_EQ(next.reused, n / 64 * 64) << n;
   }
@@ -131,7 +122,7 @@ TEST_P(PrefixHit, AConversationGoesOnWhereItWas) {
   Engine engine(small().config(), small().weights(), chosen());
   std::vector<int32_t> text = random_ids(100, 3);
   for (int turn = 0; turn < 2; ++turn) {
-    const Answer a = ask(engine, text, 70);
+    const PrefixAnswer a = ask(engine, text, 70);
     EXPECT_EQ(a.ids, cold(chosen(), text, 70)) << "turn " << turn;
     if (turn == 1) {
       const bool whole =
@@ -153,7 +144,7 @@ INSTANTIATE_TEST_SUITE_P(
     });
 
 TEST(EnginePrefix, AfterEvictionAndAgain) {
-  EngineOptions o = options();
+  EngineOptions o = prefix_options();
   o.compute.context = 256;
   o.cache_tokens = 5 * 64;
   Engine engine(small().config(), small().weights(), o);
@@ -162,17 +153,17 @@ TEST(EnginePrefix, AfterEvictionAndAgain) {
   EXPECT_EQ(ask(engine, a).reused, 0);
   EXPECT_EQ(ask(engine, a).reused, 128);
   ask(engine, b);  // takes four pages, one of them the last that a left
-  const Answer part = ask(engine, a);
+  const PrefixAnswer part = ask(engine, a);
   EXPECT_EQ(part.ids, want);
   EXPECT_EQ(part.reused, 64);
-  const Answer again = ask(engine, a);
+  const PrefixAnswer again = ask(engine, a);
   EXPECT_EQ(again.ids, want);
   EXPECT_EQ(again.reused, 128);
 }
 
 // The whole cache is kept pages, and what waits needs all of it.
 TEST(EnginePrefix, KeptPagesNeverStandInTheWay) {
-  EngineOptions o = options(64);
+  EngineOptions o = prefix_options(64);
   o.compute.context = 256;
   o.cache_tokens = 256;
   o.compute.sequences = 4;
@@ -183,7 +174,7 @@ TEST(EnginePrefix, KeptPagesNeverStandInTheWay) {
     prompts.push_back(joined(start, random_ids(60 + 10 * static_cast<int>(i), i)));
   std::vector<std::vector<int32_t>> want;
   for (const auto& p : prompts) want.push_back(cold(o, p, 10));
-  std::vector<Answer> answers(12);
+  std::vector<PrefixAnswer> answers(12);
   for (size_t i = 0; i < answers.size(); ++i)
     submit(engine, prompts[i % prompts.size()], answers[i], 10);
   run(engine);
@@ -194,12 +185,12 @@ TEST(EnginePrefix, KeptPagesNeverStandInTheWay) {
 }
 
 TEST(EnginePrefix, WhatIsComputedOfAPromptUnderWayIsFound) {
-  EngineOptions o = options(64);
+  EngineOptions o = prefix_options(64);
   Engine engine(small().config(), small().weights(), o);
   const std::vector<int32_t> first = random_ids(640, 1);
   std::vector<int32_t> second(first.begin(), first.begin() + 500);
   second = joined(second, random_ids(20, 2));
-  Answer a, b;
+  PrefixAnswer a, b;
   submit(engine, first, a);
   for (int i = 0; i < 5; ++i) ASSERT_TRUE(engine.step());
   submit(engine, second, b);
@@ -212,10 +203,10 @@ TEST(EnginePrefix, WhatIsComputedOfAPromptUnderWayIsFound) {
 
 // Side by side, each computing its own: they end on one set of pages.
 TEST(EnginePrefix, TwinsShareTheirPages) {
-  EngineOptions o = options();
+  EngineOptions o = prefix_options();
   Engine engine(small().config(), small().weights(), o);
   const std::vector<int32_t> ids = random_ids(200, 1);
-  Answer a, b;
+  PrefixAnswer a, b;
   submit(engine, ids, a, 40);
   submit(engine, ids, b, 40);
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(engine.step());
@@ -238,7 +229,7 @@ TEST(EnginePrefix, RowsAreEqualBitForBit) {
   for (bool invariant : {false, true}) {
     test::TempFolder one, two;
     const std::vector<int32_t> ids = random_ids(900, 1);
-    EngineOptions o = options(1024);
+    EngineOptions o = prefix_options(1024);
     o.compute.batch_invariant = invariant;
     {
       Engine engine(small().config(), small().weights(), with_disk(o, one.path()));
@@ -248,7 +239,7 @@ TEST(EnginePrefix, RowsAreEqualBitForBit) {
     {
       Engine engine(small().config(), small().weights(), with_disk(o, two.path()));
       ask(engine, {ids.begin(), ids.begin() + 200}, 1);
-      Answer a, b;
+      PrefixAnswer a, b;
       submit(engine, random_ids(40, 2), b, 30);  // less than a page: leaves nothing
       submit(engine, ids, a, 1);
       run(engine);
@@ -265,20 +256,20 @@ TEST(EnginePrefix, RowsAreEqualBitForBit) {
 
 TEST(EnginePrefix, SurvivesARestart) {
   test::TempFolder folder;
-  EngineOptions o = with_disk(options(), folder.path());
+  EngineOptions o = with_disk(prefix_options(), folder.path());
   o.compute.context = 4096;
   const std::vector<int32_t> ids = random_ids(3000, 1);
   std::vector<int32_t> want;
   {
     Engine engine(small().config(), small().weights(), o);
-    const Answer a = ask(engine, ids);
+    const PrefixAnswer a = ask(engine, ids);
     EXPECT_EQ(a.reused, 0);
     want = a.ids;
   }
   EXPECT_EQ(files_in(folder.path()).size(), 46u);
   {
     Engine engine(small().config(), small().weights(), o);
-    const Answer a = ask(engine, ids);
+    const PrefixAnswer a = ask(engine, ids);
     EXPECT_EQ(a.reused, 46 * 64);
     EXPECT_EQ(a.ids, want);
     EXPECT_EQ(engine.stats().prompt_tokens, 3000 - 46 * 64);
@@ -304,7 +295,7 @@ TEST(EnginePrefix, SurvivesARestart) {
 // Whatever is wrong with a file: the answer is right, the file is replaced.
 TEST(EnginePrefix, DamagedFilesAreComputedAgain) {
   test::TempFolder folder;
-  const EngineOptions o = with_disk(options(), folder.path());
+  const EngineOptions o = with_disk(prefix_options(), folder.path());
   const std::vector<int32_t> ids = random_ids(400, 1);
   const std::vector<int32_t> want = cold(o, ids);
   {
@@ -326,7 +317,7 @@ TEST(EnginePrefix, DamagedFilesAreComputedAgain) {
     test::write_file(folder.file(victim->first), bytes);
     {
       Engine engine(small().config(), small().weights(), o);
-      const Answer a = ask(engine, ids);
+      const PrefixAnswer a = ask(engine, ids);
       EXPECT_EQ(a.ids, want);
       EXPECT_LT(a.reused, 6 * 64);
     }
@@ -336,7 +327,7 @@ TEST(EnginePrefix, DamagedFilesAreComputedAgain) {
 
 TEST(EnginePrefix, AFullFolderAndFewPages) {
   test::TempFolder folder;
-  EngineOptions o = with_disk(options(64), folder.path());
+  EngineOptions o = with_disk(prefix_options(64), folder.path());
   o.compute.context = 512;
   o.cache_tokens = 512;  // eight pages in memory,
   o.compute.sequences = 3;
@@ -349,7 +340,7 @@ TEST(EnginePrefix, AFullFolderAndFewPages) {
   for (const auto& p : prompts) want.push_back(cold(o, p));
   for (int round = 0; round < 3; ++round) {
     Engine engine(small().config(), small().weights(), o);
-    std::vector<Answer> answers(8);
+    std::vector<PrefixAnswer> answers(8);
     for (size_t i = 0; i < answers.size(); ++i) submit(engine, prompts[i % 4], answers[i]);
     run(engine);
     for (size_t i = 0; i < answers.size(); ++i)
@@ -364,7 +355,7 @@ TEST(EnginePrefix, AFullFolderAndFewPages) {
 // Far fewer buffers than a prompt has pages, and the request is over before most are stored.
 TEST(EnginePrefix, EveryPageIsStoredHoweverFewBuffersThereAre) {
   test::TempFolder folder;
-  EngineOptions o = with_disk(options(1024), folder.path());
+  EngineOptions o = with_disk(prefix_options(1024), folder.path());
   o.cache_dir_staging = 1;  // two pages
   const std::vector<int32_t> ids = random_ids(900, 1);
   {
@@ -380,7 +371,7 @@ TEST(EnginePrefix, EveryPageIsStoredHoweverFewBuffersThereAre) {
 // The reader gets stuck in the middle of a text: requests go on without it.
 TEST(EnginePrefix, AHungDiskHoldsNobodyBack) {
   test::TempFolder folder;
-  EngineOptions o = with_disk(options(), folder.path());
+  EngineOptions o = with_disk(prefix_options(), folder.path());
   o.cache_dir_patience = std::chrono::milliseconds(20);
   const std::vector<int32_t> ids = random_ids(400, 1), other = random_ids(300, 2);
   {
@@ -399,11 +390,11 @@ TEST(EnginePrefix, AHungDiskHoldsNobodyBack) {
   o.on_cache_problem = [&](const std::string&) { released.wait(); };
   {
     Engine engine(small().config(), small().weights(), o);
-    std::vector<Answer> answers(2);
+    std::vector<PrefixAnswer> answers(2);
     submit(engine, ids, answers[0]);
     submit(engine, other, answers[1]);
     for (int i = 0; i < 2000 && !(answers[0].ended && answers[1].ended); ++i) engine.step();
-    for (const Answer& a : answers) EXPECT_TRUE(a.ended);
+    for (const PrefixAnswer& a : answers) EXPECT_TRUE(a.ended);
     goes_on.set_value();
     run(engine);
     EXPECT_EQ(answers[0].ids, cold(o, ids));
@@ -413,19 +404,19 @@ TEST(EnginePrefix, AHungDiskHoldsNobodyBack) {
 
 TEST(EnginePrefix, CancelWhileTheDiskIsRead) {
   test::TempFolder folder;
-  const EngineOptions o = with_disk(options(), folder.path());
+  const EngineOptions o = with_disk(prefix_options(), folder.path());
   const std::vector<int32_t> ids = random_ids(900, 1);
   {
     Engine engine(small().config(), small().weights(), o);
     ask(engine, ids);
   }
   Engine engine(small().config(), small().weights(), o);
-  std::vector<Answer> answers(4);
-  for (Answer& a : answers) submit(engine, ids, a);
+  std::vector<PrefixAnswer> answers(4);
+  for (PrefixAnswer& a : answers) submit(engine, ids, a);
   ASSERT_TRUE(engine.step());
   for (RequestId id = 1; id <= 3; ++id) engine.cancel(id);
   run(engine);
-  for (const Answer& a : answers) EXPECT_TRUE(a.ended);
+  for (const PrefixAnswer& a : answers) EXPECT_TRUE(a.ended);
   EXPECT_EQ(answers[3].ids, cold(o, ids));
 }
 
@@ -439,13 +430,13 @@ TEST(EnginePrefix, RefusesAFolderItCannotUse) {
     }
     return std::string("it works");
   };
-  EngineOptions o = with_disk(options(), folder.path());
+  EngineOptions o = with_disk(prefix_options(), folder.path());
   o.cache_dir_bytes = 1000;
   EXPECT_THAT(message(o), HasSubstr("one page of 64 tokens takes"));
-  o = with_disk(options(), folder.file("none"));
+  o = with_disk(prefix_options(), folder.file("none"));
   o.keep_prefixes = false;
   EXPECT_THAT(message(o), HasSubstr("needs kept prefixes"));
-  o = options();
+  o = prefix_options();
   o.cache_dir = folder.path();
   EXPECT_THAT(message(o), HasSubstr("the checkpoint's digest"));
 }

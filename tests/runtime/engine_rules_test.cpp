@@ -38,10 +38,10 @@ TEST_P(EngineRules, AConstraintIsAskedAndToldTokenByToken) {
   EngineOptions o;
   o.compute.threads = 3;
   Rig rig(GetParam(), o, 6, 256);  // few pages: preempted and computed again in the middle
-  std::vector<Answer> answers(4);
+  std::vector<FakeAnswer> answers(4);
   std::vector<std::shared_ptr<EvenOdd>> constraints;
   for (unsigned i = 0; i < 4; ++i) {
-    Request r = request(random_ids(40, i), 60);
+    Request r = fake_request(fake_ids(40, i), 60);
     constraints.push_back(std::make_shared<EvenOdd>());
     r.constraint = constraints.back();
     collect_into(r, answers[i]);
@@ -61,14 +61,14 @@ TEST_P(EngineRules, AConstraintIsAskedAndToldTokenByToken) {
 TEST_P(EngineRules, AConstraintThatFailsTakesNobodyWithIt) {
   for (bool throws : {false, true}) {
     Rig rig(GetParam());
-    Answer bad, good;
-    Request r = request(random_ids(40, 1), 20);
+    FakeAnswer bad, good;
+    Request r = fake_request(fake_ids(40, 1), 20);
     auto constraint = std::make_shared<EvenOdd>();
     (throws ? constraint->fail_at : constraint->empty_at) = 4;
     r.constraint = constraint;
     collect_into(r, bad);
     ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
-    r = request(random_ids(40, 2), 20);
+    r = fake_request(fake_ids(40, 2), 20);
     const std::vector<int32_t> want = fake_answer(r, 512);
     collect_into(r, good);
     ASSERT_TRUE(rig.engine->submit(std::move(r)).ok());
@@ -90,7 +90,7 @@ TEST_P(EngineRules, LogprobsAndSelectionsAreOfTheirOwnTokens) {
   Rig rig(GetParam(), o, 6, 256);
   int first_events = 0;
   for (unsigned i = 0; i < 6; ++i) {
-    Request r = request(random_ids(100 + 20 * static_cast<int>(i % 3), i / 2), 50);
+    Request r = fake_request(fake_ids(100 + 20 * static_cast<int>(i % 3), i / 2), 50);
     r.logprobs = 2;
     r.prompt_logprobs = i % 2 == 0;
     r.keep_selection = true;
@@ -134,7 +134,7 @@ TEST_P(EngineRules, LogprobsAndSelectionsAreOfTheirOwnTokens) {
 TEST_P(EngineRules, RefusesWhatItCanNeverServe) {
   Rig rig(GetParam(), {}, 2, 1024);
   auto refusal = [&](auto change) {
-    Request r = request(random_ids(20, 1), 30);
+    Request r = fake_request(fake_ids(20, 1), 30);
     change(r);
     const Result<RequestId> id = rig.engine->submit(std::move(r));
     EXPECT_FALSE(id.ok());
@@ -142,7 +142,7 @@ TEST_P(EngineRules, RefusesWhatItCanNeverServe) {
     EXPECT_EQ(id.failure().status, 400);
     return id.failure().message;
   };
-  EXPECT_THAT(refusal([](Request& r) { r.ids = random_ids(128, 1); }),
+  EXPECT_THAT(refusal([](Request& r) { r.ids = fake_ids(128, 1); }),
               HasSubstr("128 tokens: the cache holds 128"));
   EXPECT_THAT(refusal([](Request& r) { r.logprobs = 21; }), HasSubstr("logprobs is 21: 0 to 20"));
   EXPECT_THAT(refusal([](Request& r) { r.logprobs = -2; }), HasSubstr("logprobs is -2"));

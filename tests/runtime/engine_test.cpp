@@ -18,20 +18,17 @@
 #include "model/checkpoint.h"
 #include "runtime/cache_origin.h"
 #include "runtime/memory_plan.h"
+#include "runtime/small_model.h"
 #include "support/temp_folder.h"
 
 namespace fathom {
 namespace {
 
+using test::random_ids;
+using test::small;
 using testing::HasSubstr;
 
 const std::string kSource = FATHOM_SOURCE_DIR;
-
-const Checkpoint& small() {
-  static const std::unique_ptr<Checkpoint> checkpoint =
-      Checkpoint::load(kSource + "/models/small", {.config_file = "", .with_mtp = false});
-  return *checkpoint;
-}
 
 EngineOptions options(int chunk = 512) {
   EngineOptions o;
@@ -78,13 +75,6 @@ std::vector<Answer> run_all(Engine& engine, std::vector<Request> requests) {
   while (engine.step()) engine.check_integrity();
   for (const Answer& a : answers) EXPECT_NE(a.finish, Finish::none);
   return answers;
-}
-
-std::vector<int32_t> random_ids(int n, unsigned seed) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> ids(static_cast<size_t>(n));
-  for (int32_t& id : ids) id = static_cast<int32_t>(random() % 4000);
-  return ids;
 }
 
 // Lengths around a page, top-k (256), and, where there is one (bf16 stands for it), the change of

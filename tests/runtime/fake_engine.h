@@ -36,13 +36,14 @@ struct Rig {
   std::unique_ptr<Engine> engine;
 };
 
-struct Answer {
+struct FakeAnswer {
   std::vector<int32_t> ids;
   Finish finish = Finish::none;
   std::string error;
 };
 
-inline Request request(std::vector<int32_t> ids, int64_t max_new_tokens, float temperature = 1) {
+inline Request fake_request(std::vector<int32_t> ids, int64_t max_new_tokens,
+                            float temperature = 1) {
   Request r;
   r.ids = std::move(ids);
   r.max_new_tokens = max_new_tokens;
@@ -51,14 +52,14 @@ inline Request request(std::vector<int32_t> ids, int64_t max_new_tokens, float t
   return r;
 }
 
-inline std::vector<int32_t> random_ids(int n, unsigned seed) {
+inline std::vector<int32_t> fake_ids(int n, unsigned seed) {
   std::mt19937 random(seed);
   std::vector<int32_t> ids(static_cast<size_t>(n));
   for (int32_t& id : ids) id = static_cast<int32_t>(random() % kFakeVocab);
   return ids;
 }
 
-inline void collect_into(Request& r, Answer& a) {
+inline void collect_into(Request& r, FakeAnswer& a) {
   r.sink = [&a](const TokenEvent& e) {
     EXPECT_EQ(a.finish, Finish::none) << "an event after the last one";
     if (e.token >= 0) a.ids.push_back(e.token);

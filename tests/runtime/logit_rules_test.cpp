@@ -31,7 +31,7 @@ std::vector<uint64_t> mask_of(std::initializer_list<int32_t> ids, size_t words) 
 }
 
 // A greedy draw from `logits` behind a prompt and an answer.
-struct Case {
+struct RuleCase {
   std::vector<float> logits;
   std::vector<int32_t> prompt = {}, answer = {};
   Request request = {};
@@ -49,7 +49,7 @@ struct Case {
 };
 
 TEST(LogitRules, BiasIsAdded) {
-  Case c{{1, 2, 3, 0}};
+  RuleCase c{{1, 2, 3, 0}};
   EXPECT_EQ(c.drawn(), 2);
   c.request.rules.bias = {{3, 3.5f}};
   EXPECT_EQ(c.drawn(), 3);
@@ -58,7 +58,7 @@ TEST(LogitRules, BiasIsAdded) {
 }
 
 TEST(LogitRules, RepetitionCountsPromptAndAnswerOnce) {
-  Case c{{3, 2, 1.4f, -2}, {0, 0, 0, 1}, {0, 1}};
+  RuleCase c{{3, 2, 1.4f, -2}, {0, 0, 0, 1}, {0, 1}};
   c.request.rules.repetition_penalty = 2;  // 1.5, 1, 1.4, -2: a token is not divided twice
   EXPECT_EQ(c.drawn(), 0);
   c.request.rules.repetition_penalty = 2.5f;
@@ -69,7 +69,7 @@ TEST(LogitRules, RepetitionCountsPromptAndAnswerOnce) {
 }
 
 TEST(LogitRules, FrequencyAndPresenceLookAtTheAnswerAlone) {
-  Case c{{3, 2}, {0, 0, 0, 0}, {}};
+  RuleCase c{{3, 2}, {0, 0, 0, 0}, {}};
   c.request.rules.frequency_penalty = 2;
   c.request.rules.presence_penalty = 2;
   EXPECT_EQ(c.drawn(), 0);
@@ -89,14 +89,14 @@ TEST(LogitRules, FrequencyAndPresenceLookAtTheAnswerAlone) {
 }
 
 TEST(LogitRules, BiasComesBeforeRepetition) {
-  Case c{{1, 2}, {0}, {}};
+  RuleCase c{{1, 2}, {0}, {}};
   c.request.rules.bias = {{0, 3}};
   c.request.rules.repetition_penalty = 4;  // (1 + 3) / 4, not 1 / 4 + 3
   EXPECT_EQ(c.drawn(), 1);
 }
 
 TEST(LogitRules, StopIdsWaitForTheLeastLength) {
-  Case c{{1, 9, 3, 8}};
+  RuleCase c{{1, 9, 3, 8}};
   c.request.stop_ids = {1, 3, 100000, -5, 3};
   c.request.rules.min_new_tokens = 2;
   EXPECT_EQ(c.drawn(), 2);
@@ -109,7 +109,7 @@ TEST(LogitRules, StopIdsWaitForTheLeastLength) {
 TEST(LogitRules, AMaskRestrictsTheDraw) {
   std::vector<float> logits(200);
   for (size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i);
-  Case c{logits};
+  RuleCase c{logits};
   auto allow = [&](std::vector<uint64_t> mask) {
     c.request.constraint = std::make_shared<FixedConstraint>(std::move(mask));
   };
@@ -132,7 +132,7 @@ TEST(LogitRules, AMaskRestrictsTheDraw) {
 }
 
 TEST(LogitRules, AConstraintThatLeavesOnlyTheStopEndsEarly) {
-  Case c{{1, 9, 3, 8}};
+  RuleCase c{{1, 9, 3, 8}};
   c.request.stop_ids = {1, 3, 1};
   c.request.rules.min_new_tokens = 5;
   c.request.constraint = std::make_shared<FixedConstraint>(mask_of({1, 3}, 1));
@@ -142,7 +142,7 @@ TEST(LogitRules, AConstraintThatLeavesOnlyTheStopEndsEarly) {
 }
 
 TEST(LogitRules, BrokenLogitsAreSeenBehindAMask) {
-  Case c{{1, NAN, 3, 8}};
+  RuleCase c{{1, NAN, 3, 8}};
   c.request.constraint = std::make_shared<FixedConstraint>(mask_of({0}, 1));
   EXPECT_THAT(c.draw().failure().message, HasSubstr("token 1 is nan"));
 }

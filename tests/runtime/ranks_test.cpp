@@ -12,6 +12,7 @@
 #include "runtime/engine.h"
 #include "runtime/golden.h"
 #include "runtime/grouped_engine.h"
+#include "runtime/small_model.h"
 #include "support/checkpoint_maker.h"
 #include "support/temp_folder.h"
 
@@ -19,6 +20,7 @@ namespace fathom::golden {
 namespace {
 
 using test::CheckpointMaker;
+using test::random_ids;
 using test::TempFolder;
 using testing::HasSubstr;
 
@@ -27,13 +29,6 @@ EvalOptions ranks(Numerics numerics, int tensor) {
   o.compute.layout.tensor = tensor;
   o.compute.threads = tensor;
   return o;
-}
-
-std::vector<int32_t> random_ids(int n, unsigned seed, int vocab) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> ids(static_cast<size_t>(n));
-  for (int32_t& id : ids) id = static_cast<int32_t>(random() % static_cast<unsigned>(vocab));
-  return ids;
 }
 
 // Everything that a rank chose, and the logits that it ended with.

@@ -11,10 +11,13 @@
 #include "model/checkpoint.h"
 #include "runtime/cache_origin.h"
 #include "runtime/engine.h"
+#include "runtime/small_model.h"
 #include "support/temp_folder.h"
 
 namespace fathom {
 namespace {
+
+using test::random_ids;
 
 const std::string kData = FATHOM_SOURCE_DIR "/tests/data/";
 
@@ -30,13 +33,6 @@ std::vector<int32_t> golden_prompt(const std::string& name) {
     if (prompt["name"] == name) return prompt["ids"];
   ADD_FAILURE() << "no golden prompt " << name;
   return {};
-}
-
-std::vector<int32_t> random_ids(int n, unsigned seed, int vocab) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> ids(static_cast<size_t>(n));
-  for (int32_t& id : ids) id = static_cast<int32_t>(random() % static_cast<unsigned>(vocab));
-  return ids;
 }
 
 // Allows one half of the vocabulary or the other, as the token before says. Knows which drafts are

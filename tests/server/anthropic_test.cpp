@@ -9,8 +9,8 @@
 namespace fathom::server {
 namespace {
 
-using testing::ScriptedService;
-using testing::sse_events;
+using test::ScriptedService;
+using test::sse_events;
 
 class MessagesTest : public ::testing::Test {
  protected:
@@ -207,7 +207,7 @@ TEST_F(MessagesTest, Failures) {
 }
 
 TEST_F(MessagesTest, AVanishedClientIsForgotten) {
-  testing::ScriptedEngine::Options by_hand;
+  test::ScriptedEngine::Options by_hand;
   by_hand.by_hand = true;
   ScriptedService slow([](ServiceOptions&) {}, by_hand);
   add_anthropic_routes(slow.router, slow.service);

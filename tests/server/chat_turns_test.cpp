@@ -1,12 +1,12 @@
 // Whose turn is last in a chat, where instructions stand, and what becomes of images.
 #include "openai_fixture.h"
+#include "support/api_paths.h"
 
 namespace fathom::server {
 namespace {
 
+using test::kChat;
 using ::testing::HasSubstr;
-
-constexpr const char* kPath = "/v1/chat/completions";
 
 std::string chat(const std::string& messages, const std::string& more = "") {
   return R"({"messages": [)" + messages + "]" + (more.empty() ? "" : ", " + more) + "}";
@@ -17,7 +17,7 @@ class ChatTurns : public OpenAiTest {
   // The prompt of a request, as text.
   std::string prompt(const std::string& messages, const std::string& more = "") {
     answer_with("ok");
-    answer(kPath, chat(messages, more));
+    answer(kChat, chat(messages, more));
     return tokenizer().decode(requests.back().ids);
   }
 };
@@ -26,7 +26,7 @@ class ChatTurnsV32 : public OpenAiV32Test {
  protected:
   std::string prompt(const std::string& messages, const std::string& more = "") {
     answer_with("ok");
-    answer(kPath, chat(messages, more));
+    answer(kChat, chat(messages, more));
     return tokenizer().decode(requests.back().ids);
   }
 };
@@ -42,7 +42,7 @@ TEST_F(ChatTurns, ALastMessageOfTheAssistantsIsContinued) {
             want);
   EXPECT_EQ(prompt(kBegun, R"("reasoning_effort": "high")"), want) << "it has begun";
   answer_with("A.");
-  const OrderedJson got = answer(kPath, chat(kBegun));
+  const OrderedJson got = answer(kChat, chat(kBegun));
   EXPECT_EQ(got["choices"][0]["message"]["content"], "A.");
   EXPECT_EQ(got["choices"][0]["finish_reason"], "stop");
 }
@@ -51,16 +51,16 @@ TEST_F(ChatTurns, AnEmptyAnswerIsYetToBeGiven) {
   const std::string empty = std::string(kUser) + R"(, {"role": "assistant", "content": ""})";
   EXPECT_EQ(prompt(empty), prompt(kUser));
   EXPECT_TRUE(prompt(empty, R"("reasoning_effort": "high")").ends_with("<think>"));
-  EXPECT_EQ(refusal(kPath, chat(R"({"role": "assistant", "content": ""})"))["message"],
+  EXPECT_EQ(refusal(kChat, chat(R"({"role": "assistant", "content": ""})"))["message"],
             "messages: there is nothing to answer");
 }
 
 TEST_F(ChatTurns, WhatContradictsTheLastMessageIsRefused) {
-  EXPECT_EQ(refusal(kPath, chat(kUser, R"("continue_final_message": true)"))["message"],
+  EXPECT_EQ(refusal(kChat, chat(kUser, R"("continue_final_message": true)"))["message"],
             "continue_final_message: the last message is not the assistant's");
-  EXPECT_EQ(refusal(kPath, chat(kBegun, R"("continue_final_message": false)"))["param"],
+  EXPECT_EQ(refusal(kChat, chat(kBegun, R"("continue_final_message": false)"))["param"],
             "continue_final_message");
-  EXPECT_EQ(refusal(kPath, chat(kUser, R"("add_generation_prompt": false)"))["param"],
+  EXPECT_EQ(refusal(kChat, chat(kUser, R"("add_generation_prompt": false)"))["param"],
             "add_generation_prompt");
 }
 
@@ -156,10 +156,10 @@ TEST_F(ChatTurns, AnImageThatIsAskedAboutIsRefused) {
   const std::string image = kImage;
   const std::string asked =
       R"({"role": "user", "content": [{"type": "text", "text": "What is it?"}, )" + image + "]}";
-  const OrderedJson error = refusal(kPath, chat(asked));
+  const OrderedJson error = refusal(kChat, chat(asked));
   EXPECT_EQ(error["param"], "messages[0].content[1].type");
   EXPECT_THAT(error["message"].get<std::string>(), HasSubstr("this model reads text alone"));
-  EXPECT_EQ(refusal(kPath, chat(asked + R"(, {"role": "system", "content": "S"})"))["param"],
+  EXPECT_EQ(refusal(kChat, chat(asked + R"(, {"role": "system", "content": "S"})"))["param"],
             "messages[0].content[1].type");
   // Once: the conversation goes on.
   EXPECT_THAT(prompt(asked + R"(, {"role": "user", "content": "Never mind."})"),
@@ -170,10 +170,10 @@ TEST_F(ChatTurns, AStreamThatMayCallBeginsWithoutContent) {
   answer_with("ok");
   const std::string tools = R"("stream": true, "tools": [{"type": "function",
       "function": {"name": "f"}}])";
-  EXPECT_TRUE(stream(kPath, chat(kUser, tools))[0]["choices"][0]["delta"]["content"].is_null());
-  EXPECT_EQ(stream(kPath, chat(kUser, R"("stream": true)"))[0]["choices"][0]["delta"]["content"],
+  EXPECT_TRUE(stream(kChat, chat(kUser, tools))[0]["choices"][0]["delta"]["content"].is_null());
+  EXPECT_EQ(stream(kChat, chat(kUser, R"("stream": true)"))[0]["choices"][0]["delta"]["content"],
             "");
-  EXPECT_EQ(stream(kPath,
+  EXPECT_EQ(stream(kChat,
                    chat(kUser,
                         tools + R"(, "tool_choice": "none")"))[0]["choices"][0]["delta"]["content"],
             "");
@@ -182,7 +182,7 @@ TEST_F(ChatTurns, AStreamThatMayCallBeginsWithoutContent) {
 TEST_F(ChatTurns, StreamsAreNotKeptOrHeldBack) {
   answer_with("ok");
   for (const auto& [path, body] :
-       {std::pair<const char*, std::string>{kPath, chat(kUser, R"("stream": true)")},
+       {std::pair<const char*, std::string>{kChat, chat(kUser, R"("stream": true)")},
         {"/v1/completions", R"({"prompt": "x", "stream": true})"}}) {
     const auto reply = post(path, body);
     std::map<std::string, std::string> headers;

@@ -3,19 +3,20 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "support/api_paths.h"
 #include "support/scripted_service.h"
 #include "support/sse_events.h"
 
 namespace fathom::server {
 namespace {
 
-using testing::ScriptedService;
-using testing::sse_events;
+using test::kChat;
+using test::kCompletions;
+using test::kMessages;
+using test::kResponses;
+using test::ScriptedService;
+using test::sse_events;
 
-constexpr const char* kChat = "/v1/chat/completions";
-constexpr const char* kCompletions = "/v1/completions";
-constexpr const char* kResponses = "/v1/responses";
-constexpr const char* kMessages = "/v1/messages";
 constexpr int64_t kSmall = 24;  // tokens of a context that an answer fills
 constexpr const char* kPaths[] = {kChat, kCompletions, kResponses, kMessages};
 
@@ -77,8 +78,8 @@ class ContextLength : public ::testing::Test {
   ScriptedService served;
 
  private:
-  static testing::ScriptedEngine::Options options(int64_t context) {
-    testing::ScriptedEngine::Options o;
+  static test::ScriptedEngine::Options options(int64_t context) {
+    test::ScriptedEngine::Options o;
     o.max_context = context;
     return o;
   }

@@ -14,20 +14,21 @@
 
 #include "server/http/http_server.h"
 #include "server/http_client.h"
+#include "support/api_paths.h"
 #include "support/scripted_service.h"
 
 namespace fathom::server {
 namespace {
 
-using testing::ScriptedEngine;
-using testing::ScriptedService;
+using test::kChat;
+using test::ScriptedEngine;
+using test::ScriptedService;
 
-constexpr const char* kChat = "/v1/chat/completions";
-
-std::string chat(const std::string& more = {}) {
+std::string chat_body(const std::string& more = {}) {
   return R"({"messages":[{"role":"user","content":"hello"}])" + more + "}";
 }
-const std::string kLongStream = chat(R"(,"stream":true,"ignore_eos":true,"max_tokens":100000)");
+const std::string kLongStream =
+    chat_body(R"(,"stream":true,"ignore_eos":true,"max_tokens":100000)");
 
 class Faults : public ::testing::Test {
  protected:
@@ -58,7 +59,7 @@ class Faults : public ::testing::Test {
     HttpClient c = client();
     ASSERT_TRUE(c.get("/health"));
     EXPECT_EQ(c.answer().status, 200);
-    ASSERT_TRUE(c.post(kChat, chat()));
+    ASSERT_TRUE(c.post(kChat, chat_body()));
     EXPECT_EQ(c.answer().status, 200);
   }
 
@@ -79,7 +80,7 @@ TEST_F(Faults, ClientsThatVanishMidStreamFreeTheEngine) {
     EXPECT_TRUE(engine().wait_idle());
   }
   HttpClient whole = client();  // one that waits for a whole answer
-  ASSERT_TRUE(whole.post(kChat, chat(R"(,"ignore_eos":true,"max_tokens":100000,"n":3)")));
+  ASSERT_TRUE(whole.post(kChat, chat_body(R"(,"ignore_eos":true,"max_tokens":100000,"n":3)")));
   EXPECT_TRUE(engine().wait_submitted(5));
   whole.close();
   EXPECT_TRUE(engine().wait_cancelled(5));
@@ -93,7 +94,7 @@ TEST_F(Faults, ReadersThatDoNotReadFreeTheEngine) {
   // that nobody reads them; at this pace it takes a minute.
   start(paced(50));
   HttpClient c = client(4096);
-  ASSERT_TRUE(c.post(kChat, chat(R"(,"stream":true,"ignore_eos":true,"max_tokens":1000000)")));
+  ASSERT_TRUE(c.post(kChat, chat_body(R"(,"stream":true,"ignore_eos":true,"max_tokens":1000000)")));
   EXPECT_TRUE(engine().wait_cancelled(1));
   EXPECT_TRUE(engine().wait_idle());
   expect_alive();
@@ -175,9 +176,9 @@ TEST_F(Faults, HugeHeadsAndBodies) {
 TEST_F(Faults, PipelinedAnswersKeepTheirOrder) {
   start(paced(100));
   HttpClient c = client();
-  ASSERT_TRUE(c.post(kChat, chat(R"(,"stream":true,"max_tokens":5)")));
+  ASSERT_TRUE(c.post(kChat, chat_body(R"(,"stream":true,"max_tokens":5)")));
   ASSERT_TRUE(c.get("/health"));
-  ASSERT_TRUE(c.post(kChat, chat(R"(,"max_tokens":5)")));
+  ASSERT_TRUE(c.post(kChat, chat_body(R"(,"max_tokens":5)")));
   EXPECT_NE(c.answer().body.find("data: [DONE]"), std::string::npos);
   EXPECT_EQ(c.answer().body.find("choices"), std::string::npos);
   EXPECT_NE(c.answer().body.find("\"choices\""), std::string::npos);
@@ -189,10 +190,10 @@ TEST_F(Faults, FullQueuesSayWhenToComeBack) {
   o.max_queue = 2;
   start(o);
   HttpClient first = client(), second = client(), third = client();
-  ASSERT_TRUE(first.post(kChat, chat()));
-  ASSERT_TRUE(second.post(kChat, chat()));
+  ASSERT_TRUE(first.post(kChat, chat_body()));
+  ASSERT_TRUE(second.post(kChat, chat_body()));
   EXPECT_TRUE(engine().wait_submitted(2));
-  ASSERT_TRUE(third.post(kChat, chat()));
+  ASSERT_TRUE(third.post(kChat, chat_body()));
   const HttpAnswer busy = third.answer();
   EXPECT_EQ(busy.status, 429);
   EXPECT_EQ(busy.header("Retry-After"), "1");
@@ -211,7 +212,7 @@ TEST_F(Faults, AnEngineThatFailsEndsEveryStreamWithAnError) {
     EXPECT_NE(clients.back().read_until("\r\n\r\n"), "");
   }
   HttpClient whole = client();
-  ASSERT_TRUE(whole.post(kChat, chat(R"(,"ignore_eos":true,"max_tokens":100000)")));
+  ASSERT_TRUE(whole.post(kChat, chat_body(R"(,"ignore_eos":true,"max_tokens":100000)")));
   EXPECT_TRUE(engine().wait_submitted(9));
   engine().fail_all("the device is gone");
   for (HttpClient& c : clients) {
@@ -221,7 +222,7 @@ TEST_F(Faults, AnEngineThatFailsEndsEveryStreamWithAnError) {
   }
   EXPECT_GE(whole.answer().status, 500);
   HttpClient later = client();
-  ASSERT_TRUE(later.post(kChat, chat()));
+  ASSERT_TRUE(later.post(kChat, chat_body()));
   EXPECT_EQ(later.answer().status, 503);
   ASSERT_TRUE(later.get("/health"));
   EXPECT_EQ(later.answer().status, 503);

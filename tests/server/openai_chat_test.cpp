@@ -4,13 +4,14 @@
 
 #include "openai_fixture.h"
 #include "server/api/openai_format.h"
+#include "support/api_paths.h"
 
 namespace fathom::server {
 namespace {
 
+using test::kChat;
 using ::testing::HasSubstr;
 
-constexpr const char* kPath = "/v1/chat/completions";
 constexpr const char* kCallsV31 =
     "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{\"city\": \"Oslo\"}"
     "<｜tool▁call▁end｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{\"city\": \"Bern\"}"
@@ -99,7 +100,7 @@ TEST_F(OpenAiTest, WholeAnswer) {
     "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0,
       "prompt_tokens_details": {"cached_tokens": 0},
       "completion_tokens_details": {"reasoning_tokens": 0}}})");
-  const OrderedJson got = answer(kPath, body_of(R"("temperature": 0)"));
+  const OrderedJson got = answer(kChat, body_of(R"("temperature": 0)"));
   const auto prompt = static_cast<int>(requests.at(0).ids.size());
   want["usage"]["prompt_tokens"] = prompt;
   want["usage"]["completion_tokens"] = n + 1;  // the end of sentence is a token too
@@ -113,7 +114,7 @@ TEST_F(OpenAiByHandTest, StreamedAnswerByteForByte) {
   answer_with("Hello!");
   const std::vector<int32_t> ids = tokenizer().encode("Hello!");
   const auto reply =
-      start("POST", kPath, body_of(R"("stream": true, "stream_options": {"include_usage": true})"));
+      start("POST", kChat, body_of(R"("stream": true, "stream_options": {"include_usage": true})"));
   for (size_t i = 0; i < ids.size() + 1; ++i) {  // one event a token
     const size_t before = reply->writes().size();
     engine.advance();
@@ -121,7 +122,7 @@ TEST_F(OpenAiByHandTest, StreamedAnswerByteForByte) {
   }
   ASSERT_TRUE(reply->run_until_complete());
   std::string body = reply->body();
-  const OrderedJson first = fathom::testing::sse_events(reply->writes().at(0)).at(0);
+  const OrderedJson first = fathom::test::sse_events(reply->writes().at(0)).at(0);
   const std::string head =
       "data: {\"id\":" + first["id"].dump() +
       ",\"object\":\"chat.completion.chunk\",\"created\":" + first["created"].dump() +
@@ -148,7 +149,7 @@ TEST_F(OpenAiByHandTest, StreamedAnswerByteForByte) {
 TEST_F(OpenAiTest, ReasoningAndToolCalls) {
   answer_with(std::string("I need the weather.</think>Looking it up.") + kCallsV31);
   const std::string request = body_of(std::string(kTools) + R"(, "reasoning_effort": "high")");
-  const OrderedJson got = answer(kPath, request);
+  const OrderedJson got = answer(kChat, request);
   const OrderedJson want = OrderedJson::parse(R"({"role": "assistant",
     "content": "Looking it up.", "refusal": null, "reasoning_content": "I need the weather.",
     "tool_calls": [
@@ -167,7 +168,7 @@ TEST_F(OpenAiTest, ReasoningAndToolCalls) {
   EXPECT_TRUE(prompt.ends_with("<｜Assistant｜><think>")) << prompt;
 
   const Joined joined = join(stream(
-      kPath, body_of(std::string(kTools) + R"(, "reasoning_effort": "low", "stream": true)")));
+      kChat, body_of(std::string(kTools) + R"(, "reasoning_effort": "low", "stream": true)")));
   EXPECT_EQ(without_call_ids(joined.message).dump(1), want.dump(1));
   EXPECT_EQ(joined.finish_reason, "tool_calls");
 }
@@ -185,27 +186,27 @@ TEST_F(OpenAiV32Test, ArgumentsThatCannotBeReadAreRefused) {
     return b.dump();
   };
   const std::string deep = "{\"a\":" + std::string(200'000, '[') + std::string(200'000, ']') + "}";
-  for (const char* path : {kPath, "/tokenize"}) {
+  for (const char* path : {kChat, "/tokenize"}) {
     EXPECT_EQ(refusal(path, body(deep))["param"], "messages[1].tool_calls[0].function.arguments");
     EXPECT_EQ(refusal(path, body("[1]"))["param"], "messages[1]");
   }
   const std::string long_text(1 << 20, 'x');
-  EXPECT_LT(refusal(kPath, body(long_text))["message"].get<std::string>().size(), 400u);
+  EXPECT_LT(refusal(kChat, body(long_text))["message"].get<std::string>().size(), 400u);
   answer_with("ok");
-  answer(kPath, body(" "));
+  answer(kChat, body(" "));
 }
 
 TEST_F(OpenAiV32Test, ToolCallsInTheOtherEncoding) {
   answer_with(std::string("I think.</think>Looking it up.") + kCallsV32);
   const OrderedJson got = answer(
-      kPath, body_of(std::string(kTools) + R"(, "chat_template_kwargs": {"thinking": true})"));
+      kChat, body_of(std::string(kTools) + R"(, "chat_template_kwargs": {"thinking": true})"));
   const OrderedJson& message = got["choices"][0]["message"];
   EXPECT_EQ(message["content"], "Looking it up.");
   EXPECT_EQ(message["reasoning_content"], "I think.");
   ASSERT_EQ(message["tool_calls"].size(), 2u);
   EXPECT_EQ(message["tool_calls"][1]["function"]["arguments"], "{\"city\": \"Bern\"}");
   const Joined joined = join(
-      stream(kPath, body_of(std::string(kTools) +
+      stream(kChat, body_of(std::string(kTools) +
                             R"(, "chat_template_kwargs": {"thinking": true}, "stream": true)")));
   EXPECT_EQ(without_call_ids(joined.message).dump(1), without_call_ids(message).dump(1));
 }
@@ -213,7 +214,7 @@ TEST_F(OpenAiV32Test, ToolCallsInTheOtherEncoding) {
 TEST_F(OpenAiTest, ParallelToolCallsSwitchedOffEndsBehindTheFirst) {
   answer_with(std::string(kCallsV31) + "never seen");
   const OrderedJson got =
-      answer(kPath, body_of(std::string(kTools) + R"(, "parallel_tool_calls": false)"));
+      answer(kChat, body_of(std::string(kTools) + R"(, "parallel_tool_calls": false)"));
   const OrderedJson& message = got["choices"][0]["message"];
   ASSERT_EQ(message["tool_calls"].size(), 1u);
   EXPECT_TRUE(message["content"].is_null());
@@ -222,27 +223,27 @@ TEST_F(OpenAiTest, ParallelToolCallsSwitchedOffEndsBehindTheFirst) {
 
 TEST_F(OpenAiTest, ToolChoiceNoneKeepsToolsOutOfThePrompt) {
   answer_with("No.");
-  answer(kPath, body_of(std::string(kTools) + R"(, "tool_choice": "none")"));
+  answer(kChat, body_of(std::string(kTools) + R"(, "tool_choice": "none")"));
   EXPECT_EQ(tokenizer().decode(requests.at(0).ids).find("weather"), std::string::npos);
   EXPECT_EQ(requests.at(0).constraint, nullptr);
 }
 
 TEST_F(OpenAiTest, StopTexts) {
   answer_with("One two three four");
-  OrderedJson got = answer(kPath, body_of(R"("stop": "thr")"));
+  OrderedJson got = answer(kChat, body_of(R"("stop": "thr")"));
   EXPECT_EQ(got["choices"][0]["message"]["content"], "One two ");
   EXPECT_EQ(got["choices"][0]["finish_reason"], "stop");
-  got = answer(kPath, body_of(R"("stop": ["never", " two th", "four"])"));
+  got = answer(kChat, body_of(R"("stop": ["never", " two th", "four"])"));
   EXPECT_EQ(got["choices"][0]["message"]["content"], "One");
-  const auto chunks = stream(kPath, body_of(R"("stop": ["o thr"], "stream": true)"));
+  const auto chunks = stream(kChat, body_of(R"("stop": ["o thr"], "stream": true)"));
   EXPECT_EQ(join(chunks).message["content"], "One tw");
   EXPECT_TRUE(engine.wait_idle());
 
   // Inside characters of several tokens.
   answer_with("Tea ☕🫖 for two 🍵🍰");
-  got = answer(kPath, body_of(R"("stop": "🍵")"));
+  got = answer(kChat, body_of(R"("stop": "🍵")"));
   EXPECT_EQ(got["choices"][0]["message"]["content"], "Tea ☕🫖 for two ");
-  got = answer(kPath, body_of(R"("stop": "☕🫖 f")"));
+  got = answer(kChat, body_of(R"("stop": "☕🫖 f")"));
   EXPECT_EQ(got["choices"][0]["message"]["content"], "Tea ");
 }
 
@@ -250,7 +251,7 @@ TEST_F(OpenAiTest, StopTexts) {
 TEST_F(OpenAiTest, StopTextsInsideReasoningAndToolTagsAreNone) {
   answer_with(std::string("city first.</think>In the ci.") + kCallsV31);
   const OrderedJson got = answer(
-      kPath,
+      kChat,
       body_of(std::string(kTools) +
               R"(, "thinking": {"type": "enabled"}, "stop": ["city", "calls", "Oslo", "<｜"])"));
   const OrderedJson& message = got["choices"][0]["message"];
@@ -259,35 +260,35 @@ TEST_F(OpenAiTest, StopTextsInsideReasoningAndToolTagsAreNone) {
   EXPECT_EQ(message["tool_calls"].size(), 2u);
   // Markers that begin no call are left out: private markup is never content.
   answer_with("a <｜tool▁calls▁begin｜>Oslo b");
-  EXPECT_EQ(answer(kPath, body_of(R"("stop": "Oslo")"))["choices"][0]["message"]["content"], "a ");
+  EXPECT_EQ(answer(kChat, body_of(R"("stop": "Oslo")"))["choices"][0]["message"]["content"], "a ");
 }
 
 TEST_F(OpenAiTest, MinTokensGoBeforeStopTexts) {
   answer_with("One two three two four");
   const OrderedJson got =
-      answer(kPath, body_of(R"("stop": "two", "min_tokens": )" +
+      answer(kChat, body_of(R"("stop": "two", "min_tokens": )" +
                             std::to_string(tokenizer().encode("One two").size())));
   EXPECT_EQ(got["choices"][0]["message"]["content"], "One two three ");
 }
 
 TEST_F(OpenAiTest, LengthAndTheContext) {
   answer_with("One two three four");
-  OrderedJson got = answer(kPath, body_of(R"("max_tokens": 2)"));
+  OrderedJson got = answer(kChat, body_of(R"("max_tokens": 2)"));
   EXPECT_EQ(got["choices"][0]["finish_reason"], "length");
   EXPECT_EQ(got["usage"]["completion_tokens"], 2);
-  answer(kPath, body_of(R"("max_tokens": 7, "max_completion_tokens": 3)"));
+  answer(kChat, body_of(R"("max_tokens": 7, "max_completion_tokens": 3)"));
   EXPECT_EQ(requests.at(1).max_new_tokens, 3);
-  answer(kPath, body_of(""));
+  answer(kChat, body_of(""));
   const auto prompt = static_cast<int64_t>(requests.at(2).ids.size());
   EXPECT_EQ(requests.at(2).max_new_tokens, 4096 - prompt);
-  answer(kPath, body_of(R"("max_tokens": 4096)"));
+  answer(kChat, body_of(R"("max_tokens": 4096)"));
   EXPECT_EQ(requests.at(3).max_new_tokens, 4096 - prompt);
   std::string words;
   for (int i = 0; i < 5000; ++i) words += "a b ";
   // Both a prompt that is counted and one that need not be to know.
   for (const std::string& text : {words, std::string(1 << 20, 'a')}) {
     const OrderedJson too_long =
-        refusal(kPath, R"({"messages": [{"role": "user", "content": ")" + text + "\"}]}");
+        refusal(kChat, R"({"messages": [{"role": "user", "content": ")" + text + "\"}]}");
     EXPECT_THAT(too_long["message"].get<std::string>(),
                 ::testing::StartsWith("This model's maximum context length is 4096 tokens, but the "
                                       "prompt has "));
@@ -299,17 +300,17 @@ TEST_F(OpenAiTest, LengthAndTheContext) {
 
 TEST_F(OpenAiTest, IntegersMayBeWrittenAsFloats) {
   answer_with("One two three four");
-  answer(kPath, body_of(R"("max_tokens": 2.0, "seed": 7e0)"));
+  answer(kChat, body_of(R"("max_tokens": 2.0, "seed": 7e0)"));
   EXPECT_EQ(requests.at(0).max_new_tokens, 2);
   EXPECT_EQ(requests.at(0).sampling.seed, 7u);
   for (const char* wrong : {"2.5", "1e300", "0.0"})
-    EXPECT_EQ(refusal(kPath, body_of(R"("max_tokens": )" + std::string(wrong)))["param"],
+    EXPECT_EQ(refusal(kChat, body_of(R"("max_tokens": )" + std::string(wrong)))["param"],
               "max_tokens");
 }
 
 TEST_F(OpenAiTest, TheMostEffortIsReasoning) {
   answer_with("R</think>ok");
-  answer(kPath, body_of(R"("reasoning_effort": "max")"));
+  answer(kChat, body_of(R"("reasoning_effort": "max")"));
   EXPECT_TRUE(tokenizer().decode(requests.at(0).ids).ends_with("<think>"));
 }
 
@@ -323,7 +324,7 @@ TEST_F(OpenAiTest, AllowedToolsAreAllThatTheModelHearsOf) {
                    mode + R"(", "tools": [{"type": "function", "function": {"name": "b"}}]}})");
   };
   for (const char* mode : {"auto", "required"}) {
-    const OrderedJson got = answer(kPath, choice(mode));
+    const OrderedJson got = answer(kChat, choice(mode));
     const std::string prompt = tokenizer().decode(requests.back().ids);
     EXPECT_EQ(prompt.find("### a"), std::string::npos);
     EXPECT_NE(prompt.find("### b"), std::string::npos);
@@ -333,7 +334,7 @@ TEST_F(OpenAiTest, AllowedToolsAreAllThatTheModelHearsOf) {
 
 TEST_F(OpenAiTest, ParametersReachTheEngine) {
   answer_with("ok");
-  answer(kPath, body_of(R"("temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125,
+  answer(kChat, body_of(R"("temperature": 0.5, "top_p": 0.25, "top_k": 7, "min_p": 0.125,
       "presence_penalty": 1, "frequency_penalty": -1, "repetition_penalty": 1.5, "seed": -1,
       "logit_bias": {"17": 5, "3": -100}, "min_tokens": 1, "priority": 3, "user": "u",
       "metadata": {"a": "b"}, "logprobs": true, "top_logprobs": 4, "stop_token_ids": [9],
@@ -352,7 +353,7 @@ TEST_F(OpenAiTest, ParametersReachTheEngine) {
   EXPECT_EQ(r.priority, 3);
   EXPECT_EQ(r.logprobs, 4);
   EXPECT_EQ(r.stop_ids, (std::vector<int32_t>{eos(), 9}));
-  answer(kPath, body_of(R"("ignore_eos": true, "max_tokens": 3, "top_p": 0, "top_k": -1)"));
+  answer(kChat, body_of(R"("ignore_eos": true, "max_tokens": 3, "top_p": 0, "top_k": -1)"));
   EXPECT_TRUE(requests.at(1).stop_ids.empty());
   EXPECT_GT(requests.at(1).sampling.top_p, 0.0f);
   EXPECT_EQ(requests.at(1).sampling.top_k, 0);
@@ -360,7 +361,7 @@ TEST_F(OpenAiTest, ParametersReachTheEngine) {
 
 TEST_F(OpenAiTest, SeveralChoices) {
   answer_with("One two three");
-  const OrderedJson got = answer(kPath, body_of(R"("n": 3, "seed": 40)"));
+  const OrderedJson got = answer(kChat, body_of(R"("n": 3, "seed": 40)"));
   ASSERT_EQ(got["choices"].size(), 3u);
   for (size_t i = 0; i < 3; ++i) {
     EXPECT_EQ(got["choices"][i]["index"], i);
@@ -371,14 +372,14 @@ TEST_F(OpenAiTest, SeveralChoices) {
   const auto each = static_cast<int>(tokenizer().encode("One two three").size()) + 1;
   EXPECT_EQ(got["usage"]["completion_tokens"], 3 * each);
   EXPECT_EQ(got["usage"]["prompt_tokens"], requests.at(0).ids.size());
-  const auto chunks = stream(kPath, body_of(R"("n": 2, "stream": true)"));
+  const auto chunks = stream(kChat, body_of(R"("n": 2, "stream": true)"));
   for (int i = 0; i < 2; ++i) EXPECT_EQ(join(chunks, i).message["content"], "One two three");
 }
 
 TEST_F(OpenAiTest, LogProbabilities) {
   answer_with("Tea ☕ now");
   const std::vector<int32_t> ids = tokenizer().encode("Tea ☕ now");
-  const OrderedJson got = answer(kPath, body_of(R"("logprobs": true, "top_logprobs": 2)"));
+  const OrderedJson got = answer(kChat, body_of(R"("logprobs": true, "top_logprobs": 2)"));
   const OrderedJson& content = got["choices"][0]["logprobs"]["content"];
   ASSERT_EQ(content.size(), ids.size() + 1);  // and the end of sentence
   EXPECT_EQ(content.back()["token"], "<｜end▁of▁sentence｜>");
@@ -391,10 +392,10 @@ TEST_F(OpenAiTest, LogProbabilities) {
   }
   EXPECT_EQ(bytes, "Tea ☕ now");
   const Joined joined =
-      join(stream(kPath, body_of(R"("logprobs": true, "top_logprobs": 2, "stream": true)")));
+      join(stream(kChat, body_of(R"("logprobs": true, "top_logprobs": 2, "stream": true)")));
   EXPECT_EQ(joined.logprobs, content);
   // In front of a stop text, and those of the stop text, which were generated and are counted.
-  const OrderedJson cut = answer(kPath, body_of(R"("logprobs": true, "stop": "☕")"));
+  const OrderedJson cut = answer(kChat, body_of(R"("logprobs": true, "stop": "☕")"));
   bytes.clear();
   for (const OrderedJson& token : cut["choices"][0]["logprobs"]["content"])
     for (const OrderedJson& b : token["bytes"]) bytes += static_cast<char>(b.get<int>());
@@ -404,7 +405,7 @@ TEST_F(OpenAiTest, LogProbabilities) {
 
 TEST_F(OpenAiTest, HistoryOfToolsAndPartsOfText) {
   answer_with("It rains.");
-  answer(kPath, R"({"messages": [
+  answer(kChat, R"({"messages": [
     {"role": "developer", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "Weather"}, {"type": "text", "text": "?"}]},
     {"role": "assistant", "content": null, "tool_calls": [{"id": "call_1", "type": "function",
@@ -422,7 +423,7 @@ TEST_F(OpenAiTest, HistoryOfToolsAndPartsOfText) {
 
 TEST_F(OpenAiByHandTest, AClientThatGoesAwayIsCancelled) {
   answer_with("One two three");
-  const auto reply = start("POST", kPath, body_of(R"("stream": true, "n": 2)"));
+  const auto reply = start("POST", kChat, body_of(R"("stream": true, "n": 2)"));
   engine.advance();
   ASSERT_TRUE(engine.wait_submitted(1));
   while (engine.submitted().size() < 2) reply->run();  // the second choice follows a first token
@@ -435,24 +436,24 @@ TEST_F(OpenAiByHandTest, AClientThatGoesAwayIsCancelled) {
 
 TEST_F(OpenAiByHandTest, AFailureIsAnAnswerOrAnErrorEvent) {
   answer_with("One two three");
-  const auto whole = start("POST", kPath, body_of(R"("n": 2)"));
-  const auto streamed = start("POST", kPath, body_of(R"("stream": true)"));
+  const auto whole = start("POST", kChat, body_of(R"("n": 2)"));
+  const auto streamed = start("POST", kChat, body_of(R"("stream": true)"));
   ASSERT_TRUE(engine.wait_submitted(2));
   engine.fail_all("the device is lost");
   ASSERT_TRUE(whole->run_until_complete());
   EXPECT_EQ(whole->status(), 500);
   EXPECT_THAT(whole->body(), HasSubstr("the device is lost"));
   ASSERT_TRUE(streamed->run_until_complete());
-  const auto events = fathom::testing::sse_events(streamed->body());
+  const auto events = fathom::test::sse_events(streamed->body());
   EXPECT_EQ(events.back()["error"]["message"], "the device is lost");
   EXPECT_EQ(events.back()["error"]["type"], "server_error");
-  EXPECT_EQ(refusal(kPath, body_of(""), 503)["message"], "the device is lost");
+  EXPECT_EQ(refusal(kChat, body_of(""), 503)["message"], "the device is lost");
   EXPECT_EQ(get("/health")->status(), 503);
 }
 
 TEST_F(OpenAiByHandTest, AServerThatStopsSaysSo) {
   answer_with("One two three");
-  const auto reply = start("POST", kPath, body_of(R"("stream": true)"));
+  const auto reply = start("POST", kChat, body_of(R"("stream": true)"));
   engine.advance();
   reply->stop();
   ASSERT_TRUE(reply->run_until_complete());
@@ -463,7 +464,7 @@ TEST_F(OpenAiByHandTest, AServerThatStopsSaysSo) {
 TEST_F(OpenAiByHandTest, TimeLimit) {
   service.options.request_seconds = 60;
   answer_with("One two three");
-  const auto reply = start("POST", kPath, body_of(""));
+  const auto reply = start("POST", kChat, body_of(""));
   EXPECT_GT(reply->timer_seconds(), 50);
   EXPECT_LE(reply->timer_seconds(), 60);
   reply->expire();
@@ -473,9 +474,9 @@ TEST_F(OpenAiByHandTest, TimeLimit) {
 }
 
 TEST_F(OpenAiTest, Models) {
-  EXPECT_EQ(refusal(kPath, body_of(R"("model": "gpt-4")"), 404)["code"], "model_not_found");
+  EXPECT_EQ(refusal(kChat, body_of(R"("model": "gpt-4")"), 404)["code"], "model_not_found");
   answer_with("ok");
-  EXPECT_EQ(answer(kPath, body_of(R"("model": "other-name")"))["model"], "fathom-small");
+  EXPECT_EQ(answer(kChat, body_of(R"("model": "other-name")"))["model"], "fathom-small");
   const OrderedJson list = OrderedJson::parse(get("/v1/models")->body());
   EXPECT_EQ(list["object"], "list");
   ASSERT_EQ(list["data"].size(), 2u);
@@ -514,8 +515,8 @@ TEST_F(OpenAiTest, AStreamJoinedIsTheWholeMessage) {
     const std::string thinking = pick(2) ? "true" : "false";
     const std::string more =
         R"("stop": ["END", "🫖"], "logprobs": true, "enable_thinking": )" + thinking;
-    const OrderedJson whole = answer(kPath, body_of(more));
-    const Joined joined = join(stream(kPath, body_of(more + R"(, "stream": true)")));
+    const OrderedJson whole = answer(kChat, body_of(more));
+    const Joined joined = join(stream(kChat, body_of(more + R"(, "stream": true)")));
     ASSERT_EQ(without_call_ids(joined.message).dump(),
               without_call_ids(whole["choices"][0]["message"]).dump());
     ASSERT_EQ(OrderedJson(joined.finish_reason), whole["choices"][0]["finish_reason"]);

@@ -1,19 +1,19 @@
 // /v1/completions, and the routes about tokens and the server itself.
 #include "openai_fixture.h"
 #include "server/api/openai_format.h"
+#include "support/api_paths.h"
 
 namespace fathom::server {
 namespace {
 
+using test::kCompletions;
 using ::testing::HasSubstr;
-
-constexpr const char* kPath = "/v1/completions";
 
 std::string ids_json(const std::vector<int32_t>& ids) { return OrderedJson(ids).dump(); }
 
 TEST_F(OpenAiTest, TextGoesOn) {
   answer_with(" upon a time");
-  const OrderedJson got = answer(kPath, R"({"prompt": "Once", "max_tokens": 50})");
+  const OrderedJson got = answer(kCompletions, R"({"prompt": "Once", "max_tokens": 50})");
   const std::vector<int32_t> prompt = tokenizer().encode("Once");
   const size_t answered = tokenizer().encode(" upon a time").size() + 1;
   OrderedJson want = OrderedJson::parse(R"({
@@ -28,13 +28,14 @@ TEST_F(OpenAiTest, TextGoesOn) {
   want["usage"]["total_tokens"] = prompt.size() + answered;
   EXPECT_EQ(got.dump(1), want.dump(1));
   EXPECT_EQ(requests.at(0).ids, prompt);
-  answer(kPath, R"({"prompt": "Once"})");
+  answer(kCompletions, R"({"prompt": "Once"})");
   EXPECT_EQ(requests.at(1).max_new_tokens, 16);
 }
 
 TEST_F(OpenAiTest, SpecialTokensAreControlInPromptsAndSilentInAnswers) {
   answer_with("one<｜User｜> two</think>");
-  const OrderedJson got = answer(kPath, R"({"prompt": "<｜User｜>Hi<｜Assistant｜></think>"})");
+  const OrderedJson got =
+      answer(kCompletions, R"({"prompt": "<｜User｜>Hi<｜Assistant｜></think>"})");
   EXPECT_EQ(requests.at(0).ids, tokenizer().encode("<｜User｜>Hi<｜Assistant｜></think>"));
   EXPECT_EQ(requests.at(0).ids.front(), *tokenizer().added_id_of("<｜User｜>"));
   // What is special is no text here; reasoning tags are what the tokenizer says they are.
@@ -45,9 +46,9 @@ TEST_F(OpenAiTest, SpecialTokensAreControlInPromptsAndSilentInAnswers) {
 TEST_F(OpenAiTest, PromptsOfEveryKind) {
   answer_with("!");
   const std::vector<int32_t> one = tokenizer().encode("one"), two = tokenizer().encode("two");
-  answer(kPath, R"({"prompt": )" + ids_json(one) + "}");
+  answer(kCompletions, R"({"prompt": )" + ids_json(one) + "}");
   EXPECT_EQ(requests.at(0).ids, one);
-  OrderedJson got = answer(kPath, R"({"prompt": ["one", "two"], "n": 2, "echo": true})");
+  OrderedJson got = answer(kCompletions, R"({"prompt": ["one", "two"], "n": 2, "echo": true})");
   ASSERT_EQ(got["choices"].size(), 4u);
   for (size_t i = 0; i < 4; ++i) {
     EXPECT_EQ(got["choices"][i]["index"], i);
@@ -55,7 +56,7 @@ TEST_F(OpenAiTest, PromptsOfEveryKind) {
   }
   EXPECT_EQ(got["usage"]["prompt_tokens"], one.size() + two.size());
   EXPECT_EQ(got["usage"]["completion_tokens"], 8);
-  got = answer(kPath,
+  got = answer(kCompletions,
                R"({"prompt": [)" + ids_json(one) + "," + ids_json(two) + R"(], "echo": true})");
   EXPECT_EQ(got["choices"][1]["text"], "two!");
 }
@@ -64,7 +65,7 @@ TEST_F(OpenAiTest, EchoWithLogProbabilities) {
   answer_with(" ☕!");
   const std::vector<int32_t> prompt = tokenizer().encode("Tée"), out = tokenizer().encode(" ☕!");
   const OrderedJson got =
-      answer(kPath, R"({"prompt": "Tée", "echo": true, "logprobs": 1, "seed": 1, "n": 2})");
+      answer(kCompletions, R"({"prompt": "Tée", "echo": true, "logprobs": 1, "seed": 1, "n": 2})");
   for (int c = 0; c < 2; ++c) {
     const OrderedJson& choice = got["choices"][static_cast<size_t>(c)];
     EXPECT_EQ(choice["text"], "Tée ☕!");
@@ -88,7 +89,7 @@ TEST_F(OpenAiTest, EchoWithLogProbabilities) {
   OrderedJson lists;
   std::string text;
   for (const OrderedJson& chunk :
-       stream(kPath, R"({"prompt": "Tée", "echo": true, "logprobs": 1, "stream": true})")) {
+       stream(kCompletions, R"({"prompt": "Tée", "echo": true, "logprobs": 1, "stream": true})")) {
     const OrderedJson& choice = chunk["choices"][0];
     text += choice["text"].get<std::string>();
     if (choice["logprobs"].is_null()) continue;
@@ -101,23 +102,24 @@ TEST_F(OpenAiTest, EchoWithLogProbabilities) {
 
 TEST_F(OpenAiTest, ThePromptAlone) {
   answer_with("never seen");
-  OrderedJson got = answer(kPath, R"({"prompt": "Once", "echo": true, "max_tokens": 0})");
+  OrderedJson got = answer(kCompletions, R"({"prompt": "Once", "echo": true, "max_tokens": 0})");
   EXPECT_EQ(got["choices"][0]["text"], "Once");
   EXPECT_EQ(got["choices"][0]["finish_reason"], "length");
   EXPECT_TRUE(requests.empty());
-  got = answer(kPath, R"({"prompt": "Once more", "echo": true, "max_tokens": 0, "logprobs": 0})");
+  got = answer(kCompletions,
+               R"({"prompt": "Once more", "echo": true, "max_tokens": 0, "logprobs": 0})");
   EXPECT_EQ(got["choices"][0]["text"], "Once more");
   EXPECT_EQ(got["usage"]["completion_tokens"], 0);
   EXPECT_EQ(got["usage"]["prompt_tokens"], tokenizer().encode("Once more").size());
   EXPECT_EQ(got["choices"][0]["logprobs"]["tokens"].size(), tokenizer().encode("Once more").size());
   const auto chunks =
-      stream(kPath, R"({"prompt": "Once", "echo": true, "max_tokens": 0, "stream": true})");
+      stream(kCompletions, R"({"prompt": "Once", "echo": true, "max_tokens": 0, "stream": true})");
   EXPECT_EQ(chunks.at(0)["choices"][0]["text"], "Once");
 }
 
 TEST_F(OpenAiTest, StreamedTextAndUsage) {
   answer_with(" upon a time END");
-  const auto chunks = stream(kPath, R"({"prompt": "Once", "stream": true, "stop": " END",
+  const auto chunks = stream(kCompletions, R"({"prompt": "Once", "stream": true, "stop": " END",
                                       "stream_options": {"include_usage": true}})");
   std::string text;
   for (size_t i = 0; i + 1 < chunks.size(); ++i) {
@@ -133,7 +135,7 @@ TEST_F(OpenAiTest, StreamedTextAndUsage) {
 
 TEST_F(OpenAiTest, OnePromptTooMuchStartsNothing) {
   answer_with("ok");
-  refusal(kPath, R"({"prompt": ["fine", ""]})");
+  refusal(kCompletions, R"({"prompt": ["fine", ""]})");
   EXPECT_TRUE(requests.empty());
 }
 
@@ -159,12 +161,12 @@ TEST_F(OpenAiTest, RefusedCompletions) {
       {R"({"prompt": ""})", "the prompt is empty"},
   };
   for (const auto& c : cases)
-    EXPECT_THAT(refusal(kPath, c.body)["message"].get<std::string>(), HasSubstr(c.message));
+    EXPECT_THAT(refusal(kCompletions, c.body)["message"].get<std::string>(), HasSubstr(c.message));
 }
 
 TEST_F(OpenAiTest, PromptsFarTooLongAreRefusedByTheirBytes) {
   const std::string text(tokenizer().longest_token() * 4097 + 1, 'a');
-  EXPECT_THAT(refusal(kPath, R"({"prompt": ")" + text + "\"}")["message"].get<std::string>(),
+  EXPECT_THAT(refusal(kCompletions, R"({"prompt": ")" + text + "\"}")["message"].get<std::string>(),
               HasSubstr("tokens at the least ("));
   EXPECT_THAT(refusal("/v1/chat/completions",
                       R"({"messages": [{"role": "user", "content": ")" + text + "\"}]}")["message"]
@@ -201,7 +203,7 @@ TEST_F(OpenAiTest, AboutTheServer) {
   EXPECT_EQ(get("/ping")->status(), 200);
   EXPECT_TRUE(OrderedJson::parse(get("/version")->body())["version"].is_string());
   answer_with("One two");
-  answer(kPath, R"({"prompt": "Once"})");
+  answer(kCompletions, R"({"prompt": "Once"})");
   EXPECT_THAT(get("/metrics")->body(), HasSubstr("vllm:"));
 }
 

@@ -65,7 +65,7 @@ TEST_F(OpenAiEngineTest, AnswersAsGenerateDoes) {
       body["stream"] = true;
       std::string text, bytes = post("/v1/chat/completions", body);
       bytes.resize(bytes.size() - kStreamDone.size());
-      for (const OrderedJson& chunk : fathom::testing::sse_events(bytes))
+      for (const OrderedJson& chunk : fathom::test::sse_events(bytes))
         text += chunk["choices"][0]["delta"].value("content", "");
       EXPECT_EQ(text, want["message"]["content"].get<std::string>());
     }

@@ -20,8 +20,8 @@ namespace fathom::server {
 
 class OpenAiTest : public ::testing::Test {
  protected:
-  using Script = fathom::testing::Script;
-  using ScriptedEngine = fathom::testing::ScriptedEngine;
+  using Script = fathom::test::Script;
+  using ScriptedEngine = fathom::test::ScriptedEngine;
 
   static const Tokenizer& tokenizer() {
     static const Tokenizer shared =
@@ -104,7 +104,7 @@ class OpenAiTest : public ::testing::Test {
     const std::string done = "data: [DONE]\n\n";
     EXPECT_TRUE(body.ends_with(done)) << body;
     if (body.ends_with(done)) body.resize(body.size() - done.size());
-    std::vector<OrderedJson> chunks = fathom::testing::sse_events(body);
+    std::vector<OrderedJson> chunks = fathom::test::sse_events(body);
     for (OrderedJson& chunk : chunks) chunk = steady(std::move(chunk));
     return chunks;
   }

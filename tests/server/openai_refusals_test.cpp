@@ -1,13 +1,13 @@
 // What /v1/chat/completions refuses, and how it says so.
 #include "openai_fixture.h"
 #include "server/api/json_request.h"
+#include "support/api_paths.h"
 
 namespace fathom::server {
 namespace {
 
+using test::kChat;
 using ::testing::HasSubstr;
-
-constexpr const char* kPath = "/v1/chat/completions";
 
 struct Case {
   std::string body;
@@ -25,7 +25,7 @@ class Refusals : public OpenAiTest {
  protected:
   void expect(const std::vector<Case>& cases) {
     for (const Case& c : cases) {
-      const OrderedJson error = refusal(kPath, c.body);
+      const OrderedJson error = refusal(kChat, c.body);
       EXPECT_EQ(error["type"], "invalid_request_error");
       EXPECT_THAT(error["message"].get<std::string>(), HasSubstr(c.message)) << c.body;
       if (c.param) {
@@ -59,7 +59,7 @@ TEST_F(Refusals, BodiesThatAreNoRequest) {
           {std::string("{\"a\": \"x\0y\"}", 12), "not valid JSON"}});
   // Brackets inside strings are text.
   answer_with("ok");
-  answer(kPath, messages(R"({"role": "user", "content": ")" + deep + R"(\"[["})"));
+  answer(kChat, messages(R"({"role": "user", "content": ")" + deep + R"(\"[["})"));
 }
 
 TEST_F(Refusals, Messages) {
@@ -162,7 +162,7 @@ TEST_F(Refusals, WhatIsKnownAndNotSupported) {
   });
   // What asks for nothing is let pass.
   answer_with("ok");
-  answer(kPath, with(R"("functions": [], "audio": null, "modalities": ["text"], "best_of": 1,
+  answer(kChat, with(R"("functions": [], "audio": null, "modalities": ["text"], "best_of": 1,
       "echo": false, "chat_template": "", "stream_options": null, "tools": [], "stop": null,
       "tool_choice": "auto", "response_format": {"type": "text"}, "logit_bias": null)"));
 }

@@ -26,7 +26,7 @@ Tokenizer marking_tokenizer() {
 // The log line of a request.
 OrderedJson logged(const std::string& path, const std::string& body,
                    const Tokenizer* tokenizer = nullptr) {
-  testing::ScriptedService served;
+  test::ScriptedService served;
   served.say("ok");
   Service service{served.engine,      tokenizer ? *tokenizer : served.tokenizer,
                   served.constraints, served.metrics,

@@ -9,8 +9,8 @@
 namespace fathom::server {
 namespace {
 
-using testing::ScriptedService;
-using testing::sse_events;
+using test::ScriptedService;
+using test::sse_events;
 
 class ResponsesTest : public ::testing::Test {
  protected:
@@ -148,7 +148,7 @@ TEST_F(ResponsesTest, CutAndFailed) {
 }
 
 TEST_F(ResponsesTest, AVanishedClientIsForgotten) {
-  testing::ScriptedEngine::Options by_hand;
+  test::ScriptedEngine::Options by_hand;
   by_hand.by_hand = true;
   ScriptedService slow([](ServiceOptions&) {}, by_hand);
   add_responses_routes(slow.router, slow.service);

@@ -12,7 +12,7 @@ namespace fathom::server {
 namespace {
 
 using Kind = CompletionEvent::Kind;
-using testing::counting_ids, testing::ended, testing::said;
+using test::counting_ids, test::ended, test::said;
 
 struct Told {
   std::vector<OrderedJson> events;
@@ -24,7 +24,7 @@ Told tell(const std::vector<GenerationEvent>& events, bool stream = true) {
   std::string bytes = writer.begin();
   for (const GenerationEvent& e : events) bytes += writer.feed(e);
   EXPECT_EQ(bytes.empty(), !stream);
-  return {testing::sse_events(bytes), writer.response()};
+  return {test::sse_events(bytes), writer.response()};
 }
 
 std::vector<std::string> types(const Told& told) {

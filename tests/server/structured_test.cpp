@@ -4,15 +4,15 @@
 #include <fstream>
 
 #include "server/openai_fixture.h"
+#include "support/api_paths.h"
 
 namespace fathom::server {
 namespace {
 
+using test::kChat;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::StartsWith;
-
-constexpr const char* kChat = "/v1/chat/completions";
 
 // Bodies that programs have sent.
 OrderedJson sent(const std::string& name) {
@@ -262,7 +262,7 @@ TEST_F(StructuredByHandTest, AForcedCallAsItWasSentComesTokenByToken) {
   const auto reply = start("POST", kChat, sent("chat-long-call-stream").dump());
   std::string name, arguments;
   const auto hear = [&](const std::string& bytes) {
-    for (const OrderedJson& chunk : fathom::testing::sse_events(bytes)) {
+    for (const OrderedJson& chunk : fathom::test::sse_events(bytes)) {
       const OrderedJson& delta = chunk["choices"][0]["delta"];
       EXPECT_TRUE(!delta.contains("content") || delta["content"].is_null()) << delta;
       if (!delta.contains("tool_calls")) continue;

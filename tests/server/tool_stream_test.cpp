@@ -1,14 +1,16 @@
 // Tool calls in all three protocols and both encodings: they stream while they are written, a cut
 // one is the part that has come, a broken one is text, and no marker comes out.
 #include "server/openai_fixture.h"
+#include "support/api_paths.h"
 
 namespace fathom::server {
 namespace {
 
-constexpr const char* kChat = "/v1/chat/completions";
-constexpr const char* kMessages = "/v1/messages";
-constexpr const char* kResponses = "/v1/responses";
-constexpr const char* kPaths[] = {kChat, kMessages, kResponses};
+using test::kChat;
+using test::kMessages;
+using test::kResponses;
+
+constexpr const char* kToolPaths[] = {kChat, kMessages, kResponses};
 
 // One call with a long text, of which much looks like markup, and a value that is no string.
 const std::string kText = [] {
@@ -162,14 +164,14 @@ class ToolStreamTest : public OpenAiTest {
     if (path == kChat) {
       for (const OrderedJson& chunk : chunks_of(*reply)) add_chat_chunk(chunk, said);
     } else {
-      for (const OrderedJson& event : fathom::testing::sse_events(body)) add_event(event, said);
+      for (const OrderedJson& event : fathom::test::sse_events(body)) add_event(event, said);
     }
     return said;
   }
 
   void long_call_streams() {
     answer_with("I write it." + call_text(service.options.encoding));
-    for (const char* path : kPaths) {
+    for (const char* path : kToolPaths) {
       const Said plain = whole(path, 2000), said = streamed(path, 2000);
       EXPECT_EQ(said.content, "I write it.") << path;
       EXPECT_EQ(said.name, "write_file");
@@ -191,7 +193,7 @@ class ToolStreamTest : public OpenAiTest {
     const auto tokens = static_cast<int>(
         tokenizer().encode("I write it." + call_text(service.options.encoding)).size());
     const std::string text = python_dumps(kArguments);
-    for (const char* path : kPaths) {
+    for (const char* path : kToolPaths) {
       for (int most = 6; most < tokens; most += most < 60 ? 1 : 37) {
         const Said plain = whole(path, most), said = streamed(path, most);
         // Line breaks in front of a block are text until the block has begun.
@@ -254,7 +256,7 @@ TEST_F(ToolStreamTest, ABrokenCallIsTextAndIsCounted) {
       "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>no arguments<｜tool▁call▁end｜>"
       "<｜tool▁calls▁end｜>");
   int asked = 0;
-  for (const char* path : kPaths) {
+  for (const char* path : kToolPaths) {
     for (const Said& said : {whole(path, 100), streamed(path, 100)}) {
       EXPECT_EQ(said.content, "no arguments");
       EXPECT_EQ(said.name, "");

@@ -9,7 +9,7 @@
 #include "server/api/responses_writer.h"
 #include "server/generation.h"
 
-namespace fathom::testing {
+namespace fathom::test {
 
 // Ids that count: prefix1, prefix2, ...
 inline server::IdMaker counting_ids() {
@@ -35,4 +35,4 @@ inline server::GenerationEvent ended(const char* reason) {
   return event;
 }
 
-}  // namespace fathom::testing
+}  // namespace fathom::test

@@ -16,7 +16,7 @@
 
 #include "runtime/token_engine.h"
 
-namespace fathom::testing {
+namespace fathom::test {
 
 // What a request is answered with. After the last token comes the request's first stop id; one
 // without stop ids (ignore_eos) hears the tokens again from the start. Tokens that are among the
@@ -322,4 +322,4 @@ class ScriptedEngine final : public TokenEngine {
   std::thread thread_;  // last: everything above is there when it starts
 };
 
-}  // namespace fathom::testing
+}  // namespace fathom::test

@@ -14,7 +14,7 @@
 #include "support/fake_reply.h"
 #include "support/scripted_engine.h"
 
-namespace fathom::testing {
+namespace fathom::test {
 
 class ScriptedService {
  public:
@@ -100,4 +100,4 @@ class ScriptedService {
   Request last_;
 };
 
-}  // namespace fathom::testing
+}  // namespace fathom::test

@@ -9,7 +9,7 @@
 
 #include "text/python_json.h"
 
-namespace fathom::testing {
+namespace fathom::test {
 
 // The data of every event of `bytes`; where an event has a name, it must be the data's `type`.
 inline std::vector<OrderedJson> sse_events(std::string_view bytes) {
@@ -39,4 +39,4 @@ inline std::vector<OrderedJson> sse_events(std::string_view bytes) {
   return events;
 }
 
-}  // namespace fathom::testing
+}  // namespace fathom::test

@@ -44,7 +44,7 @@ const char* const kTool =
     "parameters": {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]}}})";
 
 // One assistant message with two calls and their results, the second result first.
-const char* const kTwoCalls = R"([
+const char* const kCallsOfTwoTools = R"([
   {"role": "user", "content": "Q"},
   {"role": "assistant", "content": "Let me see.", "reasoning_content": "R", "tool_calls": [
     {"id": "a", "type": "function", "function": {"name": "find", "arguments": "{\"q\": \"x\\ny\", \"n\": 2}"}},
@@ -88,7 +88,7 @@ TEST(ChatV31, Tools) {
       "- For multiple tool calls, chain them directly without separators or spaces"
       "<｜User｜>Q<｜Assistant｜></think>");
   EXPECT_EQ(
-      v31(kTwoCalls, true),
+      v31(kCallsOfTwoTools, true),
       "<｜begin▁of▁sentence｜><｜User｜>Q<｜Assistant｜></think>Let me see."
       "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>find<｜tool▁sep｜>{\"q\": \"x\\ny\", \"n\": 2}"
       "<｜tool▁call▁end｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜>"
@@ -143,9 +143,9 @@ TEST(ChatV32, CallsAndResultsInTheOrderOfTheCalls) {
       "\n\n<function_results>\n<result>found</result>\n<result>noon</result>\n</"
       "function_results>\n\n";
   EXPECT_EQ(
-      v32(kTwoCalls, true),
+      v32(kCallsOfTwoTools, true),
       "<｜begin▁of▁sentence｜><｜User｜>Q<｜Assistant｜><think>R</think>" + calls + "<think>");
-  EXPECT_EQ(v32(kTwoCalls),
+  EXPECT_EQ(v32(kCallsOfTwoTools),
             "<｜begin▁of▁sentence｜><｜User｜>Q<｜Assistant｜></think>" + calls + "</think>");
 }
 

@@ -43,8 +43,8 @@ struct Heard {
   }
 };
 
-Message read(Encoding encoding, bool thinking, const std::vector<std::string>& chunks,
-             bool cut = false, int* unreadable = nullptr) {
+Message parsed(Encoding encoding, bool thinking, const std::vector<std::string>& chunks,
+               bool cut = false, int* unreadable = nullptr) {
   CompletionParser parser(encoding, thinking);
   Heard heard;
   for (const std::string& chunk : chunks) {
@@ -73,13 +73,13 @@ void expect_same(const Message& a, const Message& b, const std::string& text) {
 
 // Whole, cut at every place, and byte by byte: one message.
 Message read_all_ways(Encoding encoding, bool thinking, const std::string& text) {
-  const Message whole = read(encoding, thinking, {text});
+  const Message whole = parsed(encoding, thinking, {text});
   std::vector<std::string> bytes;
   for (size_t cut = 0; cut < text.size(); ++cut) {
-    expect_same(read(encoding, thinking, {text.substr(0, cut), text.substr(cut)}), whole, text);
+    expect_same(parsed(encoding, thinking, {text.substr(0, cut), text.substr(cut)}), whole, text);
     bytes.push_back(text.substr(cut, 1));
   }
-  expect_same(read(encoding, thinking, bytes), whole, text);
+  expect_same(parsed(encoding, thinking, bytes), whole, text);
   return whole;
 }
 
@@ -160,7 +160,7 @@ TEST(CompletionParser, MalformedToolTextIsContent) {
     EXPECT_EQ(m.content, "x " + text) << bad;
     EXPECT_TRUE(m.tool_calls.empty());
     int unreadable = 0;
-    read(Encoding::v31, false, {bad}, false, &unreadable);
+    parsed(Encoding::v31, false, {bad}, false, &unreadable);
     EXPECT_GE(unreadable, 1) << bad;
   }
   const std::string one = kCallV32.substr(0, kCallV32.find("\n<｜DSML｜invoke name=\"now")) +
@@ -174,7 +174,7 @@ TEST(CompletionParser, MalformedToolTextIsContent) {
     bad.replace(bad.find(from), from.size(), "");
     int unreadable = 0;
     const Message m = read_all_ways(Encoding::v32, false, "x" + bad);
-    read(Encoding::v32, false, {bad}, false, &unreadable);
+    parsed(Encoding::v32, false, {bad}, false, &unreadable);
     EXPECT_TRUE(m.content.starts_with(begin)) << from << "\n" << m.content;
     EXPECT_EQ(m.content.find("DSML"), m.content.npos) << m.content;
     EXPECT_NE(m.content.find("[1, {\"a\": null}]"), m.content.npos) << m.content;
@@ -238,7 +238,7 @@ TEST(CompletionParser, ACallThatBecomesUnreadableEndsThere) {
     EXPECT_EQ(m.content.find("DSML"), m.content.npos) << m.content;
     EXPECT_EQ(m.content.find("｜"), m.content.npos) << m.content;
     int unreadable = 0;
-    read(c.encoding, false, {c.written}, false, &unreadable);
+    parsed(c.encoding, false, {c.written}, false, &unreadable);
     EXPECT_EQ(unreadable, 1) << c.written;
   }
 }
@@ -249,12 +249,12 @@ TEST(CompletionParser, ACutCallIsThePartThatHasCome) {
   for (const Encoding e : {Encoding::v31, Encoding::v32}) {
     const bool v31 = e == Encoding::v31;
     const std::string text = "I look." + (v31 ? kCallV31 : kCallV32);
-    const Message whole = read(e, false, {text});
+    const Message whole = parsed(e, false, {text});
     for (const bool thinking : {false, true}) {
       size_t calls = 0, arguments = 0;
       for (size_t size = 7; size <= text.size(); ++size) {
         int unreadable = 0;
-        const Message m = read(e, thinking, {text.substr(0, size)}, true, &unreadable);
+        const Message m = parsed(e, thinking, {text.substr(0, size)}, true, &unreadable);
         EXPECT_EQ(unreadable, 0) << text.substr(0, size);
         // A line break alone may be text; with "<" behind two, it is none.
         // So may "<" alone, where markers are no tokens.
@@ -402,7 +402,7 @@ TEST(CompletionParser, ArgumentsEndAtTheLimits) {
   }
   const auto calls = [](Encoding e, const std::string& text) {
     int unreadable = 0;
-    const Message m = read(e, false, {text}, false, &unreadable);
+    const Message m = parsed(e, false, {text}, false, &unreadable);
     EXPECT_EQ(m.tool_calls.size(), 1u);
     const std::string arguments = m.tool_calls.at(0).arguments;
     EXPECT_EQ(beyond_json_limits(arguments), "");
@@ -429,7 +429,7 @@ TEST(CompletionParser, RepeatedKeysAndLongNumbers) {
       "string=\"false\">123456789012345678901234567890</｜DSML｜parameter>\n"
       "<｜DSML｜parameter name=\"a\" string=\"true\">2</｜DSML｜parameter>\n"
       "</｜DSML｜invoke>\n</｜DSML｜function_calls>";
-  const Message m = read(Encoding::v32, false, {text});
+  const Message m = parsed(Encoding::v32, false, {text});
   ASSERT_EQ(m.tool_calls.size(), 1u);
   EXPECT_EQ(m.tool_calls[0].arguments,
             R"({"a": 1, "b": 123456789012345678901234567890, "a": "2"})");
@@ -468,20 +468,20 @@ TEST(CompletionParser, LinearOnHostileText) {
     std::string text;
     while (text.size() < 300'000) text += unit;
     for (const Encoding e : {Encoding::v31, Encoding::v32}) {
-      const std::string whole = read(e, false, {text}).content;
+      const std::string whole = parsed(e, false, {text}).content;
       if (e == Encoding::v32) {
         EXPECT_EQ(whole.find("DSML"), whole.npos);
       }
       std::vector<std::string> chunks;
       for (size_t i = 0; i < text.size(); i += 30) chunks.push_back(text.substr(i, 30));
-      EXPECT_EQ(read(e, false, chunks).content, whole);
+      EXPECT_EQ(parsed(e, false, chunks).content, whole);
       // The same inside of a value.
       chunks.insert(chunks.begin(),
                     e == Encoding::v31
                         ? "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": \""
                         : "<｜DSML｜function_calls><｜DSML｜invoke name=\"f\"><｜DSML｜parameter "
                           "name=\"a\" string=\"true\">");
-      EXPECT_EQ(read(e, false, chunks).tool_calls.size(), 1u);
+      EXPECT_EQ(parsed(e, false, chunks).tool_calls.size(), 1u);
     }
   }
 }
@@ -562,7 +562,7 @@ TEST(CompletionParser, ReadsWhatTheTemplateWrites) {
       chunks.push_back(completion.substr(at, size));
       at += size;
     }
-    expect_same(read(encoding, thinking, chunks), message, completion);
+    expect_same(parsed(encoding, thinking, chunks), message, completion);
   }
 }
 

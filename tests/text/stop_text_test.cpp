@@ -10,19 +10,19 @@
 namespace fathom {
 namespace {
 
-struct Read {
+struct Passed {
   std::string text;
   std::string found;
-  bool operator==(const Read&) const = default;
+  bool operator==(const Passed&) const = default;
 };
 
-std::ostream& operator<<(std::ostream& out, const Read& r) {
+std::ostream& operator<<(std::ostream& out, const Passed& r) {
   return out << '"' << r.text << "\" by \"" << r.found << '"';
 }
 
-Read read(const std::vector<std::string>& stops, const std::vector<std::string>& chunks) {
+Passed passed(const std::vector<std::string>& stops, const std::vector<std::string>& chunks) {
   StopText stop(stops);
-  Read result;
+  Passed result;
   for (const std::string& chunk : chunks)
     if (stop.feed(chunk, result.text)) break;
   if (!stop.found()) stop.flush(result.text);
@@ -37,7 +37,7 @@ std::vector<std::string> bytes_of(const std::string& text) {
 }
 
 // What the rule says, by trying every end in turn.
-Read expected(const std::vector<std::string>& stops, const std::string& text) {
+Passed expected(const std::vector<std::string>& stops, const std::string& text) {
   for (size_t end = 1; end <= text.size(); ++end) {
     std::optional<std::string> best;
     for (const std::string& s : stops)
@@ -50,16 +50,16 @@ Read expected(const std::vector<std::string>& stops, const std::string& text) {
 }
 
 TEST(StopText, CutsInFrontOfTheFirstToBecomeComplete) {
-  EXPECT_EQ(read({"END"}, {"one END two"}), (Read{"one ", "END"}));
-  EXPECT_EQ(read({"END"}, {"one E", "N", "D two"}), (Read{"one ", "END"}));
-  EXPECT_EQ(read({"abcd", "bc"}, {"xabcd"}), (Read{"xa", "bc"}));  // complete before the other
-  EXPECT_EQ(read({"bc", "abc"}, {"xabc"}), (Read{"x", "abc"}));    // at once: the longest
-  EXPECT_EQ(read({"aab"}, {"aa", "aab"}), (Read{"aa", "aab"}));    // begins inside a mismatch
-  EXPECT_EQ(read({"\n\n"}, {"a\n", "b\n", "\n"}), (Read{"a\nb", "\n\n"}));
-  EXPECT_EQ(read({"END"}, {"EN"}), (Read{"EN", ""}));  // held back, then let go
-  EXPECT_EQ(read({""}, {"text"}), (Read{"text", ""}));
-  EXPECT_EQ(read({}, {"text"}), (Read{"text", ""}));
-  EXPECT_EQ(read({"é"}, {"caf\xC3", "\xA9!"}), (Read{"caf", "é"}));
+  EXPECT_EQ(passed({"END"}, {"one END two"}), (Passed{"one ", "END"}));
+  EXPECT_EQ(passed({"END"}, {"one E", "N", "D two"}), (Passed{"one ", "END"}));
+  EXPECT_EQ(passed({"abcd", "bc"}, {"xabcd"}), (Passed{"xa", "bc"}));  // complete before the other
+  EXPECT_EQ(passed({"bc", "abc"}, {"xabc"}), (Passed{"x", "abc"}));    // at once: the longest
+  EXPECT_EQ(passed({"aab"}, {"aa", "aab"}), (Passed{"aa", "aab"}));    // begins inside a mismatch
+  EXPECT_EQ(passed({"\n\n"}, {"a\n", "b\n", "\n"}), (Passed{"a\nb", "\n\n"}));
+  EXPECT_EQ(passed({"END"}, {"EN"}), (Passed{"EN", ""}));  // held back, then let go
+  EXPECT_EQ(passed({""}, {"text"}), (Passed{"text", ""}));
+  EXPECT_EQ(passed({}, {"text"}), (Passed{"text", ""}));
+  EXPECT_EQ(passed({"é"}, {"caf\xC3", "\xA9!"}), (Passed{"caf", "é"}));
 }
 
 TEST(StopText, HoldsBackNoMoreThanMayBegin) {
@@ -103,16 +103,16 @@ TEST(StopText, AnyCutGivesTheSame) {
     std::vector<std::string> stops;
     for (size_t n = pick(4); n > 0; --n) stops.push_back(text_of(5));
     const std::string text = text_of(24);
-    const Read want = expected(stops, text);
-    ASSERT_EQ(read(stops, {text}), want) << text;
-    ASSERT_EQ(read(stops, bytes_of(text)), want) << text;
+    const Passed want = expected(stops, text);
+    ASSERT_EQ(passed(stops, {text}), want) << text;
+    ASSERT_EQ(passed(stops, bytes_of(text)), want) << text;
     std::vector<std::string> chunks;
     for (size_t at = 0; at < text.size();) {
       const size_t n = 1 + pick(4);
       chunks.push_back(text.substr(at, n));
       at += n;
     }
-    ASSERT_EQ(read(stops, chunks), want) << text;
+    ASSERT_EQ(passed(stops, chunks), want) << text;
   }
 }
 
