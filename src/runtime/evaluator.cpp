@@ -69,28 +69,31 @@ void Evaluator::step(std::span<const int32_t> ids, int32_t next_id, int first_la
   if (end > plan.context) fail("{} tokens do not fit a context of {}", end, plan.context);
   auto begin_row = std::lower_bound(rows.begin(), rows.end(), first);
   auto end_row = std::lower_bound(begin_row, rows.end(), end);
-  std::vector<int64_t> wanted(begin_row, end_row);
+  wanted_.assign(begin_row, end_row);
 
   batch_.clear();
   batch_.add(ids, first, std::span(pages_).first(static_cast<size_t>(pages_for(end))), decode,
              ranks_.first().forms());
-  for (int64_t row : wanted) batch_.want_logits(static_cast<int>(row - first));
-  const size_t vocab = static_cast<size_t>(config_.vocab);
-  host_logits_.resize(std::max(host_logits_.size(), wanted.size() * vocab));
-  auto deliver = [&](Tensor logits, const RowSink& to) {
-    if (!wanted.empty())
-      ops().download(host_logits_.data(), logits.data, wanted.size() * vocab * sizeof(float));
-    for (size_t i = 0; i < wanted.size() && to; ++i)
-      to(wanted[i], {host_logits_.data() + i * vocab, vocab});
-  };
+  for (int64_t row : wanted_) batch_.want_logits(static_cast<int>(row - first));
   deliver(first_layer < 0 ? ranks_.step(batch_) : ranks_.step_from(first_layer, hidden, batch_),
           sink);
   if (plan.mtp) {
-    std::vector<int32_t> next(ids.begin() + 1, ids.end());
-    next.push_back(next_id);
-    deliver(ranks_.mtp(batch_, next), mtp_sink_);
+    next_ids_.assign(ids.begin() + 1, ids.end());
+    next_ids_.push_back(next_id);
+    deliver(ranks_.mtp(batch_, next_ids_), mtp_sink_);
   }
   position_ = end;
+}
+
+void Evaluator::run_mtp_again() { deliver(ranks_.mtp(batch_, next_ids_), mtp_sink_); }
+
+void Evaluator::deliver(Tensor logits, const RowSink& sink) {
+  const size_t vocab = static_cast<size_t>(config_.vocab);
+  host_logits_.resize(std::max(host_logits_.size(), wanted_.size() * vocab));
+  if (!wanted_.empty())
+    ops().download(host_logits_.data(), logits.data, wanted_.size() * vocab * sizeof(float));
+  for (size_t i = 0; i < wanted_.size() && sink; ++i)
+    sink(wanted_[i], {host_logits_.data() + i * vocab, vocab});
 }
 
 }  // namespace fathom

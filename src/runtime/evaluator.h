@@ -45,15 +45,21 @@ class Evaluator {
 
   // Where the MTP block's logits go (ComputePlan::mtp): its row at position p is for token p + 2.
   void set_mtp_sink(RowSink sink) { mtp_sink_ = std::move(sink); }
+  // Runs the block again over the tokens of the last step, and tells the sink. The state that the
+  // block takes is then what its first run has left: an observer must hand it the right one.
+  void run_mtp_again();
 
  private:
   void step(std::span<const int32_t> ids, int32_t next_id, int first_layer, Tensor hidden,
             bool decode, std::span<const int64_t> rows, const RowSink& sink);
+  void deliver(Tensor logits, const RowSink& sink);
 
   const Config& config_;
   ModelRanks ranks_;
   StepBatch batch_;
   std::vector<int32_t> pages_;
+  std::vector<int64_t> wanted_;    // of the last step: positions whose logits are asked for,
+  std::vector<int32_t> next_ids_;  // and what the MTP block is told
   std::vector<float> host_logits_;
   int64_t position_ = 0;
   RowSink mtp_sink_;

@@ -18,7 +18,9 @@ struct OwnedTensor {
   Tensor t;
 
   OwnedTensor() = default;
-  OwnedTensor(OwnedTensor&&) = default;  // moving a vector leaves its elements where they are
+  // Moving a vector leaves its elements where they are.
+  OwnedTensor(OwnedTensor&&) = default;
+  OwnedTensor& operator=(OwnedTensor&&) = default;
   // `rows` rows shaped as those of `like`, in another dtype.
   OwnedTensor(Tensor like, int64_t rows, DType dtype)
       : memory(static_cast<size_t>(rows * like.row_size()) * size_of(dtype)), t(like) {
