@@ -16,9 +16,9 @@ void check_plan(const Config& whole, const ComputePlan& p) {
          kMaxSpeculativeTokens);
   if (p.speculative_tokens > 0 && !p.mtp)
     fail("{} speculative tokens without the MTP block, which guesses them", p.speculative_tokens);
-  if (p.speculative_tokens > 0 && p.layout.ranks() > 1)
-    fail("{} speculative tokens on {} ranks: speculation works on one rank only",
-         p.speculative_tokens, p.layout.ranks());
+  if (p.speculative_tokens > 0 && p.layout.data > 1)
+    fail("{} speculative tokens in {} groups of ranks: the MTP block runs in one group",
+         p.speculative_tokens, p.layout.data);
   if (p.context < 0) fail("a context of {} tokens: at least 1 is needed", p.context);
   check_layout(whole, p.layout);
 }

@@ -12,6 +12,7 @@ RankedRunner::RankedRunner(const RunnerSetup& setup, const RankWeights& weights)
   const auto ranks = static_cast<size_t>(team_.size());
   runners_.resize(ranks);
   finished_.resize(ranks);
+  drafts_.resize(ranks);
   batches_.assign(ranks,
                   StepBatch(setup.compute.step_tokens, step_sequences(setup.compute.sequences),
                             static_cast<int>(pages_for(setup.compute.context))));
@@ -40,6 +41,20 @@ void RankedRunner::finish(std::vector<Result<int32_t>>& tokens) {
     runners_[r]->finish(finished_[r]);
   });
   tokens = finished_[0];
+}
+
+void RankedRunner::draft(std::span<const DraftRun> runs) {
+  for (size_t r = 1; r < drafts_.size(); ++r) {
+    RankDrafts& own = drafts_[r];
+    own.runs.assign(runs.begin(), runs.end());
+    own.guessed.clear();
+    for (const DraftRun& run : runs) own.guessed.push_back(*run.guessed);
+    for (size_t i = 0; i < runs.size(); ++i) own.runs[i].guessed = &own.guessed[i];
+  }
+  team_.run([&](int rank) {
+    const auto r = static_cast<size_t>(rank);
+    runners_[r]->draft(rank == 0 ? runs : std::span<const DraftRun>(drafts_[r].runs));
+  });
 }
 
 std::string RankedRunner::describe() const {

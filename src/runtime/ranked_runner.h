@@ -19,6 +19,8 @@ class RankedRunner final : public StepRunner {
   void launch(StepBatch& batch, std::span<const Draw> draws,
               std::span<const CarriedId> carried) override;
   void finish(std::vector<Result<int32_t>>& tokens) override;
+  // All ranks have the same logits, so each draws the same guesses for its own next pass.
+  void draft(std::span<const DraftRun> runs) override;
   int steps_at_once() const override { return runners_[0]->steps_at_once(); }
   std::span<const float> logits(int row) const override { return runners_[0]->logits(row); }
   std::span<const int32_t> picked(int row, int layer) const override {
@@ -36,6 +38,11 @@ class RankedRunner final : public StepRunner {
   std::vector<std::unique_ptr<StepRunner>> runners_;
   std::vector<StepBatch> batches_;                      // by rank: a runner may pad its own
   std::vector<std::vector<Result<int32_t>>> finished_;  // by rank
+  struct RankDrafts {
+    std::vector<DraftRun> runs;
+    std::vector<std::vector<int32_t>> guessed;  // of each run
+  };
+  std::vector<RankDrafts> drafts_;  // by rank; rank 0 works on the caller's
 };
 
 }  // namespace fathom

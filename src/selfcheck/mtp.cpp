@@ -23,6 +23,12 @@ constexpr double kLeastAccuracy = 0.1;
 // left out: its input is normed already) are 1.5 apart.
 constexpr double kMostErrors = 4;
 
+const char *const kDecodeWords = "the MTP block's guesses when decoding = in a prompt",
+                  *const kInputWords = "the MTP block joins the embedding with the normed state",
+                  *const kAcceptanceWords = "the MTP block guesses what the model says next",
+                  *const kVariantsWords =
+                      "the MTP block guesses no better with a mistake in its norms or inputs";
+
 int32_t greatest(std::span<const float> row) {
   return static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin());
 }
@@ -65,8 +71,8 @@ void check_decode(CheckContext& c) {
                     d.different == 0 ? "equal" : fmt::format("{}/{} differ", d.different, d.rows));
     passed = passed && d.different == 0 && d.rows > 0;
   }
-  c.add("mtp.decode", "the MTP block's guesses when decoding = in a prompt, --batch-invariant",
-        figure, "bit-equal logits", passed);
+  c.add("mtp.decode", fmt::format("{}, --batch-invariant", kDecodeWords), figure,
+        "bit-equal logits", passed);
 }
 
 // What the model says at a position: a distribution, and the token of the greatest probability.
@@ -183,13 +189,11 @@ double norm_error(const CheckContext& c, Tensor got,
 
 // By the formulas of the paper (DeepSeek-V3, 2.2), with the weights of the checkpoint.
 void check_input(CheckContext& c, const BlockRuns& runs) {
-  const char* words =
-      "the MTP block joins the embedding under enorm with the normed state under hnorm";
   const MtpWatch& seen = runs.watch();
   const MtpWeights& w = *c.weights.mtp;
   const int64_t hidden = c.config.hidden;
   if (seen.combined.memory.empty() || seen.said.memory.empty() || seen.normed.memory.empty())
-    return c.add("mtp.input", words, "eh_proj or the head was not given anything", "both are",
+    return c.add("mtp.input", kInputWords, "eh_proj or the head was not given anything", "both are",
                  false);
   const int64_t asked = c.length() - 1;  // nothing follows the last token
   auto embedding = [&](int64_t t) {
@@ -205,7 +209,7 @@ void check_input(CheckContext& c, const BlockRuns& runs) {
       norm_error(c, combined.columns(0, hidden), embedding, w.embed_norm),
       norm_error(c, combined.columns(hidden, 2 * hidden), state, w.hidden_norm),
       norm_error(c, seen.said.t.slice(0, asked), out, w.head_norm)};
-  c.add("mtp.input", words,
+  c.add("mtp.input", kInputWords,
         fmt::format("embedding {:.2f}  state {:.2f}  shared_head.norm {:.2f}", errors[0], errors[1],
                     errors[2]),
         "1 x rounding", *std::max_element(std::begin(errors), std::end(errors)) <= 1);
@@ -215,7 +219,7 @@ void check_acceptance(CheckContext& c, const BlockRuns& runs) {
   const BlockRuns::Guesses& g = runs.loaded();
   const auto all = static_cast<double>(g.nats.size());
   const double acceptance = static_cast<double>(g.right) / all;
-  c.add("mtp.acceptance", "the MTP block guesses what the model says next",
+  c.add("mtp.acceptance", kAcceptanceWords,
         fmt::format("{} of {}: {:.2f}", g.right, g.nats.size(), acceptance),
         fmt::format("at least {}", kLeastAcceptance), acceptance >= kLeastAcceptance);
 }
@@ -249,7 +253,7 @@ void check_variants(CheckContext& c, BlockRuns& runs) {
       wrong += fmt::format("{}{}: {}", wrong.empty() ? "" : "; ", v.words,
                            same ? "no difference" : fmt::format("{:.1f} better", better));
   }
-  c.add("mtp.variants", "no mistake with the block's norms and inputs makes it guess better",
+  c.add("mtp.variants", kVariantsWords,
         wrong.empty() ? fmt::format("nearest: {}, {:.1f}", nearest_words, nearest) : wrong,
         fmt::format("each differs, {} standard errors", kMostErrors), wrong.empty());
 }
@@ -257,26 +261,28 @@ void check_variants(CheckContext& c, BlockRuns& runs) {
 }  // namespace
 
 void check_mtp(CheckContext& c) {
-  const char *decode = "the MTP block's guesses when decoding = in a prompt",
-             *input = "the MTP block joins the embedding with the normed state",
-             *acceptance = "the MTP block guesses what the model says next",
-             *variants = "no mistake with the block's norms and inputs makes it guess better";
-  auto skip_quality = [&](const std::string& why) {
-    c.skip("mtp.acceptance", acceptance, why);
-    c.skip("mtp.variants", variants, why);
+  if (c.weights.mtp)
+    check_decode(c);
+  else
+    c.skip("mtp.decode", kDecodeWords, "no MTP block");
+  check_mtp_guesses(c);
+}
+
+void check_mtp_guesses(CheckContext& c) {
+  auto skip = [&](const std::string& why) {
+    c.skip("mtp.acceptance", kAcceptanceWords, why);
+    c.skip("mtp.variants", kVariantsWords, why);
   };
   if (!c.weights.mtp) {
-    c.skip("mtp.decode", decode, "no MTP block");
-    c.skip("mtp.input", input, "no MTP block");
-    return skip_quality("no MTP block");
+    c.skip("mtp.input", kInputWords, "no MTP block");
+    return skip("no MTP block");
   }
-  check_decode(c);
   BlockRuns runs(c);
   check_input(c, runs);
-  if (!c.tokenizer) return skip_quality("no tokenizer in the folder");
+  if (!c.tokenizer) return skip("no tokenizer in the folder");
   if (static_cast<double>(runs.known()) < kLeastAccuracy * static_cast<double>(c.length()))
-    return skip_quality(fmt::format("the model says {} of the text's {} tokens: random weights",
-                                    runs.known(), c.length()));
+    return skip(fmt::format("the model says {} of the text's {} tokens: random weights",
+                            runs.known(), c.length()));
   check_acceptance(c, runs);
   check_variants(c, runs);
 }

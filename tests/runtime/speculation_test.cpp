@@ -142,8 +142,8 @@ struct Outcome {
   EngineStats stats;
 };
 
-Outcome run(bool tiny, const EngineOptions& o) {
-  Engine engine(checkpoint(tiny).config(), checkpoint(tiny).weights(), o);
+Outcome run(bool tiny, const EngineOptions& o, const RankWeights& weights) {
+  Engine engine(checkpoint(tiny).config(), weights, o);
   std::vector<Request> list = requests(tiny);
   Outcome out;
   out.seen.resize(list.size());
@@ -156,6 +156,8 @@ Outcome run(bool tiny, const EngineOptions& o) {
   out.stats = engine.stats();
   return out;
 }
+
+Outcome run(bool tiny, const EngineOptions& o) { return run(tiny, o, checkpoint(tiny).weights()); }
 
 EngineOptions options(int speculative_tokens) {
   EngineOptions o;
@@ -237,6 +239,31 @@ INSTANTIATE_TEST_SUITE_P(Models, Speculation,
                                   std::string(name_of(p.param.second));
                          });
 
+// Every rank runs the block and makes the same guesses.
+TEST(SpeculationOnRanks, ChangesNothingThatAClientSees) {
+  for (bool tiny : {false, true}) {
+    SCOPED_TRACE(tiny ? "tiny" : "small");
+    EngineOptions without = options(0);
+    without.compute.numerics = tiny ? Numerics::fp8 : Numerics::bf16;
+    without.compute.layout.tensor = without.compute.threads = 2;
+    CheckpointOptions loading;
+    loading.layout = without.compute.layout;
+    const auto ranks = Checkpoint::load(
+        tiny ? kData + "tiny" : std::string(FATHOM_SOURCE_DIR "/models/small"), loading);
+    const Outcome want = run(tiny, without, ranks->rank_weights());
+    EngineOptions with = without;
+    with.compute.speculative_tokens = 2;
+    with.compute.mtp = true;
+    with.keep_prefixes = true;
+    with.cache_tokens = 320;
+    const Outcome got = run(tiny, with, ranks->rank_weights());
+    expect_same(got, want);
+    EXPECT_GT(got.stats.speculation.draft_tokens, 20);
+    if (tiny) continue;  // its weights are random: nothing can be guessed
+    EXPECT_GT(got.stats.speculation.accepted_tokens, got.stats.speculation.draft_tokens / 8);
+  }
+}
+
 // On the model's own text the block is right more often than not, at once and after a prefix hit: a
 // second question about the same text finds the block's rows in the kept pages.
 TEST(SpeculationOfTheSmallModel, IsAcceptedAlsoAfterAPrefixHit) {
@@ -286,10 +313,10 @@ TEST(SpeculationOptions, AreChecked) {
   EXPECT_EQ(refused(without, options(1)),
             "1 speculative tokens: this checkpoint has no MTP block, which guesses them");
   EXPECT_EQ(refused(c.config(), options(5)), "5 speculative tokens: 0 to 4 are possible");
-  EngineOptions ranks = options(1);
-  ranks.compute.layout.tensor = 2;
-  EXPECT_EQ(refused(c.config(), ranks),
-            "1 speculative tokens on 2 ranks: speculation works on one rank only");
+  EngineOptions groups = options(1);
+  groups.compute.layout.data = 2;
+  EXPECT_EQ(refused(c.config(), groups),
+            "1 speculative tokens in 2 groups of ranks: the MTP block runs in one group");
 }
 
 }  // namespace

@@ -18,6 +18,8 @@
 #include "kernels/cpu_ops.h"
 #include "kernels/trace_ops.h"
 #include "model/checkpoint.h"
+#include "selfcheck/checks.h"
+#include "selfcheck/rows.h"
 #include "support/temp_folder.h"
 
 namespace fathom {
@@ -497,6 +499,18 @@ class WrongMtpBlock {
   Ids failed_with(const Weights& weights) {
     return failed(run_selfcheck(config(), weights, &tokenizer_, options_));
   }
+  // The part that runs the block as variants, on the beginning of the text, with a fault in the
+  // forward pass if one is given.
+  Ids guesses_failed_with(const Weights& weights, const OpsWrapper& fault = {}) {
+    SelfcheckOptions options = options_;
+    options.wrap = fault;
+    CheckContext c{config(), weights, &tokenizer_, options};
+    c.ids = tokenizer_.encode_plain(selfcheck_text());
+    c.ids.resize(120);
+    check_mtp_guesses(c);
+    EXPECT_EQ(c.results.size(), 3u);
+    return failed(c.results);
+  }
 
  private:
   static inline const std::string kSmall = FATHOM_SOURCE_DIR "/models/small";
@@ -525,13 +539,87 @@ TEST(SelfcheckMtp, AWrongBlockIsCaught) {
       scales[r * 2 * blocks + c] = right.scale[r * 2 * blocks + (c + blocks) % (2 * blocks)];
   swapped.mtp->combine.data = codes.data();
   swapped.mtp->combine.scale = scales.data();
-  EXPECT_EQ(block.failed_with(swapped), Ids{"mtp.acceptance"});
+  EXPECT_EQ(block.failed_with(swapped), (Ids{"mtp.acceptance", "mtp.variants"}));
 
   // No norm of the embedding: its values are as small as they are in the table.
   const std::vector<float> small(hidden, 0.02f);
   Weights bare = block.right();
   bare.mtp->embed_norm = small.data();
-  EXPECT_EQ(block.failed_with(bare), Ids{"mtp.acceptance"});
+  EXPECT_EQ(block.failed_with(bare), (Ids{"mtp.acceptance", "mtp.variants"}));
+}
+
+// Blocks that guess nearly as well as the right one: their acceptance tells nothing.
+TEST(SelfcheckMtp, AnAlmostRightBlockIsCaught) {
+  WrongMtpBlock block;
+  EXPECT_EQ(block.guesses_failed_with(block.right()), Ids{});
+  const std::vector<float> ones(static_cast<size_t>(block.config().hidden), 1.0f);
+  auto with = [&](auto change) {
+    Weights w = block.right();
+    change(*w.mtp);
+    const Ids ids = block.guesses_failed_with(w);
+    return ids.contains("mtp.variants") && !ids.contains("mtp.input");
+  };
+  EXPECT_TRUE(with([&](MtpWeights& m) { m.embed_norm = ones.data(); }));
+  EXPECT_TRUE(with([&](MtpWeights& m) { m.hidden_norm = ones.data(); }));
+  EXPECT_TRUE(with([&](MtpWeights& m) { m.head_norm = ones.data(); }));
+  EXPECT_TRUE(with([&](MtpWeights& m) { m.head_norm = block.right().norm; }));
+  EXPECT_TRUE(with([&](MtpWeights& m) { std::swap(m.embed_norm, m.hidden_norm); }));
+}
+
+// Mistakes of the forward pass around the block's two first norms.
+struct WrongMtpPass : TraceOps {
+  enum Mistake : uint8_t { none, before_norm, normed_twice, no_embed_norm, no_hidden_norm };
+
+  WrongMtpPass(Ops& inner, const Weights& weights, Mistake mistake)
+      : TraceOps(inner), weights_(weights), mistake_(mistake) {}
+
+  void rms_norm(Tensor out, Tensor x, const float* gain, float eps) override {
+    const MtpWeights& m = *weights_.mtp;
+    const bool state = gain == m.hidden_norm;
+    if (state && mistake_ == before_norm) x = before_.t;
+    if (state && mistake_ == normed_twice) {
+      twice_ = copy(x);
+      TraceOps::rms_norm(twice_.t, x, weights_.norm, eps);
+      x = twice_.t;
+    }
+    if ((state && mistake_ == no_hidden_norm) ||
+        (gain == m.embed_norm && mistake_ == no_embed_norm)) {
+      for (int64_t t = 0; t < x.rows(); ++t)
+        for (int64_t i = 0; i < x.row_size(); ++i) out.row<Bf16>(t)[i] = x.row<Bf16>(t)[i];
+      return;
+    }
+    TraceOps::rms_norm(out, x, gain, eps);
+  }
+  void add_rms_norm(Tensor normed, Tensor residual, Tensor update, const float* gain,
+                    float eps) override {
+    TraceOps::add_rms_norm(normed, residual, update, gain, eps);
+    if (gain == weights_.norm) before_ = copy(residual);
+  }
+
+ private:
+  static OwnedTensor copy(Tensor x) {
+    std::vector<int32_t> rows(static_cast<size_t>(x.rows()));
+    std::iota(rows.begin(), rows.end(), 0);
+    return copy_rows(x, rows);
+  }
+  const Weights& weights_;
+  const Mistake mistake_;
+  OwnedTensor before_, twice_;
+};
+
+TEST(SelfcheckMtp, AWrongPassThroughTheBlockIsCaught) {
+  WrongMtpBlock block;
+  for (const auto mistake :
+       {WrongMtpPass::none, WrongMtpPass::before_norm, WrongMtpPass::normed_twice,
+        WrongMtpPass::no_embed_norm, WrongMtpPass::no_hidden_norm}) {
+    SCOPED_TRACE(static_cast<int>(mistake));
+    const Ids ids = block.guesses_failed_with(block.right(), [&](Ops& ops) {
+      return std::make_unique<WrongMtpPass>(ops, block.right(), mistake);
+    });
+    EXPECT_EQ(ids.contains("mtp.input"), mistake != WrongMtpPass::none);
+    EXPECT_EQ(ids.contains("mtp.variants"),
+              mistake != WrongMtpPass::none && mistake != WrongMtpPass::normed_twice);
+  }
 }
 
 TEST(SelfcheckProgram, BadInputIsAnError) {
