@@ -246,7 +246,7 @@ void CudaOpsImpl::pick_rows(const Tensor& picked, const Tensor& index_q, const T
       if (recorded)
         index_scores_decode(p, 0, end - begin, launch_);
       else
-        cuda::index_scores(p, spans_of(batch, begin, end), launch_);
+        cuda::index_scores(p, scored_spans(batch, begin, end, topk), launch_);
     }
     TopkParams t;
     t.scores = scores;
@@ -265,14 +265,19 @@ int64_t CudaOpsImpl::context_at(int token) const {
   return int64_t{reinterpret_cast<const int32_t*>(staged() + plan_.positions)[token]} + 1;
 }
 
-// The batch's spans within [begin, end), counted from `begin`.
-std::span<const IndexSpan> CudaOpsImpl::spans_of(const BatchView& batch, int begin, int end) {
+// The batch's spans within [begin, end), counted from `begin`, without their tokens of at most topk
+// candidates: those pick all of them, and index_topk reads no scores of theirs.
+std::span<const IndexSpan> CudaOpsImpl::scored_spans(const BatchView& batch, int begin, int end,
+                                                     int64_t topk) {
   index_spans_.clear();
   for (const AttentionSpan& s : batch.spans) {
     int from = std::max(s.begin, begin), to = std::min(s.end, end);
-    if (from < to)
-      index_spans_.push_back(
-          {from - begin, to - begin, s.sequence, context_at(batch.index_rows.token(to - 1))});
+    if (from >= to) continue;
+    const int64_t context = context_at(batch.index_rows.token(to - 1));
+    // One candidate fewer for each token before the last.
+    const int64_t chosen = std::clamp<int64_t>(context - topk, 0, to - from);
+    from = to - static_cast<int>(chosen);
+    if (from < to) index_spans_.push_back({from - begin, to - begin, s.sequence, context});
   }
   return index_spans_;
 }

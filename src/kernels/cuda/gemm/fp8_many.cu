@@ -18,6 +18,8 @@ void fp8_gemm_many_as(const ManyPlan& plan, const Fp8GemmParams& p, const Launch
   switch (plan.tile) {
     case ManyTile::m256n128:
       return launch_m256n128(p, args, plan.ctas, l);
+    case ManyTile::m192n128:
+      return launch_m192n128(p, args, plan.ctas, l);
     case ManyTile::m128n192:
       return launch_m128n192(p, args, plan.ctas, l);
     case ManyTile::m128n128:

@@ -9,10 +9,14 @@
 //   Tile rows past the end (of the matrix or of an expert) are computed on zeros or on the next
 //   expert's rows, whatever they hold, and not stored.
 //
-// One persistent CTA a multiprocessor: two warpgroups multiply, the warps of a third feed them
-// through a ring of stages. A stage holds one slice of K = 128, that is one scale group. The rows
-// of a tile are chunks of 64; warpgroup w takes chunks w, w + 2, one after the other, so that one
-// warpgroup's promotion on the CUDA cores runs under the other's wgmmas.
+// One persistent CTA a multiprocessor: two or three warpgroups multiply, the warps of one more feed
+// them through a ring of stages. A stage holds one slice of K = 128, that is one scale group. The
+// rows of a tile are chunks of 64, dealt to the warpgroups in turn.
+//
+// The tensor cores serve all warpgroups at the same time, so that their products also end at the
+// same time, and what each does between two products is not hidden by the others. Therefore only
+// the promotion is left there: all that the next products need (their stage, scales, descriptors,
+// even the next tile) is found while the products before them run.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -27,7 +31,6 @@
 
 namespace fathom::cuda {
 
-inline constexpr int kManyThreads = 384;
 inline constexpr int kChunk = 64;   // rows of one wgmma
 inline constexpr int kSlice = 128;  // bytes of K a stage holds
 inline constexpr int kPiece = 64;   // columns that a warp stores at a time
@@ -44,32 +47,39 @@ inline constexpr int kScalePitch = 160;  // boxes land at multiples of 128 bytes
 enum class Feeder : uint8_t { weights, even_chunks, odd_chunks, scales };
 inline constexpr int kFeeders = 4;
 
-template <int kWaves_, int kColumns_, Shared kShared_>
+template <int kGroups_, int kWaves_, int kColumns_, Shared kShared_>
 struct ManyConfig {
+  static constexpr int kGroups = kGroups_;    // warpgroups that multiply
   static constexpr int kWaves = kWaves_;      // chunks of a warpgroup
   static constexpr int kColumns = kColumns_;  // of the tile
   static constexpr Shared kShared = kShared_;
   static constexpr int kCluster = kShared == Shared::nothing ? 1 : 2;
-  static constexpr int kRows = 2 * kWaves * kChunk;
+  static constexpr int kThreads = (kGroups + 1) * 128;
+  static constexpr int kChunks = kGroups * kWaves;
+  static constexpr int kChunkPairs = (kChunks + 1) / 2;
+  static constexpr int kRows = kChunks * kChunk;
   static constexpr int kRowBytes = kRows * kSlice;
   static constexpr int kWeightBytes = kColumns * kSlice;
-  static constexpr int kScaleBytes = kWaves * kScalePitch * 4;
+  static constexpr int kScaleBytes = kChunkPairs * kScalePitch * 4;
   static constexpr int kStageBytes = kRowBytes + kWeightBytes + kScaleBytes;
-  static constexpr int kOutBytes = 8 * 16 * kPiece * 2;  // 8 warps, 16 rows of a piece each
-  static constexpr int kSmallBytes = 2048;               // barriers and slack
+  static constexpr int kOutBytes = kGroups * 4 * 16 * kPiece * 2;  // 16 rows of a piece a warp
+  static constexpr int kSmallBytes = 2048;                         // barriers and slack
   static constexpr int kFit = (kSmemLimit - kOutBytes - kSmallBytes - 8192) / kStageBytes;
   static constexpr int kStages = kFit < 10 ? kFit : 10;
   // A box brings a chunk of rows or, if the cluster shares them, the half that this CTA loads for
   // both. The same holds for weights.
   static constexpr int kRowBox = kShared == Shared::rows ? kChunk / 2 : kChunk;
   static constexpr int kWeightBox = kShared == Shared::weights ? kColumns / 2 : kColumns;
+  // All 65536 registers: what the feeders give up goes to the others.
+  static constexpr int kFeederRegisters = kGroups == 2 ? 40 : 32;
+  static constexpr int kMathRegisters = kGroups == 2 ? 232 : 160;
 };
 
 template <class C>
 struct ManySmem {
   alignas(1024) uint8_t rows[C::kStages][C::kRowBytes];
   alignas(1024) uint8_t weights[C::kStages][C::kWeightBytes];
-  alignas(128) float scales[C::kStages][C::kWaves][kScalePitch];
+  alignas(128) float scales[C::kStages][C::kChunkPairs][kScalePitch];
   alignas(128) uint8_t out[C::kOutBytes];
   uint64_t full[C::kStages], empty[C::kStages];
   // Grouped: the tiles of all experts follow here, 2 * (experts + 1) integers.
@@ -113,12 +123,12 @@ __device__ __forceinline__ void produce(ManySmem<C>& s, const CUtensorMap* map,
           load_box(s.weights[stage], map, full, k, first_weight);
       } else if constexpr (kFeeder == Feeder::scales) {
 #pragma unroll
-        for (int pair = 0; pair < C::kWaves; ++pair)
+        for (int pair = 0; pair < C::kChunkPairs; ++pair)
           if (pair < pairs)
             load_box(s.scales[stage][pair], map, full, (at.row & ~3) + pair * 2 * kChunk, slice);
       } else {
 #pragma unroll
-        for (int chunk = kFirst; chunk < 2 * C::kWaves; chunk += 2) {
+        for (int chunk = kFirst; chunk < C::kChunks; chunk += 2) {
           if (chunk >= at.chunks) break;
           uint8_t* to = s.rows[stage] + chunk * kChunk * kSlice;
           const int row = at.row + chunk * kChunk;
@@ -217,92 +227,179 @@ __device__ __forceinline__ void store_chunk(const float (&sum)[C::kColumns / 2],
   }
 }
 
-// One math warpgroup: all its chunks of all tiles of this CTA.
+// The low half of the descriptor of an operand; the high half is the same for all (prim/wgmma.h).
+// Kept apart, so that what changes from stage to stage is one register.
+__device__ __forceinline__ uint32_t descriptor_low(const void* tile) {
+  return static_cast<uint32_t>(k_major_descriptor(tile));
+}
+__device__ __forceinline__ uint64_t descriptor_of(uint32_t low) {
+  return smem_descriptor(0, 0, 1024, 128) | low;
+}
+
+// One math warpgroup: its chunks of all tiles of this CTA.
 template <class C>
-__device__ __forceinline__ void multiply(ManySmem<C>& s, const ManyArgs& args, ManyCursor<C> cursor,
-                                         int group) {
-  const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-  uint8_t* staging = s.out + (group * 4 + warp) * (C::kOutBytes / 8);
+struct ManyMath {
+  static constexpr bool kTwoBlocks = C::kColumns > 128;  // of weight scales in a tile
   // Weight scales change every 128 columns: a run of kRun columns of the tile has one scale.
-  constexpr int kRun = C::kColumns % 128 == 0 ? 128 : 64;
-  constexpr bool kTwoBlocks = C::kColumns > 128;
-  const int scale_blocks = (args.n + 127) / 128;
+  static constexpr int kRun = C::kColumns % 128 == 0 ? 128 : 64;
+  using Sums = float[C::kWaves][C::kColumns / 2];
+
+  ManySmem<C>& s;
+  const ManyArgs& args;
+  ManyCursor<C> cursor;
+  const int group, warp, lane;
+
+  // Where the ring stands, and what the next products take from that stage.
   int stage = 0;
   uint32_t parity = 0;
+  uint32_t row_descriptor = 0, weight_descriptor = 0;
+  float upper = 0, lower = 0;  // scales of this thread's rows r and r + 8
+  // Of the tile's slice: scales of the first and of the second block of 128 columns.
+  const float* weight_scale = nullptr;
+  int next_block = 0;
+  float first = 0, second = 0;
 
-  for (ManyTileAt at; cursor.next(args.schedule, at);) {
-    // phase 1: where this tile's weight scales lie. A tile past the last column (of an odd
-    // cluster) reads the last block's and stores nothing.
-    const int block = min(at.column / 128, scale_blocks - 1);
-    const float* weight_scale =
-        args.weight_scales + (int64_t{at.expert} * scale_blocks + block) * args.scale_stride;
-    const int next_block = block + 1 < scale_blocks ? static_cast<int>(args.scale_stride) : 0;
-    const int border = 128 - at.column % 128;  // columns of the tile in the first block
-    const int waves = (at.chunks + 1 - group) / 2;
-    const int scale_row = at.row % 4 + group * kChunk + warp * 16 + lane / 4;
+  __device__ __forceinline__ int waves_of(const ManyTileAt& at) const {
+    return (at.chunks + C::kGroups - 1 - group) / C::kGroups;
+  }
 
-    float sum[C::kWaves][C::kColumns / 2];
+  __device__ __forceinline__ void read_row_scales(const ManyTileAt& at, int wave) {
+    const int chunk = C::kGroups * wave + group;
+    const float* scale =
+        s.scales[stage][chunk / 2] + at.row % 4 + chunk % 2 * kChunk + warp * 16 + lane / 4;
+    upper = scale[0];
+    lower = scale[8];
+  }
+
+  __device__ __forceinline__ void read_weight_scales(int slice) {
+    first = load_weight(weight_scale + slice);
+    if constexpr (kTwoBlocks) second = load_weight(weight_scale + next_block + slice);
+  }
+
+  // A tile past the last column (of an odd cluster) reads the last block's and stores nothing.
+  __device__ __forceinline__ void find_weight_scales(const ManyTileAt& at) {
+    const int blocks = (args.n + 127) / 128, block = min(at.column / 128, blocks - 1);
+    weight_scale = args.weight_scales + (int64_t{at.expert} * blocks + block) * args.scale_stride;
+    next_block = block + 1 < blocks ? static_cast<int>(args.scale_stride) : 0;
+  }
+
+  // Waits for the stage and takes from it what the first products of `at` need.
+  __device__ __forceinline__ void enter_stage(const ManyTileAt& at) {
+    barrier_wait(&s.full[stage], parity);
+    if (waves_of(at) > 0) read_row_scales(at, 0);
+    row_descriptor = descriptor_low(s.rows[stage] + group * kChunk * kSlice);
+    weight_descriptor = descriptor_low(s.weights[stage]);
+  }
+
+  // To the slice after `slice`, which may be the first one of the tile that comes next.
+  __device__ __forceinline__ void look_ahead(const ManyTileAt& at, int slice, ManyTileAt& next,
+                                             bool& more) {
+    if (++stage == C::kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+    if (slice + 1 < args.slices) {
+      read_weight_scales(slice + 1);
+      enter_stage(at);
+    } else {
+      more = cursor.next(args.schedule, next);
+      if (!more) return;
+      find_weight_scales(next);
+      read_weight_scales(0);
+      enter_stage(next);
+    }
+  }
+
+  __device__ __forceinline__ static void clear(Sums& sum) {
 #pragma unroll
     for (int w = 0; w < C::kWaves; ++w)
 #pragma unroll
       for (int i = 0; i < C::kColumns / 2; ++i) sum[w][i] = 0.0f;
+  }
 
-    // phase 2: slices of K
-    float scale_first = load_weight(weight_scale);
-    float scale_second = kTwoBlocks ? load_weight(weight_scale + next_block) : 0.0f;
+  __device__ __forceinline__ void store(const Sums& sum, const ManyTileAt& at) {
+    uint8_t* staging = s.out + (group * 4 + warp) * (C::kOutBytes / (C::kGroups * 4));
+#pragma unroll
+    for (int w = 0; w < C::kWaves; ++w) {
+      const int chunk = C::kGroups * w + group;
+      if (chunk < at.chunks) store_chunk<C>(sum[w], staging, args, at, chunk, warp, lane);
+    }
+  }
+
+  // A tile of which this warpgroup has kActive chunks. `next` and `more`: the tile after it.
+  template <int kActive>
+  __device__ __forceinline__ void multiply_tile(const ManyTileAt& at, Sums& sum, ManyTileAt& next,
+                                                bool& more) {
+    const int border = 128 - at.column % 128;  // columns of the tile in the first block
     for (int slice = 0; slice < args.slices; ++slice) {
-      const float first = scale_first, second = scale_second;
-      if (slice + 1 < args.slices) {  // one slice ahead of its use
-        scale_first = load_weight(weight_scale + slice + 1);
-        if constexpr (kTwoBlocks) scale_second = load_weight(weight_scale + next_block + slice + 1);
-      }
-      barrier_wait(&s.full[stage], parity);
+      const int from = stage;
 #pragma unroll
-      for (int w = 0; w < C::kWaves; ++w) {
-        if (w < waves) {
-          const int chunk = 2 * w + group;
-          const float* row_scale = s.scales[stage][w] + scale_row;
-          const float upper = row_scale[0], lower = row_scale[8];
-          float partial[C::kColumns / 2];
-          const uint64_t a = k_major_descriptor(s.rows[stage] + chunk * kChunk * kSlice);
-          const uint64_t b = k_major_descriptor(s.weights[stage]);
-          wgmma_fence();
+      for (int w = 0; w < kActive; ++w) {
+        float partial[C::kColumns / 2];
+        const uint64_t a = descriptor_of(row_descriptor + w * (C::kGroups * kChunk * kSlice / 16));
+        const uint64_t b = descriptor_of(weight_descriptor);
+        wgmma_fence();
 #pragma unroll
-          for (int k = 0; k < 4; ++k)  // 32 bytes of K: 2 in a descriptor's unit of 16
-            wgmma_fp8<C::kColumns>(partial, a + 2 * k, b + 2 * k, k > 0);
-          wgmma_commit();
-          if (w + 1 == waves) fence_reads_of_stage();  // overlaps with the products
-          wgmma_wait<0>();
-          if (w + 1 == waves) release<C>(s, stage, lane);
+        for (int k = 0; k < 4; ++k)  // 32 bytes of K: 2 in a descriptor's unit of 16
+          wgmma_fp8<C::kColumns>(partial, a + 2 * k, b + 2 * k, k > 0);
+        wgmma_commit();
+
+        // under the products
+        const float up_first = block_scale(upper, first), low_first = block_scale(lower, first);
+        const float up_second = block_scale(upper, second);
+        const float low_second = block_scale(lower, second);
+        if (w + 1 < kActive) {
+          read_row_scales(at, w + 1);
+        } else {
+          fence_reads_of_stage();
+          look_ahead(at, slice, next, more);
+        }
+        wgmma_wait<0>();
+        if (w + 1 == kActive) release<C>(s, from, lane);
 #pragma unroll
-          for (int j = 0; j < C::kColumns / 8; ++j) {
-            float weight = first;
-            if (kTwoBlocks && j * 8 / kRun * kRun >= border) weight = second;
-            const float up = block_scale(upper, weight), low = block_scale(lower, weight);
-            float* d = &sum[w][j * 4];
-            d[0] = promote(d[0], partial[j * 4], up);
-            d[1] = promote(d[1], partial[j * 4 + 1], up);
-            d[2] = promote(d[2], partial[j * 4 + 2], low);
-            d[3] = promote(d[3], partial[j * 4 + 3], low);
-          }
+        for (int j = 0; j < C::kColumns / 8; ++j) {
+          const bool in_second = kTwoBlocks && j * 8 / kRun * kRun >= border;
+          const float up = in_second ? up_second : up_first;
+          const float low = in_second ? low_second : low_first;
+          float* d = &sum[w][j * 4];
+          d[0] = promote(d[0], partial[j * 4], up);
+          d[1] = promote(d[1], partial[j * 4 + 1], up);
+          d[2] = promote(d[2], partial[j * 4 + 2], low);
+          d[3] = promote(d[3], partial[j * 4 + 3], low);
         }
       }
-      if (waves <= 0) release<C>(s, stage, lane);
-      if (++stage == C::kStages) {
-        stage = 0;
-        parity ^= 1;
+      if constexpr (kActive == 0) {
+        look_ahead(at, slice, next, more);
+        release<C>(s, from, lane);
       }
     }
-
-    // phase 3: out
-#pragma unroll
-    for (int w = 0; w < C::kWaves; ++w)
-      if (w < waves) store_chunk<C>(sum[w], staging, args, at, 2 * w + group, warp, lane);
   }
-}
+
+  __device__ __forceinline__ void run() {
+    ManyTileAt at;
+    if (!cursor.next(args.schedule, at)) return;
+    find_weight_scales(at);
+    read_weight_scales(0);
+    enter_stage(at);
+    for (bool more = true; more;) {
+      Sums sum;
+      clear(sum);
+      ManyTileAt next{};
+      const int waves = waves_of(at);
+      if (waves == C::kWaves)
+        multiply_tile<C::kWaves>(at, sum, next, more);
+      else if (C::kWaves > 1 && waves == 1)
+        multiply_tile<1>(at, sum, next, more);
+      else
+        multiply_tile<0>(at, sum, next, more);
+      store(sum, at);
+      at = next;
+    }
+  }
+};
 
 template <class C, bool kGrouped>
-__global__ __launch_bounds__(kManyThreads,
+__global__ __launch_bounds__(C::kThreads,
                              1) void fp8_many_kernel(const __grid_constant__ CUtensorMap rows,
                                                      const __grid_constant__ CUtensorMap weights,
                                                      const __grid_constant__ CUtensorMap scales,
@@ -319,7 +416,7 @@ __global__ __launch_bounds__(kManyThreads,
     prefetch_map(&scales);
     for (int i = 0; i < C::kStages; ++i) {
       barrier_init(&s.full[i], kFeeders);
-      barrier_init(&s.empty[i], 8 * C::kCluster);  // a warp each
+      barrier_init(&s.empty[i], C::kGroups * 4 * C::kCluster);  // a warp each
     }
     barrier_init_fence();
   }
@@ -334,18 +431,22 @@ __global__ __launch_bounds__(kManyThreads,
 
   // phase 2: roles
   const ManyCursor<C> cursor(args.schedule, kGrouped ? experts : nullptr);
-  if (warp >= 8) {
-    registers_decrease<40>();
+  constexpr int kFeederWarp = C::kGroups * 4;
+  if (warp >= kFeederWarp) {
+    registers_decrease<C::kFeederRegisters>();
     if (threadIdx.x % 32 == 0) {
-      if (warp == 8) produce<C, Feeder::weights>(s, &weights, args, cursor);
-      if (warp == 9) produce<C, Feeder::even_chunks>(s, &rows, args, cursor);
-      if (warp == 10) produce<C, Feeder::odd_chunks>(s, &rows, args, cursor);
-      if (warp == 11) produce<C, Feeder::scales>(s, &scales, args, cursor);
+      if (warp == kFeederWarp) produce<C, Feeder::weights>(s, &weights, args, cursor);
+      if (warp == kFeederWarp + 1) produce<C, Feeder::even_chunks>(s, &rows, args, cursor);
+      if (warp == kFeederWarp + 2) produce<C, Feeder::odd_chunks>(s, &rows, args, cursor);
+      if (warp == kFeederWarp + 3) produce<C, Feeder::scales>(s, &scales, args, cursor);
     }
     __syncwarp();
   } else {
-    registers_increase<232>();
-    multiply<C>(s, args, cursor, warp / 4);
+    registers_increase<C::kMathRegisters>();
+    // Read from one lane, so that the compiler knows it equal in all and keeps what follows from it
+    // in uniform registers.
+    const int group = __shfl_sync(~0u, warp / 4, 0);
+    ManyMath<C>{s, args, cursor, group, warp % 4, static_cast<int>(threadIdx.x % 32)}.run();
   }
 
   // phase 3: no CTA ends while its peer may still arrive at its barriers

@@ -19,11 +19,12 @@ void launch_many(const Fp8Rows& a, const uint8_t* weights, int64_t weight_rows,
                       static_cast<uint64_t>(a.scale_stride) * 4, 1, kScaleBox, 0);
   const size_t list = kGrouped ? 8 * (static_cast<size_t>(args.schedule.experts) + 1) : 0;
   launch_kernel(l, fp8_many_kernel<C, kGrouped>, dim3(static_cast<unsigned>(ctas)),
-                dim3(kManyThreads), sizeof(ManySmem<C>) + list, C::kCluster, row_map, weight_map,
+                dim3(C::kThreads), sizeof(ManySmem<C>) + list, C::kCluster, row_map, weight_map,
                 scale_map, args);
 }
 
 // One a file: compiling a kernel takes a while.
+void launch_m192n128(const Fp8GemmParams& p, const ManyArgs& args, int ctas, const Launch& l);
 void launch_m256n128(const Fp8GemmParams& p, const ManyArgs& args, int ctas, const Launch& l);
 void launch_m128n192(const Fp8GemmParams& p, const ManyArgs& args, int ctas, const Launch& l);
 void launch_m128n128(const Fp8GemmParams& p, const ManyArgs& args, int ctas, const Launch& l);

@@ -3,7 +3,7 @@
 namespace fathom::cuda {
 
 void launch_m128n64(const Fp8GemmParams& p, const ManyArgs& args, int ctas, const Launch& l) {
-  launch_many<ManyConfig<1, 64, Shared::nothing>, false>(p.a, p.b.codes, p.b.n, args, ctas, l);
+  launch_many<ManyConfig<2, 1, 64, Shared::nothing>, false>(p.a, p.b.codes, p.b.n, args, ctas, l);
 }
 
 }  // namespace fathom::cuda

@@ -3,7 +3,7 @@
 namespace fathom::cuda {
 
 void launch_m256n128(const Fp8GemmParams& p, const ManyArgs& args, int ctas, const Launch& l) {
-  launch_many<ManyConfig<2, 128, Shared::rows>, false>(p.a, p.b.codes, p.b.n, args, ctas, l);
+  launch_many<ManyConfig<2, 2, 128, Shared::rows>, false>(p.a, p.b.codes, p.b.n, args, ctas, l);
 }
 
 }  // namespace fathom::cuda

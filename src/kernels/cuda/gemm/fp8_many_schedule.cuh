@@ -28,7 +28,7 @@ struct ManyTileAt {
 // An expert's rows make ceil(chunks / most chunks of a tile) tiles. One warp.
 template <class C>
 __device__ __forceinline__ void list_expert_tiles(const ManySchedule& schedule, int* list) {
-  constexpr int kMost = 2 * C::kWaves;
+  constexpr int kMost = C::kChunks;
   const int lane = threadIdx.x % 32, experts = schedule.experts;
   int* first = list;
   int* starts = list + experts + 1;
@@ -76,7 +76,7 @@ class ManyCursor {
       const int begin = list_[schedule.experts + 1 + expert_];
       const int end = list_[schedule.experts + 2 + expert_];
       const int chunks = (end - begin + 63) / 64;
-      const int tiles = (chunks + 2 * C::kWaves - 1) / (2 * C::kWaves);
+      const int tiles = (chunks + C::kChunks - 1) / C::kChunks;
       const int inside = unit_ - list_[expert_];
       row_unit = inside % tiles;
       column_unit = inside / tiles;
@@ -96,7 +96,7 @@ class ManyCursor {
       if constexpr (C::kShared == Shared::weights) row_unit = row_unit * 2 + rank;
       at.row = row_unit * C::kRows;
       at.row_end = schedule.rows;
-      at.chunks = max(0, min(2 * C::kWaves, (schedule.rows - at.row + 63) / 64));
+      at.chunks = max(0, min(C::kChunks, (schedule.rows - at.row + 63) / 64));
       at.expert = 0;
     }
     if constexpr (C::kShared == Shared::rows) column_unit = column_unit * 2 + rank;
