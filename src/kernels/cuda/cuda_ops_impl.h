@@ -151,8 +151,7 @@ class CudaOpsImpl final : public CudaOps {
                      const KvView& kv, const BatchView& batch, Scratch& scratch);
   int64_t context_at(int token) const;
   std::span<const PrefillSpan> prefill_spans(const BatchView& batch, const AttentionRun& run);
-  std::span<const IndexSpan> scored_spans(const BatchView& batch, int begin, int end,
-                                          int64_t topk);
+  std::span<const IndexSpan> scored_spans(const BatchView& batch, int begin, int end, int64_t topk);
   void check_attention(const Tensor& q, const KvUpWeights& up, const Tensor& picked,
                        const KvView& kv, const BatchView& batch) const;
   void attend_run(const Tensor& out, const Tensor& q, const KvUpWeights& up, const Tensor& picked,

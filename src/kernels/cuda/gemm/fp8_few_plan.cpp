@@ -80,17 +80,12 @@ FewPlan plan_few_dense(int rows, int n, int k, int sms, bool batch_invariant) {
   return plan;
 }
 
-// Measured on an H200, at 64, 96 and 128 rows of the model's products.
-bool dense_is_few(int rows, int n, int k) {
-  if (rows > kFewRows) return false;
-  // The many-rows tiles multiply 64 rows at a time, and the copy engine is slow to fill missing
-  // rows with zeros. With all rows there, and tiles of 64 columns for most SMs, they are faster.
-  const bool whole_chunks = rows % 64 == 0;
-  if (whole_chunks && n >= 7168) return false;
-  if (rows <= 64) return true;
-  // Beyond 64 tokens a short k leaves nothing to hide, and the many-rows tiles move fewer bytes; so
-  // they do where there is more than one tile of 128 columns an SM.
-  return !(k <= 2048 && n >= 8192) && n <= 16384;
+// Measured on an H200 at 32, 48, 64, 96 and 128 rows of the model's products. Narrow products leave
+// most SMs without a tile; only the few-rows kernel splits them along k.
+bool dense_is_few(int rows, int n) {
+  if (rows <= 32) return true;
+  if (rows <= 64) return n < 7168;
+  return rows <= kFewRows && n < 4096;
 }
 
 bool grouped_is_few(int rows, int tokens, int experts) {

@@ -29,7 +29,7 @@ size_t few_smem(const FewPlan& plan, int experts);
 FewPlan plan_few_dense(int rows, int n, int k, int sms, bool batch_invariant);
 
 // Whether a dense product of so many rows is one for this kernel.
-bool dense_is_few(int rows, int n, int k);
+bool dense_is_few(int rows, int n);
 
 // Whether a grouped product is one for this kernel: experts have few rows on average, so that
 // reading their weights decides. `tokens` of the step bound the rows of any one expert.

@@ -50,7 +50,7 @@ void fp8_gemm(const Fp8GemmParams& p, const Launch& l) {
   }
   if (n != p.b.n) fail("FP8 product: segments end at column {} of {}", n, p.b.n);
 
-  if (dense_is_few(p.a.rows, p.b.n, p.b.k))
+  if (dense_is_few(p.a.rows, p.b.n))
     fp8_gemm_few(p, plan_few_dense(p.a.rows, p.b.n, p.b.k, l.sms, l.batch_invariant), l);
   else
     fp8_gemm_many(p, l);

@@ -26,6 +26,8 @@ void fp8_gemm_many_as(const ManyPlan& plan, const Fp8GemmParams& p, const Launch
       return launch_m128n128(p, args, plan.ctas, l);
     case ManyTile::m128n64:
       return launch_m128n64(p, args, plan.ctas, l);
+    case ManyTile::m64n64:
+      return launch_m64n64(p, args, plan.ctas, l);
   }
 }
 

@@ -15,8 +15,8 @@
 //
 // The tensor cores serve all warpgroups at the same time, so that their products also end at the
 // same time, and what each does between two products is not hidden by the others. Therefore only
-// the promotion is left there: all that the next products need (their stage, scales, descriptors,
-// even the next tile) is found while the products before them run.
+// the promotion is left there: all that the next products need (their stage, scales and
+// descriptors) is found while the products before them run.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -70,7 +70,9 @@ struct ManyConfig {
   // both. The same holds for weights.
   static constexpr int kRowBox = kShared == Shared::rows ? kChunk / 2 : kChunk;
   static constexpr int kWeightBox = kShared == Shared::weights ? kColumns / 2 : kColumns;
-  // All 65536 registers: what the feeders give up goes to the others.
+  // All 65536 registers: what the feeders give up goes to the others. One warpgroup alone has
+  // enough.
+  static constexpr bool kMoveRegisters = kGroups > 1;
   static constexpr int kFeederRegisters = kGroups == 2 ? 40 : 32;
   static constexpr int kMathRegisters = kGroups == 2 ? 232 : 160;
 };
@@ -91,13 +93,17 @@ struct ManyArgs {
   int n, slices;  // slices of 128 along k
   OutSegment out[kMaxSegments];
   int segments;
+  int tail_rows;  // rows beyond the last whole chunk that have boxes of their own; 0: none
   ManySchedule schedule;
 };
 
-// Feeds the ring: one thread a feeder. Order of stages: tiles as scheduled, k ascending.
+// Feeds the ring: one thread a feeder. Order of stages: tiles as scheduled, k ascending. `tail`:
+// the boxes of a chunk that has no more than args.tail_rows rows; the copy engine is slow to fill
+// missing rows with zeros, and what else lies there changes no row that is stored.
 template <class C, Feeder kFeeder>
 __device__ __forceinline__ void produce(ManySmem<C>& s, const CUtensorMap* map,
-                                        const ManyArgs& args, ManyCursor<C> cursor) {
+                                        const CUtensorMap* tail, const ManyArgs& args,
+                                        ManyCursor<C> cursor) {
   const int rank = C::kCluster == 1 ? 0 : static_cast<int>(cluster_rank());
   constexpr int kFirst = kFeeder == Feeder::odd_chunks ? 1 : 0;
   int stage = 0;
@@ -108,6 +114,12 @@ __device__ __forceinline__ void produce(ManySmem<C>& s, const CUtensorMap* map,
     if constexpr (kFeeder == Feeder::even_chunks) bytes = pairs * kChunk * kSlice;
     if constexpr (kFeeder == Feeder::odd_chunks) bytes = at.chunks / 2 * kChunk * kSlice;
     if constexpr (kFeeder == Feeder::scales) bytes = pairs * kScaleBox * 4;
+    // The chunk that the tail's boxes bring, -1: none.
+    const int ragged =
+        args.tail_rows > 0 && at.row + at.chunks * kChunk > args.schedule.rows ? at.chunks - 1 : -1;
+    if (ragged >= 0 && ragged % 2 == kFirst &&
+        (kFeeder == Feeder::even_chunks || kFeeder == Feeder::odd_chunks))
+      bytes -= (kChunk - args.tail_rows) * kSlice;
     const int half = C::kShared == Shared::weights ? rank * C::kWeightBox : 0;
     const int first_weight = at.expert * args.n + at.column + half;
     for (int slice = 0; slice < args.slices; ++slice) {
@@ -136,7 +148,7 @@ __device__ __forceinline__ void produce(ManySmem<C>& s, const CUtensorMap* map,
             load_box_multicast(to + rank * C::kRowBox * kSlice, map, full, 3, k,
                                row + rank * C::kRowBox);
           else
-            load_box(to, map, full, k, row);
+            load_box(to, chunk == ragged ? tail : map, full, k, row);
         }
       }
       if (++stage == C::kStages) {
@@ -236,9 +248,30 @@ __device__ __forceinline__ uint64_t descriptor_of(uint32_t low) {
   return smem_descriptor(0, 0, 1024, 128) | low;
 }
 
+// Weight scales of a block of 128 columns, one a slice: each lane holds one of 32 slices, and the
+// next 32 are on their way. A load for every slice would be waited for in every slice.
+struct ManyWeightScales {
+  const float* from;
+  float held, ahead;
+
+  __device__ __forceinline__ void begin(const float* block, int slices, int lane) {
+    from = block;
+    held = load_weight(from + min(lane, slices - 1));
+  }
+  // Slices are asked for in order, from 0 on.
+  __device__ __forceinline__ float at(int slice, int slices, int lane) {
+    if (slice % 32 == 0) {
+      if (slice > 0) held = ahead;
+      if (slice + 32 < slices) ahead = load_weight(from + min(slice + 32 + lane, slices - 1));
+    }
+    return __shfl_sync(~0u, held, slice % 32);
+  }
+};
+
 // One math warpgroup: its chunks of all tiles of this CTA.
 template <class C>
 struct ManyMath {
+  static_assert(C::kGroups == 2 || C::kWaves == 1);      // where row scales of a chunk lie
   static constexpr bool kTwoBlocks = C::kColumns > 128;  // of weight scales in a tile
   // Weight scales change every 128 columns: a run of kRun columns of the tile has one scale.
   static constexpr int kRun = C::kColumns % 128 == 0 ? 128 : 64;
@@ -253,61 +286,47 @@ struct ManyMath {
   int stage = 0;
   uint32_t parity = 0;
   uint32_t row_descriptor = 0, weight_descriptor = 0;
-  float upper = 0, lower = 0;  // scales of this thread's rows r and r + 8
-  // Of the tile's slice: scales of the first and of the second block of 128 columns.
-  const float* weight_scale = nullptr;
-  int next_block = 0;
-  float first = 0, second = 0;
+  int scale_at = 0;            // of this thread's row r in the stage's scales
+  float upper = 0, lower = 0;  // scales of rows r and r + 8
+  ManyWeightScales first_block{}, second_block{};
 
   __device__ __forceinline__ int waves_of(const ManyTileAt& at) const {
     return (at.chunks + C::kGroups - 1 - group) / C::kGroups;
   }
 
-  __device__ __forceinline__ void read_row_scales(const ManyTileAt& at, int wave) {
-    const int chunk = C::kGroups * wave + group;
-    const float* scale =
-        s.scales[stage][chunk / 2] + at.row % 4 + chunk % 2 * kChunk + warp * 16 + lane / 4;
+  __device__ __forceinline__ void read_row_scales(int wave) {
+    const float* scale = s.scales[stage][wave] + scale_at;
     upper = scale[0];
     lower = scale[8];
   }
 
-  __device__ __forceinline__ void read_weight_scales(int slice) {
-    first = load_weight(weight_scale + slice);
-    if constexpr (kTwoBlocks) second = load_weight(weight_scale + next_block + slice);
-  }
-
-  // A tile past the last column (of an odd cluster) reads the last block's and stores nothing.
-  __device__ __forceinline__ void find_weight_scales(const ManyTileAt& at) {
-    const int blocks = (args.n + 127) / 128, block = min(at.column / 128, blocks - 1);
-    weight_scale = args.weight_scales + (int64_t{at.expert} * blocks + block) * args.scale_stride;
-    next_block = block + 1 < blocks ? static_cast<int>(args.scale_stride) : 0;
-  }
-
-  // Waits for the stage and takes from it what the first products of `at` need.
-  __device__ __forceinline__ void enter_stage(const ManyTileAt& at) {
+  // Waits for the stage and takes from it what the first products need.
+  template <bool kProducts>
+  __device__ __forceinline__ void enter_stage() {
     barrier_wait(&s.full[stage], parity);
-    if (waves_of(at) > 0) read_row_scales(at, 0);
+    if constexpr (!kProducts) return;
+    read_row_scales(0);
     row_descriptor = descriptor_low(s.rows[stage] + group * kChunk * kSlice);
     weight_descriptor = descriptor_low(s.weights[stage]);
   }
 
-  // To the slice after `slice`, which may be the first one of the tile that comes next.
-  __device__ __forceinline__ void look_ahead(const ManyTileAt& at, int slice, ManyTileAt& next,
-                                             bool& more) {
+  __device__ __forceinline__ void advance() {
     if (++stage == C::kStages) {
       stage = 0;
       parity ^= 1;
     }
-    if (slice + 1 < args.slices) {
-      read_weight_scales(slice + 1);
-      enter_stage(at);
-    } else {
-      more = cursor.next(args.schedule, next);
-      if (!more) return;
-      find_weight_scales(next);
-      read_weight_scales(0);
-      enter_stage(next);
-    }
+  }
+
+  // Asks for the weight scales of a tile. One past the last column (of an odd cluster) reads the
+  // last block's and stores nothing.
+  __device__ __forceinline__ void begin_tile(const ManyTileAt& at) {
+    const int blocks = (args.n + 127) / 128, block = min(at.column / 128, blocks - 1);
+    const float* scales =
+        args.weight_scales + (int64_t{at.expert} * blocks + block) * args.scale_stride;
+    first_block.begin(scales, args.slices, lane);
+    if constexpr (kTwoBlocks)
+      second_block.begin(scales + (block + 1 < blocks ? args.scale_stride : 0), args.slices, lane);
+    scale_at = group / 2 * kScalePitch + group % 2 * kChunk + (at.row & 3) + warp * 16 + lane / 4;
   }
 
   __device__ __forceinline__ static void clear(Sums& sum) {
@@ -326,34 +345,42 @@ struct ManyMath {
     }
   }
 
-  // A tile of which this warpgroup has kActive chunks. `next` and `more`: the tile after it.
+  // A tile of which this warpgroup has kActive chunks; `column` is its first.
   template <int kActive>
-  __device__ __forceinline__ void multiply_tile(const ManyTileAt& at, Sums& sum, ManyTileAt& next,
-                                                bool& more) {
-    const int border = 128 - at.column % 128;  // columns of the tile in the first block
+  __device__ __forceinline__ void multiply_tile(int column, Sums& sum) {
+    const int border = 128 - column % 128;  // columns of the tile in the first block
+    enter_stage<(kActive > 0)>();
     for (int slice = 0; slice < args.slices; ++slice) {
+      const bool last = slice + 1 == args.slices;
       const int from = stage;
+      float first = 0, second = 0;
 #pragma unroll
       for (int w = 0; w < kActive; ++w) {
         float partial[C::kColumns / 2];
-        const uint64_t a = descriptor_of(row_descriptor + w * (C::kGroups * kChunk * kSlice / 16));
-        const uint64_t b = descriptor_of(weight_descriptor);
+        const uint32_t a = row_descriptor + w * (C::kGroups * kChunk * kSlice / 16);
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < 4; ++k)  // 32 bytes of K: 2 in a descriptor's unit of 16
-          wgmma_fp8<C::kColumns>(partial, a + 2 * k, b + 2 * k, k > 0);
+          wgmma_fp8<C::kColumns>(partial, descriptor_of(a + 2 * k),
+                                 descriptor_of(weight_descriptor + 2 * k), k > 0);
         wgmma_commit();
 
         // under the products
+        if (w == 0) {
+          first = first_block.at(slice, args.slices, lane);
+          if constexpr (kTwoBlocks) second = second_block.at(slice, args.slices, lane);
+        }
         const float up_first = block_scale(upper, first), low_first = block_scale(lower, first);
         const float up_second = block_scale(upper, second);
         const float low_second = block_scale(lower, second);
         if (w + 1 < kActive) {
-          read_row_scales(at, w + 1);
+          read_row_scales(w + 1);
         } else {
           fence_reads_of_stage();
-          look_ahead(at, slice, next, more);
+          advance();
+          if (!last) enter_stage<true>();
         }
+
         wgmma_wait<0>();
         if (w + 1 == kActive) release<C>(s, from, lane);
 #pragma unroll
@@ -369,8 +396,9 @@ struct ManyMath {
         }
       }
       if constexpr (kActive == 0) {
-        look_ahead(at, slice, next, more);
         release<C>(s, from, lane);
+        advance();
+        if (!last) enter_stage<false>();
       }
     }
   }
@@ -378,20 +406,20 @@ struct ManyMath {
   __device__ __forceinline__ void run() {
     ManyTileAt at;
     if (!cursor.next(args.schedule, at)) return;
-    find_weight_scales(at);
-    read_weight_scales(0);
-    enter_stage(at);
+    begin_tile(at);
     for (bool more = true; more;) {
       Sums sum;
       clear(sum);
-      ManyTileAt next{};
       const int waves = waves_of(at);
       if (waves == C::kWaves)
-        multiply_tile<C::kWaves>(at, sum, next, more);
+        multiply_tile<C::kWaves>(at.column, sum);
       else if (C::kWaves > 1 && waves == 1)
-        multiply_tile<1>(at, sum, next, more);
+        multiply_tile<1>(at.column, sum);
       else
-        multiply_tile<0>(at, sum, next, more);
+        multiply_tile<0>(at.column, sum);
+      ManyTileAt next{};
+      more = cursor.next(args.schedule, next);
+      if (more) begin_tile(next);  // its scales arrive while this tile is stored
       store(sum, at);
       at = next;
     }
@@ -401,6 +429,7 @@ struct ManyMath {
 template <class C, bool kGrouped>
 __global__ __launch_bounds__(C::kThreads,
                              1) void fp8_many_kernel(const __grid_constant__ CUtensorMap rows,
+                                                     const __grid_constant__ CUtensorMap tail,
                                                      const __grid_constant__ CUtensorMap weights,
                                                      const __grid_constant__ CUtensorMap scales,
                                                      const __grid_constant__ ManyArgs args) {
@@ -412,6 +441,7 @@ __global__ __launch_bounds__(C::kThreads,
   // phase 1: barriers
   if (threadIdx.x == 0) {
     prefetch_map(&rows);
+    if (args.tail_rows > 0) prefetch_map(&tail);
     prefetch_map(&weights);
     prefetch_map(&scales);
     for (int i = 0; i < C::kStages; ++i) {
@@ -433,16 +463,16 @@ __global__ __launch_bounds__(C::kThreads,
   const ManyCursor<C> cursor(args.schedule, kGrouped ? experts : nullptr);
   constexpr int kFeederWarp = C::kGroups * 4;
   if (warp >= kFeederWarp) {
-    registers_decrease<C::kFeederRegisters>();
+    if constexpr (C::kMoveRegisters) registers_decrease<C::kFeederRegisters>();
     if (threadIdx.x % 32 == 0) {
-      if (warp == kFeederWarp) produce<C, Feeder::weights>(s, &weights, args, cursor);
-      if (warp == kFeederWarp + 1) produce<C, Feeder::even_chunks>(s, &rows, args, cursor);
-      if (warp == kFeederWarp + 2) produce<C, Feeder::odd_chunks>(s, &rows, args, cursor);
-      if (warp == kFeederWarp + 3) produce<C, Feeder::scales>(s, &scales, args, cursor);
+      if (warp == kFeederWarp) produce<C, Feeder::weights>(s, &weights, &tail, args, cursor);
+      if (warp == kFeederWarp + 1) produce<C, Feeder::even_chunks>(s, &rows, &tail, args, cursor);
+      if (warp == kFeederWarp + 2) produce<C, Feeder::odd_chunks>(s, &rows, &tail, args, cursor);
+      if (warp == kFeederWarp + 3) produce<C, Feeder::scales>(s, &scales, &tail, args, cursor);
     }
     __syncwarp();
   } else {
-    registers_increase<C::kMathRegisters>();
+    if constexpr (C::kMoveRegisters) registers_increase<C::kMathRegisters>();
     // Read from one lane, so that the compiler knows it equal in all and keeps what follows from it
     // in uniform registers.
     const int group = __shfl_sync(~0u, warp / 4, 0);

@@ -25,9 +25,11 @@ TileCost cost_of(ManyTile tile) {
     case ManyTile::m128n128:
       return {1.13, 3.0};
     case ManyTile::m128n64:
+      return {1.5, 3.0};
+    case ManyTile::m64n64:
       break;
   }
-  return {1.5, 3.0};
+  return {1.75, 3.0};
 }
 
 void check_columns(int n, int k) {
@@ -55,9 +57,11 @@ ManyTileShape shape_of(ManyTile tile) {
     case ManyTile::m128n128:
       return {128, 128, 1, 1};
     case ManyTile::m128n64:
+      return {128, 64, 1, 1};
+    case ManyTile::m64n64:
       break;
   }
-  return {128, 64, 1, 1};
+  return {64, 64, 1, 1};
 }
 
 ManyPlan plan_many_as(ManyTile tile, int rows, int n, int sms) {

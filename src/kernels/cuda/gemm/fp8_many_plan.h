@@ -9,8 +9,8 @@ namespace fathom::cuda {
 // Rows x columns of one CTA's tile. The three largest come in clusters of two CTAs that share what
 // they have in common: the activation rows of two column neighbours, or the weight rows of two row
 // neighbours.
-enum class ManyTile : uint8_t { m256n128, m192n128, m128n192, m128n128, m128n64 };
-inline constexpr int kManyTiles = 5;
+enum class ManyTile : uint8_t { m256n128, m192n128, m128n192, m128n128, m128n64, m64n64 };
+inline constexpr int kManyTiles = 6;
 
 struct ManyTileShape {
   int rows, columns;
