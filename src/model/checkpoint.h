@@ -38,10 +38,11 @@ CheckpointReport check_checkpoint(const CheckpointFiles& files, const Config& co
 // without problems.
 int64_t bytes_to_own(const CheckpointFiles& files, const Config& c, const RankLayout& layout = {});
 
-// A weight, or a rank's part of one, that lies in one file is used where it is mapped. Copied into
-// owned memory are norms and other vectors (as float32), what is joined from several shards, and
-// what is not aligned. So the ranks of a layout read each its own ranges of the files, whether
-// these were converted for as many ranks, for others, or not at all.
+// A weight, or a rank's part of one, that lies in one file is used where it is mapped, unless the
+// model is small: then all are copied (host_weights.h). Copied into owned memory always are norms
+// and other vectors (as float32), what is joined from several shards, and what is not aligned. So
+// the ranks of a layout read each its own ranges of the files, whether these were converted for as
+// many ranks, for others, or not at all.
 class Checkpoint {
  public:
   // A Hugging Face folder or a converted one. Throws Error that lists every problem.

@@ -144,7 +144,7 @@ TEST(Linear, LeavesTheMemoryBesideItsOutputAlone) {
 TEST(Linear, CarriesNaN) {
   for (const CpuKernels* k : fast_kernels())
     for (Numerics n : kAllNumerics)
-      for (int tokens : {2, 6}) {
+      for (int tokens : {2, 6, 30}) {
         ThreadPool pool(1);
         std::unique_ptr<Ops> ops = k->make(n, small_workload(), pool);
         RandomWeight w(32, 200, DType::fp8_e4m3, 3);
@@ -173,7 +173,7 @@ TEST(Linear, DequantisesEveryCodeUnderAnyScale) {
           for (int c = 0; c < 16; ++c)
             const_cast<uint8_t*>(w.weight.row<uint8_t>(r))[c] = c ? 0 : static_cast<uint8_t>(r);
         for (int block : {0, 1}) const_cast<float*>(w.weight.scale)[block] = scale;
-        for (int tokens : {1, 5}) {
+        for (int tokens : {1, 5, 27}) {
           Matrix x(activation_type(n), tokens, 16), out(DType::f32, tokens, 256);
           for (int t = 0; t < tokens; ++t) store(x.tensor, t, 0, 1.0f);
           ops->linear(out.tensor, x.tensor, w.weight);

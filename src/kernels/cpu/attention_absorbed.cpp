@@ -43,11 +43,33 @@ void AttentionOps::attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, 
       end = span->end;
     for (int t = begin; t < end; t += token_tile_) {
       int stop = std::min(end, t + token_tile_);
+      if (stop - t == 1) {
+        attend_token(a, t);
+        continue;
+      }
       absorb_queries(a, t, stop);
       attend_latent(a, t, stop);
       project_values(a, t, stop);
     }
   }
+}
+
+// One token: heads have nothing to do with one another, so each thread takes some of them from
+// their queries to their values. That is one parallel region instead of three.
+void AttentionOps::attend_token(const Attention& a, int t) {
+  const int heads = a.up.heads, parts = std::clamp(pool_.size(), 1, heads);
+  const int block = std::min(kMaxHeadBlock, (heads + parts - 1) / parts);
+  pool_.parallel_dynamic(
+      (heads + block - 1) / block, 1, [&](int64_t first, int64_t last, int thread) {
+        Scratch& s = scratch_[static_cast<size_t>(thread)];
+        for (int64_t i = first; i < last; ++i) {
+          const int head = static_cast<int>(i) * block, stop = std::min(heads, head + block);
+          PickedRows rows(a, t);
+          for (int h = head; h < stop; ++h) absorb_head_queries(a, t, t + 1, h, s);
+          attend_latent_heads(a, t, rows, head, stop - head, s);
+          for (int h = head; h < stop; ++h) project_head(a, t, t + 1, h, thread);
+        }
+      });
 }
 
 // The key rows of a head as the panel that a query is multiplied with. The panel keeps the order of
@@ -90,35 +112,37 @@ bool AttentionOps::absorb_codes(const QWeight& w, int64_t row, const void* nope,
 void AttentionOps::absorb_queries(const Attention& a, int begin, int end) {
   pool_.parallel_dynamic(a.up.heads, 1, [&](int64_t first, int64_t last, int thread) {
     Scratch& s = scratch_[static_cast<size_t>(thread)];
-    for (int64_t h = first; h < last; ++h) {
-      const int64_t row = h * (K::kNope + K::kValue);
-      const uint32_t* panel = nullptr;  // made when the first tokens need it
-      for (int t = begin; t < end; t += kTokenBlock) {
-        const int rows = std::min(kTokenBlock, end - t);
-        auto latent_query = [&](int token) {
-          return q_latent_ + ((token - begin) * a.up.heads + h) * words(kRow);
-        };
-        int64_t stride;
-        const void* nope = query_words(a.q, t, rows, h * kQuery, K::kNope, s.queries, stride);
-        if (absorb_codes(a.up.kv_b, row, nope, stride, rows, s.product)) {
-          for (int r = 0; r < rows; ++r)
-            round_words(s.product + r * K::kLatent, K::kLatent, latent_query(t + r));
-        } else {
-          if (!panel) panel = load_key_panel(a.up.kv_b, row, s);
-          for (int c = 0; c < K::kLatent; c += kPanelWidth) {
-            element().product({nope, stride, panel + c, K::kLatent,
-                               static_cast<int>(words(K::kNope)), s.product, kPanelWidth, rows,
-                               nullptr});
-            for (int r = 0; r < rows; ++r)
-              round_words(s.product + r * kPanelWidth, kPanelWidth, latent_query(t + r) + words(c));
-          }
-        }
+    for (int64_t h = first; h < last; ++h) absorb_head_queries(a, begin, end, h, s);
+  });
+}
+
+void AttentionOps::absorb_head_queries(const Attention& a, int begin, int end, int64_t h,
+                                       Scratch& s) {
+  const int64_t row = h * (K::kNope + K::kValue);
+  const uint32_t* panel = nullptr;  // made when the first tokens need it
+  for (int t = begin; t < end; t += kTokenBlock) {
+    const int rows = std::min(kTokenBlock, end - t);
+    auto latent_query = [&](int token) {
+      return q_latent_ + ((token - begin) * a.up.heads + h) * words(kRow);
+    };
+    int64_t stride;
+    const void* nope = query_words(a.q, t, rows, h * kQuery, K::kNope, s.queries, stride);
+    if (absorb_codes(a.up.kv_b, row, nope, stride, rows, s.product)) {
+      for (int r = 0; r < rows; ++r)
+        round_words(s.product + r * K::kLatent, K::kLatent, latent_query(t + r));
+    } else {
+      if (!panel) panel = load_key_panel(a.up.kv_b, row, s);
+      for (int c = 0; c < K::kLatent; c += kPanelWidth) {
+        element().product({nope, stride, panel + c, K::kLatent, static_cast<int>(words(K::kNope)),
+                           s.product, kPanelWidth, rows, nullptr});
         for (int r = 0; r < rows; ++r)
-          load_words(a.q, t + r, h * kQuery + K::kNope, K::kRope,
-                     latent_query(t + r) + words(K::kLatent));
+          round_words(s.product + r * kPanelWidth, kPanelWidth, latent_query(t + r) + words(c));
       }
     }
-  });
+    for (int r = 0; r < rows; ++r)
+      load_words(a.q, t + r, h * kQuery + K::kNope, K::kRope,
+                 latent_query(t + r) + words(K::kLatent));
+  }
 }
 
 // Computes o_latent[t][h] for tokens [begin, end). If there are fewer tokens than threads, the
@@ -241,13 +265,15 @@ void AttentionOps::mix_latent(const void* const* rows, bool bf16, int n, int hea
 // out[t][h] = o_latent[t][h] Wv_h^T.
 void AttentionOps::project_values(const Attention& a, int begin, int end) {
   pool_.parallel_dynamic(a.up.heads, 1, [&](int64_t first, int64_t last, int thread) {
-    for (int64_t h = first; h < last; ++h) {
-      if (wide_)
-        project_head_values(a, begin, end, h, thread);
-      else
-        dot_head_values(a, begin, end, h, scratch_[static_cast<size_t>(thread)]);
-    }
+    for (int64_t h = first; h < last; ++h) project_head(a, begin, end, h, thread);
   });
+}
+
+void AttentionOps::project_head(const Attention& a, int begin, int end, int64_t h, int thread) {
+  if (wide_)
+    project_head_values(a, begin, end, h, thread);
+  else
+    dot_head_values(a, begin, end, h, scratch_[static_cast<size_t>(thread)]);
 }
 
 // As the product of a linear layer.

@@ -14,6 +14,7 @@ constexpr int kProductRows = 6, kSlice = 1;
 constexpr int kIndexHeads = 4, kDotSums = 4, kCodeRows = 2;
 
 #include "kernels/cpu/fp8_avx2_inl.h"
+#include "kernels/cpu/transpose_avx2_inl.h"
 
 struct F {
   __m256 low, high;
@@ -82,6 +83,12 @@ inline W splat_word(const uint32_t* p) {
   __builtin_memcpy(&x, p, 4);
   return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
 }
+// The two bf16 of each word as float32.
+inline W lower_bf16(W x) { return {_mm256_slli_epi32(x.low, 16), _mm256_slli_epi32(x.high, 16)}; }
+inline W upper_bf16(W x) {
+  const __m256i upper = _mm256_set1_epi32(-0x10000);
+  return {_mm256_and_si256(x.low, upper), _mm256_and_si256(x.high, upper)};
+}
 inline F as_floats(W x) { return {_mm256_castsi256_ps(x.low), _mm256_castsi256_ps(x.high)}; }
 
 inline W as_words(F x) { return {_mm256_castps_si256(x.low), _mm256_castps_si256(x.high)}; }
@@ -141,30 +148,6 @@ void dequantise_bf16(const uint8_t* code, int64_t ld, int rows, float scale, uin
 
 void round_exactly(const float* x, int64_t n, uint16_t* out) {
   for (int64_t i = 0; i < n; i += 16) store_bf16(out + i, load(x + i));
-}
-
-// 8 x 8 words: rows become columns.
-void transpose(__m256i (&x)[8]) {
-  __m256i y[8];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    y[2 * i] = _mm256_unpacklo_epi32(x[2 * i], x[2 * i + 1]);
-    y[2 * i + 1] = _mm256_unpackhi_epi32(x[2 * i], x[2 * i + 1]);
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    x[4 * i] = _mm256_unpacklo_epi64(y[4 * i], y[4 * i + 2]);
-    x[4 * i + 1] = _mm256_unpackhi_epi64(y[4 * i], y[4 * i + 2]);
-    x[4 * i + 2] = _mm256_unpacklo_epi64(y[4 * i + 1], y[4 * i + 3]);
-    x[4 * i + 3] = _mm256_unpackhi_epi64(y[4 * i + 1], y[4 * i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    y[i] = _mm256_permute2x128_si256(x[i], x[i + 4], 0x20);
-    y[i + 4] = _mm256_permute2x128_si256(x[i], x[i + 4], 0x31);
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) x[i] = y[i];
 }
 
 void pack_lanes(const void* const* rows, int words, uint32_t* out) {

@@ -73,18 +73,18 @@ void AttentionOps::score_tile(const ScoreRows& rows, int64_t tile, const uint32_
   static_assert(kPageRows % kPanelWidth == 0, "a tile lies within one page");
   const int64_t first_row = batch.cache_row(rows.begin, first);
   const std::byte* tile_rows = kv.index_row(first_row);
-  const bool ready = !fp8 && (exact_ || !wide_);
-  // Unscaled codes: the scale is applied to the score, as the definition has it.
-  if (!ready) index_row_words(tile_rows, fp8, valid, s.rows);
-  for (int i = 0; i < valid; ++i) {
-    if (ready)
-      keys[i] = tile_rows + i * kv.index_value_bytes();
-    else
-      keys[i] = s.rows + i * words(kDim);
-  }
+  // Unscaled codes: the scale is applied to the score, as the definition has it. They become bf16,
+  // which kernels that take float32 words widen in registers.
+  if (fp8)
+    attention_.dequantise_bf16(reinterpret_cast<const uint8_t*>(tile_rows), kDim, valid, 1.0f,
+                               reinterpret_cast<uint16_t*>(s.rows), kDim);
+  const int key_words = exact_ ? kDim : kDim / 2;
+  for (int i = 0; i < valid; ++i)
+    keys[i] = fp8 ? static_cast<const void*>(s.rows + i * key_words)
+                  : tile_rows + i * kv.index_value_bytes();
   if (fp8)
     std::memcpy(key_scale, kv.index_scales(first_row), static_cast<size_t>(valid) * sizeof(float));
-  attention_.pack_lanes(keys, static_cast<int>(words(kDim)), s.lanes);
+  attention_.pack_lanes(keys, key_words, s.lanes);
   // Tokens before the tile do not see it.
   int begin =
       rows.begin + static_cast<int>(std::max<int64_t>(0, first - position_of(batch, rows.begin)));
@@ -96,6 +96,7 @@ void AttentionOps::score_tile(const ScoreRows& rows, int64_t tile, const uint32_
   t.heads = static_cast<int>(head_weight.dims[1]);
   t.words = static_cast<int>(words(kDim));
   t.keys = s.lanes;
+  t.bf16_keys = wide_ && !exact_;
   t.key_scale = fp8 ? key_scale : nullptr;
   t.rows = rows.end - begin;
   t.ldo = rows.tiles * kPanelWidth;

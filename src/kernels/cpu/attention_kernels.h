@@ -99,8 +99,9 @@ struct IndexTile {
   int64_t ldq;
   const float* head_weight;
   int64_t ldw;
-  int heads, words;
+  int heads, words;        // words: of q
   const void* keys;        // panel of 64 keys
+  bool bf16_keys;          // words of q are float32, those of `keys` pairs of bf16
   const float* key_scale;  // [64], or null
   int rows;
   float* out;

@@ -131,6 +131,8 @@ void mix_floats(const RowMix& m) {
   m.bf16_rows ? mix_rows_of<Bf16Row>(m) : mix_rows_of<WordRow>(m);
 }
 
+constexpr int kCodeRowsAhead = 24;
+
 template <int R>
 void mix_code_rows(const CodeMix& m, int row, __m256i& seen) {
   for (int column = 0; column < kCodeColumns; column += 32) {
@@ -139,6 +141,9 @@ void mix_code_rows(const CodeMix& m, int row, __m256i& seen) {
     const uint32_t* a = words_at(m.a, row * m.lda);
     const uint8_t* code = m.code + column;
     for (int k = 0; k < m.words; ++k, code += m.ld) {
+      // Rows are too far apart for the processor to guess the next ones.
+      if (column % 64 == 0)
+        _mm_prefetch(reinterpret_cast<const char*>(code + kCodeRowsAhead * m.ld), _MM_HINT_T0);
       F w[2];
       load_halves(code, w, seen);
 #pragma GCC unroll 4
@@ -276,8 +281,45 @@ struct LinesAhead {
   }
 };
 
+// What a word of the keys' panel is multiplied with: a word of the query,
+struct WordKeys {
+  static constexpr int kColumns = 1;
+  template <int H, class E>
+  [[gnu::always_inline]] static void step(const uint32_t* q, int64_t stride, const uint32_t* b,
+                                          F (&acc)[H][kSlice]) {
+    W y[kSlice];
+#pragma GCC unroll 4
+    for (int j = 0; j < kSlice; ++j) y[j] = load_words(b + 16 * j);
+#pragma GCC unroll 4
+    for (int h = 0; h < H; ++h) {
+      W x = splat_word(q + h * stride);
+#pragma GCC unroll 4
+      for (int j = 0; j < kSlice; ++j) acc[h][j] = E::step(acc[h][j], x, y[j]);
+    }
+  }
+};
+// or, where it is a pair of bf16, two: the panel is half as large, and nothing is widened in
+// memory.
+struct Bf16Keys {
+  static constexpr int kColumns = 2;
+  template <int H, class E>
+  [[gnu::always_inline]] static void step(const uint32_t* q, int64_t stride, const uint32_t* b,
+                                          F (&acc)[H][kSlice]) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kSlice; ++j) {
+      const W pair = load_words(b + 16 * j);
+      const W even = lower_bf16(pair), odd = upper_bf16(pair);
+#pragma GCC unroll 4
+      for (int h = 0; h < H; ++h) {
+        acc[h][j] = E::step(acc[h][j], splat_word(q + h * stride), even);
+        acc[h][j] = E::step(acc[h][j], splat_word(q + h * stride + 1), odd);
+      }
+    }
+  }
+};
+
 // Heads q[0 .. H) and vectors [first, first + kSlice) of the keys.
-template <class E, int H>
+template <class E, class Keys, int H>
 void index_heads(const IndexTile& t, const uint32_t* q, const float* weight, int first,
                  LinesAhead& ahead, F (&score)[4]) {
   F acc[H][kSlice];
@@ -286,17 +328,9 @@ void index_heads(const IndexTile& t, const uint32_t* q, const float* weight, int
 #pragma GCC unroll 4
     for (int j = 0; j < kSlice; ++j) acc[h][j] = zero();
   const uint32_t* b = words_at(t.keys, 16 * first);
-  for (int k = 0; k < t.words; ++k, b += kPanelWidth) {
-    W y[kSlice];
-#pragma GCC unroll 4
-    for (int j = 0; j < kSlice; ++j) y[j] = load_words(b + 16 * j);
+  for (int k = 0; k < t.words; k += Keys::kColumns, b += kPanelWidth) {
     ahead.step();
-#pragma GCC unroll 4
-    for (int h = 0; h < H; ++h) {
-      W x = splat_word(q + h * t.words + k);
-#pragma GCC unroll 4
-      for (int j = 0; j < kSlice; ++j) acc[h][j] = E::step(acc[h][j], x, y[j]);
-    }
+    Keys::template step<H, E>(q + k, t.words, b, acc);
   }
 #pragma GCC unroll 4
   for (int h = 0; h < H; ++h)
@@ -305,8 +339,8 @@ void index_heads(const IndexTile& t, const uint32_t* q, const float* weight, int
       score[first + j] = fmadd(vmax(acc[h][j], zero()), splat(weight[h]), score[first + j]);
 }
 
-template <class E>
-void index_tile(const IndexTile& t) {
+template <class E, class Keys>
+void index_tile_of(const IndexTile& t) {
   LinesAhead ahead = {t.ahead, t.ahead + t.ahead_bytes};
   for (int r = 0; r < t.rows; ++r) {
     F score[4] = {zero(), zero(), zero(), zero()};
@@ -315,14 +349,19 @@ void index_tile(const IndexTile& t) {
     int h = 0;
     for (; h + kIndexHeads <= t.heads; h += kIndexHeads)
       for (int j = 0; j < 4; j += kSlice)
-        index_heads<E, kIndexHeads>(t, q + h * t.words, weight + h, j, ahead, score);
+        index_heads<E, Keys, kIndexHeads>(t, q + h * t.words, weight + h, j, ahead, score);
     for (; h < t.heads; ++h)
       for (int j = 0; j < 4; j += kSlice)
-        index_heads<E, 1>(t, q + h * t.words, weight + h, j, ahead, score);
+        index_heads<E, Keys, 1>(t, q + h * t.words, weight + h, j, ahead, score);
     float* out = t.out + r * t.ldo;
     for (int j = 0; j < 4; ++j)
       store(out + 16 * j, t.key_scale ? mul(score[j], load(t.key_scale + 16 * j)) : score[j]);
   }
+}
+
+template <class E>
+void index_tile(const IndexTile& t) {
+  t.bf16_keys ? index_tile_of<E, Bf16Keys>(t) : index_tile_of<E, WordKeys>(t);
 }
 
 // ---------------------------------------------------------------------------- conversions

@@ -152,7 +152,9 @@ class AttentionOps : public LinearOps {
   const uint32_t* load_key_panel(const QWeight& w, int64_t row, Scratch& s) const;
   bool absorb_codes(const QWeight& w, int64_t row, const void* nope, int64_t stride, int rows,
                     float* product) const;
+  void attend_token(const Attention& a, int t);
   void absorb_queries(const Attention& a, int begin, int end);
+  void absorb_head_queries(const Attention& a, int begin, int end, int64_t h, Scratch& s);
   void attend_latent(const Attention& a, int begin, int end);
   void attend_latent_heads(const Attention& a, int begin, PickedRows& picked, int head, int heads,
                            Scratch& s);
@@ -161,6 +163,7 @@ class AttentionOps : public LinearOps {
   }
   void mix_latent(const void* const* rows, bool bf16, int n, int heads, Scratch& s);
   void project_values(const Attention& a, int begin, int end);
+  void project_head(const Attention& a, int begin, int end, int64_t h, int thread);
   void project_head_values(const Attention& a, int begin, int end, int64_t h, int thread);
   void dot_head_values(const Attention& a, int begin, int end, int64_t h, Scratch& s);
 

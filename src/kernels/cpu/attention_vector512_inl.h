@@ -32,6 +32,9 @@ inline W splat_word(const uint32_t* p) {
   __builtin_memcpy(&x, p, 4);
   return _mm512_set1_epi32(x);
 }
+// The two bf16 of each word as float32.
+inline W lower_bf16(W x) { return _mm512_slli_epi32(x, 16); }
+inline W upper_bf16(W x) { return _mm512_and_si512(x, _mm512_set1_epi32(-0x10000)); }
 inline F as_floats(W x) { return _mm512_castsi512_ps(x); }
 inline W as_words(F x) { return _mm512_castps_si512(x); }
 inline F load_bf16(const uint16_t* p) {

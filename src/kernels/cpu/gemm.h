@@ -149,6 +149,13 @@ struct ProductKernels {
   int stream_unit = 0;   // bytes of a row that lie together when its rows are interleaved
   int panel_strips = 4;  // packed at once for many rows, at most kMaxPanelStrips
 
+  // Another panel, and products with it that are the same bit for bit, for `many_rows` activation
+  // rows and more; 0: none. `row_block` rows are multiplied with all strips that are packed before
+  // the next rows are: so many stay in L2.
+  void (*pack_many)(const Strip& strip, int64_t k0, int depth, uint8_t* panel) = nullptr;
+  void (*tile_many)(const TileJob& job) = nullptr;
+  int many_rows = 0, row_block = 0;
+
   // Kernels that take activations in blocks, whatever their number: block_rows rows (the last block
   // has the rest), [pair of columns][row], padded with zeros to a multiple of block_columns. Block
   // b starts where row b * block_rows would if each row had x_row_bytes. 0: rows as they lie.

@@ -11,6 +11,7 @@ namespace fathom {
 namespace {
 
 #include "kernels/cpu/fp8_avx2_inl.h"
+#include "kernels/cpu/transpose_avx2_inl.h"
 
 struct V {
   using F = __m256;
@@ -70,6 +71,16 @@ struct V {
     return _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));
   }
 
+  // Rows become columns.
+  static void transpose(F (&x)[kLanes]) {
+    __m256i words[kLanes];
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes; ++i) words[i] = _mm256_castps_si256(x[i]);
+    fathom::transpose(words);
+#pragma GCC unroll 8
+    for (int i = 0; i < kLanes; ++i) x[i] = _mm256_castsi256_ps(words[i]);
+  }
+
   // Widens four values to a vector; the other lanes are undefined.
   static F of_quad(__m128 v) { return _mm256_castps128_ps256(v); }
 
@@ -106,13 +117,22 @@ struct V {
 
 #include "kernels/cpu/gemm_inl.h"
 #include "kernels/cpu/product_f32_inl.h"
+#include "kernels/cpu/product_outer_inl.h"
 #include "kernels/cpu/rows_inl.h"
 
 }  // namespace
 
 const GemmKernels kGemmAvx2 = {
     .name = "avx2",
-    .f32 = {pack_f32, tile_f32, stream_f32, kStreamRowsF32, sizeof(V::F)},
+    .f32 = {.pack = pack_f32,
+            .tile = tile_f32,
+            .stream = stream_f32,
+            .stream_rows = kStreamRowsF32,
+            .stream_unit = sizeof(V::F),
+            .pack_many = pack_outer,
+            .tile_many = tile_outer,
+            .many_rows = kOuterRows,
+            .row_block = kOuterRowBlock},
     .bf16 = {},
     .prepare = prepare,
     .norm = norm,

@@ -157,40 +157,55 @@ void Product::stream(const QWeight& w, Form form, int64_t strip, Inputs in, Outp
   of(form).stream(job);
 }
 
+TileJob Product::tile_job(const QWeight& w, Form form, int64_t strip, int64_t k0, int64_t depth,
+                          Inputs in, int64_t row, int64_t rows, Outputs out) const {
+  const int element = element_size(form);
+  const int64_t first = first_row(w, strip);
+  TileJob job{.x = in.x + row,
+              .x_offset = k0 * element,
+              .x_blocks = in.interleaved,
+              .x_row_bytes = in.row_bytes,
+              .rows = static_cast<int>(rows),
+              .units = static_cast<int>((depth + kStep - 1) / kStep * kStep * element / 16),
+              .first = k0 == 0,
+              .last = k0 + kDepth >= w.cols,
+              .out = out.at(row, 0),
+              .out_stride = out.stride,
+              .out_bf16 = out.bf16,
+              .columns = static_cast<int>(std::min(w.rows, first_row(w, strip + 1)) - first)};
+  if (form.quant == Form::Quant::coded) {
+    job.x_scale = in.scale + row;
+    job.x_scale_offset = k0 / kBlock;
+    job.w_scale = w.scales_of_row(first) + k0 / kBlock;
+  }
+  return job;
+}
+
 void Product::panel(const QWeight& w, Form form, int64_t begin, int64_t end, Inputs in, Outputs out,
                     const ProductScratch& scratch) const {
   const ProductKernels& k = of(form);
-  const int element = element_size(form);
+  const bool many = k.many_rows > 0 && in.rows >= k.many_rows;
+  const auto pack = many ? k.pack_many : k.pack;
+  const auto tile = many ? k.tile_many : k.tile;
+  const int64_t row_block = many ? k.row_block : in.rows;
   for (int64_t k0 = 0; k0 < w.cols; k0 += kDepth) {
     int depth = static_cast<int>(std::min<int64_t>(kDepth, w.cols - k0));
     for (int64_t s = begin; s < end; ++s)
-      k.pack(strip_at(w, form, s), k0, depth, scratch.panel(static_cast<int>(s - begin)));
-    for (int64_t s = begin; s < end; ++s) {
-      int64_t row = first_row(w, s);
-      int i = static_cast<int>(s - begin);
-      TileJob job{.x = in.x,
-                  .x_offset = k0 * element,
-                  .x_blocks = in.interleaved,
-                  .x_row_bytes = in.row_bytes,
-                  .rows = static_cast<int>(in.rows),
-                  .panel = scratch.panel(i),
-                  .units = (depth + kStep - 1) / kStep * kStep * element / 16,
-                  .carry = scratch.carry(i),
-                  .first = k0 == 0,
-                  .last = k0 + kDepth >= w.cols,
-                  .out = out.at(0, row - first_row(w, begin)),
-                  .out_stride = out.stride,
-                  .out_bf16 = out.bf16,
-                  .columns = static_cast<int>(std::min(w.rows, first_row(w, s + 1)) - row)};
-      look_ahead(job, strip_at(w, form, s), k0, static_cast<int64_t>(size_of(w.dtype)),
-                 end - begin);
-      if (form.quant == Form::Quant::coded) {
-        job.x_scale = in.scale;
-        job.x_scale_offset = k0 / kBlock;
-        job.w_scale = w.scales_of_row(row) + k0 / kBlock;
+      pack(strip_at(w, form, s), k0, depth, scratch.panel(static_cast<int>(s - begin)));
+    for (int64_t row = 0; row < in.rows; row += row_block)
+      for (int64_t s = begin; s < end; ++s) {
+        const int i = static_cast<int>(s - begin);
+        const int64_t rows = std::min(row_block, in.rows - row);
+        const int64_t column = first_row(w, s) - first_row(w, begin);
+        TileJob job = tile_job(w, form, s, k0, depth, in, row, rows,
+                               {out.at(0, column), out.stride, out.bf16});
+        job.panel = scratch.panel(i);
+        job.carry = scratch.carry(i) + row * kStripRows;
+        if (row + rows == in.rows)
+          look_ahead(job, strip_at(w, form, s), k0, static_cast<int64_t>(size_of(w.dtype)),
+                     end - begin);
+        tile(job);
       }
-      k.tile(job);
-    }
   }
 }
 

@@ -116,6 +116,10 @@ class Product {
   void stream(const QWeight& w, Form form, int64_t strip, Inputs in, Outputs out) const;
   void panel(const QWeight& w, Form form, int64_t begin, int64_t end, Inputs in, Outputs out,
              const ProductScratch& scratch) const;
+  // The rows of `in` from `row` on that panel() multiplies at a time, `rows` of them, with columns
+  // [k0, k0 + depth) of a strip. `panel` and `out` are the strip's.
+  TileJob tile_job(const QWeight& w, Form form, int64_t strip, int64_t k0, int64_t depth, Inputs in,
+                   int64_t row, int64_t rows, Outputs out) const;
   const ProductKernels& of(Form form) const { return form.f32 ? kernels_.f32 : kernels_.bf16; }
   static int element_size(Form form) { return form.f32 ? 4 : 2; }
 
