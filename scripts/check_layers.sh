@@ -67,6 +67,7 @@ check() {
       root = file; sub(/\/.*/, "", root)
       path = substr(file, length(root) + 2)
       if (target ~ /^(cuda|cublas|cufft|cub\/|thrust\/|cooperative_groups|nccl)/) to = "cuda"
+      else if (target ~ /^mpi\.h/) to = "mpi"
       else if (exists("src/" target)) to = room_of("src", target)
       else if (exists("tests/" target)) { to = target; sub(/\/[^\/]*$/, "", to); to = "tests/" to }
       else next  # a header of a library, or of the same folder

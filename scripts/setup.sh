@@ -23,6 +23,8 @@ build_packages=(
   "libspdlog-dev:logs"
   "zlib1g-dev:request bodies in gzip and deflate"
   "libzstd-dev:request bodies in zstd"
+  "libopenmpi-dev:several machines (Open MPI; a build without it is for one machine)"
+  "openmpi-bin:starts processes on several machines (mpirun)"
 )
 test_packages=(
   "libgtest-dev:unit tests"

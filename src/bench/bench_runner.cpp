@@ -100,7 +100,8 @@ class BenchRunner::Machine {
   const FormPolicy& forms() const { return model_.first().forms(); }
   std::string describe() {
     const std::string one = model_.first().device_ops().describe();
-    return model_.size() == 1 ? one : fmt::format("{} ranks of: {}", model_.size(), one);
+    const RankLayout& layout = model_.first().plan().layout;
+    return layout.ranks() == 1 ? one : fmt::format("{} of: {}", layout.describe(), one);
   }
 
   // Gives `sequences` sequences their pages, for `context` tokens and what is decoded after them.
@@ -179,16 +180,8 @@ double BenchRunner::Machine::prefill(int s, int64_t tokens) {
 }
 
 void BenchRunner::Machine::copy_cache(int from, int to) {
-  const int64_t rows = static_cast<int64_t>(pages_each_) * kPageRows;
-  for (int rank = 0; rank < model_.size(); ++rank)
-    for (const KvView& layer : model_.at(rank).cache().layers()) {
-      std::memcpy(layer.latent_row(to * rows), layer.latent_row(from * rows),
-                  static_cast<size_t>(rows * layer.latent_stride));
-      if (layer.index)
-        std::memcpy(layer.index_page(int64_t{to} * pages_each_),
-                    layer.index_page(int64_t{from} * pages_each_),
-                    static_cast<size_t>(rows * layer.index_stride));
-    }
+  const int pages = static_cast<int>(pages_each_);
+  model_.copy_pages(from * pages, to * pages, pages);
 }
 
 double BenchRunner::Machine::decode(int batch, int steps) {

@@ -98,7 +98,7 @@ class BenchRunner {
   int64_t pages_of(int64_t context, int batch) const;
   int most_pages() const;
   std::string misfit(int64_t context, int batch) const;
-  int ranks() const { return options_.compute.layout.ranks(); }
+  int ranks() const { return options_.compute.layout.ranks_here(); }
   BenchFigure time_prefill(int64_t context, int sequences);
   BenchFigure time_decode(int batch);
 

@@ -13,6 +13,7 @@
 #include "cli/command.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/processes.h"
 #include "model/checkpoint.h"
 #include "model/footprint.h"
 #include "runtime/device.h"
@@ -240,6 +241,7 @@ int bench(const CLI::App& command, const BenchFlags& o) {
     if (command.count("--attention") > 0) flags.attention = compute.attention;
     return bench_on_gpu(flags, compute);
   }
+  check_processes(o.path, o.config, compute);
   CheckpointOptions loading;
   loading.config_file = o.config;
   // Where it is not run it is no reason to refuse, and not read.

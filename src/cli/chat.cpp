@@ -115,6 +115,7 @@ class Chat {
           break;
       } catch (const Error& e) {
         notice(e.what());
+        if (session_.engine().snapshot().failed) return 1;
       }
     }
     return 0;

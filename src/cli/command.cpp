@@ -14,12 +14,16 @@
 #include "base/numa.h"
 #include "base/version.h"
 #include "cli/output.h"
+#include "cli/processes.h"
 #include "io/json_file.h"
 
 namespace fathom::cli {
 
 void on_run(CLI::App& command, Run run) {
-  command.callback([run = std::move(run)] {
+  command.callback([&command, run = std::move(run)] {
+    if (process_link() && !command.get_option_no_throw("--tensor-parallel-size"))
+      throw UsageError(
+          fmt::format("{} runs in one process: start it without mpirun", command.get_name()));
     if (int code = run(); code != 0) throw CLI::RuntimeError(code);
   });
 }
@@ -71,7 +75,7 @@ int parse_and_run(CLI::App& app, int argc, char** argv) {
     if (!is_output_error(e)) fmt::print(stderr, "fathom: {}\n", e.what());
     return 1;
   } catch (const std::exception& e) {
-    fmt::print(stderr, "fathom: {}\n", e.what());
+    if (!process_failure_said(e.what())) fmt::print(stderr, "fathom: {}\n", e.what());
     return 1;
   }
 }
@@ -88,6 +92,12 @@ const std::pair<const char*, std::vector<void (*)(CLI::App&)>> kPurposes[] = {
 
 int main_with(int argc, char** argv) {
   guard_standard_streams();
+  try {
+    if (const std::optional<int> code = join_launched_processes(argc, argv)) return *code;
+  } catch (const Error& e) {
+    fmt::print(stderr, "fathom: {}\n", e.what());
+    return 1;
+  }
   CLI::App app{"fathom: run DeepSeek-V3.2 yourself, faithful to the model"};
   app.name("fathom");
   app.require_subcommand(1);
@@ -101,7 +111,9 @@ int main_with(int argc, char** argv) {
   }
   if (int nodes = spread_memory_over_nodes(); nodes > 1)
     fmt::print(stderr, "memory is spread over {} NUMA nodes\n", nodes);
-  return end_of_output(parse_and_run(app, argc, argv));
+  const int code = parse_and_run(app, argc, argv);
+  end_processes();
+  return end_of_output(code);
 }
 
 }  // namespace fathom::cli

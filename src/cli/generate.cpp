@@ -192,6 +192,7 @@ class Interactive {
         turn(*line);
       } catch (const Error& e) {
         complain(e.what());
+        if (session_.engine().snapshot().failed) return 1;
       }
     }
     print_speed(session_);

@@ -6,6 +6,8 @@
 
 #include "base/error.h"
 #include "cli/command.h"
+#include "cli/processes.h"
+#include "io/machine.h"
 #include "runtime/cache_origin.h"
 #include "text/json_reader.h"
 
@@ -26,6 +28,7 @@ std::unique_ptr<Checkpoint> load(const std::string& folder, const ModelOptions& 
   CheckpointOptions options;
   options.config_file = o.config;
   options.layout = o.compute.plan().layout;
+  check_processes(folder, o.config, o.compute.plan());
   options.with_mtp = asked ? *asked > 0 : drafts_by_default(o.compute.plan());
   if (asked || !options.with_mtp) return Checkpoint::load(folder, options);
   try {
@@ -71,7 +74,10 @@ EngineOptions engine_options_of(const ModelOptions& o, const Checkpoint& checkpo
   e.weight_bytes = gpu ? PlacedWeights::bytes_on_gpu(config, e.compute.numerics, e.compute.layout)
                        : checkpoint.mapped_bytes();
   // Asked before the weights are there, and again by nobody: what they take is in weight_bytes.
-  if (gpu) e.available_bytes = find_gpu(e.compute.layout.ranks()).free;
+  if (gpu) e.available_bytes = find_gpu(e.compute.layout.ranks_here()).free;
+  // Every process gets a cache of the same size.
+  if (const std::optional<int64_t> others = memory_of_others())
+    e.available_bytes = std::min(e.available_bytes.value_or(available_memory()), *others);
   return e;
 }
 

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/processes.h"
 #include "io/safetensors.h"
 #include "model/checkpoint.h"
 #include "runtime/device.h"
@@ -115,6 +116,7 @@ int run(const LogitsFlags& o) {
   loading.config_file = o.config;
   loading.with_mtp = o.mtp;
   loading.layout = o.compute.plan().layout;
+  check_processes(o.ckpt, o.config, o.compute.plan());
   std::unique_ptr<Checkpoint> checkpoint = Checkpoint::load(o.ckpt, loading);
   const Config& config = checkpoint->config();
 

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/processors.h"
 #include "cli/command.h"
+#include "cli/processes.h"
 #include "kernels/cpu_ops.h"
 #include "runtime/device.h"
 
@@ -138,6 +139,11 @@ void ComputeOptions::add_ranks_to(CLI::App& command) {
                   "ranks that compute together, each with a part of the weights: GPUs, or parts of "
                   "the processors, one a NUMA node where there are several (default: 1)")
       ->check(CLI::Range(1, 1024));
+  command
+      .add_option("--exchange-timeout", exchange_timeout,
+                  "with mpirun: seconds that another process may be silent before the run ends")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->capture_default_str();
 }
 
 void ComputeOptions::add_groups_to(CLI::App& command) {
@@ -156,8 +162,9 @@ DeviceKind ComputeOptions::device_value() const {
       fail("--device cuda: {} for the CPU only", numerics == "exact" ? "--numerics exact is"
                                                  : kv == "f32"       ? "--kv f32 is"
                                                                      : "--kernels is");
+    const int processes = process_link() ? process_link()->processes() : 1;
     const DeviceChoice choice =
-        choose_device(cpu_only ? "cpu" : device, std::max(1, tensor_parallel));
+        choose_device(cpu_only ? "cpu" : device, std::max(1, tensor_parallel / processes));
     if (!choice.note.empty()) fmt::print(stderr, "note: {}\n", choice.note);
     found_ = choice.device;
   }
@@ -181,6 +188,7 @@ ComputePlan ComputeOptions::plan() const {
   p.batch_invariant = batch_invariant;
   p.layout.tensor = std::max(1, tensor_parallel);
   p.layout.data = std::max(1, data_parallel);
+  spread_over_processes(p, exchange_timeout);
   if (gpu && p.layout.data > 1)
     fail("--data-parallel-size {}: groups of GPUs are not built yet; --device cpu has them",
          data_parallel);

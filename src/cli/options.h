@@ -25,10 +25,11 @@ struct ComputeOptions {
   std::optional<int> speculative_tokens;  // none: the program decides
   bool speculate_always = false;
   int tensor_parallel = 0, data_parallel = 0;
+  double exchange_timeout = 6;
 
   // --device, --numerics, --kv, --attention, --kernels, --threads, --batch-invariant
   void add_to(CLI::App& command);
-  // --tensor-parallel-size
+  // --tensor-parallel-size, --exchange-timeout
   void add_ranks_to(CLI::App& command);
   // --data-parallel-size, for a command with an engine
   void add_groups_to(CLI::App& command);

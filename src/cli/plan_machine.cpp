@@ -12,9 +12,10 @@ namespace fathom::cli {
 
 plan::Machine machine_of(const ComputePlan& compute) {
   plan::Machine m;
-  m.per_node = compute.layout.ranks();
+  m.per_node = compute.layout.ranks_here();
+  m.nodes = compute.layout.processes;
   if (compute.device == DeviceKind::cuda) {
-    const GpuInfo gpu = find_gpu(compute.layout.ranks());
+    const GpuInfo gpu = find_gpu(compute.layout.ranks_here());
     m.gpu = plan::gpu_model_of_driver(gpu.name);
     if (m.gpu) m.memory = gpu.free;
   } else {

@@ -10,6 +10,7 @@
 #include "cli/command.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/processes.h"
 #include "cli/terminal.h"
 #include "kernels/cpu_ops.h"
 #include "kernels/gpu.h"
@@ -99,6 +100,8 @@ void print_json(const std::vector<CheckResult>& results, const SelfcheckFlags& o
 
 int run(const SelfcheckFlags& o) {
   auto start = std::chrono::steady_clock::now();
+  if (process_link())
+    throw UsageError("selfcheck checks the ranks of one process: start it without mpirun");
   std::unique_ptr<Checkpoint> checkpoint = Checkpoint::load(o.dir, {.config_file = o.config});
   std::optional<Tokenizer> tokenizer;
   if (std::filesystem::exists(std::filesystem::path(o.dir) / "tokenizer.json"))

@@ -19,6 +19,7 @@
 #include "cli/loaded_model.h"
 #include "cli/output.h"
 #include "cli/plan_machine.h"
+#include "cli/processes.h"
 #include "cli/signals.h"
 #include "server/http/http_server.h"
 #include "server/metrics.h"
@@ -33,7 +34,8 @@ namespace {
 
 using namespace server;
 
-constexpr double kFarewell = 5;   // seconds that answers in flight get when the engine has failed
+constexpr double kFarewell = 5;  // seconds that answers in flight get when the engine has failed
+constexpr double kMpirunGrace = 0.6;  // and when mpirun ends the program: it kills after a second
 constexpr double kLastLines = 2;  // seconds that the log's last lines get to be written at the end
 constexpr size_t kSelectionBytes = size_t{64} << 20;
 
@@ -199,6 +201,8 @@ int serve(const ServeFlags& o, ModelEngine& engine, HttpServer& http, EndSignals
       ending.announce(failure.what());
     }
   });
+  if (ProcessLink* link = process_link())
+    link->on_failure([&](const std::string& why) { ending.announce(why); });
   http.start();
   signals.listen([&](int count) {
     ending.announce();
@@ -210,10 +214,16 @@ int serve(const ServeFlags& o, ModelEngine& engine, HttpServer& http, EndSignals
   // reports why.
   if (output_lost()) ending.announce();
 
-  const std::string failure = ending.wait();
+  std::string failure = ending.wait();
   if (!failure.empty()) say(fmt::format("fathom: the engine has failed: {}\n", failure));
-  http.stop(failure.empty() ? o.grace : std::min(o.grace, kFarewell));
+  double grace = failure.empty() ? o.grace : std::min(o.grace, kFarewell);
+  if (process_link() && signals.sent_by_parent()) grace = std::min(grace, kMpirunGrace);
+  http.stop(grace);
   signals.listen([](int) {});
+  if (ProcessLink* link = process_link()) {
+    link->on_failure({});
+    if (failure.empty()) failure = link->failure();  // one that came after the signal
+  }
   return failure.empty() ? 0 : 1;
 }
 

@@ -1,7 +1,9 @@
 #include "cli/signals.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 
 namespace fathom::cli {
@@ -43,8 +45,11 @@ void EndSignals::listen(std::function<void(int)> on_signal) {
 void EndSignals::wait() {
   const sigset_t set = end_signals();
   for (int count = 1;; ++count) {
-    int signal = 0;
-    if (sigwait(&set, &signal) != 0) return;
+    siginfo_t info;
+    const int signal = sigwaitinfo(&set, &info);
+    if (signal < 0 && errno == EINTR) continue;
+    if (signal < 0) return;
+    sent_by_parent_ = info.si_pid == ::getppid();
     std::unique_lock lock(mutex_);
     if (over_) return;
     if (on_signal_) {

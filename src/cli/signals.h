@@ -1,6 +1,7 @@
 // Signals that ask the program to end, as events.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -20,6 +21,8 @@ class EndSignals {
   // while it is empty, a signal ends the program as it would without this object. Waits for an
   // earlier callback that is running: what it used may go when this returns.
   void listen(std::function<void(int count)> on_signal);
+  // Whether the last signal came from the process that started this one.
+  bool sent_by_parent() const { return sent_by_parent_; }
 
  private:
   void wait();
@@ -27,6 +30,7 @@ class EndSignals {
   std::mutex mutex_;  // guards what follows
   std::function<void(int)> on_signal_;
   bool over_ = false;
+  std::atomic<bool> sent_by_parent_{false};
 
   std::thread thread_;
 };

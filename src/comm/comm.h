@@ -15,6 +15,7 @@
 namespace fathom {
 
 class Ops;
+class ProcessLink;
 
 // Part `part` of [0, n) in `parts` parts that are as even as whole numbers allow. A part is empty
 // where n is less than `parts`.
@@ -90,5 +91,11 @@ std::unique_ptr<Comm> make_solo_comm();
 
 // Ranks that are threads of this process, with tensors in the host's memory.
 std::shared_ptr<CommGroup> make_thread_group(int ranks);
+
+// `ranks` of several processes, as many threads in each, in the order of the processes; those of
+// this process join. Tensors lie in the host's memory. Results are bit for bit those of as many
+// threads of one process. `link` must outlive the group, and while an exchange is on nobody else
+// uses it.
+std::shared_ptr<CommGroup> make_process_group(ProcessLink& link, int ranks);
 
 }  // namespace fathom

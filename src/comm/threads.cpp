@@ -1,7 +1,10 @@
-// Ranks that are threads: each shows the others where its tensor lies, and they read it there.
+// Ranks that are threads: each shows the others where its tensor lies, and they read it there. What
+// ranks of other processes show is brought here first, by one thread of each process; all else is
+// the same, and so are the results.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <thread>
@@ -10,6 +13,7 @@
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "comm/comm.h"
+#include "comm/process_link.h"
 #include "numerics/bf16.h"
 
 namespace fathom {
@@ -101,11 +105,83 @@ void sum_elements(std::span<T* const> from, std::span<T* const> to, int64_t begi
   }
 }
 
+// Room that grows with the largest exchange and is not cleared.
+class Room {
+ public:
+  std::byte* of(size_t bytes) {
+    if (bytes > size_) {
+      memory_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
+      size_ = bytes;
+    }
+    return memory_.get();
+  }
+
+ private:
+  std::unique_ptr<std::byte[]> memory_;
+  size_t size_ = 0;
+};
+
+// What every rank shows of itself in an exchange of several processes: [rows, columns].
+struct Extent {
+  int64_t rows = 0, columns = 0;
+  size_t bytes(DType type) const { return static_cast<size_t>(rows * columns) * size_of(type); }
+};
+
+void copy_rows(std::byte* to, const Tensor& from) {
+  const size_t bytes = static_cast<size_t>(from.row_size()) * size_of(from.dtype);
+  const size_t stride = static_cast<size_t>(from.row_stride) * size_of(from.dtype);
+  if (bytes == stride) {
+    std::memcpy(to, from.data, bytes * static_cast<size_t>(from.rows()));
+    return;
+  }
+  for (int64_t r = 0; r < from.rows(); ++r, to += bytes)
+    std::memcpy(to, static_cast<const std::byte*>(from.data) + static_cast<size_t>(r) * stride,
+                bytes);
+}
+
 struct Board {
-  explicit Board(int ranks)
-      : barrier(ranks), shown(static_cast<size_t>(ranks)), parts(static_cast<size_t>(ranks)) {}
-  Barrier barrier;
-  std::vector<Tensor> shown, parts;  // by rank
+  explicit Board(int ranks, ProcessLink* others = nullptr)
+      : link(others),
+        here(others ? ranks / others->processes() : ranks),
+        first(others ? others->process() * here : 0),
+        barrier(here),
+        shown(static_cast<size_t>(ranks)),
+        parts(static_cast<size_t>(ranks)),
+        pieces(others ? static_cast<size_t>(others->processes()) : 0) {}
+
+  bool is_here(int rank) const { return first <= rank && rank < first + here; }
+
+  // Brings what ranks of other processes show: extent_of(rank) says how much that is. The ranks of
+  // this process have shown as much. Called by one of them.
+  template <class ExtentOf>
+  void bring(DType type, const ExtentOf& extent_of) {
+    size_t own = 0, foreign = 0;
+    for (int r = 0; r < static_cast<int>(shown.size()); ++r)
+      (is_here(r) ? own : foreign) += extent_of(r).bytes(type);
+    std::byte* out = outgoing.of(own);
+    std::byte* in = incoming.of(foreign);
+    for (int r = first; r < first + here; ++r) {
+      copy_rows(out, shown[static_cast<size_t>(r)]);
+      out += extent_of(r).bytes(type);
+    }
+    for (int r = 0; r < static_cast<int>(shown.size()); ++r) {
+      const Extent e = extent_of(r);
+      if (r % here == 0) pieces[static_cast<size_t>(r / here)] = {in, 0};
+      if (is_here(r)) continue;
+      shown[static_cast<size_t>(r)] = Tensor(in, type, {e.rows, e.columns});
+      in += e.bytes(type);
+      auto& piece = pieces[static_cast<size_t>(r / here)];
+      piece = {piece.data(), piece.size() + e.bytes(type)};
+    }
+    link->all_gather({outgoing.of(own), own}, pieces);
+  }
+
+  ProcessLink* const link;                   // to other processes; null without any
+  const int here, first;                     // ranks of this process
+  Barrier barrier;                           // of those
+  std::vector<Tensor> shown, parts;          // by rank
+  std::vector<std::span<std::byte>> pieces;  // by process
+  Room outgoing, incoming;
 };
 
 class ThreadsComm final : public Comm {
@@ -115,9 +191,10 @@ class ThreadsComm final : public Comm {
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(board_->shown.size()); }
 
-  // Each rank sums its part of the elements and writes it for all.
+  // Each rank sums its part of the elements and writes it for all of its process.
   void all_reduce(Tensor x) override {
-    show_alike(x);
+    show_alike(x, x);
+    bring(x.dtype, [&](int) { return Extent{x.rows(), x.row_size()}; });
     if (x.dtype == DType::f32)
       reduce<float>(x);
     else
@@ -126,24 +203,34 @@ class ThreadsComm final : public Comm {
   }
 
   void all_gather_columns(Tensor x) override {
-    show_alike(x);
+    const auto columns = [&](int r) { return part_of(x.row_size(), r, size()); };
+    show_alike(x, x.columns(columns(rank_).begin, columns(rank_).end));
+    bring(x.dtype, [&](int r) { return Extent{x.rows(), columns(r).size()}; });
     for (int other = 0; other < size(); ++other) {
       if (other == rank_) continue;
-      const PartRange c = part_of(x.row_size(), other, size());
-      for (int64_t r = 0; r < x.rows(); ++r) copy(other, x, r, c.begin, c.end);
+      const Tensor place = x.columns(columns(other).begin, columns(other).end);
+      for (int64_t r = 0; r < x.rows(); ++r) copy_row(place, r, other, r);
     }
     board_->barrier.wait();
   }
 
   void all_gather_rows(Tensor x, int block) override {
-    show_alike(x);
-    for (int64_t r = 0; r < x.rows(); ++r)
-      if (const int owner = static_cast<int>(r / block % size()); owner != rank_)
-        copy(owner, x, r, 0, x.row_size());
+    const int64_t round = int64_t{block} * size();
+    // Rows of a rank among the first n, which it shows one after the other.
+    const auto rows_of = [&](int r, int64_t n) {
+      return n / round * block + std::clamp<int64_t>(n % round - int64_t{r} * block, 0, block);
+    };
+    show_alike(x, board_->link ? packed_rows(x, block, rows_of(rank_, x.rows())) : x);
+    bring(x.dtype, [&](int r) { return Extent{rows_of(r, x.rows()), x.row_size()}; });
+    for (int64_t r = 0; r < x.rows(); ++r) {
+      const int owner = static_cast<int>(r / block % size());
+      if (owner != rank_) copy_row(x, r, owner, board_->link ? rows_of(owner, r) : r);
+    }
     board_->barrier.wait();
   }
 
   std::span<const int64_t> gather_groups(Tensor all, Tensor own, int group) override {
+    FATHOM_CHECK(!board_->link, "groups of ranks are spread over processes");
     show(own);
     find_offsets(group);
     FATHOM_CHECK(offsets_.back() <= all.rows(), "{} rows of all groups, room for {}",
@@ -177,28 +264,54 @@ class ThreadsComm final : public Comm {
     board_->barrier.wait();
   }
 
-  void show_alike(const Tensor& x) {
-    show(x);
-    const Tensor& first = board_->shown[0];
+  // Shows `piece` of `x`, which has the same shape on every rank.
+  void show_alike(const Tensor& x, const Tensor& piece) {
+    board_->parts[static_cast<size_t>(rank_)] = x;
+    show(piece);
+    const Tensor& first = board_->parts[static_cast<size_t>(board_->first)];
     FATHOM_CHECK(
         x.rows() == first.rows() && x.row_size() == first.row_size() && x.dtype == first.dtype,
-        "rank {} exchanges [{}, {}] and rank 0 [{}, {}]", rank_, x.rows(), x.row_size(),
-        first.rows(), first.row_size());
+        "rank {} exchanges [{}, {}] and rank {} [{}, {}]", rank_, x.rows(), x.row_size(),
+        board_->first, first.rows(), first.row_size());
+  }
+
+  // Between show() and a read of what ranks of other processes show.
+  template <class ExtentOf>
+  void bring(DType type, const ExtentOf& extent_of) {
+    if (!board_->link) return;
+    if (rank_ == board_->first) board_->bring(type, extent_of);
+    board_->barrier.wait();
+  }
+
+  // The rows that are this rank's, one after the other.
+  Tensor packed_rows(const Tensor& x, int block, int64_t count) {
+    const size_t bytes = static_cast<size_t>(x.row_size()) * size_of(x.dtype);
+    std::byte* to = packed_.of(static_cast<size_t>(count) * bytes);
+    const Tensor packed(to, x.dtype, {count, x.row_size()});
+    for (int64_t r = int64_t{rank_} * block; r < x.rows(); r += int64_t{block} * size()) {
+      const Tensor rows = x.slice(r, std::min(x.rows(), r + block));
+      copy_rows(to, rows);
+      to += static_cast<size_t>(rows.rows()) * bytes;
+    }
+    return packed;
   }
 
   template <class T>
   void reduce(const Tensor& x) {
     std::vector<T*>& rows = places<T>();
     rows.resize(board_->shown.size());
+    const std::span<T*> own = std::span(rows).subspan(static_cast<size_t>(board_->first),
+                                                      static_cast<size_t>(board_->here));
     // Whole cache lines a rank, so that none is written by two.
     const int64_t width = x.row_size();
-    const PartRange lanes = part_of((width * x.rows() + kLane - 1) / kLane, rank_, size());
+    const PartRange lanes =
+        part_of((width * x.rows() + kLane - 1) / kLane, rank_ - board_->first, board_->here);
     for (int64_t at = lanes.begin * kLane, end = std::min(width * x.rows(), lanes.end * kLane);
          at < end;) {
       const int64_t r = at / width, from = at % width;
       const int64_t to = std::min(width, from + end - at);
       for (size_t i = 0; i < rows.size(); ++i) rows[i] = board_->shown[i].row<T>(r);
-      sum_elements<T>(rows, rows, from, to);
+      sum_elements<T>(rows, own, from, to);
       at += to - from;
     }
   }
@@ -234,14 +347,14 @@ class ThreadsComm final : public Comm {
       return halves_;
   }
 
-  // Elements [begin, end) of row r, from where rank `other` has them.
-  void copy(int other, const Tensor& x, int64_t r, int64_t begin, int64_t end) {
-    const int64_t size = static_cast<int64_t>(size_of(x.dtype));
-    auto at = [&](const Tensor& t) {
-      return static_cast<char*>(t.data) + (r * t.row_stride + begin) * size;
-    };
-    std::memcpy(at(x), at(board_->shown[static_cast<size_t>(other)]),
-                static_cast<size_t>((end - begin) * size));
+  // Row `r` of `to` becomes row `from_row` of what rank `other` shows.
+  void copy_row(const Tensor& to, int64_t r, int other, int64_t from_row) {
+    const Tensor& from = board_->shown[static_cast<size_t>(other)];
+    const size_t size = size_of(to.dtype);
+    std::memcpy(static_cast<std::byte*>(to.data) + static_cast<size_t>(r * to.row_stride) * size,
+                static_cast<const std::byte*>(from.data) +
+                    static_cast<size_t>(from_row * from.row_stride) * size,
+                static_cast<size_t>(to.row_size()) * size);
   }
 
   const std::shared_ptr<Board> board_;
@@ -249,12 +362,15 @@ class ThreadsComm final : public Comm {
   std::vector<float*> floats_;
   std::vector<Bf16*> halves_;
   std::vector<int64_t> offsets_;
+  Room packed_;
 };
 
 class ThreadGroup final : public CommGroup {
  public:
-  explicit ThreadGroup(int ranks) : board_(std::make_shared<Board>(ranks)) {}
+  explicit ThreadGroup(int ranks, ProcessLink* link = nullptr)
+      : board_(std::make_shared<Board>(ranks, link)) {}
   std::unique_ptr<Comm> join(int rank, Ops*) override {
+    FATHOM_CHECK(board_->is_here(rank), "rank {} belongs to another process", rank);
     return std::make_unique<ThreadsComm>(board_, rank);
   }
   void abort(const std::string& why) override { board_->barrier.abort(why); }
@@ -267,6 +383,11 @@ class ThreadGroup final : public CommGroup {
 
 std::shared_ptr<CommGroup> make_thread_group(int ranks) {
   return std::make_shared<ThreadGroup>(ranks);
+}
+
+std::shared_ptr<CommGroup> make_process_group(ProcessLink& link, int ranks) {
+  FATHOM_CHECK(ranks % link.processes() == 0, "{} ranks on {} processes", ranks, link.processes());
+  return std::make_shared<ThreadGroup>(ranks, &link);
 }
 
 }  // namespace fathom

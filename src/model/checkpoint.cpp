@@ -78,8 +78,8 @@ int64_t bytes_to_own(const CheckpointFiles& files, const Config& c, const RankLa
       continue;
     }
     const int64_t size = static_cast<int64_t>(size_of(parts[0].weight->dtype));
-    for (int rank = 0; rank < layout.ranks(); ++rank) {
-      const TensorShare share = share_of(spec, c, layout.at(rank));
+    for (int i = 0; i < layout.ranks_here(); ++i) {
+      const TensorShare share = share_of(spec, c, layout.at(layout.first_here() + i));
       if (share.empty() || place_of(parts, share)) continue;
       sum += share.rows() * share.cols() * size;
       if (whole(spec, share)) break;  // one copy for all ranks
@@ -112,10 +112,10 @@ std::unique_ptr<Checkpoint> Checkpoint::load(const std::string& dir,
   c->config_ = report.config;
   c->warnings_ = std::move(report.warnings);
   c->layout_ = options.layout;
-  c->weights_.resize(static_cast<size_t>(options.layout.ranks()));
-  for (int rank = 0; rank < options.layout.ranks(); ++rank) {
-    const RankLayout layout = options.layout.at(rank);
-    Weights& weights = c->weights_[static_cast<size_t>(rank)];
+  c->weights_.resize(static_cast<size_t>(options.layout.ranks_here()));
+  for (size_t i = 0; i < c->weights_.size(); ++i) {
+    const RankLayout layout = options.layout.at(options.layout.first_here() + static_cast<int>(i));
+    Weights& weights = c->weights_[i];
     for_each_tensor(c->config_, weights, [&](const TensorSpec& spec, WeightSlot slot) {
       c->fill(spec, share_of(spec, c->config_, layout), slot);
     });
@@ -147,7 +147,19 @@ std::byte* Checkpoint::own_bytes(size_t bytes) {
 
 int64_t Checkpoint::mapped_bytes() const {
   int64_t bytes = 0;
-  for (const SafetensorsFile& file : files_.files()) bytes += static_cast<int64_t>(file.bytes());
+  if (layout_.processes == 1) {
+    for (const SafetensorsFile& file : files_.files()) bytes += static_cast<int64_t>(file.bytes());
+    return bytes;
+  }
+  for (const TensorSpec& spec : tensor_list(config_)) {
+    const StoredTensor* stored = find_parts(files_, spec)[0].weight;
+    if (!stored) continue;
+    for (int i = 0; i < layout_.ranks_here(); ++i) {
+      const TensorShare share = share_of(spec, config_, layout_.at(layout_.first_here() + i));
+      bytes += share.rows() * share.cols() * static_cast<int64_t>(size_of(stored->dtype));
+      if (whole(spec, share)) break;  // read by all ranks at one place
+    }
+  }
   return bytes;
 }
 

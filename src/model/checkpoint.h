@@ -20,7 +20,7 @@ namespace fathom {
 struct CheckpointOptions {
   std::string config_file;  // instead of DIR/config.json
   bool with_mtp = true;     // false: leave the MTP layer out even if it is there
-  RankLayout layout = {};   // its ranks all compute in this process
+  RankLayout layout = {};   // weights are loaded for the ranks of this process
 };
 
 // The problems of a checkpoint, by tensor name, found without loading it.
@@ -50,13 +50,15 @@ class Checkpoint {
                                           const CheckpointOptions& options = {});
 
   const Config& config() const { return config_; }
-  const Weights& weights(int rank = 0) const { return weights_[static_cast<size_t>(rank)]; }
+  // Of the i-th rank of this process.
+  const Weights& weights(int i = 0) const { return weights_[static_cast<size_t>(i)]; }
   RankWeights rank_weights() const;
   const RankLayout& layout() const { return layout_; }
   const std::string& path() const { return path_; }
   const std::vector<std::string>& warnings() const { return warnings_; }
   int64_t owned_bytes() const { return owned_bytes_; }
-  int64_t mapped_bytes() const;  // of the files: what they occupy once all of them has been read
+  // Of the files: what they occupy once all that this process uses has been read.
+  int64_t mapped_bytes() const;
 
  private:
   Checkpoint(std::string path, CheckpointFiles files)
@@ -75,7 +77,7 @@ class Checkpoint {
   CheckpointFiles files_;
   Config config_;
   RankLayout layout_;
-  std::vector<Weights> weights_;  // by rank
+  std::vector<Weights> weights_;  // of the ranks of this process
   // What every rank has whole and no file holds as it is needed, by name.
   std::map<std::string, QWeight> shared_;
   std::map<std::string, const float*> vectors_;

@@ -49,6 +49,11 @@ std::string obstacle(const Config& c, int tensor) {
 
 }  // namespace
 
+std::string RankLayout::describe() const {
+  return processes == 1 ? fmt::format("{} ranks", tensor)
+                        : fmt::format("{} ranks of {} processes", tensor, processes);
+}
+
 bool experts_by_columns(const Config& c, const RankLayout& l) {
   return l.data == 1 && c.moe_intermediate % (kFp8Block * l.ranks()) == 0;
 }
@@ -83,6 +88,13 @@ void check_layout(const Config& c, const RankLayout& l) {
   if (l.tensor < 1 || l.data < 1 || l.tensor > kMostRanks || l.data > kMostRanks)
     fail("{} ranks of {} groups: counts from 1 to {} are accepted", l.tensor, l.data, kMostRanks);
   FATHOM_CHECK(0 <= l.rank && l.rank < l.ranks(), "rank {} of {}", l.rank, l.ranks());
+  if (l.processes > 1 && l.data > 1)
+    fail(
+        "{} groups of ranks on {} processes: groups that compute different sequences work within "
+        "one process",
+        l.data, l.processes);
+  if (l.ranks() % l.processes != 0)
+    fail("{} ranks cannot be dealt out evenly to {} processes", l.ranks(), l.processes);
   const std::string why = obstacle(c, l.tensor);
   if (why.empty()) return;
   std::vector<int> others;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "comm/comm.h"
 #include "model/config.h"
@@ -18,11 +19,19 @@ struct RankLayout {
   int tensor = 1;  // ranks of an attention group
   int data = 1;    // attention groups
   int rank = 0;    // this one, of tensor * data; neighbours form a group
+  // Processes that the ranks are dealt out to, as many neighbours to each, and which of them this
+  // is. Several processes have one attention group.
+  int process = 0, processes = 1;
 
   int ranks() const { return tensor * data; }
   int group() const { return rank / tensor; }
   int place() const { return rank % tensor; }  // in its group
-  RankLayout at(int other) const { return {tensor, data, other}; }
+  RankLayout at(int other) const { return {tensor, data, other, process, processes}; }
+  // The ranks of this process are [first_here(), first_here() + ranks_here()).
+  int ranks_here() const { return ranks() / processes; }
+  int first_here() const { return process * ranks_here(); }
+  int place_here() const { return rank - first_here(); }  // among those
+  std::string describe() const;                           // "4 ranks of 2 processes"
   bool operator==(const RankLayout&) const = default;
 };
 

@@ -67,6 +67,32 @@ void StepBatch::pad(int tokens, int32_t page) {
   page_tables_.resize(static_cast<size_t>(++sequences_) * max_pages_, -1);
 }
 
+void StepBatch::write_to(MessageWriter& message) const {
+  message.put(sequences_);
+  message.put(padding_);
+  message.put_all(std::span(ids_));
+  message.put_all(std::span(positions_));
+  message.put_all(std::span(sequence_of_));
+  message.put_all(std::span(page_tables_));
+  message.put_all(std::span(logit_rows_));
+  message.put_all(std::span(spans_));
+}
+
+void StepBatch::read_from(MessageReader& message) {
+  sequences_ = message.get<int>();
+  padding_ = message.get<int>();
+  message.get_all(ids_);
+  message.get_all(positions_);
+  message.get_all(sequence_of_);
+  message.get_all(page_tables_);
+  message.get_all(logit_rows_);
+  message.get_all(spans_);
+  FATHOM_CHECK(tokens() <= step_tokens_ && sequences_ <= max_sequences_ &&
+                   page_tables_.size() == static_cast<size_t>(sequences_) * max_pages_,
+               "a batch of {} tokens, {} sequences for room of {} and {}", tokens(), sequences_,
+               step_tokens_, max_sequences_);
+}
+
 StepInputs StepBatch::inputs() const {
   StepInputs in;
   in.batch = view();

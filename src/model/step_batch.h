@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "comm/message.h"
 #include "kernels/batch_view.h"
 #include "model/attention_form.h"
 
@@ -34,6 +35,11 @@ class StepBatch {
   std::span<const int32_t> logit_rows() const { return logit_rows_; }
   BatchView view() const;
   StepInputs inputs() const;
+
+  // For a copy of the batch in another process. The one that reads has room for as much; its own
+  // content is replaced.
+  void write_to(MessageWriter& message) const;
+  void read_from(MessageReader& message);
 
   // Appends padding until there are `tokens` tokens: all at position 0 of one more sequence, whose
   // rows lie in `page`. No other sequence may use that page.

@@ -25,8 +25,8 @@ void check_plan(const Config& whole, const ComputePlan& p) {
 
 int threads_of_rank(const ComputePlan& p) {
   const int threads = p.threads > 0 ? p.threads : usable_processors();
-  return std::max<int>(1,
-                       static_cast<int>(part_of(threads, p.layout.rank, p.layout.ranks()).size()));
+  return std::max<int>(
+      1, static_cast<int>(part_of(threads, p.layout.place_here(), p.layout.ranks_here()).size()));
 }
 
 bool drafts_by_default(const ComputePlan& p) {

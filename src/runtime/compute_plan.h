@@ -19,6 +19,8 @@
 
 namespace fathom {
 
+class ProcessLink;
+
 enum class DeviceKind : uint8_t { cpu, cuda };
 
 constexpr std::string_view name_of(DeviceKind d) { return d == DeviceKind::cpu ? "cpu" : "cuda"; }
@@ -36,7 +38,7 @@ struct ComputePlan {
   std::optional<KvFormat> cache_format;  // of latent rows; none: follows the numerics
   AttentionMode attention = AttentionMode::sparse;
   std::string kernels;  // of the CPU; empty: the best usable
-  int threads = 0;      // of all ranks together; 0: every processor
+  int threads = 0;      // of all ranks of a process together; 0: every processor
   // One form of attention everywhere, and a token's bits do not depend on what else is in its step.
   bool batch_invariant = false;
   // On a GPU: tensors in memory that the host reads too, and every op finished before it returns.
@@ -55,7 +57,8 @@ struct ComputePlan {
   int cache_pages = 0;                // of all sequences together, kPageRows tokens each
   int logit_rows = 0;                 // of one step; 0: one a sequence
 
-  RankLayout layout;  // how the model is spread over ranks, and which of them this is
+  RankLayout layout;            // how the model is spread over ranks, and which of them this is
+  ProcessLink* link = nullptr;  // to the other processes of the layout, where there are any
 
   KvFormat latent_format() const { return cache_format.value_or(default_kv_format(numerics)); }
 };

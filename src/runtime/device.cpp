@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "runtime/orders.h"
 #include "runtime/rank_team.h"
 
 namespace fathom {
@@ -31,6 +32,7 @@ DeviceChoice choose_device(std::string_view asked, int ranks) {
 DeviceWeights::DeviceWeights(const Config& config, const RankWeights& host, const ComputePlan& plan,
                              bool progress)
     : host_(host) {
+  place_followers(config, plan);
   if (plan.device == DeviceKind::cpu) return;
   const auto begin = std::chrono::steady_clock::now();
   placed_.resize(static_cast<size_t>(host.size()));

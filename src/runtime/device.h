@@ -27,7 +27,8 @@ DeviceChoice choose_device(std::string_view asked, int ranks = 1);
 // rank's on its GPU.
 class DeviceWeights {
  public:
-  // Of the plan device, numerics, layout and `observed` count. `host` must outlive this object on a
+  // Of the plan device, numerics, layout, link and `observed` count; the plan's other processes do
+  // the same at the same time. `host` must outlive this object on a
   // CPU. With `progress` a line on standard error says how fast the copies of all ranks went.
   DeviceWeights(const Config& config, const RankWeights& host, const ComputePlan& plan,
                 bool progress = false);

@@ -68,7 +68,7 @@ MemoryPlan plan_engine(const Config& config, const EngineOptions& o) {
   // Workspace grows with the context. A context that is not settled yet is at most the model's own.
   // A CPU's ranks share its memory, and each keeps the whole cache; every GPU has its own.
   const Config rank_config = config_of_rank(config, compute.layout);
-  const int in_memory = gpu ? 1 : compute.layout.ranks();
+  const int in_memory = gpu ? 1 : compute.layout.ranks_here();
   needs.workspace =
       in_memory *
       runner_bytes(setup_of(rank_config, o,
@@ -87,7 +87,7 @@ MemoryPlan plan_engine(const Config& config, const EngineOptions& o) {
   if (!gpu && !o.cache_dir.empty()) needs.workspace += 2 * o.cache_dir_staging;
   // A machine that is said is asked nothing: it may be another one.
   const int64_t available = o.available_bytes ? *o.available_bytes
-                            : gpu             ? find_gpu(compute.layout.ranks()).free
+                            : gpu             ? find_gpu(compute.layout.ranks_here()).free
                                               : available_memory();
   return plan_memory(needs, available);
 }

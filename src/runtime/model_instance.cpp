@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "kernels/cpu_ops.h"
 #include "kernels/gpu.h"
+#include "kernels/nccl.h"
 #include "model/rank_ops.h"
 #include "runtime/memory_plan.h"
 
@@ -95,8 +96,10 @@ int64_t instance_bytes(const Config& config, const ComputePlan& p) {
   if (p.device == DeviceKind::cpu)
     return workspace_bytes(config, p.step_tokens, logit_rows(p), p.index_budget) + rope +
            (p.mtp ? 4LL * (2LL * config.hidden + 1) * p.step_tokens : 0);
-  return gpu_workspace_bytes(p.numerics, workload_of(config, p)) +
-         (p.layout.ranks() > 1 ? gpu_exchange_bytes(p.layout.ranks()) : 0) +
+  const int64_t exchange = p.layout.processes > 1 ? nccl_exchange_bytes()
+                           : p.layout.ranks() > 1 ? gpu_exchange_bytes(p.layout.ranks())
+                                                  : 0;
+  return gpu_workspace_bytes(p.numerics, workload_of(config, p)) + exchange +
          activation_bytes(config, forward_options(p)) + 4LL * config.vocab * logit_rows(p) + rope;
 }
 

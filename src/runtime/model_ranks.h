@@ -1,5 +1,6 @@
-// ModelRanks: a model ready to run on the ranks of this process, one or several. For callers that
-// run batches themselves; the engine has runners (step_runner.h).
+// ModelRanks: a model ready to run on the ranks of this process, one or several, together with
+// those of other processes where the plan has them: there process 0's steps are taken by all. For
+// callers that run batches themselves; the engine has runners (step_runner.h).
 #pragma once
 
 #include <memory>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "runtime/model_instance.h"
+#include "runtime/orders.h"
 #include "runtime/rank_team.h"
 
 namespace fathom {
@@ -17,11 +19,12 @@ using RankWrapper = std::function<std::unique_ptr<Ops>(Ops&, int rank)>;
 // Thread-compatible, as RankTeam.
 class ModelRanks {
  public:
-  // `config` is the whole model's; it and the weights must outlive this object.
+  // `config` is the whole model's; it and the weights, of the ranks of this process, must outlive
+  // this object.
   ModelRanks(const Config& config, const RankWeights& weights, const ComputePlan& plan,
              const RankWrapper& wrap = {});
 
-  int size() const { return team_.size(); }
+  int size() const { return team_.size(); }  // ranks of this process, by which they are counted
   // Whose logits and observations stand for all: every rank ends a step with the same.
   ModelInstance& first() { return *instances_[0]; }
   const ModelInstance& first() const { return *instances_[0]; }
@@ -34,12 +37,15 @@ class ModelRanks {
   Tensor step_from(int first_layer, Tensor hidden, const StepBatch& batch);
   Tensor mtp(const StepBatch& batch, std::span<const int32_t> next_ids,
              std::span<const int32_t> from = {});
+  // Pages [to, to + count) of every rank's cache become copies of those from `from` on. On a CPU.
+  void copy_pages(int from, int to, int count);
 
  private:
   template <class Body>
   Tensor on_all(const Body& body);
 
   const Config rank_config_;
+  Orders orders_;
   RankTeam team_;
   std::vector<std::unique_ptr<ModelInstance>> instances_;
 };

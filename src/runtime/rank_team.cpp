@@ -2,7 +2,9 @@
 
 #include "base/error.h"
 #include "base/numa.h"
+#include "comm/process_link.h"
 #include "kernels/gpu.h"
+#include "kernels/nccl.h"
 
 namespace fathom {
 namespace {
@@ -10,7 +12,9 @@ namespace {
 std::shared_ptr<CommGroup> group_of(const ComputePlan& p) {
   if (p.layout.tensor == 1) return nullptr;
   // What an observed GPU works on is memory of the host, too, and complete after every op.
-  if (p.device == DeviceKind::cuda && !p.observed) return make_gpu_group(p.layout.tensor);
+  if (p.device == DeviceKind::cuda && !p.observed)
+    return p.link ? make_nccl_group(p.link, p.layout.tensor) : make_gpu_group(p.layout.tensor);
+  if (p.link) return make_process_group(*p.link, p.layout.tensor);
   return make_thread_group(p.layout.tensor);
 }
 
@@ -32,7 +36,7 @@ void await(const std::atomic<T>& value, const Until& until) {
 
 RankTeam::RankTeam(const ComputePlan& plan, CommGroup* all)
     : plan_(plan), comm_(group_of(plan)), all_(all) {
-  pools_.resize(static_cast<size_t>(plan.layout.tensor));
+  pools_.resize(static_cast<size_t>(plan.layout.tensor / plan.layout.processes));
   for (int rank = 1; rank < size(); ++rank) threads_.emplace_back([this, rank] { work(rank); });
   try {
     run([&](int rank) { prepare(rank); });
@@ -44,10 +48,10 @@ RankTeam::RankTeam(const ComputePlan& plan, CommGroup* all)
 
 void RankTeam::prepare(int rank) {
   const RankLayout own = plan_of(rank).layout;
-  if (own.ranks() > 1 && plan_.device == DeviceKind::cuda) use_gpu(own.rank);
+  if (own.ranks() > 1 && plan_.device == DeviceKind::cuda) use_gpu(own.place_here());
   // The threads of a pool stay where the thread that makes it may run.
-  if (own.ranks() > 1 && plan_.device == DeviceKind::cpu)
-    bind_thread_to_node(own.rank, own.ranks());
+  if (own.ranks_here() > 1 && plan_.device == DeviceKind::cpu)
+    bind_thread_to_node(own.place_here(), own.ranks_here());
   pools_[static_cast<size_t>(rank)] = std::make_unique<ThreadPool>(threads_of_rank(plan_of(rank)));
 }
 
@@ -60,14 +64,14 @@ void RankTeam::end() {
   for (std::thread& t : threads_) t.join();
 }
 
-ComputePlan RankTeam::plan_of(int rank) const {
+ComputePlan RankTeam::plan_of(int i) const {
   ComputePlan p = plan_;
-  p.layout = p.layout.at(p.layout.group() * p.layout.tensor + rank);
+  p.layout = p.layout.at(p.layout.group() * p.layout.tensor + p.layout.process * size() + i);
   return p;
 }
 
 void RankTeam::run(const std::function<void(int)>& body) {
-  if (size() == 1) return body(0);
+  if (!comm_) return body(0);
   body_ = &body;
   running_.store(size() - 1, std::memory_order_relaxed);
   round_.fetch_add(1, std::memory_order_release);
@@ -75,7 +79,9 @@ void RankTeam::run(const std::function<void(int)>& body) {
   attempt(body, 0);
   await(running_, [](int running) { return running == 0; });
   std::lock_guard lock(mutex_);
-  if (!cause_.empty()) throw Error(cause_);
+  if (cause_.empty()) return;
+  if (plan_.link) plan_.link->fail(cause_);
+  throw Error(cause_);
 }
 
 void RankTeam::work(int rank) {

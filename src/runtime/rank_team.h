@@ -1,5 +1,5 @@
-// RankTeam: the ranks of one attention group, each with a thread, a share of the processors and a
-// link to the others. What the ranks compute is handed to run().
+// RankTeam: the ranks of one attention group in this process, each with a thread, a share of the
+// processors and a link to the others. What the ranks compute is handed to run().
 #pragma once
 
 #include <atomic>
@@ -27,14 +27,15 @@ class RankTeam {
   RankTeam& operator=(const RankTeam&) = delete;
 
   int size() const { return static_cast<int>(pools_.size()); }
-  // The plan of the rank at a place of the group.
-  ComputePlan plan_of(int rank) const;
+  // The plan of the i-th rank of this process's in the group.
+  ComputePlan plan_of(int i) const;
   ThreadPool& pool(int rank) { return *pools_[static_cast<size_t>(rank)]; }
   CommGroup* comm() { return comm_.get(); }  // null for one rank
 
-  // Ranks are counted in the group here. Calls body(rank) for all ranks at once, each always on the
-  // same thread, and returns when all have returned. If one throws, the exchange of the others is
-  // broken off, for good, and the first cause is thrown as an Error.
+  // Ranks are counted from this process's first in the group here. Calls body(rank) for all ranks
+  // at once, each always on the same thread, and returns when all have returned. If one throws, the
+  // exchange of the others is broken off, for good, in all processes, and the first cause is thrown
+  // as an Error.
   void run(const std::function<void(int rank)>& body);
 
  private:

@@ -6,6 +6,8 @@ namespace fathom {
 
 RankedRunner::RankedRunner(const RunnerSetup& setup, const RankWeights& weights)
     : rank_config_(config_of_rank(*setup.config, setup.compute.layout)),
+      plan_(setup.compute),
+      orders_(setup.compute.link),
       team_(setup.compute, setup.links.all) {
   FATHOM_CHECK(weights.size() == team_.size(), "weights of {} ranks for {}", weights.size(),
                team_.size());
@@ -16,6 +18,7 @@ RankedRunner::RankedRunner(const RunnerSetup& setup, const RankWeights& weights)
   batches_.assign(ranks,
                   StepBatch(setup.compute.step_tokens, step_sequences(setup.compute.sequences),
                             static_cast<int>(pages_for(setup.compute.context))));
+  orders_.open_engine(setup);
   team_.run([&](int rank) {
     RunnerSetup own = setup;
     own.config = &rank_config_;
@@ -24,10 +27,12 @@ RankedRunner::RankedRunner(const RunnerSetup& setup, const RankWeights& weights)
     own.links.group = team_.comm();
     runners_[static_cast<size_t>(rank)] = make_step_runner(own, team_.pool(rank));
   });
+  orders_.wait_until_open();
 }
 
 void RankedRunner::launch(StepBatch& batch, std::span<const Draw> draws,
                           std::span<const CarriedId> carried) {
+  orders_.launch(batch, draws, carried);
   for (StepBatch& copy : batches_) copy = batch;
   team_.run([&](int rank) {
     const auto r = static_cast<size_t>(rank);
@@ -36,6 +41,7 @@ void RankedRunner::launch(StepBatch& batch, std::span<const Draw> draws,
 }
 
 void RankedRunner::finish(std::vector<Result<int32_t>>& tokens) {
+  orders_.finish();
   team_.run([&](int rank) {
     const auto r = static_cast<size_t>(rank);
     runners_[r]->finish(finished_[r]);
@@ -44,6 +50,7 @@ void RankedRunner::finish(std::vector<Result<int32_t>>& tokens) {
 }
 
 void RankedRunner::draft(std::span<const DraftRun> runs) {
+  orders_.draft(runs);
   for (size_t r = 1; r < drafts_.size(); ++r) {
     RankDrafts& own = drafts_[r];
     own.runs.assign(runs.begin(), runs.end());
@@ -58,7 +65,7 @@ void RankedRunner::draft(std::span<const DraftRun> runs) {
 }
 
 std::string RankedRunner::describe() const {
-  return fmt::format("{} ranks: {}", runners_.size(), runners_[0]->describe());
+  return fmt::format("{}: {}", plan_.layout.describe(), runners_[0]->describe());
 }
 
 int64_t RankedRunner::cache_bytes() const {
@@ -68,6 +75,8 @@ int64_t RankedRunner::cache_bytes() const {
 }
 
 void RankedRunner::write_page(int32_t page, const std::byte* from) {
+  orders_.write_page(page,
+                     {from, static_cast<size_t>(kv_shape(rank_config_, plan_).bytes_per_page())});
   team_.run([&](int rank) { runners_[static_cast<size_t>(rank)]->write_page(page, from); });
 }
 

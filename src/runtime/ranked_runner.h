@@ -1,11 +1,13 @@
-// RankedRunner: the engine's steps on several ranks. Each rank has a runner of its own, with its
-// weights and its cache; all of them take the same step on a copy of the same batch, and rank 0's
-// results are the step's. The engine sees one runner.
+// RankedRunner: the engine's steps on several ranks, and in several processes where the plan has
+// them: there process 0's runner has counterparts that take the same steps. Each rank has a runner
+// of its own, with its weights and its cache; all of them take the same step on a copy of the same
+// batch, and rank 0's results are the step's. The engine sees one runner.
 #pragma once
 
 #include <memory>
 #include <vector>
 
+#include "runtime/orders.h"
 #include "runtime/rank_team.h"
 #include "runtime/step_runner.h"
 
@@ -13,7 +15,8 @@ namespace fathom {
 
 class RankedRunner final : public StepRunner {
  public:
-  // `setup` is the whole model's; its config and the weights must outlive the runner.
+  // `setup` is the whole model's; its config and the weights, of the ranks of this process, must
+  // outlive the runner.
   RankedRunner(const RunnerSetup& setup, const RankWeights& weights);
 
   void launch(StepBatch& batch, std::span<const Draw> draws,
@@ -34,15 +37,17 @@ class RankedRunner final : public StepRunner {
 
  private:
   const Config rank_config_;
+  const ComputePlan plan_;
+  Orders orders_;
   RankTeam team_;
-  std::vector<std::unique_ptr<StepRunner>> runners_;
-  std::vector<StepBatch> batches_;                      // by rank: a runner may pad its own
-  std::vector<std::vector<Result<int32_t>>> finished_;  // by rank
+  std::vector<std::unique_ptr<StepRunner>> runners_;    // of the ranks of this process, as are
+  std::vector<StepBatch> batches_;                      // a copy each: a runner may pad its own
+  std::vector<std::vector<Result<int32_t>>> finished_;  // and results
   struct RankDrafts {
     std::vector<DraftRun> runs;
     std::vector<std::vector<int32_t>> guessed;  // of each run
   };
-  std::vector<RankDrafts> drafts_;  // by rank; rank 0 works on the caller's
+  std::vector<RankDrafts> drafts_;  // the same; the first rank works on the caller's
 };
 
 }  // namespace fathom

@@ -40,6 +40,7 @@ struct CheckContext {
     EvalOptions e;
     e.compute = options.compute;
     e.compute.layout = {};  // one rank: several are checked against it
+    e.compute.link = nullptr;
     e.compute.numerics = numerics;
     e.compute.device = device_of(numerics);
     e.compute.observed = true;

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "kernels/ops.h"
@@ -12,7 +13,8 @@ namespace fathom {
 
 namespace cuda {
 struct PeerView;
-}
+struct Launch;
+}  // namespace cuda
 
 struct CudaSettings {
   bool dependent_launch = true;  // kernels start while their predecessor ends
@@ -49,6 +51,8 @@ class CudaOps : public Ops {
                                        Tensor update, const float* gain, float eps) = 0;
   virtual void all_gather_columns(const cuda::PeerView& peers, Tensor x) = 0;
   virtual void all_gather_rows(const cuda::PeerView& peers, Tensor x, int block) = 0;
+  // Any other exchange of `x`: `body` queues it.
+  virtual void exchange(Tensor x, const std::function<void(const cuda::Launch&)>& body) = 0;
 
   virtual void synchronize() = 0;
   // Device memory held by the ops themselves.

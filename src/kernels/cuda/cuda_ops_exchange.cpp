@@ -77,4 +77,10 @@ void CudaOpsImpl::all_gather_rows(const PeerView& peers, Tensor x, int block) {
   written(x);
 }
 
+void CudaOpsImpl::exchange(Tensor x, const std::function<void(const Launch&)>& body) {
+  begin_op();
+  body(launch_);
+  written(x);
+}
+
 }  // namespace fathom::cuda

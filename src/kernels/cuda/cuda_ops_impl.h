@@ -74,6 +74,7 @@ class CudaOpsImpl final : public CudaOps {
                                const float* gain, float eps) override;
   void all_gather_columns(const PeerView& peers, Tensor x) override;
   void all_gather_rows(const PeerView& peers, Tensor x, int block) override;
+  void exchange(Tensor x, const std::function<void(const Launch&)>& body) override;
   void synchronize() override;
   size_t bytes() const override { return memory_.size(); }
 
