@@ -46,8 +46,9 @@ void EndSignals::wait() {
   const sigset_t set = end_signals();
   for (int count = 1;; ++count) {
     siginfo_t info;
-    const int signal = sigwaitinfo(&set, &info);
-    if (signal < 0 && errno == EINTR) continue;
+    int signal = 0;
+    do signal = sigwaitinfo(&set, &info);
+    while (signal < 0 && errno == EINTR);
     if (signal < 0) return;
     sent_by_parent_ = info.si_pid == ::getppid();
     std::unique_lock lock(mutex_);
