@@ -26,7 +26,7 @@ enum Tag : int { kMessage = 1, kPiece = 2 };
 
 // A wait within a step is short, and the processor is given away only to who else wants it. A wait
 // for the next step may be long: after a while it sleeps between its looks.
-constexpr int kSpins = 2000, kYields = 20000;
+constexpr int kLooks = 2000, kYields = 20000;
 constexpr std::chrono::microseconds kNap{50}, kLongNap{500};
 constexpr int kNaps = 20000;  // before they get long
 
@@ -226,11 +226,11 @@ class MpiLink final : public ProcessLink {
   void await(const Done& done, bool long_wait) {
     for (int look = 0; !done(); ++look) {
       if (lifeline_) lifeline_->check();
-      if (look < spins_) continue;
-      if (look < spins_ + kYields || !long_wait)
+      if (look < looks_) continue;
+      if (look < looks_ + kYields || !long_wait)
         std::this_thread::yield();
       else
-        std::this_thread::sleep_for(look < spins_ + kYields + kNaps ? kNap : kLongNap);
+        std::this_thread::sleep_for(look < looks_ + kYields + kNaps ? kNap : kLongNap);
     }
   }
 
@@ -308,7 +308,7 @@ class MpiLink final : public ProcessLink {
   }
 
   int process_ = 0, processes_ = 1;
-  const int spins_ = usable_processors() > 1 ? kSpins : 100;
+  const int looks_ = usable_processors() > 1 ? kLooks : 100;
   std::vector<std::string> names_;
   std::vector<MPI_Request> requests_;
   std::unique_ptr<Lifeline> lifeline_;

@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "cli/run_fathom.h"
 #include "server/http_client.h"
 #include "support/temp_folder.h"
 
@@ -24,20 +25,19 @@ namespace {
 
 namespace fs = std::filesystem;
 using server::HttpClient;
+using test::kSmall;
+using test::kTiny;
 using test::TempFolder;
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
-
-const std::string kTiny = FATHOM_SOURCE_DIR "/tests/data/tiny";
-const std::string kSmall = FATHOM_SOURCE_DIR "/models/small";
 
 // --bind-to none: a container may not let processes be bound.
 const std::string kMpirun =
     "mpirun --allow-run-as-root --oversubscribe --bind-to none --mca btl self,vader,tcp ";
 
 // Why there can be no test here; empty where there can.
-std::string obstacle() {
+std::string why_no_mpirun() {
   if (std::system("command -v mpirun >/dev/null") != 0) return "mpirun is not installed";
   if (std::system((std::string("ldd ") + FATHOM_BINARY + " | grep -q libmpi").c_str()) != 0)
     return "this build has no MPI";
@@ -133,7 +133,7 @@ class Running {
 class MpirunTest : public testing::Test {
  protected:
   void SetUp() override {
-    const std::string why = obstacle();
+    const std::string why = why_no_mpirun();
     if (why.empty()) return;
     if (std::getenv("CI")) FAIL() << why;
     GTEST_SKIP() << why;
@@ -240,7 +240,7 @@ TEST_F(MpirunTest, ProcessesThatDoNotFitAreRefusedBeforeAnythingIsLoaded) {
 
 const std::string kServe = "serve --ckpt-path " + kSmall +
                            " --device cpu --port 0 --tensor-parallel-size 2 --max-model-len 4096 ";
-const std::string kLongStream =
+const std::string kStoryStream =
     R"({"messages":[{"role":"user","content":"Tell me a story."}],"stream":true,)"
     R"("ignore_eos":true,"max_tokens":4000})";
 
@@ -265,7 +265,7 @@ bool has_ended(pid_t process) {
 void expect_end(int victim, int how, const std::string& flags, const std::string& cause) {
   Running r(kMpirun + "-np 2 " + FATHOM_BINARY + " " + kServe + flags);
   HttpClient c(r.port());
-  ASSERT_TRUE(c.post("/v1/chat/completions", kLongStream));
+  ASSERT_TRUE(c.post("/v1/chat/completions", kStoryStream));
   ASSERT_THAT(c.read_until("data: {"), HasSubstr("200 OK"));
   const pid_t other = r.process(1 - victim);
   const auto begin = std::chrono::steady_clock::now();

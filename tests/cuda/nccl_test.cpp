@@ -15,7 +15,7 @@
 namespace fathom::cuda {
 namespace {
 
-constexpr int kRanks = 2;
+constexpr int kNcclRanks = 2;
 
 class NcclTest : public GpuTest {
  protected:
@@ -24,14 +24,14 @@ class NcclTest : public GpuTest {
     if (IsSkipped()) return;
     int devices = 0;
     FATHOM_CUDA(cudaGetDeviceCount(&devices));
-    if (devices < kRanks) GTEST_SKIP() << "two GPUs are needed, there is " << devices;
-    group_ = make_nccl_group(nullptr, kRanks);
+    if (devices < kNcclRanks) GTEST_SKIP() << "two GPUs are needed, there is " << devices;
+    group_ = make_nccl_group(nullptr, kNcclRanks);
   }
 
   // Calls body(comm, ops) on each rank's thread, with its GPU.
   void on_ranks(const std::function<void(Comm&, CudaOps&)>& body) {
     std::vector<std::thread> threads;
-    for (int r = 0; r < kRanks; ++r)
+    for (int r = 0; r < kNcclRanks; ++r)
       threads.emplace_back([&, r] {
         try {
           FATHOM_CUDA(cudaSetDevice(r));
@@ -77,9 +77,9 @@ TEST_F(NcclTest, SumsAreThoseInRankOrder) {
     SCOPED_TRACE(fmt::format("[{}, {}]", rows, n));
     const int stride = n + 8;
     std::vector<std::vector<Bf16>> parts;
-    for (uint32_t r = 0; r < kRanks; ++r)
+    for (uint32_t r = 0; r < kNcclRanks; ++r)
       parts.push_back(random_bf16(static_cast<size_t>(rows) * stride, 7 + r, 3.0f));
-    std::vector<std::vector<Bf16>> got(kRanks);
+    std::vector<std::vector<Bf16>> got(kNcclRanks);
     on_ranks([&](Comm& comm, CudaOps& ops) {
       const auto r = static_cast<size_t>(comm.rank());
       DeviceArray<Bf16> x(parts[r]);
@@ -88,7 +88,7 @@ TEST_F(NcclTest, SumsAreThoseInRankOrder) {
       ops.synchronize();
       got[r] = x.download();
     });
-    for (size_t r = 0; r < kRanks; ++r)
+    for (size_t r = 0; r < kNcclRanks; ++r)
       for (int row = 0; row < rows; ++row)
         for (int i = 0; i < stride; ++i) {
           const size_t k = static_cast<size_t>(row) * stride + i;
@@ -103,17 +103,17 @@ TEST_F(NcclTest, GathersColumnsAndBlocksOfRows) {
   constexpr int kWidth = 515, kBlock = 4;
   for (const int rows : {1, 4, 7, 8, 23, 203}) {
     SCOPED_TRACE(rows);
-    std::vector<std::vector<int32_t>> columns(kRanks), blocks(kRanks);
+    std::vector<std::vector<int32_t>> columns(kNcclRanks), blocks(kNcclRanks);
     on_ranks([&](Comm& comm, CudaOps& ops) {
       const auto me = static_cast<size_t>(comm.rank());
       std::vector<int32_t> own_columns(static_cast<size_t>(rows) * kWidth, -1);
       std::vector<int32_t> own_blocks = own_columns;
-      const PartRange own = part_of(kWidth, comm.rank(), kRanks);
+      const PartRange own = part_of(kWidth, comm.rank(), kNcclRanks);
       for (int r = 0; r < rows; ++r)
         for (int c = 0; c < kWidth; ++c) {
           const size_t k = static_cast<size_t>(r) * kWidth + static_cast<size_t>(c);
           if (own.begin <= c && c < own.end) own_columns[k] = r * 1000 + c;
-          if (r / kBlock % kRanks == comm.rank()) own_blocks[k] = r * 1000 + c;
+          if (r / kBlock % kNcclRanks == comm.rank()) own_blocks[k] = r * 1000 + c;
         }
       DeviceArray<int32_t> a(own_columns), b(own_blocks);
       ops.synchronize();
@@ -123,7 +123,7 @@ TEST_F(NcclTest, GathersColumnsAndBlocksOfRows) {
       columns[me] = a.download();
       blocks[me] = b.download();
     });
-    for (size_t rank = 0; rank < kRanks; ++rank)
+    for (size_t rank = 0; rank < kNcclRanks; ++rank)
       for (int r = 0; r < rows; ++r)
         for (int c = 0; c < kWidth; ++c) {
           const size_t k = static_cast<size_t>(r) * kWidth + static_cast<size_t>(c);
