@@ -24,6 +24,23 @@ TEST(IndexPlan, PagesBeforeIsTheSumOverGroups) {
     }
 }
 
+TEST(IndexPlan, TokensThatPickAllCandidatesAreNotScored) {
+  for (int64_t topk : {1, 64, 2048})
+    for (int tokens : {1, 2, 65, 4096})
+      for (int64_t context : {int64_t{tokens}, topk, topk + 1, topk + tokens, int64_t{163840}}) {
+        if (context < tokens) continue;
+        const IndexSpan part = scored_part({7, 7 + tokens, 3, context}, topk);
+        EXPECT_EQ(part.end, 7 + tokens);
+        EXPECT_EQ(part.sequence, 3);
+        EXPECT_EQ(part.context, context);
+        for (int t = 0; t < tokens; ++t) {
+          const int64_t candidates = context - (tokens - 1 - t);
+          ASSERT_EQ(7 + t >= part.begin, candidates > topk)
+              << "token " << t << " of " << tokens << ", context " << context << ", top " << topk;
+        }
+      }
+}
+
 TEST(IndexPlan, RunsAndSpans) {
   std::vector<IndexSpan> spans = {{0, 1, 0, 9},    {1, 2, 1, 5},   {2, 10, 2, 8},
                                   {10, 80, 3, 99}, {80, 81, 4, 3}, {90, 91, 5, 3}};

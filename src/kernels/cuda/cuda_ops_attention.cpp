@@ -8,6 +8,7 @@
 #include "kernels/cuda/cuda_ops_impl.h"
 #include "kernels/cuda/gemm/bf16_gemm.h"
 #include "kernels/cuda/indexer/index_scores.h"
+#include "kernels/cuda/indexer/index_scores_plan.h"
 #include "kernels/cuda/indexer/topk.h"
 
 namespace fathom::cuda {
@@ -265,19 +266,16 @@ int64_t CudaOpsImpl::context_at(int token) const {
   return int64_t{reinterpret_cast<const int32_t*>(staged() + plan_.positions)[token]} + 1;
 }
 
-// The batch's spans within [begin, end), counted from `begin`, without their tokens of at most topk
-// candidates: those pick all of them, and index_topk reads no scores of theirs.
+// The parts that need scores of the batch's spans within [begin, end), counted from `begin`.
 std::span<const IndexSpan> CudaOpsImpl::scored_spans(const BatchView& batch, int begin, int end,
                                                      int64_t topk) {
   index_spans_.clear();
   for (const AttentionSpan& s : batch.spans) {
     int from = std::max(s.begin, begin), to = std::min(s.end, end);
     if (from >= to) continue;
-    const int64_t context = context_at(batch.index_rows.token(to - 1));
-    // One candidate fewer for each token before the last.
-    const int64_t chosen = std::clamp<int64_t>(context - topk, 0, to - from);
-    from = to - static_cast<int>(chosen);
-    if (from < to) index_spans_.push_back({from - begin, to - begin, s.sequence, context});
+    const IndexSpan part = scored_part(
+        {from - begin, to - begin, s.sequence, context_at(batch.index_rows.token(to - 1))}, topk);
+    if (part.begin < part.end) index_spans_.push_back(part);
   }
   return index_spans_;
 }

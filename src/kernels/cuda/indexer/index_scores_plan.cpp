@@ -1,5 +1,7 @@
 #include "kernels/cuda/indexer/index_scores_plan.h"
 
+#include <algorithm>
+
 namespace fathom::cuda {
 
 std::vector<IndexPrefillPlan> plan_index_prefill(std::span<const IndexSpan> spans, int queries) {
@@ -15,6 +17,14 @@ std::vector<IndexPrefillPlan> plan_index_prefill(std::span<const IndexSpan> span
     plan.units += index_pages_before(position, groups, queries);
   }
   return plans;
+}
+
+IndexSpan scored_part(const IndexSpan& span, int64_t topk) {
+  // A token has one candidate fewer than the one after it.
+  const int64_t scored = std::clamp<int64_t>(span.context - topk, 0, span.end - span.begin);
+  IndexSpan part = span;
+  part.begin = span.end - static_cast<int>(scored);
+  return part;
 }
 
 std::vector<IndexRun> plan_index_runs(std::span<const IndexSpan> spans) {

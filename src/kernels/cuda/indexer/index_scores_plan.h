@@ -55,6 +55,10 @@ struct IndexPrefillPlan {
 };
 std::vector<IndexPrefillPlan> plan_index_prefill(std::span<const IndexSpan> spans, int queries);
 
+// The tokens of a span that have more than `topk` candidates: the others pick all of theirs, and
+// index_topk reads no scores of them. May be empty.
+IndexSpan scored_part(const IndexSpan& span, int64_t topk);
+
 // Maximal runs of neighbouring spans that go to the same kernel.
 struct IndexRun {
   bool prefill;
