@@ -221,8 +221,17 @@ void Lifeline::watch() {
       if (polled[i].revents != 0) read_from(processes[i]);
     // Where this process itself was stopped for a while it has heard nobody.
     look_for_silence(Clock::now() - before > 2 * period + std::chrono::milliseconds(100));
-    say(message_of(kAlive, process_ == 0 ? std::to_string(timeout_) : ""), -1);
+    say_alive();
   }
+}
+
+void Lifeline::set_timeout(double seconds) {
+  timeout_ = seconds;
+  say_alive();
+}
+
+void Lifeline::say_alive() {
+  say(message_of(kAlive, process_ == 0 ? fmt::format("{}", timeout_.load()) : ""), -1);
 }
 
 void Lifeline::read_from(size_t process) {

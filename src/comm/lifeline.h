@@ -49,7 +49,7 @@ class Lifeline {
   Lifeline& operator=(const Lifeline&) = delete;
 
   // Of process 0; the others hear of it.
-  void set_timeout(double seconds) { timeout_ = seconds; }
+  void set_timeout(double seconds);
   // Tells all others, and everybody who asks here from now on.
   void fail(const std::string& why) { fail(why, -1); }
   // Throws ExchangeEnded after a failure.
@@ -77,6 +77,7 @@ class Lifeline {
   void hung_up(size_t process);
   void look_for_silence(bool we_slept);
   void fail(const std::string& why, int told_by);
+  void say_alive();
   void say(const std::string& message, int except);
   void call_once_known();
   [[noreturn]] void throw_failure() const;

@@ -32,6 +32,7 @@ constexpr int kNaps = 20000;  // before they get long
 
 constexpr std::chrono::seconds kPatience{60};  // for the connections at the start
 constexpr std::chrono::seconds kLeaving{5};    // for the others at the end
+constexpr std::chrono::seconds kAnswering{8};  // for process 0 after a failure
 
 // What MPI counts with is an int.
 constexpr size_t kMostBytes = size_t{1} << 30;
@@ -108,11 +109,9 @@ class MpiLink final : public ProcessLink {
 
   void meet(const ProcessIdentity& identity) {
     std::vector<Hello> hellos = exchange_hellos({host_name(), ::getpid(), identity});
-    bool local = true;
     for (int p = 0; p < processes_; ++p) {
       const Hello& h = hellos[static_cast<size_t>(p)];
       names_.push_back(fmt::format("process {} ({}, pid {})", p, h.host, h.pid));
-      local = local && h.host == hellos[0].host;
     }
     for (int p = 1; p < processes_; ++p) {
       const std::string why =
@@ -122,7 +121,8 @@ class MpiLink final : public ProcessLink {
     }
     std::vector<int> connections(static_cast<size_t>(processes_), -1);
     if (process_ == 0) {
-      LifelineDoor door(local);
+      const char* here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+      LifelineDoor door(here && std::atoi(here) == processes_);
       for (int p = 1; p < processes_; ++p) send(p, std::as_bytes(std::span(door.invitation())));
       connections = door.accept(processes_, kPatience);
     } else {
@@ -200,7 +200,8 @@ class MpiLink final : public ProcessLink {
     if (!failure().empty()) {
       // Without MPI_Finalize, which would wait for the lost. Process 0 ends first: mpirun ends the
       // others as soon as one has failed, and clients of process 0 still get their answers.
-      if (process_ > 0) lifeline_->await_hang_up(kLeaving + std::chrono::seconds(4));
+      // Where process 0 is what was lost, there is nothing to wait for.
+      if (process_ > 0 && !failure().starts_with(names_[0])) lifeline_->await_hang_up(kAnswering);
       return;
     }
     lifeline_->part();

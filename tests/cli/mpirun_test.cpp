@@ -204,10 +204,6 @@ TEST_F(MpirunTest, ProcessesThatDoNotFitAreRefusedBeforeAnythingIsLoaded) {
   EXPECT_EQ(ran.code, 2);
   EXPECT_THAT(ran.err, HasSubstr("mpirun has started 2 processes, so a multiple of 2 is needed"));
 
-  ran = fathom(2, "inspect " + kTiny);
-  EXPECT_EQ(ran.code, 2);
-  EXPECT_THAT(ran.err, HasSubstr("inspect runs in one process"));
-
   const std::string program = std::string("-np 1 ") + FATHOM_BINARY + " ";
   ran = run(kMpirun + program + arguments + "2 : " + program + arguments + "4");
   EXPECT_EQ(ran.code, 1);
@@ -291,6 +287,38 @@ TEST_F(MpirunTest, WithoutProcess0TheOthersEnd) { expect_end(0, SIGKILL, "", "pr
 
 TEST_F(MpirunTest, AStoppedFollowerEndsRequestsAndProgram) {
   expect_end(1, SIGSTOP, "--exchange-timeout 1", "has not been heard of for 1 s");
+}
+
+TEST_F(MpirunTest, AStoppedProcess0EndsTheOthers) {
+  expect_end(0, SIGSTOP, "--exchange-timeout 1", "has not been heard of for 1 s");
+}
+
+// The follower may not take as much memory as its cache needs.
+TEST_F(MpirunTest, AFollowerThatThrowsTellsItsReason) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer takes more addresses than any limit";
+#endif
+  const std::string limited = folder_.file("limited.sh");
+  std::ofstream(limited) << "#!/bin/sh\nulimit -v 900000\nexec \"$@\"\n";
+  fs::permissions(limited, fs::perms::owner_all);
+  const std::string program = std::string(FATHOM_BINARY) + " serve --ckpt-path " + kSmall +
+                              " --device cpu --port 0 --tensor-parallel-size 2 ";
+  const Ran ran = run(kMpirun + "-np 1 " + program + ": -np 1 " + limited + " " + program);
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_THAT(ran.err, HasSubstr("fathom: rank 1 of 2: cannot allocate"));
+}
+
+TEST(LauncherTest, AnotherMpiOrABuildWithoutOneIsToldWhatIsMissing) {
+  const auto first_of_two = [](const char* kind) {
+    Running r(std::string("env ") + kind + "_SIZE=2 " + kind + "_RANK=0 " + FATHOM_BINARY +
+              " inspect " + kTiny);
+    EXPECT_EQ(r.wait(), 1);
+    return r.err();
+  };
+  EXPECT_THAT(first_of_two("PMI"), HasSubstr("an MPI that is not Open MPI"));
+  if (why_no_mpirun() == "this build has no MPI") {
+    EXPECT_THAT(first_of_two("OMPI_COMM_WORLD"), HasSubstr("this build of fathom has no MPI"));
+  }
 }
 
 }  // namespace

@@ -234,5 +234,23 @@ TEST(LifelineTest, SilenceCountsAsLost) {
   ::close(stranger);
 }
 
+// Process 0 says how long it may be silent, and then says no more.
+TEST(LifelineTest, TheOthersKnowHowLongProcess0MayBeSilent) {
+  int ends[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+  Lifeline line(1, {"process 0", "process 1"}, {ends[1], -1});
+  const std::string text = "0.2";
+  const auto length = static_cast<uint32_t>(text.size());
+  std::string message = "a";
+  message.append(reinterpret_cast<const char*>(&length), sizeof(length));
+  message += text;
+  ASSERT_EQ(::write(ends[0], message.data(), message.size()), static_cast<ssize_t>(message.size()));
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (line.failure().empty() && std::chrono::steady_clock::now() < until)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(line.failure(), "process 0 has not been heard of for 0.2 s");
+  ::close(ends[0]);
+}
+
 }  // namespace
 }  // namespace fathom
