@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <mutex>
 #include <random>
 
 #include "base/error.h"
@@ -15,6 +16,7 @@
 #include "kernels/gpu.h"
 #include "runtime/ranked_runner.h"
 #include "runtime/step_runner.h"
+#include "runtime/thread_team.h"
 
 namespace fathom {
 namespace {
@@ -41,6 +43,64 @@ Config cut(Config c, int layers, const ComputePlan& plan) {
   return c;
 }
 
+// The runners of all groups of ranks, which take their steps together.
+class GroupRunners {
+ public:
+  // `setup` is the whole model's.
+  GroupRunners(const RunnerSetup& setup, const RankWeights& weights, ThreadPool& pool)
+      : runners_(static_cast<size_t>(setup.compute.layout.data)), drawn_(runners_.size()) {
+    const RankLayout layout = setup.compute.layout;
+    if (layout.ranks() == 1) {
+      runners_[0] = make_step_runner(setup, pool);
+      return;
+    }
+    if (layout.data > 1) {
+      world_ = make_gpu_group(layout.ranks());
+      team_ = std::make_unique<ThreadTeam>(layout.data, /*with_caller=*/false);
+    }
+    on_all([&](int g) {
+      RunnerSetup own = setup;
+      own.compute.layout = layout.at(g * layout.tensor);
+      own.links.all = world_.get();
+      runners_[static_cast<size_t>(g)] =
+          std::make_unique<RankedRunner>(own, weights.part(g * layout.tensor, layout.tensor));
+    });
+  }
+
+  int groups() const { return static_cast<int>(runners_.size()); }
+  StepRunner& first() { return *runners_[0]; }
+  // One batch a group, with the same draws.
+  void run(std::vector<StepBatch>& batches, std::span<const Draw> draws) {
+    on_all([&](int g) {
+      const auto i = static_cast<size_t>(g);
+      runners_[i]->run(batches[i], draws, drawn_[i]);
+    });
+  }
+
+ private:
+  template <class Body>
+  void on_all(const Body& body) {
+    if (!team_) return body(0);
+    team_->run([&](int g) {
+      try {
+        body(g);
+      } catch (const std::exception& e) {
+        std::lock_guard lock(mutex_);
+        if (cause_.empty()) cause_ = e.what();
+        world_->abort(cause_);
+      }
+    });
+    if (!cause_.empty()) throw Error(cause_);
+  }
+
+  std::shared_ptr<CommGroup> world_;  // of all ranks, where there are several groups
+  std::vector<std::unique_ptr<StepRunner>> runners_;
+  std::vector<std::vector<Result<int32_t>>> drawn_;
+  std::mutex mutex_;
+  std::string cause_;  // of the first failure
+  std::unique_ptr<ThreadTeam> team_;
+};
+
 class Run {
  public:
   Run(const Config& config, const RankWeights& weights, const GpuBenchOptions& o)
@@ -66,12 +126,12 @@ class Run {
 
   void measure(Times& times) {
     for (AttentionMode mode : options_.attention) {
-      std::unique_ptr<StepRunner> runner = make_runner(mode);
+      GroupRunners runners(setup(mode), rank_weights(), pool_);
       forms_ = form_policy(config_, setup(mode).compute);
-      prefill(*runner, mode, times);
+      prefill(runners, mode, times);
       for (int64_t context : options_.contexts)
         for (int batch : options_.batches)
-          if (batch <= room(context)) decode(*runner, mode, context, batch, times);
+          if (batch <= room(context)) decode(runners, mode, context, batch, times);
     }
   }
 
@@ -90,11 +150,10 @@ class Run {
     return s;
   }
 
-  std::unique_ptr<StepRunner> make_runner(AttentionMode mode) {
-    if (weights_.size() == 1) return make_step_runner(setup(mode), pool_);
+  RankWeights rank_weights() const {
     std::vector<const Weights*> ranks;
     for (const Weights& w : weights_) ranks.push_back(&w);
-    return std::make_unique<RankedRunner>(setup(mode), RankWeights(std::move(ranks)));
+    return RankWeights(std::move(ranks));
   }
 
   void plan_cache() {
@@ -130,23 +189,27 @@ class Run {
 
   // The first mode runs the whole prompt, so that the cache holds what a prompt leaves there; the
   // second only the chunks that are asked for, on the same rows.
-  void prefill(StepRunner& runner, AttentionMode mode, Times& times) {
+  void prefill(GroupRunners& runners, AttentionMode mode, Times& times) {
     const std::vector<int32_t> table = page_table(0, longest_ - kBenchSlack);
-    StepBatch batch(options_.compute.step_tokens, 2, static_cast<int>(table.size()));
+    std::vector<StepBatch> batches(
+        static_cast<size_t>(runners.groups()),
+        StepBatch(options_.compute.step_tokens, 2, static_cast<int>(table.size())));
     auto chunk_until = [&](int64_t end) {
       const int64_t begin = std::max<int64_t>(0, end - options_.compute.step_tokens);
       std::vector<int32_t> ids(static_cast<size_t>(end - begin));
-      for (int32_t& id : ids) id = random_id();
-      batch.clear();
-      batch.add(ids, begin, table, false, forms_);
+      for (StepBatch& batch : batches) {  // each group has a text of its own
+        for (int32_t& id : ids) id = random_id();
+        batch.clear();
+        batch.add(ids, begin, table, false, forms_);
+      }
       const auto start = Clock::now();
-      runner.run(batch, {}, drawn_);
+      runners.run(batches, {});
       if (drafts() > 0) {  // the block's rows of the chunk
         DraftRun run;
         run.position = begin;
         run.next_ids = ids;
         run.pages = table;
-        runner.draft({&run, 1});
+        runners.first().draft({&run, 1});
       }
       return ms_since(start);
     };
@@ -166,7 +229,7 @@ class Run {
   }
 
   // Copies the cache of the prompt to the sequences' own pages, then decodes.
-  void decode(StepRunner& runner, AttentionMode mode, int64_t context, int sequences,
+  void decode(GroupRunners& runners, AttentionMode mode, int64_t context, int sequences,
               Times& times) {
     const int64_t each = pages_for(context + kBenchSlack);
     for (const auto& cache : caches_)
@@ -178,36 +241,39 @@ class Run {
             copy_on_gpu(layer.index_page(s * each), layer.index,
                         static_cast<size_t>(each * kPageRows * layer.index_stride));
         }
-    StepBatch batch(options_.compute.step_tokens, 2 * sequences + 1,
-                    static_cast<int>(pages_for(longest_)));
+    std::vector<StepBatch> batches(static_cast<size_t>(runners.groups()),
+                                   StepBatch(options_.compute.step_tokens, 2 * sequences + 1,
+                                             static_cast<int>(pages_for(longest_))));
     std::vector<std::vector<int32_t>> tables, ids(static_cast<size_t>(sequences)), guessed = ids;
     for (int s = 0; s < sequences; ++s) tables.push_back(page_table(s, context));
     std::vector<Draw> draws;
     std::vector<DraftRun> runs;
     std::vector<double> each_ms;
     for (int step = 0; step < options_.decode_steps + kBenchWarmup; ++step) {
-      batch.clear();
-      draws.clear();
-      runs.clear();
       // A run of all drafts, and the block's guesses behind it, fit into the slack.
       const int64_t position = context + step % (kBenchSlack - 1 - 2 * drafts());
-      for (int s = 0; s < sequences; ++s) {
-        const auto i = static_cast<size_t>(s);
-        ids[i].resize(static_cast<size_t>(drafts()) + 1);
-        for (int32_t& id : ids[i]) id = random_id();
-        const int first = batch.tokens();
-        batch.add(ids[i], position, tables[i], true, forms_);
-        for (int t = 0; t <= drafts(); ++t) {
-          batch.want_logits(first + t);
-          draws.emplace_back().params.temperature = 0;
-          draws.back().position = position + t + 1;
+      for (StepBatch& batch : batches) {
+        batch.clear();
+        draws.clear();
+        runs.clear();
+        for (int s = 0; s < sequences; ++s) {
+          const auto i = static_cast<size_t>(s);
+          ids[i].resize(static_cast<size_t>(drafts()) + 1);
+          for (int32_t& id : ids[i]) id = random_id();
+          const int first = batch.tokens();
+          batch.add(ids[i], position, tables[i], true, forms_);
+          for (int t = 0; t <= drafts(); ++t) {
+            batch.want_logits(first + t);
+            draws.emplace_back().params.temperature = 0;
+            draws.back().position = position + t + 1;
+          }
+          if (drafts() > 0)
+            runs.push_back(accepted_run(first, position, ids[i], tables[i], guessed[i]));
         }
-        if (drafts() > 0)
-          runs.push_back(accepted_run(first, position, ids[i], tables[i], guessed[i]));
       }
       const auto start = Clock::now();
-      runner.run(batch, draws, drawn_);
-      if (drafts() > 0) runner.draft(runs);
+      runners.run(batches, draws);
+      if (drafts() > 0) runners.first().draft(runs);
       if (step >= kBenchWarmup) each_ms.push_back(ms_since(start));
     }
     times[{mode, true, context, sequences}] = median(each_ms);
@@ -242,7 +308,6 @@ class Run {
   ThreadPool pool_{1};
   FormPolicy forms_;
   std::mt19937_64 random_{1};
-  std::vector<Result<int32_t>> drawn_;
 };
 
 // What a step gives on the average: the drafts up to the first one that is rejected, and one more.
@@ -276,6 +341,7 @@ std::vector<GpuBenchRow> bench_gpu(const Config& config, const RankWeights& weig
     row.decode = key.decode;
     row.context = key.context;
     row.batch = key.batch;
+    row.groups = o.compute.layout.data;
     if (key.decode) row.tokens_per_run = tokens_per_run(o);
     auto it = times[config.layers].find(key);
     if (it == times[config.layers].end()) {

@@ -42,14 +42,15 @@ struct GpuBenchRow {
   AttentionMode attention = AttentionMode::sparse;
   bool decode = false;  // else: the chunk of a prompt that ends at `context`
   int64_t context = 0;
-  int batch = 1;  // decode; tokens of the chunk otherwise
+  int batch = 1;  // decode; tokens of the chunk otherwise; of each group of ranks
+  int groups = 1;
   double ms = 0;
   double layer_ms = 0;  // one MoE layer
   double whole_ms = 0;
   double tokens_per_run = 1;  // of one sequence in a decode step: more than one with drafts
   std::string skipped;        // why there is no figure
 
-  double tokens() const { return batch * tokens_per_run; }
+  double tokens() const { return groups * batch * tokens_per_run; }
   double tokens_per_s() const { return ms > 0 ? tokens() / ms * 1e3 : 0; }
   double whole_tokens_per_s() const { return whole_ms > 0 ? tokens() / whole_ms * 1e3 : 0; }
   // For a million tokens of the whole model, or of what was run where nothing is extrapolated, when

@@ -192,6 +192,7 @@ constexpr Unused kUnusedOnCpu[] = {
     {"--random",
      "it fills the memory of a GPU; on a CPU measure a folder of `fathom make-checkpoint`"},
     {"--dollars-per-hour", "it is what a GPU costs"},
+    {"--data-parallel-size", "on a CPU one group of ranks is measured; serve has several"},
 };
 constexpr Unused kUnusedWithRandom[] = {{"--config", "--random names its own configuration"}};
 constexpr Unused kUnusedWithFolder[] = {{"--seed", "only the weights of --random have one"}};
@@ -231,7 +232,7 @@ void refuse_beside(const CLI::App& subcommand, const CLI::App& command) {
 
 int bench(const CLI::App& command, const BenchFlags& o) {
   const bool gpu = runs_on_gpu(command, o);
-  const ComputePlan compute = o.compute.plan();
+  const ComputePlan compute = o.compute.plan(o.path);
   if (command.count("--acceptance") > 0 && compute.speculative_tokens == 0)
     throw UsageError("--acceptance: it is of drafts; give --speculative-tokens, too");
   if (gpu) {
@@ -329,6 +330,7 @@ void add_bench(CLI::App& app) {
   command->add_flag("--json", o->json, "print one JSON object");
   o->compute.add_speculation_to(*command);
   o->compute.add_ranks_to(*command);
+  o->compute.add_groups_to(*command);
   o->compute.add_to(*command);
   o->compute.add_step_tokens_to(*command);
   auto only = std::make_shared<std::string>();

@@ -63,7 +63,7 @@ void print(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o) {
     fmt::print(
         "{:<8} {:<8} {:>8} {:>6} ", name_of(r.attention), r.decode ? "decode" : "prefill",
         r.context,
-        r.tokens_per_run == 1 ? fmt::format("{}", r.batch) : fmt::format("{:.2f}", r.tokens()));
+        r.tokens_per_run == 1 ? fmt::format("{}", r.batch) : fmt::format("{:.2f}", r.batch * r.tokens_per_run));
     if (!r.skipped.empty())
       fmt::print("skipped: {}\n", r.skipped);
     else if (r.whole_ms > 0)
@@ -87,6 +87,8 @@ void print(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o) {
   else
     fmt::print("\n$/M tok: of the layers that were run; ${:.2f} an hour and GPU\n",
                o.dollars_per_hour);
+  if (const int groups = o.compute.layout.data; groups > 1)
+    fmt::print("tokens: of each of {} groups; tok/s of all together\n", groups);
 }
 
 void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
@@ -95,6 +97,7 @@ void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
   out["gpu"] = gpu.name;
   out["numerics"] = name_of(o.compute.numerics);
   out["tensor_parallel_size"] = o.compute.layout.tensor;
+  out["data_parallel_size"] = o.compute.layout.data;
   out["dollars_per_hour"] = o.dollars_per_hour;
   out["rows"] = nlohmann::ordered_json::array();
   for (const GpuBenchRow& r : rows) {

@@ -27,9 +27,10 @@ std::unique_ptr<Checkpoint> load(const std::string& folder, const ModelOptions& 
   const std::optional<int>& asked = o.compute.speculative_tokens;
   CheckpointOptions options;
   options.config_file = o.config;
-  options.layout = o.compute.plan().layout;
-  check_processes(folder, o.config, o.compute.plan());
-  options.with_mtp = asked ? *asked > 0 : drafts_by_default(o.compute.plan());
+  const ComputePlan plan = o.compute.plan(folder);
+  options.layout = plan.layout;
+  check_processes(folder, o.config, plan);
+  options.with_mtp = asked ? *asked > 0 : drafts_by_default(plan);
   if (asked || !options.with_mtp) return Checkpoint::load(folder, options);
   try {
     return Checkpoint::load(folder, options);
@@ -62,7 +63,8 @@ std::vector<int32_t> stop_ids_of(const std::string& folder, const Config& config
 EngineOptions engine_options_of(const ModelOptions& o, const Checkpoint& checkpoint,
                                 EngineOptions e) {
   const Config& config = checkpoint.config();
-  e.compute = o.compute.plan();
+  // A command that has loaded the folder for one rank computes with one.
+  e.compute = o.compute.plan(checkpoint.layout().ranks() > 1 ? checkpoint.path() : std::string());
   if (!o.compute.speculative_tokens && config.mtp_layers > 0 && drafts_by_default(e.compute)) {
     e.compute.speculative_tokens = kDefaultSpeculativeTokens;
     e.compute.mtp = true;

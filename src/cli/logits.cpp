@@ -115,8 +115,9 @@ int run(const LogitsFlags& o) {
   CheckpointOptions loading;
   loading.config_file = o.config;
   loading.with_mtp = o.mtp;
-  loading.layout = o.compute.plan().layout;
-  check_processes(o.ckpt, o.config, o.compute.plan());
+  const ComputePlan compute = o.compute.plan(o.ckpt);
+  loading.layout = compute.layout;
+  check_processes(o.ckpt, o.config, compute);
   std::unique_ptr<Checkpoint> checkpoint = Checkpoint::load(o.ckpt, loading);
   const Config& config = checkpoint->config();
 
@@ -145,7 +146,7 @@ int run(const LogitsFlags& o) {
 
   TapOps* taps = nullptr;
   EvalOptions eval;
-  eval.compute = o.compute.plan();
+  eval.compute = o.compute.plan(o.ckpt);
   eval.compute.context = context;
   eval.compute.step_tokens = static_cast<int>(std::min<int64_t>(eval.compute.step_tokens, context));
   eval.compute.mtp = o.mtp;

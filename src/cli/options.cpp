@@ -9,6 +9,8 @@
 #include "cli/command.h"
 #include "cli/processes.h"
 #include "kernels/cpu_ops.h"
+#include "kernels/gpu.h"
+#include "model/checkpoint_files.h"
 #include "runtime/device.h"
 
 namespace fathom::cli {
@@ -163,15 +165,38 @@ DeviceKind ComputeOptions::device_value() const {
                                                  : kv == "f32"       ? "--kv f32 is"
                                                                      : "--kernels is");
     const int processes = process_link() ? process_link()->processes() : 1;
-    const DeviceChoice choice =
-        choose_device(cpu_only ? "cpu" : device, std::max(1, tensor_parallel / processes));
+    const DeviceChoice choice = choose_device(
+        cpu_only ? "cpu" : device,
+        RankLayout{std::max(1, tensor_parallel / processes), std::max(1, data_parallel), 0});
     if (!choice.note.empty()) fmt::print(stderr, "note: {}\n", choice.note);
     found_ = choice.device;
   }
   return *found_;
 }
 
-ComputePlan ComputeOptions::plan() const {
+// The release takes a GPU for each file of a converted folder. Any number of ranks can read it
+// (docs/parallel.md), so fewer GPUs do, too, if they hold the model, and processors do as one rank.
+int ComputeOptions::ranks_of(const std::string& folder) const {
+  if (ranks_) return *ranks_;
+  ranks_ = 1;
+  const int converted = converted_ranks(folder);
+  if (converted < 2) return *ranks_;
+  std::string here = "processors";
+  if (device_value() == DeviceKind::cuda) {
+    // Of several machines each is taken to have as many as this one.
+    const int processes = process_link() ? process_link()->processes() : 1;
+    int each = std::min(converted / processes, find_gpu().count);
+    while (each > 1 && (converted % (each * processes) != 0 || !find_gpu(each).usable)) --each;
+    ranks_ = std::max(each, 1) * processes;
+    if (*ranks_ == converted) return *ranks_;
+    here = fmt::format("{} usable GPU{}", *ranks_, *ranks_ == 1 ? "" : "s");
+  }
+  fmt::print(stderr, "note: {} is converted for {} ranks: here {} it on {}\n", folder, converted,
+             *ranks_ == 1 ? "one rank computes" : fmt::format("{} ranks compute", *ranks_), here);
+  return *ranks_;
+}
+
+ComputePlan ComputeOptions::plan(const std::string& folder) const {
   ComputePlan p;
   p.device = device_value();
   const bool gpu = p.device == DeviceKind::cuda;
@@ -186,12 +211,11 @@ ComputePlan ComputeOptions::plan() const {
   if (!gpu) p.kernels = pick_cpu_kernels(kernels).name;
   p.threads = threads > 0 ? threads : usable_processors();
   p.batch_invariant = batch_invariant;
-  p.layout.tensor = std::max(1, tensor_parallel);
+  p.layout.tensor = tensor_parallel > 0                   ? tensor_parallel
+                    : data_parallel > 0 || folder.empty() ? 1
+                                                          : ranks_of(folder);
   p.layout.data = std::max(1, data_parallel);
   spread_over_processes(p, exchange_timeout);
-  if (gpu && p.layout.data > 1)
-    fail("--data-parallel-size {}: groups of GPUs are not built yet; --device cpu has them",
-         data_parallel);
   p.context = context;
   p.step_tokens = step_tokens > 0 ? step_tokens : default_step_tokens(p.device);
   p.sequences = sequences > 0 ? sequences : gpu ? 64 : 16;

@@ -44,13 +44,17 @@ struct ComputeOptions {
   void add_speculation_to(CLI::App& command);
 
   // Every choice settled but what depends on the model and its memory: a context of 0 stays 0.
-  // Looks for a GPU at the first call, and says on standard error when one is there unused.
-  ComputePlan plan() const;
+  // Looks for a GPU at the first call, and says on standard error when one is there unused. With
+  // the folder of a checkpoint that was converted for several ranks as many GPUs are taken where no
+  // layout is asked for.
+  ComputePlan plan(const std::string& folder = {}) const;
 
  private:
   DeviceKind device_value() const;
+  int ranks_of(const std::string& folder) const;
 
   mutable std::optional<DeviceKind> found_;
+  mutable std::optional<int> ranks_;  // of the folder
 };
 
 // Whitespace-separated token ids. Throws Error with what is not a number.

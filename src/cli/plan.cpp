@@ -12,6 +12,7 @@
 #include "convert/presets.h"
 #include "io/machine.h"
 #include "kernels/gpu.h"
+#include "model/checkpoint_files.h"
 #include "plan/measured.h"
 #include "plan/plan_text.h"
 
@@ -217,7 +218,8 @@ void add_planned_machine(CLI::App& c, PlanFlags& o) {
 void add_plan(CLI::App& app) {
   auto o = std::make_shared<PlanFlags>();
   CLI::App* c = app.add_subcommand(
-      "plan", "memory, speed and price of a model on given GPUs or processors, and how to run it");
+      "plan",
+      "show memory, speed and price of a model on given GPUs or processors, and how to run it");
   c->add_option("--ckpt-path", o->folder, "checkpoint folder, Hugging Face or converted");
   c->add_option("--config", o->config,
                 "config file instead of the folder's config.json (both formats); enough alone");

@@ -1,8 +1,5 @@
 #include "cli/plan_machine.h"
 
-#include <charconv>
-#include <filesystem>
-
 #include "base/error.h"
 #include "io/machine.h"
 #include "kernels/gpu.h"
@@ -24,24 +21,10 @@ plan::Machine machine_of(const ComputePlan& compute) {
   return m;
 }
 
-int converted_ranks(const std::string& folder) {
-  constexpr std::string_view kFirst = "model0-mp", kEnd = ".safetensors";
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (!name.starts_with(kFirst) || !name.ends_with(kEnd)) continue;
-    int ranks = 0;
-    const char *begin = name.data() + kFirst.size(), *end = name.data() + name.size() - kEnd.size();
-    if (auto [at, error] = std::from_chars(begin, end, ranks); error == std::errc() && at == end)
-      return ranks;
-  }
-  return 0;
-}
-
 void say_plan(const std::string& folder, const ModelOptions& options) {
   const Config config = load_config(folder, options.config);
   plan::Request request;
-  request.compute = options.compute.plan();
+  request.compute = options.compute.plan(folder);
   const ComputePlan& compute = *request.compute;
   const plan::Machine machine = machine_of(compute);
   // What is not known is not planned: the engine divides what it finds.

@@ -12,9 +12,6 @@ namespace fathom::cli {
 // not in the planner's table leaves `gpu` null and `memory` 0: nothing is planned for it.
 plan::Machine machine_of(const ComputePlan& compute);
 
-// Ranks that a checkpoint folder was converted for, by the names of its files; 0: none.
-int converted_ranks(const std::string& folder);
-
 // Says on standard error how a checkpoint would be loaded and what that leaves room for. Throws
 // Error, once it is said, where it does not fit a GPU; the engine refuses what does not fit a host.
 void say_plan(const std::string& folder, const ModelOptions& options);

@@ -233,7 +233,7 @@ int load_and_serve(ServeFlags o, EndSignals& signals, const std::shared_ptr<Serv
   if (o.model_names.empty())
     o.model_names = {
         replace_invalid_utf8(std::filesystem::weakly_canonical(o.checkpoint).filename().string())};
-  Metrics metrics(o.model_names.front());
+  Metrics metrics(o.model_names.front(), std::max(1, o.model.compute.data_parallel));
   Router router(std::move(routing), metrics);
   // The port is taken before a large model is loaded, so that a port in use is reported at once.
   // Connections are refused until requests can be answered: a second server that still loads its

@@ -27,6 +27,28 @@ constexpr PartRange part_of(int64_t n, int part, int parts) {
   return {n * part / parts, n * (part + 1) / parts};
 }
 
+// What the experts of a layer are given: the rows of one group, or those of all.
+struct ExpertRows {
+  Tensor hidden;   // [T, D]
+  Tensor ids;      // [T, k] i32, the experts of each row; -1: none
+  Tensor weights;  // [T, k] f32
+};
+
+// How ranks share experts: neighbours in groups of `group`, rank r with the experts
+// part_of(experts, r, size).
+struct ExpertSpread {
+  int group = 1;
+  int experts = 0;
+  // The experts multiply FP8 codes: a link may quantise a row once and send that.
+  bool coded = false;
+};
+
+// What one group brings to a step: see Comm::agree.
+struct GroupStep {
+  int64_t rows = 0;
+  bool padded = false;
+};
+
 // What an exchange throws once its group has been broken off (CommGroup::abort): why that was.
 class ExchangeEnded : public Error {
  public:
@@ -73,6 +95,23 @@ class Comm {
   // over all ranks, of the rows that are the group's: in float32, in rank order, rounded once.
   // Every rank of a group gets the same bits.
   virtual void sum_groups(Tensor own, Tensor parts, int group);
+
+  // The two exchanges around the experts of a layer. The tensors of `all`, `sum` and `parts` lie in
+  // one block of memory, alike on every rank.
+
+  // As gather_groups. A rank may be left without the hidden rows that choose none of its experts.
+  virtual std::span<const int64_t> gather_expert_rows(const ExpertRows& all, const ExpertRows& own,
+                                                      const ExpertSpread& spread);
+  // As sum_groups. `ids`: of the group's rows; what a rank has for a row that chooses none of its
+  // experts is zero, and may be left out.
+  virtual void sum_expert_rows(Tensor sum, Tensor parts, Tensor ids, const ExpertSpread& spread);
+
+  // Before a step, where the rows of a step are counted on the host before they are computed
+  // (GPUs): every rank says what its group brings. If all groups' steps may be padded, each is to
+  // bring as many rows as the one that has most, a group without work too; else each what it has.
+  virtual GroupStep agree(const GroupStep& own, int group);
+  // Throws ExchangeEnded if the group of ranks has been broken off.
+  virtual void check() {}
 };
 
 // What the ranks of one process share. Thread-safe.

@@ -2,16 +2,13 @@
 // ranks of other processes show is brought here first, by one thread of each process; all else is
 // the same, and so are the results.
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <memory>
-#include <mutex>
 #include <span>
-#include <thread>
 #include <vector>
 
 #include "base/error.h"
-#include "base/thread_pool.h"
+#include "comm/barrier.h"
 #include "comm/comm.h"
 #include "comm/process_link.h"
 #include "numerics/bf16.h"
@@ -19,64 +16,7 @@
 namespace fathom {
 namespace {
 
-// Before a waiting rank gives its processor away: longer than ranks are usually apart.
-constexpr int kSpins = 4000;
 constexpr int kLane = 64;  // elements summed at a time
-
-void pause_briefly() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
-
-// Where all ranks meet. wait() returns when every rank has called it.
-class Barrier {
- public:
-  explicit Barrier(int ranks) : ranks_(ranks), spins_(ranks <= usable_processors() ? kSpins : 0) {}
-
-  void wait() {
-    const uint64_t round = round_.load(std::memory_order_acquire);
-    check();
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == ranks_) {
-      arrived_.store(0, std::memory_order_relaxed);
-      round_.fetch_add(1, std::memory_order_release);
-      round_.notify_all();
-      return;
-    }
-    for (int spin = 0; round_.load(std::memory_order_acquire) == round; ++spin) {
-      if (spin < spins_)
-        pause_briefly();
-      else
-        round_.wait(round, std::memory_order_acquire);
-    }
-    check();
-  }
-
-  void abort(const std::string& why) {
-    {
-      std::lock_guard lock(mutex_);
-      if (aborted_) return;
-      why_ = why;
-      aborted_ = true;
-    }
-    round_.fetch_add(1, std::memory_order_release);
-    round_.notify_all();
-  }
-
- private:
-  void check() {
-    if (!aborted_.load(std::memory_order_acquire)) return;
-    std::lock_guard lock(mutex_);
-    throw ExchangeEnded(why_);
-  }
-
-  const int ranks_, spins_;
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<uint64_t> round_{0};
-  std::atomic<bool> aborted_{false};
-  std::mutex mutex_;
-  std::string why_;
-};
 
 template <class T>
 float widened(T v) {

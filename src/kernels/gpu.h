@@ -30,9 +30,9 @@ GpuInfo find_gpu(int ranks = 1);
 // What this thread does with a GPU from here on, it does with that of `rank`.
 void use_gpu(int rank);
 
-// Ranks that are threads of this process, rank r with tensors in the memory of GPU r. Throws Error
-// when it is joined and two GPUs cannot reach each other's memory.
-std::shared_ptr<CommGroup> make_gpu_group(int ranks);
+// Ranks that are threads of this process, rank r with tensors in the memory of GPU first + r. Throws
+// Error when it is joined and two GPUs cannot reach each other's memory.
+std::shared_ptr<CommGroup> make_gpu_group(int ranks, int first = 0);
 // Bytes of GPU memory that a rank takes for that.
 int64_t gpu_exchange_bytes(int ranks);
 

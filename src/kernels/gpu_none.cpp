@@ -18,7 +18,7 @@ GpuInfo find_gpu(int) {
 }
 
 void use_gpu(int) { fail("{}", kWhyNot); }
-std::shared_ptr<CommGroup> make_gpu_group(int) { fail("{}", kWhyNot); }
+std::shared_ptr<CommGroup> make_gpu_group(int, int) { fail("{}", kWhyNot); }
 int64_t gpu_exchange_bytes(int) { fail("{}", kWhyNot); }
 std::unique_ptr<Ops> make_gpu_ops(Numerics, const Workload&, bool) { fail("{}", kWhyNot); }
 void upload_to_gpu(std::span<const UploadPiece>) { fail("{}", kWhyNot); }

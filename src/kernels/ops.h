@@ -46,6 +46,7 @@ struct Workload {
   int experts = 0, experts_per_token = 0;
   int first_expert = 0, own_experts = -1;  // whose weights this rank has; -1: all
   int ranks = 1;                           // that share the rows of index_topk
+  int groups = 1;                          // of ranks, whose rows the experts get together
   int64_t vocab = 0;
   int64_t index_budget = 64 << 20;  // bytes of index scores held at once
   bool ue8m0 = true;                // scale format of quantised activations

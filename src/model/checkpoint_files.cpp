@@ -29,7 +29,29 @@ std::string converted_file(int rank, int ranks) {
   return fmt::format("model{}-mp{}.safetensors", rank, ranks);
 }
 
+// The conversions that lie in a folder: MP -> files of it.
+using Conversions = std::map<int, int>;
+Conversions conversions_of(const std::vector<std::string>& names) {
+  Conversions found;
+  for (const std::string& name : names)
+    if (int mp = model_parallel_of(name)) ++found[mp];
+  return found;
+}
+// Several may share a folder: the first complete one has the fewest shards to join.
+int conversion_to_read(const Conversions& found) {
+  auto complete =
+      std::find_if(found.begin(), found.end(), [](const auto& c) { return c.first == c.second; });
+  return complete == found.end() ? found.begin()->first : complete->first;
+}
+
 }  // namespace
+
+int converted_ranks(const std::string& dir) {
+  std::error_code ignored;
+  if (!fs::is_directory(dir, ignored) || fs::exists(join(dir, kIndexFile), ignored)) return 0;
+  const Conversions found = conversions_of(safetensors_in(dir));
+  return found.empty() ? 0 : conversion_to_read(found);
+}
 
 CheckpointFiles CheckpointFiles::open(const std::string& dir) {
   std::vector<std::string> names = safetensors_in(dir);
@@ -42,17 +64,12 @@ CheckpointFiles CheckpointFiles::open(const std::string& dir) {
   }
   if (names.empty())
     fail("not a checkpoint: no *.safetensors in {}{}", dir, unfinished_downloads(dir));
-  std::map<int, int> conversions;  // MP -> files of it
-  for (const std::string& name : names)
-    if (int mp = model_parallel_of(name)) ++conversions[mp];
+  const Conversions conversions = conversions_of(names);
   if (conversions.empty()) {
     set.open_hugging_face(dir, names);
     return set;
   }
-  // Several conversions may share a folder: the first complete one has the fewest shards to join.
-  auto complete = std::find_if(conversions.begin(), conversions.end(),
-                               [](const auto& c) { return c.first == c.second; });
-  int mp = complete == conversions.end() ? conversions.begin()->first : complete->first;
+  const int mp = conversion_to_read(conversions);
   if (conversions.size() > 1)
     set.warnings_.push_back(
         fmt::format("{} holds several conversions: the one with mp{} is read", dir, mp));

@@ -9,6 +9,10 @@
 
 namespace fathom {
 
+// The ranks that a folder was converted for, by the names of its files; 0: Hugging Face's form, or
+// nothing that can be read.
+int converted_ranks(const std::string& dir);
+
 // Either a Hugging Face folder (model.safetensors.index.json names the files, or all *.safetensors
 // that are not hidden are taken), or a converted one (model{r}-mp{MP}.safetensors, DeepSeek's
 // names, one file a rank).

@@ -28,10 +28,12 @@ size_t state_bytes(const Config& c, const ForwardOptions& o) {
          size_of(activation_dtype(o.numerics));
 }
 
-// Of the tokens of all groups, counted as float32.
+// Of the tokens of all groups: see Forward::AllTokens.
 int64_t all_tokens_bytes(const Config& c, const ForwardOptions& o) {
   if (o.groups == 1) return 0;
-  return 8LL * (c.hidden + c.experts_per_token) * o.groups * o.step_tokens + 4 * 256;
+  const int64_t row = c.hidden * static_cast<int64_t>(size_of(activation_dtype(o.numerics)));
+  const int64_t of_all = 2 * row + 8LL * c.experts_per_token;
+  return (of_all * o.groups + row) * o.step_tokens + 5 * 256;
 }
 
 }  // namespace
@@ -98,10 +100,13 @@ Forward::Forward(const Config& config, const Weights& weights, Ops& ops, Comm& c
   if (!all_) return;
   const int64_t tokens = int64_t{options.groups} * options.step_tokens;
   const DType act = activation_dtype(options.numerics);
-  all_tokens_.normed = all_memory_.tensor(act, {tokens, config.hidden});
-  all_tokens_.update = all_memory_.tensor(act, {tokens, config.hidden});
-  all_tokens_.expert_ids = all_memory_.tensor(DType::i32, {tokens, config.experts_per_token});
-  all_tokens_.expert_weight = all_memory_.tensor(DType::f32, {tokens, config.experts_per_token});
+  const int64_t k = config.experts_per_token;
+  AllTokens& x = all_tokens_;
+  x.rows.hidden = all_memory_.tensor(act, {tokens, config.hidden});
+  x.rows.ids = all_memory_.tensor(DType::i32, {tokens, k});
+  x.rows.weights = all_memory_.tensor(DType::f32, {tokens, k});
+  x.update = all_memory_.tensor(act, {tokens, config.hidden});
+  x.sum = all_memory_.tensor(act, {options.step_tokens, config.hidden});
 }
 
 // `offset` is added to every position: a token of the MTP block stands one position after its cache
@@ -183,8 +188,9 @@ void Forward::block(int layer, const LayerWeights& w, const float* next_norm, co
   attention(w.attention, a, batch, kv, rope);
   add_update(a, w.ffn_norm);
   if (all_ && w.is_moe) {
-    ffn_of_all(w, a);
-    return ops_.add_rms_norm(a.normed, a.residual, a.update, next_norm, config_.norm_eps);
+    const Tensor sum = all_tokens_.sum.slice(0, a.normed.rows());
+    ffn_of_all(w, a, sum);
+    return ops_.add_rms_norm(a.normed, a.residual, sum, next_norm, config_.norm_eps);
   }
   ffn(w, a);
   add_update(a, next_norm);
@@ -235,26 +241,25 @@ void Forward::ffn(const LayerWeights& w, const Activations& a) {
            w.moe.shared.gate.empty() ? nullptr : &w.moe.shared);
 }
 
-// `wanted` has room for the rows of `hidden` that are asked for, and keeps them.
 // Each rank has some of the experts for the tokens of all groups. The shared expert is its group's.
-void Forward::ffn_of_all(const LayerWeights& w, const Activations& a) {
+void Forward::ffn_of_all(const LayerWeights& w, const Activations& a, Tensor sum) {
   const AllTokens& x = all_tokens_;
-  if (a.normed.rows() > 0) {
+  if (sum.rows() > 0) {
     ops_.route(a.expert_ids, a.expert_weight, a.normed, w.moe.gate, w.moe.bias, config_.router());
-    ops_.mlp(a.update, a.normed, w.moe.shared);
+    ops_.mlp(sum, a.normed, w.moe.shared);
   }
-  const int group = options_.group_ranks;
-  const int64_t tokens = all_->gather_groups(x.normed, a.normed, group).back();
-  all_->gather_groups(x.expert_ids, a.expert_ids, group);
-  all_->gather_groups(x.expert_weight, a.expert_weight, group);
+  const ExpertSpread spread{options_.group_ranks, config_.experts,
+                            options_.numerics == Numerics::fp8 && config_.fp8};
+  const int64_t tokens =
+      all_->gather_expert_rows(x.rows, {a.normed, a.expert_ids, a.expert_weight}, spread).back();
   if (tokens == 0) return;
   // In pieces that the ops have room for.
   for (int64_t at = 0; at < tokens; at += options_.step_tokens) {
     const int64_t end = std::min<int64_t>(tokens, at + options_.step_tokens);
-    ops_.moe(x.update.slice(at, end), x.normed.slice(at, end), x.expert_ids.slice(at, end),
-             x.expert_weight.slice(at, end), w.moe.experts, nullptr);
+    ops_.moe(x.update.slice(at, end), x.rows.hidden.slice(at, end), x.rows.ids.slice(at, end),
+             x.rows.weights.slice(at, end), w.moe.experts, nullptr);
   }
-  all_->sum_groups(a.update, x.update.slice(0, tokens), group);
+  all_->sum_expert_rows(sum, x.update.slice(0, tokens), a.expert_ids, spread);
 }
 
 // A step of a group that has no tokens.
@@ -264,10 +269,11 @@ void Forward::serve_others() {
   for (int l = 0; l < config_.layers; ++l) {
     if (!weights_.layers[l].is_moe) continue;
     ops_.enter_layer(l);
-    ffn_of_all(weights_.layers[l], none);
+    ffn_of_all(weights_.layers[l], none, all_tokens_.sum.slice(0, 0));
   }
 }
 
+// `wanted` has room for the rows of `hidden` that are asked for, and keeps them.
 void Forward::head(Tensor wanted, Tensor hidden, std::span<const int32_t> rows, Tensor logits) {
   if (rows.empty()) return;
   FATHOM_CHECK(logits.rows() >= static_cast<int64_t>(rows.size()), "{} logit rows for {} asked",

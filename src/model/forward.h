@@ -71,7 +71,7 @@ class Forward {
                  const KvView& kv, const RopeTable& rope);
   void add_update(const Activations& a, const float* gain);
   void ffn(const LayerWeights& w, const Activations& a);
-  void ffn_of_all(const LayerWeights& w, const Activations& a);
+  void ffn_of_all(const LayerWeights& w, const Activations& a, Tensor sum);
   void serve_others();
   void head(Tensor wanted, Tensor hidden, std::span<const int32_t> rows, Tensor logits);
   void mtp_block(const Activations& a, const StepInputs& in, Tensor states,
@@ -89,9 +89,12 @@ class Forward {
   bool sparse_;
   Comm* all_;
   Arena arena_;
-  // The tokens of all groups, and what this rank's experts make of them.
+  // The tokens of all groups, what this rank's experts make of them, and the sums for its own
+  // group's: in one block of memory, laid out alike on every rank.
   struct AllTokens {
-    Tensor normed, update, expert_ids, expert_weight;
+    ExpertRows rows;
+    Tensor update;  // [groups * step_tokens, hidden]
+    Tensor sum;     // [step_tokens, hidden]
   } all_tokens_;
   Arena all_memory_;
   // With MTP: the states after the final norm, [step_tokens, hidden]. They lie outside the arena,

@@ -268,23 +268,14 @@ std::vector<std::string> commands_of(const Config& c, const Machine& m, const Re
 
 // Layouts that this build computes. Whoever makes it compute more changes this.
 bool built(const Machine& m, const RankLayout& l) {
-  return m.nodes == 1 && (l.data == 1 || !m.gpu);
+  return m.nodes == 1 || (!m.gpu && l.data == 1);
 }
 
 std::vector<std::string> notes_of(const Config& c, const Machine& m, const Plan& plan) {
   std::vector<std::string> notes;
-  if (const LayoutPlan* best = plan.best(); best && !built(m, best->layout)) {
-    const auto today =
-        std::find_if(plan.layouts.begin(), plan.layouts.end(),
-                     [&](const LayoutPlan& l) { return l.fits() && built(m, l.layout); });
-    notes.push_back(fmt::format(
-        "this build computes tp on the GPUs or processors of one machine, and dp on its "
-        "processors: "
-        "the plan is ahead of it{}",
-        today == plan.layouts.end() ? ""
-                                    : fmt::format("; it runs {} today (--tensor-parallel-size {})",
-                                                  today->name, today->layout.tensor)));
-  }
+  if (const LayoutPlan* best = plan.best(); best && !built(m, best->layout))
+    notes.push_back(
+        "on several machines this build computes tp on their processors: the plan is ahead of it");
   if (const int ranks = plan.request.converted_ranks; ranks > 1 && ranks != m.ranks())
     notes.push_back(fmt::format(
         "{} is converted for {} ranks: on {} some of its tensors are joined in memory; converted "

@@ -82,9 +82,10 @@ Workload workload_of(const Config& c, const ComputePlan& p) {
   w.index_topk = c.index_topk;
   w.experts = c.experts;
   w.experts_per_token = c.experts_per_token;
-  w.ranks = p.layout.ranks();
-  if (w.ranks > 1 && !experts_by_columns(c, p.layout)) {
-    const PartRange own = part_of(c.experts, p.layout.rank, w.ranks);
+  w.ranks = p.layout.tensor;
+  w.groups = p.layout.data;
+  if (p.layout.ranks() > 1 && !experts_by_columns(c, p.layout)) {
+    const PartRange own = part_of(c.experts, p.layout.rank, p.layout.ranks());
     w.first_expert = static_cast<int>(own.begin);
     w.own_experts = static_cast<int>(own.size());
   }

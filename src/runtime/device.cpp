@@ -12,9 +12,10 @@
 
 namespace fathom {
 
-DeviceChoice choose_device(std::string_view asked, int ranks) {
+DeviceChoice choose_device(std::string_view asked, const RankLayout& layout) {
   DeviceChoice choice;
   if (asked == "cpu") return choice;
+  const int ranks = layout.ranks();
   const GpuInfo gpu = find_gpu(ranks);
   if (gpu.usable) {
     choice.device = DeviceKind::cuda;
@@ -22,8 +23,11 @@ DeviceChoice choose_device(std::string_view asked, int ranks) {
   }
   if (asked == "cuda") fail("--device cuda: {}", gpu.why_not);
   if (ranks > 1 && find_gpu().usable)
-    fail("--tensor-parallel-size {}: {}; with --device cpu a rank is a part of the processors",
-         ranks, gpu.why_not);
+    fail("{}: {}; with --device cpu a rank is a part of the processors",
+         layout.data == 1     ? fmt::format("--tensor-parallel-size {}", layout.tensor)
+         : layout.tensor == 1 ? fmt::format("--data-parallel-size {}", layout.data)
+                              : fmt::format("{} groups of {} ranks", layout.data, layout.tensor),
+         gpu.why_not);
   // A machine without a GPU needs no explanation; one whose GPU is not used does.
   if (!gpu.name.empty()) choice.note = fmt::format("not using the GPU: {}", gpu.why_not);
   return choice;
@@ -36,7 +40,12 @@ DeviceWeights::DeviceWeights(const Config& config, const RankWeights& host, cons
   if (plan.device == DeviceKind::cpu) return;
   const auto begin = std::chrono::steady_clock::now();
   placed_.resize(static_cast<size_t>(host.size()));
-  RankTeam team(plan);
+  // The ranks of all groups load alike.
+  ComputePlan all = plan;
+  all.layout.tensor = plan.layout.ranks();
+  all.layout.data = 1;
+  all.layout.rank = 0;
+  RankTeam team(all);
   team.run([&](int rank) {
     placed_[static_cast<size_t>(rank)] = PlacedWeights::copy_to_gpu(
         config, host[rank], plan.numerics, plan.observed ? MemoryKind::shared : MemoryKind::device);

@@ -20,8 +20,8 @@ struct DeviceChoice {
 };
 
 // `asked`: auto, cpu or cuda. Throws Error when cuda is asked for and cannot be had, and when there
-// are GPUs, but not one for each of `ranks`.
-DeviceChoice choose_device(std::string_view asked, int ranks = 1);
+// are GPUs, but not one for each rank of the layout.
+DeviceChoice choose_device(std::string_view asked, const RankLayout& layout = {});
 
 // The weights of a model's ranks where their devices read them: the host's own, or a copy of each
 // rank's on its GPU.

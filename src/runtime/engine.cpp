@@ -53,7 +53,7 @@ std::unique_ptr<StepRunner> make_runner(const Config& config, const RankWeights&
                                         ThreadPool& pool) {
   RunnerSetup s = setup_of(config, o, plan.context, plan.pages);
   s.links.all = o.world.get();
-  if (o.compute.layout.tensor > 1) return std::make_unique<RankedRunner>(s, weights);
+  if (o.compute.layout.ranks() > 1) return std::make_unique<RankedRunner>(s, weights);
   s.weights = &weights[0];
   return make_step_runner(s, pool);
 }

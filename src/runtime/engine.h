@@ -77,6 +77,24 @@ struct EngineStats {
   SpeculationStats speculation;
   int pages = 0, free_pages = 0;
   int running = 0, waiting = 0;
+
+  // Of two engines that compute at the same time: their seconds are not added up.
+  EngineStats& operator+=(const EngineStats& o) {
+    steps += o.steps;
+    prompt_tokens += o.prompt_tokens;
+    generated_tokens += o.generated_tokens;
+    prompt_seconds = std::max(prompt_seconds, o.prompt_seconds);
+    generation_seconds = std::max(generation_seconds, o.generation_seconds);
+    preemptions += o.preemptions;
+    reused_tokens += o.reused_tokens;
+    pages_looked_up += o.pages_looked_up;
+    speculation += o.speculation;
+    pages += o.pages;
+    free_pages += o.free_pages;
+    running += o.running;
+    waiting += o.waiting;
+    return *this;
+  }
 };
 
 // An engine that its owner steps. Engine is one; GroupedEngine is several that step together.

@@ -8,6 +8,7 @@
 namespace fathom {
 
 void Engine::Impl::retire(Flight& flight) {
+  finish_idle(0);
   runner_->finish(drawn_);
   read_logits(flight);
   auto over = Clock::now();

@@ -81,6 +81,7 @@ class Engine::Impl {
   // engine_step.cpp: plans and launches the next step
   bool advance();
   std::optional<Flight> launch_next(bool ahead);
+  void finish_idle(int left);
   Plan make_plan();
   SeqState state_of(const Sequence& s) const;
   std::span<const int32_t> reusable(const Sequence& s) const;
@@ -147,6 +148,7 @@ class Engine::Impl {
   std::vector<Owned> leaving_;  // ended, but a step in flight still uses their pages
   std::optional<Flight> flight_;
   bool launched_ = false;     // a step, since take_part() was called last
+  int idle_ = 0;              // steps of take_part() in flight: older than flight_
   bool awaits_disk_ = false;  // the first waiting request waits for pages from the disk
   Clock::time_point last_finish_;
   EngineStats stats_;

@@ -76,16 +76,26 @@ std::optional<Engine::Impl::Flight> Engine::Impl::launch_next(bool ahead) {
   if (batch_.tokens() == 0) return std::nullopt;
   flight.launched = Clock::now();
   flight.host_seconds = seconds_between(begin, flight.launched);
+  finish_idle(runner_->steps_at_once() - (flight_ ? 2 : 1));
   runner_->launch(batch_, draws_, carried_);
   launched_ = true;
   return flight;
 }
 
+// Where steps may overlap, the other groups' next one is not kept waiting until this is finished.
 void Engine::Impl::take_part() {
   if (std::exchange(launched_, false)) return;
+  const int most = runner_->steps_at_once();
+  finish_idle(most - 1);
   batch_.clear();
   runner_->launch(batch_, {}, {});
-  runner_->finish(drawn_);
+  ++idle_;
+  if (most == 1) finish_idle(0);
+}
+
+// Waits for steps without tokens, the oldest ones, until so many are in flight.
+void Engine::Impl::finish_idle(int left) {
+  for (; idle_ > left; --idle_) runner_->finish(drawn_);
 }
 
 // Idle kept pages count as free: they are evicted when pages are taken.

@@ -167,6 +167,7 @@ class GraphRunner final : public StepRunner {
         ids_(static_cast<size_t>(rows_) * sizeof(int32_t), MemoryKind::device),
         slots_{Slot(draws_.size(), ids_.size(), picks_bytes()),
                Slot(draws_.size(), ids_.size(), picks_bytes())},
+        none_(1, 1, 1),
         last_(1, 1, 1),
         again_(step_tokens_, step_sequences(s.compute.sequences),
                static_cast<int>(pages_for(s.compute.context))) {
@@ -185,14 +186,21 @@ class GraphRunner final : public StepRunner {
               std::span<const CarriedId> carried) override {
     FATHOM_CHECK(launched_ - finished_ < steps_at_once(), "{} steps are in flight already",
                  launched_ - finished_);
-    const int padded = std::min(padded_tokens(batch.tokens()), step_tokens_);
+    const bool idle = batch.tokens() == 0;  // only where groups share experts
+    int padded = idle ? 0 : std::min(padded_tokens(batch.tokens()), step_tokens_);
     const BatchView view = batch.view();
-    const bool decodes =
+    bool decodes =
         static_cast<size_t>(batch.tokens()) == draws.size() && padded <= rows_ &&
         std::all_of(view.spans.begin(), view.spans.end(), [](const AttentionSpan& s) {
           return s.end - s.begin <= 1 + kMaxSpeculativeTokens && s.form == AttentionForm::absorbed;
         });
-    if (decodes && batch.tokens() < padded) {
+    if (Comm* all = instance_.all()) {
+      const GroupStep agreed =
+          all->agree({decodes ? padded : batch.tokens(), decodes}, instance_.plan().layout.tensor);
+      decodes = agreed.padded;
+      padded = static_cast<int>(agreed.rows);
+    }
+    if (decodes && !idle && batch.tokens() < padded) {
       for (int t = batch.tokens(); t < padded; ++t) batch.want_logits(t);
       batch.pad(padded, padding_page_);
     }
@@ -204,7 +212,9 @@ class GraphRunner final : public StepRunner {
     for (const CarriedId& c : carried) rows_of_ids_[static_cast<size_t>(c.token)] = c.row;
     if (picks_) picks_->watch(batch.logit_rows());
     NoAlloc guard("a step of the engine");
-    if (decodes)
+    if (idle && decodes)
+      serve_others(padded);
+    else if (decodes)
       replay(Kind::step, batch.inputs(), [&] { enqueue(batch); });
     else
       enqueue(batch);
@@ -217,6 +227,7 @@ class GraphRunner final : public StepRunner {
     FATHOM_CHECK(finished_ < launched_, "no step is in flight");
     const Slot& slot = slots_[finished_++ % 2];
     FATHOM_CUDA(cudaEventSynchronize(slot.done.get()));
+    if (Comm* all = instance_.all()) all->check();  // or the step has ended without the others
     tokens.clear();
     const int32_t* ids = reinterpret_cast<const int32_t*>(slot.ids.data());
     for (size_t row = 0; row < slot.asked.size(); ++row) {
@@ -288,7 +299,7 @@ class GraphRunner final : public StepRunner {
 
  private:
   // What a recording depends on, beside sizes that never change.
-  enum class Kind : uint8_t { step, first_guess, next_guess };
+  enum class Kind : uint8_t { step, first_guess, next_guess, others };
   using Key = std::tuple<Kind, int, int, int64_t>;  // tokens, logit rows, context limit
 
   std::unique_ptr<Ops> observer(const RunnerSetup& s, Ops& ops) {
@@ -345,7 +356,14 @@ class GraphRunner final : public StepRunner {
     instance_.step(batch);
     sample(reinterpret_cast<const float*>(logits_), rows);
   }
+  // This rank's experts for the other groups, which bring `rows` rows each.
+  void serve_others(int rows) {
+    if (rows == 0) return;  // they have none either
+    replay(
+        Key{Kind::others, rows, 0, 0}, [&] { instance_.step(none_); }, [] {});
+  }
   void sample(const float* logits, int rows) {
+    if (rows == 0) return;
     cuda::sample_tokens(logits, vocab_, rows, vocab_,
                         reinterpret_cast<const cuda::SampleRow*>(draws_.data()),
                         reinterpret_cast<int32_t*>(ids_.data()), launch_);
@@ -443,9 +461,16 @@ class GraphRunner final : public StepRunner {
     const Key key{
         kind, tokens, static_cast<int>(in.logit_rows.size()),
         ops_.context_limit(int64_t{*std::max_element(positions, positions + tokens)} + 1)};
-    auto launch = [&](Graph& graph) {
+    replay(key, work, [&] {
       ops_.carry_ids(rows_of_ids_);
       ops_.restage(in);
+    });
+  }
+  // `bring`: queues the inputs of a recording.
+  template <class Work, class Bring>
+  void replay(const Key& key, const Work& work, const Bring& bring) {
+    auto launch = [&](Graph& graph) {
+      bring();
       graph.launch(stream_);
     };
     if (auto it = graphs_.find(key); it != graphs_.end()) return launch(it->second);
@@ -478,6 +503,7 @@ class GraphRunner final : public StepRunner {
   int64_t launched_ = 0, finished_ = 0;
   std::vector<int32_t> rows_of_ids_;  // of the step being launched: see CudaOps::carry_ids
   cuda::Launch launch_;
+  const StepBatch none_;            // without tokens
   std::optional<Drafter> drafter_;  // with speculation, as what follows:
   bool last_recorded_ = false;      // the step launched last was of decodes alone,
   StepBatch last_;                  // and this was its batch

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "io/machine.h"
+#include "kernels/gpu.h"
 
 namespace fathom {
 
@@ -29,25 +30,26 @@ void GroupChoice::note(std::span<const PageKey> keys, int group) {
 
 GroupedEngine::GroupedEngine(const Config& config, const RankWeights& weights,
                              const EngineOptions& options)
-    : options_(options), threads_(options.compute.layout.data) {
+    : options_(options), threads_(options.compute.layout.data, /*with_caller=*/false) {
   check_plan(config, options.compute);
   const RankLayout& layout = options.compute.layout;
   FATHOM_CHECK(weights.size() == layout.ranks(), "weights of {} ranks for {}", weights.size(),
                layout.ranks());
-  if (options.compute.device == DeviceKind::cuda)
-    fathom::fail("groups of GPUs that compute different sequences are not built yet");
-  world_ = make_thread_group(layout.ranks());
+  // As in rank_team.cpp.
+  const bool gpus = options.compute.device == DeviceKind::cuda && !options.compute.observed;
+  world_ = gpus ? make_gpu_group(layout.ranks()) : make_thread_group(layout.ranks());
   engines_.resize(static_cast<size_t>(layout.data));
-  const int64_t available = options.available_bytes.value_or(available_memory());
-  threads_.parallel_for(layout.data, 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t g = begin; g < end; ++g) try {
-        engines_[static_cast<size_t>(g)] = std::make_unique<Engine>(
-            config, weights.part(static_cast<int>(g) * layout.tensor, layout.tensor),
-            options_of(static_cast<int>(g), available));
-      } catch (const std::exception& e) {
-        std::lock_guard lock(mutex_);
-        if (cause_.empty()) cause_ = e.what();
-      }
+  const int64_t available = options.available_bytes ? *options.available_bytes
+                            : gpus                  ? find_gpu(layout.ranks()).free
+                                                    : available_memory();
+  threads_.run([&](int g) {
+    try {
+      engines_[static_cast<size_t>(g)] = std::make_unique<Engine>(
+          config, weights.part(g * layout.tensor, layout.tensor), options_of(g, available));
+    } catch (const std::exception& e) {
+      std::lock_guard lock(mutex_);
+      if (cause_.empty()) cause_ = e.what();
+    }
   });
   if (!cause_.empty()) throw Error(cause_);
   memory_ = engines_[0]->memory();
@@ -118,9 +120,8 @@ void GroupedEngine::wake() {
 
 bool GroupedEngine::step() {
   std::atomic<bool> busy = false;
-  threads_.parallel_for(groups(), 1, [&](int64_t begin, int64_t end, int) {
-    for (int64_t g = begin; g < end; ++g)
-      if (step_group(static_cast<int>(g))) busy = true;
+  threads_.run([&](int g) {
+    if (step_group(g)) busy = true;
   });
   std::lock_guard lock(mutex_);
   if (!cause_.empty()) throw Error(cause_);
@@ -165,22 +166,15 @@ void GroupedEngine::run(const std::stop_token& stop) {
 }
 
 EngineSnapshot GroupedEngine::snapshot() const {
-  EngineSnapshot all = engines_[0]->snapshot();
-  for (size_t g = 1; g < engines_.size(); ++g) {
-    const EngineSnapshot s = engines_[g]->snapshot();
-    all.steps += s.steps;
-    all.prompt_tokens += s.prompt_tokens;
-    all.generated_tokens += s.generated_tokens;
-    all.preemptions += s.preemptions;
-    all.prefix_queries += s.prefix_queries;
-    all.prefix_hits += s.prefix_hits;
-    all.running += s.running;
-    all.waiting += s.waiting;
-    all.pages += s.pages;
-    all.free_pages += s.free_pages;
-    all.failed |= s.failed;
-  }
+  EngineSnapshot all;
+  for (const auto& engine : engines_) all += engine->snapshot();
   return all;
+}
+
+std::vector<EngineSnapshot> GroupedEngine::group_snapshots() const {
+  std::vector<EngineSnapshot> each;
+  for (const auto& engine : engines_) each.push_back(engine->snapshot());
+  return each;
 }
 
 PrefixStoreStats GroupedEngine::cache_dir_stats() const {
@@ -194,23 +188,8 @@ std::string GroupedEngine::describe() const {
 }
 
 EngineStats GroupedEngine::stats() const {
-  EngineStats all = engines_[0]->stats();
-  for (size_t g = 1; g < engines_.size(); ++g) {
-    const EngineStats s = engines_[g]->stats();
-    all.steps += s.steps;
-    all.prompt_tokens += s.prompt_tokens;
-    all.generated_tokens += s.generated_tokens;
-    // Groups compute at the same time.
-    all.prompt_seconds = std::max(all.prompt_seconds, s.prompt_seconds);
-    all.generation_seconds = std::max(all.generation_seconds, s.generation_seconds);
-    all.preemptions += s.preemptions;
-    all.reused_tokens += s.reused_tokens;
-    all.pages_looked_up += s.pages_looked_up;
-    all.pages += s.pages;
-    all.free_pages += s.free_pages;
-    all.running += s.running;
-    all.waiting += s.waiting;
-  }
+  EngineStats all;
+  for (const auto& engine : engines_) all += engine->stats();
   return all;
 }
 

@@ -12,9 +12,9 @@
 #include <unordered_map>
 #include <vector>
 
-#include "base/thread_pool.h"
 #include "cache/page_key.h"
 #include "runtime/engine.h"
+#include "runtime/thread_team.h"
 
 namespace fathom {
 
@@ -42,6 +42,7 @@ class GroupedEngine final : public ModelEngine {
   Result<RequestId> submit(Request request) override;
   void cancel(RequestId id) override;
   EngineSnapshot snapshot() const override;
+  std::vector<EngineSnapshot> group_snapshots() const override;
   int64_t context() const override { return engines_[0]->context(); }
   const MemoryPlan& memory() const override { return memory_; }
   PrefixStoreStats cache_dir_stats() const override;
@@ -63,11 +64,11 @@ class GroupedEngine final : public ModelEngine {
 
   const EngineOptions options_;
   std::shared_ptr<CommGroup> world_;
-  ThreadPool threads_;  // one a group
   std::vector<std::unique_ptr<Engine>> engines_;
   MemoryPlan memory_;  // of all groups together
   GroupChoice choice_;
   std::mutex report_mutex_;  // on_step is called by one group at a time
+  ThreadTeam threads_;       // one a group
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable_any wakes_;

@@ -31,6 +31,18 @@ std::unique_ptr<Comm> link_all(const ComputePlan& p, CommGroup* all, Ops& ops) {
   return all->join(p.layout.rank, &ops);
 }
 
+// Ranks of GPUs that share experts in fp8 numerics send each other rows as FP8 codes.
+void check_coded(const Config& config, const Weights& weights, const ComputePlan& p) {
+  if (p.layout.data == 1 || p.numerics != Numerics::fp8 || !config.fp8) return;
+  for (size_t l = 0; l < weights.layers.size(); ++l)
+    for (const MlpWeights& e : weights.layers[l].moe.experts)
+      if (!e.empty() && !e.gate.is_fp8())
+        fail(
+            "layer {} of this FP8 checkpoint has experts of {}: --data-parallel-size on GPUs needs "
+            "--numerics bf16 for it",
+            l, name_of(e.gate.dtype));
+}
+
 }  // namespace
 
 ModelInstance::ModelInstance(const Config& config, const Weights& weights, const ComputePlan& plan,
@@ -49,6 +61,7 @@ ModelInstance::ModelInstance(const Config& config, const Weights& weights, const
       cache_(cache ? cache : own_cache_.get()),
       forward_(config, weights, ops(), *comm_, all_.get(), forward_options(plan)),
       forms_(form_policy(config, plan)) {
+  if (plan.device == DeviceKind::cuda) check_coded(config, weights, plan);
   if (plan.mtp && !weights.mtp) fail("this checkpoint has no MTP layer");
   if (plan.mtp && all_)
     fail("the MTP block runs in one group of ranks, not in {} that share experts",
@@ -97,9 +110,10 @@ int64_t instance_bytes(const Config& config, const ComputePlan& p) {
     return workspace_bytes(config, p.step_tokens, logit_rows(p), p.index_budget) + rope +
            (p.mtp ? 4LL * (2LL * config.hidden + 1) * p.step_tokens : 0);
   const int64_t exchange = p.layout.processes > 1 ? nccl_exchange_bytes()
-                           : p.layout.ranks() > 1 ? gpu_exchange_bytes(p.layout.ranks())
+                           : p.layout.tensor > 1  ? gpu_exchange_bytes(p.layout.tensor)
                                                   : 0;
-  return gpu_workspace_bytes(p.numerics, workload_of(config, p)) + exchange +
+  const int64_t of_groups = p.layout.data > 1 ? gpu_exchange_bytes(p.layout.ranks()) : 0;
+  return gpu_workspace_bytes(p.numerics, workload_of(config, p)) + exchange + of_groups +
          activation_bytes(config, forward_options(p)) + 4LL * config.vocab * logit_rows(p) + rope;
 }
 

@@ -49,6 +49,9 @@ class ModelInstance {
   KvPool& cache() { return *cache_; }
   const KvPool& cache() const { return *cache_; }
   const FormPolicy& forms() const { return forms_; }
+  Comm* all() {
+    return all_.get();
+  }  // links the ranks of all groups; null where there is one group
   std::string describe() const;
 
   // Each runs the batch and returns the logits that it asks for, [R, vocab] f32 in the ops' memory,

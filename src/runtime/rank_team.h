@@ -2,17 +2,16 @@
 // processors and a link to the others. What the ranks compute is handed to run().
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/thread_pool.h"
 #include "comm/comm.h"
 #include "runtime/compute_plan.h"
+#include "runtime/thread_team.h"
 
 namespace fathom {
 
@@ -22,15 +21,12 @@ class RankTeam {
   // Of the plan device, layout, threads and `observed` count. On GPUs each thread works with its
   // rank's. `all`: links the ranks of all groups, where there are several.
   explicit RankTeam(const ComputePlan& plan, CommGroup* all = nullptr);
-  ~RankTeam();
-  RankTeam(const RankTeam&) = delete;
-  RankTeam& operator=(const RankTeam&) = delete;
 
   int size() const { return static_cast<int>(pools_.size()); }
   // The plan of the i-th rank of this process's in the group.
   ComputePlan plan_of(int i) const;
   ThreadPool& pool(int rank) { return *pools_[static_cast<size_t>(rank)]; }
-  CommGroup* comm() { return comm_.get(); }  // null for one rank
+  CommGroup* comm() { return comm_.get(); }  // null for one rank a group
 
   // Ranks are counted from this process's first in the group here. Calls body(rank) for all ranks
   // at once, each always on the same thread, and returns when all have returned. If one throws, the
@@ -40,23 +36,16 @@ class RankTeam {
 
  private:
   void prepare(int rank);
-  void work(int rank);
-  void end();
   void attempt(const std::function<void(int rank)>& body, int rank);
+  std::string name_of(int rank) const;  // for messages
 
   const ComputePlan plan_;
   std::shared_ptr<CommGroup> comm_;
   CommGroup* all_;
-  // Of ranks 1, 2, .. Not a ThreadPool: a rank needs its own thread, which has its GPU or its NUMA
-  // node, and all ranks at once, as they wait for each other.
-  std::vector<std::thread> threads_;
-  const std::function<void(int rank)>* body_ = nullptr;
-  std::atomic<uint64_t> round_{0};  // of run(), the end is one more
-  std::atomic<int> running_{0};
-  std::atomic<bool> stop_{false};
   std::vector<std::unique_ptr<ThreadPool>> pools_;
   std::mutex mutex_;
-  std::string cause_;  // of the first failure
+  std::string cause_;   // of the first failure
+  ThreadTeam threads_;  // ends first: the threads use what is above
 };
 
 }  // namespace fathom

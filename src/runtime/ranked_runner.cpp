@@ -65,6 +65,7 @@ void RankedRunner::draft(std::span<const DraftRun> runs) {
 }
 
 std::string RankedRunner::describe() const {
+  if (plan_.layout.tensor == 1) return runners_[0]->describe();
   return fmt::format("{}: {}", plan_.layout.describe(), runners_[0]->describe());
 }
 

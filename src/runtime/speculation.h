@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace fathom {
@@ -17,6 +18,14 @@ struct SpeculationStats {
   int64_t draft_tokens = 0;  // drafts that were verified
   int64_t accepted_tokens = 0;
   std::array<int64_t, kMaxSpeculativeTokens> accepted_at{};  // of the first drafts, the second, ...
+
+  SpeculationStats& operator+=(const SpeculationStats& o) {
+    drafts += o.drafts;
+    draft_tokens += o.draft_tokens;
+    accepted_tokens += o.accepted_tokens;
+    for (size_t i = 0; i < accepted_at.size(); ++i) accepted_at[i] += o.accepted_at[i];
+    return *this;
+  }
 };
 
 }  // namespace fathom

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "base/result.h"
 #include "runtime/request.h"
@@ -20,6 +21,23 @@ struct EngineSnapshot {
   int running = 0, waiting = 0;
   int64_t pages = 0, free_pages = 0;  // idle kept pages count as free: they can be evicted
   bool failed = false;  // the device or the machine failed; no request is served any more
+
+  // Of two engines together.
+  EngineSnapshot& operator+=(const EngineSnapshot& o) {
+    steps += o.steps;
+    prompt_tokens += o.prompt_tokens;
+    generated_tokens += o.generated_tokens;
+    preemptions += o.preemptions;
+    prefix_queries += o.prefix_queries;
+    prefix_hits += o.prefix_hits;
+    speculation += o.speculation;
+    running += o.running;
+    waiting += o.waiting;
+    pages += o.pages;
+    free_pages += o.free_pages;
+    failed |= o.failed;
+    return *this;
+  }
 };
 
 // What one step did; reported on the engine thread.
@@ -42,6 +60,8 @@ class TokenEngine {
   virtual void cancel(RequestId id) = 0;
   // From any thread.
   virtual EngineSnapshot snapshot() const = 0;
+  // The same of each group of ranks that has requests of its own. From any thread.
+  virtual std::vector<EngineSnapshot> group_snapshots() const { return {snapshot()}; }
   // Tokens of prompt and answer together that one request may have.
   virtual int64_t context() const = 0;
 };

@@ -7,7 +7,10 @@
 #include <prometheus/text_serializer.h>
 
 #include <chrono>
+#include <deque>
 #include <mutex>
+
+#include "base/check.h"
 
 namespace fathom::server {
 namespace {
@@ -45,7 +48,12 @@ std::string reason_label(std::string_view finish_reason) {
 }  // namespace
 
 struct Metrics::Impl {
-  explicit Impl(const std::string& model) : labels{{"model_name", model}} {
+  Impl(const std::string& model, int count) : labels{{"model_name", model}} {
+    for (int e = 0; e < count; ++e) {
+      Labels l = labels;
+      if (count > 1) l["engine"] = std::to_string(e);
+      engines.emplace_back(*this, l);
+    }
     // Series that dashboards compute rates of must exist before the first event.
     for (const char* reason : {"stop", "length", "abort", "error"})
       successes.Add({{"model_name", model}, {"finished_reason", reason}});
@@ -53,11 +61,12 @@ struct Metrics::Impl {
         std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count());
   }
 
+  // A name that is registered again is the same family.
   Gauge& gauge(const char* name, const char* help, const Labels& l) {
     return prometheus::BuildGauge().Name(name).Help(help).Register(registry).Add(l);
   }
-  Counter& counter(const char* name, const char* help) {
-    return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add(labels);
+  Counter& counter(const char* name, const char* help, const Labels& l) {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add(l);
   }
   Histogram& histogram(const char* name, const char* help, const Buckets& buckets) {
     return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(labels,
@@ -67,35 +76,46 @@ struct Metrics::Impl {
   prometheus::Registry registry;
   const Labels labels;
 
-  // Metrics of the engine, updated by render().
-  Gauge& running = gauge("vllm:num_requests_running", "Requests being computed.", labels);
-  Gauge& waiting = gauge("vllm:num_requests_waiting", "Requests waiting to be computed.", labels);
-  Gauge& cache_usage =
-      gauge("vllm:kv_cache_usage_perc", "Share of the cache in use: 1 is all of it.", labels);
-  Counter& prefix_queries =
-      counter("vllm:prefix_cache_queries_total", "Tokens of prompts looked up in the cache.");
-  Counter& prefix_hits =
-      counter("vllm:prefix_cache_hits_total", "Tokens of prompts found in the cache.");
-  Counter& unreadable_calls =
-      counter("fathom:unreadable_tool_calls_total",
-              "Tool calls in answers that could not be read and became text, or ended half-way.");
-  Counter& prompt_tokens = counter("vllm:prompt_tokens_total", "Tokens of prompts computed.");
-  Counter& generated_tokens = counter("vllm:generation_tokens_total", "Tokens generated.");
-  Counter& preemptions =
-      counter("vllm:num_preemptions_total", "Times a request gave its place to another.");
-  Counter& draft_runs = counter("vllm:spec_decode_num_drafts_total",
-                                "Times that a step verified guesses of a request's next tokens.");
-  Counter& draft_tokens =
-      counter("vllm:spec_decode_num_draft_tokens_total", "Tokens that were guessed and verified.");
-  Counter& accepted_tokens = counter("vllm:spec_decode_num_accepted_tokens_total",
-                                     "Of these, the ones that the model drew, too.");
+  // Metrics of one engine, updated by render().
+  struct EngineSeries {
+    EngineSeries(Impl& all, const Labels& own) : impl(all), l(own) {}
+    void follow(const EngineSnapshot& e);
+
+    Impl& impl;
+    const Labels l;
+    Gauge& running = impl.gauge("vllm:num_requests_running", "Requests being computed.", l);
+    Gauge& waiting = impl.gauge("vllm:num_requests_waiting", "Requests waiting to be computed.", l);
+    Gauge& cache_usage =
+        impl.gauge("vllm:kv_cache_usage_perc", "Share of the cache in use: 1 is all of it.", l);
+    Counter& prefix_queries = impl.counter("vllm:prefix_cache_queries_total",
+                                           "Tokens of prompts looked up in the cache.", l);
+    Counter& prefix_hits =
+        impl.counter("vllm:prefix_cache_hits_total", "Tokens of prompts found in the cache.", l);
+    Counter& prompt_tokens =
+        impl.counter("vllm:prompt_tokens_total", "Tokens of prompts computed.", l);
+    Counter& generated_tokens =
+        impl.counter("vllm:generation_tokens_total", "Tokens generated.", l);
+    Counter& preemptions =
+        impl.counter("vllm:num_preemptions_total", "Times a request gave its place to another.", l);
+    Counter& draft_runs =
+        impl.counter("vllm:spec_decode_num_drafts_total",
+                     "Times that a step verified guesses of a request's next tokens.", l);
+    Counter& draft_tokens = impl.counter("vllm:spec_decode_num_draft_tokens_total",
+                                         "Tokens that were guessed and verified.", l);
+    Counter& accepted_tokens = impl.counter("vllm:spec_decode_num_accepted_tokens_total",
+                                            "Of these, the ones that the model drew, too.", l);
+    Counter& steps = impl.counter("fathom:steps_total", "Steps of the engine.", l);
+    Gauge& engine_up = impl.gauge("fathom:engine_up", "1 while the engine works.", l);
+  };
+  std::deque<EngineSeries> engines;
   prometheus::Family<Counter>& accepted_at =
       prometheus::BuildCounter()
           .Name("vllm:spec_decode_num_accepted_tokens_per_pos_total")
           .Help("The same by their place among the guesses of one step, from 0.")
           .Register(registry);
-  Counter& steps = counter("fathom:steps_total", "Steps of the engine.");
-  Gauge& engine_up = gauge("fathom:engine_up", "1 while the engine works.", labels);
+  Counter& unreadable_calls = counter(
+      "fathom:unreadable_tool_calls_total",
+      "Tool calls in answers that could not be read and became text, or ended half-way.", labels);
 
   // Metrics of requests.
   Histogram& first_token =
@@ -150,7 +170,8 @@ struct Metrics::Impl {
   }
 };
 
-Metrics::Metrics(const std::string& model_name) : impl_(std::make_unique<Impl>(model_name)) {}
+Metrics::Metrics(const std::string& model_name, int engines)
+    : impl_(std::make_unique<Impl>(model_name, engines)) {}
 Metrics::~Metrics() = default;
 
 void Metrics::observe_step(const StepReport& s) {
@@ -186,33 +207,39 @@ void Metrics::count_http(std::string_view path, int status) {
   impl_->http.Add({{"path", std::string(path)}, {"status", std::to_string(status)}}).Increment();
 }
 
-std::string Metrics::render(const EngineSnapshot& e) {
-  std::lock_guard lock(impl_->render_mutex);
+void Metrics::Impl::EngineSeries::follow(const EngineSnapshot& e) {
   // An older snapshot than the last one changes nothing: totals do not go back.
-  const auto follow = [](Counter& counter, int64_t total) {
+  const auto count = [](Counter& counter, int64_t total) {
     const double behind = static_cast<double>(total) - counter.Value();
     if (behind > 0) counter.Increment(behind);
   };
-  impl_->running.Set(e.running);
-  impl_->waiting.Set(e.waiting);
-  impl_->cache_usage.Set(
+  running.Set(e.running);
+  waiting.Set(e.waiting);
+  cache_usage.Set(
       e.pages > 0 ? 1.0 - static_cast<double>(e.free_pages) / static_cast<double>(e.pages) : 0.0);
-  impl_->engine_up.Set(e.failed ? 0 : 1);
-  follow(impl_->prefix_queries, e.prefix_queries);
-  follow(impl_->prefix_hits, e.prefix_hits);
-  follow(impl_->prompt_tokens, e.prompt_tokens);
-  follow(impl_->generated_tokens, e.generated_tokens);
-  follow(impl_->preemptions, e.preemptions);
+  engine_up.Set(e.failed ? 0 : 1);
+  count(prefix_queries, e.prefix_queries);
+  count(prefix_hits, e.prefix_hits);
+  count(prompt_tokens, e.prompt_tokens);
+  count(generated_tokens, e.generated_tokens);
+  count(preemptions, e.preemptions);
   const SpeculationStats& drafts = e.speculation;
-  follow(impl_->draft_runs, drafts.drafts);
-  follow(impl_->draft_tokens, drafts.draft_tokens);
-  follow(impl_->accepted_tokens, drafts.accepted_tokens);
+  count(draft_runs, drafts.drafts);
+  count(draft_tokens, drafts.draft_tokens);
+  count(accepted_tokens, drafts.accepted_tokens);
   for (size_t i = 0; i < drafts.accepted_at.size(); ++i) {
-    Labels l = impl_->labels;
-    l["position"] = std::to_string(i);
-    follow(impl_->accepted_at.Add(l), drafts.accepted_at[i]);
+    Labels at = l;
+    at["position"] = std::to_string(i);
+    count(impl.accepted_at.Add(at), drafts.accepted_at[i]);
   }
-  follow(impl_->steps, e.steps);
+  count(steps, e.steps);
+}
+
+std::string Metrics::render_all(std::span<const EngineSnapshot> engines) {
+  FATHOM_CHECK(engines.size() == impl_->engines.size(), "figures of {} engines for {}",
+               engines.size(), impl_->engines.size());
+  std::lock_guard lock(impl_->render_mutex);
+  for (size_t e = 0; e < engines.size(); ++e) impl_->engines[e].follow(engines[e]);
   return prometheus::TextSerializer().Serialize(impl_->registry.Collect());
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -13,7 +14,9 @@ namespace fathom::server {
 // Every method may be called from any thread and returns at once.
 class Metrics {
  public:
-  explicit Metrics(const std::string& model_name);
+  // `engines`: groups of ranks with requests of their own. Where there are several, what the page
+  // says of an engine carries its number, as vLLM's does: engine="0".
+  explicit Metrics(const std::string& model_name, int engines = 1);
   ~Metrics();
   Metrics(const Metrics&) = delete;
   Metrics& operator=(const Metrics&) = delete;
@@ -27,8 +30,10 @@ class Metrics {
   void count_unreadable_calls(int calls);
   void count_http(std::string_view path, int status);
 
-  // The page, with the engine's own figures as of `engine`.
-  std::string render(const EngineSnapshot& engine);
+  // The page, with the engines' own figures as of `engines`, one each.
+  std::string render_all(std::span<const EngineSnapshot> engines);
+  // The same of one engine.
+  std::string render(const EngineSnapshot& engine) { return render_all({&engine, 1}); }
 
  private:
   struct Impl;

@@ -98,10 +98,33 @@ TEST_F(GenerateTest, RanksSayWhatOneSays) {
   EXPECT_EQ(r.code, 0) << r.err;
   EXPECT_EQ(r.out, ">>> " + kHello + "\n>>> ");
   EXPECT_THAT(r.err, AllOf(HasSubstr("2 ranks: cpu"), HasSubstr("rank 0 of 2")));
+  // One rank speaks for all.
+  EXPECT_THAT(r.err, Not(HasSubstr("rank 1 of 2")));
+  EXPECT_EQ(r.err.find("numerics"), r.err.rfind("numerics")) << r.err;
   r = generate("--interactive --tensor-parallel-size 3", "Hello!\n");
   EXPECT_EQ(r.code, 1);
   EXPECT_THAT(r.err, HasSubstr("a tensor-parallel size of 3 does not fit this model: "
                                "num_attention_heads = 4 is not divisible by it; 1, 2, 4 would"));
+}
+
+// The release's two commands. Without a GPU for each file one rank computes all of them.
+TEST_F(GenerateTest, AConvertedFolderNeedsNoSize) {
+  const std::string save = (folder_ / "mp2").string();
+  Ran r = run("convert --hf-ckpt-path " + kSmall + " --save-path " + save +
+              " --n-experts 16 --model-parallel 2");
+  ASSERT_EQ(r.code, 0) << r.err;
+  const std::string words = "generate --ckpt-path " + save + " --config " + kSmall +
+                            "/config.json --interactive --temperature 0 --numerics exact"
+                            " --threads 2";
+  r = run(words, "Hello!\n");
+  EXPECT_EQ(r.code, 0) << r.err;
+  EXPECT_EQ(r.out, ">>> " + kHello + "\n>>> ");
+  EXPECT_THAT(r.err, HasSubstr("note: " + save +
+                               " is converted for 2 ranks: here one rank "
+                               "computes it on processors\n"));
+  r = run(words + " --tensor-parallel-size 2", "Hello!\n");
+  EXPECT_EQ(r.out, ">>> " + kHello + "\n>>> ");
+  EXPECT_THAT(r.err, AllOf(HasSubstr("rank 0 of 2"), Not(HasSubstr("is converted for"))));
 }
 
 TEST_F(GenerateTest, InteractiveRemembersUntilCleared) {

@@ -49,10 +49,10 @@ inline RankWeights rank_weights_for(bool tiny, const EvalOptions& o) {
   options.layout = layout;
   if (!c) c = Checkpoint::load(tiny ? kData + "tiny" : kSmall, options);
   if (o.compute.device == DeviceKind::cpu) return c->rank_weights();
-  static auto& placed = *new std::map<std::tuple<bool, int, Numerics, bool>, DeviceWeights>();
+  static auto& placed = *new std::map<std::tuple<bool, int, int, Numerics, bool>, DeviceWeights>();
   return placed
-      .try_emplace({tiny, layout.tensor, o.compute.numerics, o.compute.observed}, c->config(),
-                   c->rank_weights(), o.compute)
+      .try_emplace({tiny, layout.tensor, layout.data, o.compute.numerics, o.compute.observed},
+                   c->config(), c->rank_weights(), o.compute)
       .first->second.ranks();
 }
 

@@ -3,80 +3,17 @@
 // requests hear of it and nothing waits.
 #include <gmock/gmock.h>
 
-#include <mutex>
-#include <random>
-
-#include "base/error.h"
 #include "cache/page_file.h"
-#include "kernels/trace_ops.h"
-#include "runtime/engine.h"
-#include "runtime/golden.h"
-#include "runtime/grouped_engine.h"
-#include "runtime/small_model.h"
+#include "runtime/ranked.h"
 #include "support/checkpoint_maker.h"
 #include "support/temp_folder.h"
 
-namespace fathom::golden {
+namespace fathom::ranked {
 namespace {
 
 using test::CheckpointMaker;
-using test::random_ids;
 using test::TempFolder;
 using testing::HasSubstr;
-
-EvalOptions ranks(Numerics numerics, int tensor) {
-  EvalOptions o = options_of(numerics);
-  o.compute.layout.tensor = tensor;
-  o.compute.threads = tensor;
-  return o;
-}
-
-// Everything that a rank chose, and the logits that it ended with.
-struct Chosen {
-  std::vector<int32_t> picked, experts;
-  std::vector<float> logits;
-  bool operator==(const Chosen&) const = default;
-};
-
-class ChoiceTap final : public TraceOps {
- public:
-  ChoiceTap(Ops& inner, Chosen& to) : TraceOps(inner), to_(to) {}
-
- private:
-  void after(OpKind kind, std::span<const Tensor> results) override {
-    const Tensor& t = results.empty() ? Tensor() : results[0];
-    auto append = [&](auto& to, auto* type) {
-      using T = std::remove_pointer_t<decltype(type)>;
-      for (int64_t r = 0; r < t.rows(); ++r)
-        to.insert(to.end(), t.row<T>(r), t.row<T>(r) + t.row_size());
-    };
-    if (kind == OpKind::index_topk) append(to_.picked, static_cast<int32_t*>(nullptr));
-    if (kind == OpKind::route) append(to_.experts, static_cast<int32_t*>(nullptr));
-    if (kind == OpKind::logits) append(to_.logits, static_cast<float*>(nullptr));
-  }
-  Chosen& to_;
-};
-
-// What each rank chose for a prompt in chunks and some decodes.
-std::vector<Chosen> choices(bool tiny, const RankWeights& weights, EvalOptions o, int tokens) {
-  const Config& c = checkpoint(tiny).config();
-  std::vector<Chosen> all(static_cast<size_t>(o.compute.layout.ranks()));
-  o.wrap = [&](Ops& ops) { return std::make_unique<ChoiceTap>(ops, all[0]); };
-  o.wrap_others = [&](Ops& ops, int rank) {
-    return std::make_unique<ChoiceTap>(ops, all[static_cast<size_t>(rank)]);
-  };
-  o.compute.context = tokens + 3;
-  o.compute.step_tokens = 300;  // blocks of rows that are shared out, and a tail
-  Evaluator evaluator(c, weights, o);
-  const std::vector<int32_t> ids = random_ids(tokens + 3, 7, c.vocab);
-  std::vector<int64_t> rows;
-  for (int64_t r = 5; r < tokens + 3; r += 50) rows.push_back(r);
-  rows.push_back(tokens + 2);
-  const std::span<const int32_t> all_ids(ids);
-  evaluator.feed(all_ids.first(static_cast<size_t>(tokens)), rows, {});
-  evaluator.feed(all_ids.subspan(static_cast<size_t>(tokens)), rows, {}, true);
-  return all;
-}
 
 class RanksTest : public testing::TestWithParam<int> {};
 
@@ -84,8 +21,10 @@ TEST_P(RanksTest, ChooseAlikeAndAgreeWithOneRank) {
   for (bool tiny : {true, false}) {
     SCOPED_TRACE(tiny ? "tiny" : "small");
     const EvalOptions o = ranks(Numerics::exact, GetParam());
-    const std::vector<Chosen> all = choices(tiny, rank_weights_for(tiny, o), o, 430);
-    const Chosen one = choices(tiny, checkpoint(tiny).weights(), ranks(Numerics::exact, 1), 430)[0];
+    const std::vector<Chosen> all =
+        choices(checkpoint(tiny).config(), rank_weights_for(tiny, o), o, 430);
+    const Chosen one = choices(checkpoint(tiny).config(), checkpoint(tiny).weights(),
+                               ranks(Numerics::exact, 1), 430)[0];
     for (const Chosen& rank : all) {
       EXPECT_EQ(rank.picked, all[0].picked);
       EXPECT_EQ(rank.experts, all[0].experts);
@@ -93,13 +32,8 @@ TEST_P(RanksTest, ChooseAlikeAndAgreeWithOneRank) {
     }
     EXPECT_EQ(all[0].picked, one.picked);
     EXPECT_EQ(all[0].experts, one.experts);
-    const size_t vocab = static_cast<size_t>(checkpoint(tiny).config().vocab);
     ASSERT_EQ(all[0].logits.size(), one.logits.size());
-    double sum = 0;
-    for (size_t at = 0; at < one.logits.size(); at += vocab)
-      sum +=
-          kl(std::span(one.logits).subspan(at, vocab), std::span(all[0].logits).subspan(at, vocab));
-    EXPECT_LE(sum / static_cast<double>(one.logits.size() / vocab), 1e-8);
+    EXPECT_LE(mean_kl(one, all[0], checkpoint(tiny).config().vocab), 1e-8);
   }
 }
 
@@ -115,7 +49,8 @@ TEST_P(RanksTest, StayWithinTheBoundsOfTheGoldenFiles) {
 TEST_P(RanksTest, ChooseAlikeInEveryNumerics) {
   for (Numerics n : {Numerics::bf16, Numerics::fp8}) {
     const EvalOptions o = ranks(n, GetParam());
-    const std::vector<Chosen> all = choices(false, rank_weights_for(false, o), o, 320);
+    const std::vector<Chosen> all =
+        choices(checkpoint(false).config(), rank_weights_for(false, o), o, 320);
     for (const Chosen& rank : all) EXPECT_EQ(rank, all[0]) << name_of(n);
   }
 }
@@ -127,67 +62,20 @@ INSTANTIATE_TEST_SUITE_P(Tensor, RanksTest, testing::Values(2, 4),
 TEST(Ranks, ComputeTheSameFromAnyConversion) {
   const CheckpointMaker maker = CheckpointMaker::tiny();
   const EvalOptions o = ranks(Numerics::fp8, 2);
-  const std::vector<Chosen> want = choices(true, rank_weights_for(true, o), o, 100);
+  const std::vector<Chosen> want =
+      choices(checkpoint(true).config(), rank_weights_for(true, o), o, 100);
   for (int files : {2, 4}) {
     TempFolder dir;
     maker.write_converted(dir, files);
     CheckpointOptions options;
     options.layout = o.compute.layout;
     const auto c = Checkpoint::load(dir.path(), options);
-    EXPECT_EQ(choices(true, c->rank_weights(), o, 100), want) << files << " files";
+    EXPECT_EQ(choices(checkpoint(true).config(), c->rank_weights(), o, 100), want)
+        << files << " files";
   }
 }
 
 // --- the engine
-
-EngineOptions engine_options(Numerics numerics, int tensor) {
-  EngineOptions o;
-  o.compute.numerics = numerics;
-  o.compute.layout.tensor = tensor;
-  o.compute.threads = tensor;
-  o.compute.context = 1024;
-  o.compute.step_tokens = 160;
-  o.compute.sequences = 5;
-  return o;
-}
-
-std::unique_ptr<ModelEngine> engine_of(const EngineOptions& o) {
-  EvalOptions eval;
-  eval.compute = o.compute;
-  return make_engine(checkpoint(false).config(), rank_weights_for(false, eval), o);
-}
-
-EngineOptions group_options(Numerics numerics, int tensor, int data) {
-  EngineOptions o = engine_options(numerics, tensor);
-  o.compute.layout.data = data;
-  o.compute.threads = tensor * data;
-  return o;
-}
-
-struct Answer {
-  std::vector<int32_t> ids;
-  Finish finish = Finish::none;
-  std::string error;
-  std::vector<std::vector<int32_t>> selection;  // of the last token, by layer
-};
-
-Request request_for(std::vector<int32_t> ids, int64_t tokens, Answer& a) {
-  Request r;
-  r.ids = std::move(ids);
-  r.max_new_tokens = tokens;
-  r.sampling.temperature = 1;
-  r.sampling.seed = 5;
-  r.sink = [&a](const TokenEvent& e) {
-    if (e.token >= 0) a.ids.push_back(e.token);
-    a.finish = e.finish;
-    a.error = e.error;
-    if (!e.selection) return;
-    a.selection.clear();
-    for (const auto& layer : e.selection->layers)
-      a.selection.emplace_back(layer.begin(), layer.end());
-  };
-  return r;
-}
 
 // Prompts around a page and top-k (256), more than there are places, and one that is cancelled.
 std::vector<Answer> answers(ModelEngine& engine, bool selections = false) {
@@ -329,22 +217,6 @@ TEST(GroupedEngine, ARequestGoesWhereItsBeginningIs) {
   EXPECT_EQ(engine->snapshot().pages, grouped.memory().pages);
 }
 
-class FailingOps final : public TraceOps {
- public:
-  FailingOps(Ops& inner, int step) : TraceOps(inner), step_(step) {}
-  StepInputs begin_step(const StepInputs& in) override {
-    ++steps_;
-    return TraceOps::begin_step(in);
-  }
-
- private:
-  void after(OpKind kind, std::span<const Tensor>) override {
-    if (kind == OpKind::route && layer() == 3 && steps_ == step_) fail("out of memory");
-  }
-  const int step_;
-  int steps_ = 0;
-};
-
 TEST(RankedEngine, ARankThatFailsEndsEveryRequestWithTheCause) {
   for (int failing : {0, 1, 3}) {
     SCOPED_TRACE(failing);
@@ -421,4 +293,4 @@ TEST(RankedEngine, AnErrorWhileRanksAreMadeReachesTheCaller) {
 }
 
 }  // namespace
-}  // namespace fathom::golden
+}  // namespace fathom::ranked

@@ -9,8 +9,6 @@
 namespace fathom {
 namespace {
 
-using golden::checkpoint;
-
 class Recorder final : public TraceOps {
  public:
   using TraceOps::TraceOps;
@@ -51,7 +49,7 @@ size_t results_of(OpKind kind) {
 }
 
 TEST(TraceOps, IsToldOfEveryOpAndItsResults) {
-  const Checkpoint& c = checkpoint(true);
+  const Checkpoint& c = golden::checkpoint(true);
   Recorder* recorder = nullptr;
   EvalOptions e = golden::options_of(Numerics::exact);
   e.compute.threads = 1;
@@ -108,7 +106,7 @@ class Silent final : public TraceOps {
 };
 
 TEST(TraceOps, AnOverriddenOpIsPassedOnThroughTheBase) {
-  const Checkpoint& c = checkpoint(true);
+  const Checkpoint& c = golden::checkpoint(true);
   Silent* silent = nullptr;
   EvalOptions e = golden::options_of(Numerics::exact);
   e.compute.threads = 1;

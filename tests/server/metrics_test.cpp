@@ -50,6 +50,29 @@ TEST(Metrics, ShowsTheEngineAsItIs) {
   EXPECT_TRUE(has(page, "fathom:engine_up{model_name=\"m\"} 0"));
 }
 
+// As vLLM labels the engines of its data parallelism.
+TEST(Metrics, TellsEnginesApartWhereThereAreSeveral) {
+  Metrics metrics("m", 2);
+  EngineSnapshot e[2];
+  e[0].running = 3;
+  e[1].running = 1;
+  e[1].pages = 4;
+  e[1].prompt_tokens = 70;
+  for (int twice = 0; twice < 2; ++twice) {
+    const std::string page = metrics.render_all(e);
+    EXPECT_TRUE(has(page, "vllm:num_requests_running{engine=\"0\",model_name=\"m\"} 3")) << page;
+    EXPECT_TRUE(has(page, "vllm:num_requests_running{engine=\"1\",model_name=\"m\"} 1"));
+    EXPECT_TRUE(has(page, "vllm:kv_cache_usage_perc{engine=\"1\",model_name=\"m\"} 1"));
+    EXPECT_TRUE(has(page, "vllm:prompt_tokens_total{engine=\"0\",model_name=\"m\"} 0"));
+    EXPECT_TRUE(has(page, "vllm:prompt_tokens_total{engine=\"1\",model_name=\"m\"} 70"));
+    EXPECT_TRUE(has(page, "fathom:engine_up{engine=\"1\",model_name=\"m\"} 1"));
+  }
+  EngineSnapshot all = e[0];
+  all += e[1];
+  EXPECT_EQ(all.running, 4);
+  EXPECT_EQ(all.prompt_tokens, 70);
+}
+
 TEST(Metrics, CountsRequestsAndSteps) {
   Metrics metrics("m");
   EXPECT_TRUE(has(metrics.render({}),

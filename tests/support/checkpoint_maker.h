@@ -2,16 +2,20 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <string>
 #include <vector>
 
 #include "io/json_file.h"
 #include "io/safetensors.h"
 #include "model/tensor_list.h"
+#include "numerics/bf16.h"
+#include "numerics/fp8.h"
 #include "support/temp_folder.h"
 
 namespace fathom::test {
@@ -35,6 +39,43 @@ class CheckpointMaker {
   }
   static CheckpointMaker tiny() {
     return CheckpointMaker(std::string(FATHOM_SOURCE_DIR) + "/tests/data/tiny");
+  }
+
+  // Of a config with FP8 blocks: random weights that keep activations near 1.
+  static CheckpointMaker random(nlohmann::json config, unsigned seed) {
+    CheckpointMaker made;
+    made.config = std::move(config);
+    std::mt19937 generator(seed);
+    std::normal_distribution<float> normal;
+    for (const TensorSpec& spec : tensor_list(parse_config(made.config.dump(), "test"))) {
+      int64_t count = 1;
+      for (int64_t n : spec.shape) count *= n;
+      const float deviation = 1.0f / std::sqrt(static_cast<float>(spec.shape.back()));
+      LooseTensor t{DType::f32, spec.shape, {}};
+      auto fill = [&](DType dtype, auto value) {
+        t.dtype = dtype;
+        std::vector<decltype(value())> values(static_cast<size_t>(count));
+        for (auto& v : values) v = value();
+        t.bytes.assign(reinterpret_cast<const char*>(values.data()),
+                       values.size() * sizeof(values[0]));
+      };
+      if (spec.kind == Kind::norm) {
+        fill(DType::bf16, [&] { return to_bf16(1 + 0.01f * normal(generator)); });
+      } else if (spec.kind == Kind::f32_vector) {
+        fill(DType::f32, [&] { return 0.01f * normal(generator); });
+      } else if (spec.kind == Kind::plain) {
+        fill(DType::bf16, [&] { return to_bf16(deviation * normal(generator)); });
+      } else {
+        fill(DType::fp8_e4m3, [&] { return float_to_fp8(64 * normal(generator)); });
+        const std::vector<int64_t> blocks{(spec.shape[0] + 127) / 128, (spec.shape[1] + 127) / 128};
+        const std::vector<float> scales(static_cast<size_t>(blocks[0] * blocks[1]), deviation / 64);
+        made.tensors[spec.name + "_scale_inv"] = {
+            DType::f32, blocks,
+            std::string(reinterpret_cast<const char*>(scales.data()), 4 * scales.size())};
+      }
+      made.tensors[spec.name] = std::move(t);
+    }
+    return made;
   }
 
   void write_config(const TempFolder& dir) const {
@@ -88,6 +129,7 @@ class CheckpointMaker {
   std::map<std::string, LooseTensor> tensors;
 
  private:
+  CheckpointMaker() = default;
   struct Box {
     int64_t row_begin, row_end, col_begin, col_end;
   };

@@ -6,13 +6,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
 #include "kernels/cuda/comm/peer_gather.h"
 #include "kernels/cuda/comm/peer_group.h"
+#include "kernels/cuda/comm/peer_groups.h"
 #include "kernels/cuda/comm/peer_sum.h"
 #include "kernels/cuda/prim/device_guard.h"
 
@@ -20,6 +23,7 @@ namespace fathom::cuda {
 namespace {
 
 constexpr int kHidden = 7168, kTopk = 2048, kVocab = 129280;
+constexpr int kRoutedExperts = 256, kRoutedChosen = 8, kRoutedRows = 4096;
 constexpr int kReplays = 7, kMaxLaunches = 256;
 constexpr double kReplayTime = 4000;  // microseconds of a graph: its start is lost in it
 
@@ -28,7 +32,7 @@ struct RankData {
   int device = 0;
   Launch launch;
   cudaEvent_t begin = nullptr, end = nullptr;
-  Buffer memory, gain, scales;
+  Buffer memory, gain, scales, ids;  // ids: [kRoutedRows, kRoutedChosen], random experts
 };
 
 class ExchangeBench {
@@ -49,6 +53,11 @@ class ExchangeBench {
       data.memory = Buffer(static_cast<size_t>(bytes), MemoryKind::device);
       data.gain = Buffer(kHidden * sizeof(float), MemoryKind::device);
       data.scales = Buffer(size_t{kHidden / 128 * 4} * 8192, MemoryKind::device);
+      std::mt19937 random(static_cast<unsigned>(r));
+      std::vector<int32_t> ids(size_t{kRoutedRows} * kRoutedChosen);
+      for (int32_t& id : ids) id = static_cast<int32_t>(random() % kRoutedExperts);
+      data.ids = Buffer(ids.size() * sizeof(int32_t), MemoryKind::device);
+      FATHOM_CUDA(cudaMemcpy(data.ids.data(), ids.data(), data.ids.size(), cudaMemcpyHostToDevice));
       fill_bf16(data.memory.data(), bytes / 2, 1.0f, static_cast<uint64_t>(r), data.launch.stream);
       fill_f32(reinterpret_cast<float*>(data.gain.data()), kHidden, 1.0f, 2, data.launch.stream);
       FATHOM_CUDA(cudaStreamSynchronize(data.launch.stream));
@@ -110,6 +119,61 @@ class ExchangeBench {
                      anchor_us);
   }
 
+  // Rows of FP8 codes to the ranks of their experts; `rows` of each rank.
+  void rows_to_experts(int rows, const std::string& shape) {
+    const int ranks = static_cast<int>(ranks_.size()), groups = kHidden / 128;
+    const int64_t all = int64_t{rows} * ranks;
+    const int64_t ids_at = all * (kHidden + 4 * groups),
+                  weights_at = ids_at + 4 * all * kRoutedChosen;
+    const int64_t block = (weights_at + 4 * all * kRoutedChosen + 255) / 256 * 256;
+    const int64_t each = block + (int64_t{rows} * kHidden + 255) / 256 * 256;
+    const double us = time(sets(each), [&](RankData& data, int rank, int set) {
+      GroupGatherParams p;
+      p.peers = group_->view(rank);
+      p.lanes = group_lanes(p.peers, rows);
+      p.block = data.memory.data() + set * each;
+      p.first = rank * rows;
+      p.rows = rows;
+      p.from = p.block + block;
+      p.from_pitch = p.row_bytes = kHidden;
+      p.scales = reinterpret_cast<const float*>(data.scales.data());
+      p.scale_stride = (rows + 3) / 4 * 4;
+      p.scale_groups = groups;
+      p.scales_at = all * kHidden;
+      p.ids = reinterpret_cast<const int32_t*>(data.ids.data());
+      p.weights = p.scales;
+      p.per_token = kRoutedChosen;
+      p.ids_at = ids_at;
+      p.weights_at = weights_at;
+      p.owners = {kRoutedExperts, ranks};
+      group_gather(p, data.launch);
+    });
+    bench_.report_at("exchange", shape, us, destinations() * rows * (kHidden + 4.0 * groups),
+                     link_gbs_, 0);
+  }
+
+  // What their experts made of `rows` of each rank, back and added up.
+  void sums_of_experts(int rows, const std::string& shape) {
+    const int ranks = static_cast<int>(ranks_.size());
+    const int64_t row = 2 * kHidden, parts = rows * ranks * row, each = parts + rows * row;
+    const double us = time(sets(each), [&](RankData& data, int rank, int set) {
+      GroupSumParams p;
+      p.peers = group_->view(rank);
+      p.lanes = group_lanes(p.peers, rows);
+      p.block = data.memory.data() + set * each;
+      p.own_at = parts;
+      p.first = rank * rows;
+      p.rows = rows;
+      p.n = kHidden;
+      p.ids = reinterpret_cast<const int32_t*>(data.ids.data());
+      p.per_token = kRoutedChosen;
+      p.owners = {kRoutedExperts, ranks};
+      group_sum(p, data.launch);
+    });
+    bench_.report_at("exchange", shape, us, destinations() * rows * static_cast<double>(row),
+                     link_gbs_, 0);
+  }
+
   // Every rank has its columns, or every ranks-th row, of [rows, n] words.
   void gather(int64_t rows, int64_t n, bool columns, double anchor_us, const std::string& shape) {
     const int64_t ranks = static_cast<int64_t>(ranks_.size()), each = 4 * rows * n;
@@ -132,6 +196,12 @@ class ExchangeBench {
   }
 
  private:
+  // Other ranks that hold an expert of a row, on average.
+  double destinations() const {
+    const double ranks = static_cast<double>(ranks_.size());
+    return (ranks - 1) * (1 - std::pow(1 - 1 / ranks, kRoutedChosen));
+  }
+
   int sets(int64_t bytes_each) const {
     const int64_t fitting = static_cast<int64_t>(ranks_[0].memory.size()) / bytes_each;
     return static_cast<int>(
@@ -230,6 +300,12 @@ std::vector<Case> cases_of(int ranks) {
                          if (b.fits(rows, way)) b.sum(rows, way, norm, anchor, shape);
                        }});
       }
+  for (int rows : {1, 16, 64, 128, kRoutedRows}) {
+    const std::string there = fmt::format("rows to experts {}x{} {} ranks", rows, kHidden, ranks);
+    const std::string back = fmt::format("sums of experts {}x{} {} ranks", rows, kHidden, ranks);
+    all.push_back({there, [=](ExchangeBench& b) { b.rows_to_experts(rows, there); }});
+    all.push_back({back, [=](ExchangeBench& b) { b.sums_of_experts(rows, back); }});
+  }
   const std::string picks = fmt::format("picks 4096x{} {} ranks", kTopk, ranks);
   all.push_back(
       {picks, [=](ExchangeBench& b) { b.gather(4096, kTopk, false, ranks == 2 ? 99 : 0, picks); }});

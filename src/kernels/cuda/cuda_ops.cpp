@@ -127,6 +127,7 @@ void CudaOpsImpl::stage(const StepInputs& in, const StagingPlan& plan) {
 StepInputs CudaOpsImpl::begin_step(const StepInputs& in) {
   flush_positions();
   coded_ = {};
+  gathered_ = {};
   permuted_ids_ = nullptr;
   const BatchView& b = in.batch;
   FATHOM_CHECK(b.tokens > 0 && b.tokens <= workload_.step_tokens &&

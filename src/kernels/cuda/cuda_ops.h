@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 
+#include "comm/comm.h"
 #include "kernels/ops.h"
 
 namespace fathom {
@@ -53,6 +55,12 @@ class CudaOps : public Ops {
   virtual void all_gather_rows(const cuda::PeerView& peers, Tensor x, int block) = 0;
   // Any other exchange of `x`: `body` queues it.
   virtual void exchange(Tensor x, const std::function<void(const cuda::Launch&)>& body) = 0;
+  // Group g has rows [offsets[g], offsets[g + 1]) of all; `own` and `sum` have as many, or none.
+  virtual void gather_expert_rows(const cuda::PeerView& peers, const ExpertRows& all,
+                                  const ExpertRows& own, const ExpertSpread& spread,
+                                  std::span<const int64_t> offsets) = 0;
+  virtual void sum_expert_rows(const cuda::PeerView& peers, Tensor sum, Tensor parts, Tensor ids,
+                               const ExpertSpread& spread, std::span<const int64_t> offsets) = 0;
 
   virtual void synchronize() = 0;
   // Device memory held by the ops themselves.

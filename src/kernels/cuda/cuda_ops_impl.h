@@ -75,6 +75,10 @@ class CudaOpsImpl final : public CudaOps {
   void all_gather_columns(const PeerView& peers, Tensor x) override;
   void all_gather_rows(const PeerView& peers, Tensor x, int block) override;
   void exchange(Tensor x, const std::function<void(const Launch&)>& body) override;
+  void gather_expert_rows(const PeerView& peers, const ExpertRows& all, const ExpertRows& own,
+                          const ExpertSpread& spread, std::span<const int64_t> offsets) override;
+  void sum_expert_rows(const PeerView& peers, Tensor sum, Tensor parts, Tensor ids,
+                       const ExpertSpread& spread, std::span<const int64_t> offsets) override;
   void synchronize() override;
   size_t bytes() const override { return memory_.size(); }
 
@@ -114,6 +118,16 @@ class CudaOpsImpl final : public CudaOps {
     const void* rows_of = nullptr;  // the bf16 rows, null: none
     int64_t rows = 0, n = 0, stride = 0;
   };
+  // Rows that other ranks have sent as codes lie where the bf16 rows would, scales behind them.
+  struct Gathered {
+    const std::byte* rows_of = nullptr;  // where bf16 row 0 would be; null: none
+    int64_t rows = 0, n = 0, scales_at = 0;
+  };
+  struct ExpertCodes {
+    const uint8_t* codes = nullptr;
+    const float* scales = nullptr;  // of group g of row r at [g * stride + r * row]
+    int64_t stride = 0, row = 1;
+  };
 
   // Every op begins with this: what waited is launched, scratch is free again.
   Scratch begin_op();
@@ -128,6 +142,7 @@ class CudaOpsImpl final : public CudaOps {
 
   CodesOut codes_of(const Tensor& out);  // where a norm puts them; empty when none are due
   Fp8Rows quantised(const Tensor& x);
+  ExpertCodes codes_for_experts(const Tensor& x);
   void product(const Tensor& x, const QWeight& w, std::span<const OutSegment> out);
   void fp8_product(const Fp8Rows& x, const QWeight& w, std::span<const OutSegment> out);
   void bf16_product(const Bf16* x, int64_t stride, int64_t rows, const QWeight& w,
@@ -188,6 +203,7 @@ class CudaOpsImpl final : public CudaOps {
   std::vector<AttentionSpan> own_spans_;
   std::vector<PrefillSpan> prefill_spans_;
   Coded coded_;
+  Gathered gathered_;
   PositionParams pending_;
   bool has_pending_ = false;
   const void* permuted_ids_ = nullptr;  // what offsets_, row_of_ and token_of_ were made from

@@ -173,7 +173,8 @@ void CudaOpsImpl::route(Tensor ids, Tensor weights, Tensor x, const QWeight& gat
   r.shape = shape;
   r.ids = ids.row<int32_t>(0);
   r.weights = weights.row<float>(0);
-  if (own_experts() == 0) return cuda::route(r, launch_);
+  // Where experts get the rows of all groups, those are permuted.
+  if (own_experts() == 0 || workload_.groups > 1) return cuda::route(r, launch_);
   route_and_permute(r, permutation(r.ids, tokens, k), launch_);
   permuted_ids_ = r.ids;
 }
@@ -208,6 +209,24 @@ const ExpertArrays& CudaOpsImpl::arrays_of(std::span<const MlpWeights> experts) 
                  "expert {} of a rank that has {} from {} on", e, count, first);
   return experts_.emplace(experts.data(), expert_arrays(experts.subspan(first, count)))
       .first->second;
+}
+
+// What other ranks have sent is coded already.
+CudaOpsImpl::ExpertCodes CudaOpsImpl::codes_for_experts(const Tensor& x) {
+  const auto* at = static_cast<const std::byte*>(x.data);
+  const int64_t row_bytes = 2 * gathered_.n;
+  if (!gathered_.rows_of || at < gathered_.rows_of ||
+      at >= gathered_.rows_of + gathered_.rows * row_bytes) {
+    const Fp8Rows own = quantised(x);
+    return {own.codes, own.scales, own.scale_stride, 1};
+  }
+  const int64_t first = (at - gathered_.rows_of) / row_bytes, groups = gathered_.n / kFp8Block;
+  FATHOM_CHECK(x.row_size() == gathered_.n && first + x.rows() <= gathered_.rows,
+               "[{}, {}] of {} rows of {} that were gathered", x.rows(), x.row_size(),
+               gathered_.rows, gathered_.n);
+  const auto* scales = reinterpret_cast<const float*>(gathered_.rows_of + gathered_.scales_at);
+  return {reinterpret_cast<const uint8_t*>(gathered_.rows_of) + first * gathered_.n,
+          scales + first * groups, 1, groups};
 }
 
 // Computes the results of the experts, ragged [rows, D]. Inputs share a buffer with activations,
@@ -266,10 +285,11 @@ Bf16* CudaOpsImpl::run_experts(const ExpertArrays& e, const Tensor& x, int64_t r
   auto scales_behind = [&](int64_t n) {
     return reinterpret_cast<float*>(in + round_up(rows * n, kScratchAlign));
   };
-  const Fp8Rows coded = quantised(x);
+  const ExpertCodes coded = codes_for_experts(x);
   gather_quantised({.codes = coded.codes,
                     .scales = coded.scales,
-                    .scale_stride = coded.scale_stride,
+                    .scale_stride = coded.stride,
+                    .scale_row = coded.row,
                     .k = e.hidden,
                     .token_of = token_of_,
                     .live_rows = live_rows,

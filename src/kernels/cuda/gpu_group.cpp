@@ -1,9 +1,13 @@
 // The ranks of one machine's GPUs as a CommGroup.
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <mutex>
 #include <numeric>
+#include <vector>
 
 #include "base/error.h"
+#include "comm/barrier.h"
 #include "comm/comm.h"
 #include "kernels/cuda/comm/peer_group.h"
 #include "kernels/cuda/cuda_ops.h"
@@ -15,15 +19,18 @@ namespace {
 // What the ranks share: the way to each other's memory, and why it has been broken off.
 class Peers {
  public:
-  explicit Peers(int ranks) : devices_(static_cast<size_t>(ranks)) {
-    std::iota(devices_.begin(), devices_.end(), 0);
+  Peers(int ranks, int first)
+      : devices_(static_cast<size_t>(ranks)),
+        meeting_(ranks),
+        steps_{std::vector<GroupStep>(devices_.size()), std::vector<GroupStep>(devices_.size())} {
+    std::iota(devices_.begin(), devices_.end(), first);
   }
 
   int ranks() const { return static_cast<int>(devices_.size()); }
   // Made by the first that asks: weights are loaded by ranks that exchange nothing.
   cuda::PeerView view(int rank) {
     std::lock_guard lock(mutex_);
-    if (!why_.empty()) throw Error(why_);
+    if (!why_.empty()) throw ExchangeEnded(why_);
     if (!group_) group_ = std::make_unique<cuda::PeerGroup>(devices_);
     return group_->view(rank);
   }
@@ -31,13 +38,22 @@ class Peers {
     std::lock_guard lock(mutex_);
     if (!why_.empty()) return;
     why_ = why;
+    stopped_ = true;  // before a kernel's wait ends: whoever sees that it has must see why
+    meeting_.abort(why);
     if (group_) group_->stop();
-    stopped_ = true;
   }
   void check() {
     if (!stopped_) return;
     std::lock_guard lock(mutex_);
-    throw Error(why_);
+    throw ExchangeEnded(why_);
+  }
+  // What each rank says at this meeting; `meetings` is how often the rank has met before. A rank
+  // writes in turn to two lists: it comes to the next but one meeting only when all have left this.
+  std::span<const GroupStep> meet(int rank, uint64_t meetings, const GroupStep& own) {
+    std::vector<GroupStep>& said = steps_[meetings % 2];
+    said[static_cast<size_t>(rank)] = own;
+    meeting_.wait();
+    return said;
   }
 
  private:
@@ -46,6 +62,8 @@ class Peers {
   std::unique_ptr<cuda::PeerGroup> group_;
   std::string why_;
   std::atomic<bool> stopped_{false};
+  Barrier meeting_;
+  std::array<std::vector<GroupStep>, 2> steps_;  // by rank
 };
 
 class GpuComm final : public Comm {
@@ -73,16 +91,43 @@ class GpuComm final : public Comm {
     peers_->check();
     ops_.all_gather_rows(view_, x, block);
   }
+  std::span<const int64_t> gather_expert_rows(const ExpertRows& all, const ExpertRows& own,
+                                              const ExpertSpread& spread) override {
+    peers_->check();
+    ops_.gather_expert_rows(view_, all, own, spread, offsets_);
+    return offsets_;
+  }
+  void sum_expert_rows(Tensor sum, Tensor parts, Tensor ids, const ExpertSpread& spread) override {
+    peers_->check();
+    ops_.sum_expert_rows(view_, sum, parts, ids, spread, offsets_);
+  }
+  GroupStep agree(const GroupStep& own, int group) override {
+    const std::span<const GroupStep> all = peers_->meet(rank(), meetings_++, own);
+    GroupStep agreed{0, true};
+    for (const GroupStep& step : all) {
+      agreed.rows = std::max(agreed.rows, step.rows);
+      agreed.padded &= step.padded;
+    }
+    offsets_.assign(1, 0);
+    for (int r = 0; r < size(); r += group)
+      offsets_.push_back(offsets_.back() +
+                         (agreed.padded ? agreed.rows : all[static_cast<size_t>(r)].rows));
+    if (!agreed.padded) agreed.rows = own.rows;
+    return agreed;
+  }
+  void check() override { peers_->check(); }
 
  private:
   std::shared_ptr<Peers> peers_;
   CudaOps& ops_;
   const cuda::PeerView view_;
+  uint64_t meetings_ = 0;
+  std::vector<int64_t> offsets_{0};  // of the step agreed on last
 };
 
 class GpuGroup final : public CommGroup {
  public:
-  explicit GpuGroup(int ranks) : peers_(std::make_shared<Peers>(ranks)) {}
+  GpuGroup(int ranks, int first) : peers_(std::make_shared<Peers>(ranks, first)) {}
 
   std::unique_ptr<Comm> join(int rank, Ops* ops) override {
     auto* cuda = dynamic_cast<CudaOps*>(ops);
@@ -98,7 +143,9 @@ class GpuGroup final : public CommGroup {
 
 }  // namespace
 
-std::shared_ptr<CommGroup> make_gpu_group(int ranks) { return std::make_shared<GpuGroup>(ranks); }
+std::shared_ptr<CommGroup> make_gpu_group(int ranks, int first) {
+  return std::make_shared<GpuGroup>(ranks, first);
+}
 
 int64_t gpu_exchange_bytes(int ranks) {
   return ranks > 1 ? static_cast<int64_t>(cuda::peer_group_bytes(ranks)) : 0;

@@ -136,7 +136,7 @@ void add_utility_routes(Router& router, Service& service) {
       "GET", "/metrics",
       [&service](const auto&, const auto& reply) {
         reply->send(200, "text/plain; version=0.0.4; charset=utf-8",
-                    service.metrics.render(service.engine.snapshot()));
+                    service.metrics.render_all(service.engine.group_snapshots()));
       },
       open);
 }

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "kernels/cuda/comm/peer_gather.h"
+#include "kernels/cuda/comm/peer_groups.h"
 #include "kernels/cuda/comm/peer_sum.h"
 #include "kernels/cuda/prim/device_guard.h"
 #include "kernels/cuda/prim/launch.h"
@@ -79,6 +80,7 @@ PeerGroup::PeerGroup(std::span<const int> devices)
     shape_.memory[r] = at;
     load_peer_sums();
     load_peer_gathers();
+    load_group_exchanges();
   }
 }
 

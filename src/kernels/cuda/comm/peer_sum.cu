@@ -1,5 +1,6 @@
 #include "kernels/cuda/comm/peer_memory.cuh"
 #include "kernels/cuda/comm/peer_sum.h"
+#include "kernels/cuda/comm/row_sum.cuh"
 #include "kernels/cuda/norm/norm_row.cuh"
 
 namespace fathom::cuda {
@@ -8,7 +9,6 @@ namespace {
 // A packet is 16 bytes of a row. Where one is still to come, memory holds this word four times; a
 // word that is sent is never the same: it would be two NaN, and is sent as two other NaN.
 constexpr uint32_t kNothing = 0xFFFFFFFFu;
-constexpr int kAtOnce = 4;  // ranks whose packets are asked for before the first is used
 
 __device__ __forceinline__ uint32_t sendable(uint32_t word) {
   return word == kNothing ? kNothing - 1 : word;
@@ -27,25 +27,6 @@ __device__ __forceinline__ void wait_for_packet(uint4& v, const Bf16* at, const 
     if (stopped(peers, tries)) return;
   }
 }
-
-// Values of one row added up in the order of the ranks.
-template <int kVectors>
-class RowSum {
- public:
-  __device__ __forceinline__ void add(int rank, int i, uint4 v) {
-    float x[kLaneValues];
-    unpack(v, x);
-#pragma unroll
-    for (int j = 0; j < kLaneValues; ++j) sum_[i][j] = rank == 0 ? x[j] : sum_[i][j] + x[j];
-  }
-  __device__ __forceinline__ void round(uint4 (&out)[kVectors]) const {
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) out[i] = pack(sum_[i]);
-  }
-
- private:
-  float sum_[kVectors][kLaneValues];
-};
 
 template <int kVectors>
 __device__ __forceinline__ void send_row(const PeerView& peers, int buffer, int row, int n,
@@ -89,7 +70,7 @@ __device__ __forceinline__ void receive_row(const PeerView& peers, int buffer, i
         if (rank != peers.rank && v < vectors)
           wait_for_packet(
               got[s][i], peers.received(peers.rank, buffer, rank, row, n) + v * kLaneValues, peers);
-        sum.add(rank, i, got[s][i]);
+        sum.add(rank == 0, i, got[s][i]);
       }
   }
   sum.round(value);
@@ -177,7 +158,7 @@ __global__ void __launch_bounds__(kVectors <= 2 ? 512 : 1024)
       for (int s = 0; s < kAtOnce; ++s)
 #pragma unroll
         for (int i = 0; i < kVectors; ++i)
-          if (first + s < peers.ranks) sum.add(first + s, i, got[s][i]);
+          if (first + s < peers.ranks) sum.add(first + s == 0, i, got[s][i]);
     }
     uint4 value[kVectors];
     sum.round(value);

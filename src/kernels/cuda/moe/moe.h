@@ -49,12 +49,12 @@ void permute(const PermuteParams& params, const Launch& launch);
 void route_and_permute(const RouteParams& route, const PermuteParams& permute,
                        const Launch& launch);
 
-// out row r = in row token_of[r]. Codes are row-major, scales group-major: scale of group g of row
-// r at scales[g * stride + r].
+// out row r = in row token_of[r]. Codes are row-major. Scales are group-major, scale of group g of
+// row r at scales[g * stride + r]; those that come in may be row-major, too.
 struct GatherQuantisedParams {
   const uint8_t* codes = nullptr;  // [T, k] e4m3
-  const float* scales = nullptr;   // [k / 128, scale_stride]
-  int64_t scale_stride = 0;
+  const float* scales = nullptr;   // of group g of row r at [g * scale_stride + r * scale_row]
+  int64_t scale_stride = 0, scale_row = 1;
   int k = 0;                           // width of a row, a multiple of 128
   const int32_t* token_of = nullptr;   // [max_rows]
   const int32_t* live_rows = nullptr;  // device, = offsets + E

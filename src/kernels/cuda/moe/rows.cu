@@ -48,7 +48,7 @@ struct GatherRows {
   const int32_t* live_rows;
   const float* scales;  // null: none
   float* out_scales;
-  int64_t scale_stride, out_scale_stride;
+  int64_t scale_stride, scale_row, out_scale_stride;
 };
 
 __global__ void __launch_bounds__(kThreads) gather_kernel(GatherRows p) {
@@ -71,7 +71,8 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(GatherRows p) {
   for (unsigned unit = warps - 1 - me; unit < runs * groups; unit += warps) {
     unsigned r = unit / groups * 32 + lane, g = unit % groups;
     if (r < live)
-      p.out_scales[g * p.out_scale_stride + r] = p.scales[g * p.scale_stride + p.token_of[r]];
+      p.out_scales[g * p.out_scale_stride + r] =
+          p.scales[g * p.scale_stride + p.token_of[r] * p.scale_row];
   }
 }
 
@@ -228,7 +229,7 @@ void gather_quantised(const GatherQuantisedParams& p, const Launch& l) {
   require(p.k > 0 && p.k % kFp8Block == 0, "gather: quantised rows are whole groups of 128");
   require(p.out_scale_stride >= p.max_rows, "gather: scale stride below the number of rows");
   moe::launch_gather({p.codes, p.out_codes, p.k, p.token_of, p.live_rows, p.scales, p.out_scales,
-                      p.scale_stride, p.out_scale_stride},
+                      p.scale_stride, p.scale_row, p.out_scale_stride},
                      p.max_rows, l);
 }
 
@@ -236,7 +237,7 @@ void gather_bf16(const GatherBf16Params& p, const Launch& l) {
   require(p.n > 0 && p.n % 8 == 0, "gather: rows are a multiple of 8 bf16 values");
   moe::launch_gather(
       {reinterpret_cast<const unsigned char*>(p.rows), reinterpret_cast<unsigned char*>(p.out),
-       p.n * 2, p.token_of, p.live_rows, nullptr, nullptr, 0, 0},
+       p.n * 2, p.token_of, p.live_rows, nullptr, nullptr, 0, 1, 0},
       p.max_rows, l);
 }
 
