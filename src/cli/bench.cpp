@@ -235,6 +235,8 @@ int bench(const CLI::App& command, const BenchFlags& o) {
   const ComputePlan compute = o.compute.plan(o.path);
   if (command.count("--acceptance") > 0 && compute.speculative_tokens == 0)
     throw UsageError("--acceptance: it is of drafts; give --speculative-tokens, too");
+  if (gpu && process_link())
+    throw UsageError("bench measures GPUs of one process: start it without mpirun");
   if (gpu) {
     GpuBenchFlags flags{o.path,       o.random,  o.config,        o.seed,
                         o.contexts,   o.batches, o.decode_tokens, o.dollars_per_hour,

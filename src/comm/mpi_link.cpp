@@ -13,7 +13,6 @@
 #include <thread>
 
 #include "base/check.h"
-#include "base/thread_pool.h"
 #include "comm/comm.h"
 #include "comm/lifeline.h"
 #include "comm/message.h"
@@ -24,9 +23,13 @@ namespace {
 
 enum Tag : int { kMessage = 1, kPiece = 2 };
 
-// A wait within a step is short, and the processor is given away only to who else wants it. A wait
-// for the next step may be long: after a while it sleeps between its looks.
-constexpr int kLooks = 2000, kYields = 20000;
+// A wait within a step is short. Whoever gives the processor away gets it back milliseconds later
+// if another program wants it, too, which is a hundred times an exchange: so a process looks for
+// long before it does. A wait for the next step may be long: after a while it sleeps between its
+// looks.
+constexpr int kLooks = 20000, kYields = 20000;
+// Where processes share a processor, the one that looks keeps another from its work.
+constexpr int kLooksInTurn = 100;
 constexpr std::chrono::microseconds kNap{50}, kLongNap{500};
 constexpr int kNaps = 20000;  // before they get long
 
@@ -41,6 +44,12 @@ std::string host_name() {
   char text[256] = "?";
   ::gethostname(text, sizeof(text) - 1);
   return text;
+}
+
+// Processes of the run on this machine.
+int processes_here() {
+  const char* text = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+  return text ? std::atoi(text) : 1;
 }
 
 // Each process says this of itself at the start.
@@ -121,8 +130,7 @@ class MpiLink final : public ProcessLink {
     }
     std::vector<int> connections(static_cast<size_t>(processes_), -1);
     if (process_ == 0) {
-      const char* here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
-      LifelineDoor door(here && std::atoi(here) == processes_);
+      LifelineDoor door(processes_here() == processes_);
       for (int p = 1; p < processes_; ++p) send(p, std::as_bytes(std::span(door.invitation())));
       connections = door.accept(processes_, kPatience);
     } else {
@@ -309,7 +317,7 @@ class MpiLink final : public ProcessLink {
   }
 
   int process_ = 0, processes_ = 1;
-  const int looks_ = usable_processors() > 1 ? kLooks : 100;
+  const int looks_ = processes_here() <= ::sysconf(_SC_NPROCESSORS_ONLN) ? kLooks : kLooksInTurn;
   std::vector<std::string> names_;
   std::vector<MPI_Request> requests_;
   std::unique_ptr<Lifeline> lifeline_;
