@@ -8,6 +8,7 @@
 #include "cli/command.h"
 #include "cli/processes.h"
 #include "io/machine.h"
+#include "model/optional_block.h"
 #include "runtime/cache_origin.h"
 #include "text/json_reader.h"
 
@@ -32,14 +33,10 @@ std::unique_ptr<Checkpoint> load(const std::string& folder, const ModelOptions& 
   check_processes(folder, o.config, plan);
   options.with_mtp = asked ? *asked > 0 : drafts_by_default(plan);
   if (asked || !options.with_mtp) return Checkpoint::load(folder, options);
-  try {
-    return Checkpoint::load(folder, options);
-  } catch (const Error& with_block) {
-    options.with_mtp = false;
-    auto without = Checkpoint::load(folder, options);  // or it was not the block's fault
-    fmt::print(stderr, "note: no tokens are guessed ahead: {}\n", with_block.what());
-    return without;
-  }
+  CheckpointWithOptionalBlock loaded = load_with_optional_block(folder, options);
+  if (!loaded.left_out.empty())
+    fmt::print(stderr, "note: no tokens are guessed ahead: {}\n", loaded.left_out);
+  return std::move(loaded.checkpoint);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "model/footprint.h"
+#include "model/optional_block.h"
 #include "numerics/bf16.h"
 #include "support/checkpoint_maker.h"
 #include "support/real_config.h"
@@ -388,6 +389,27 @@ TEST(Checkpoint, MtpLayer) {
   EXPECT_THAT(c->warnings(), ElementsAre(HasSubstr("layer 2 is left out")));
   maker.tensors["model.layers.2.enorm.weight"] = {DType::f32, {256}, std::string(1024, '\0')};
   EXPECT_THAT(refusal(maker), HasSubstr("missing: model.layers.2.hnorm.weight"));
+}
+
+// Where the block is welcome and not needed, one that is not whole is left out, and why is said.
+TEST(Checkpoint, OptionalMtpLayer) {
+  CheckpointMaker maker = CheckpointMaker::tiny();
+  const auto load = [&] {
+    TempFolder dir;
+    maker.write(dir);
+    CheckpointWithOptionalBlock loaded = load_with_optional_block(dir.path(), {});
+    EXPECT_EQ(loaded.checkpoint->weights().mtp.has_value(), loaded.left_out.empty());
+    EXPECT_EQ(loaded.checkpoint->config().mtp_layers, loaded.left_out.empty() ? 1 : 0);
+    return loaded.left_out;
+  };
+  EXPECT_THAT(load(), IsEmpty());
+  const auto norm = maker.tensors.extract("model.layers.2.hnorm.weight");
+  EXPECT_THAT(load(), HasSubstr("missing: model.layers.2.hnorm.weight"));
+  maker.tensors["model.layers.2.hnorm.weight"] = {DType::f32, {3}, std::string(12, '\0')};
+  EXPECT_THAT(load(), HasSubstr("model.layers.2.hnorm.weight"));
+  // Not the block's fault.
+  maker.tensors.erase("model.norm.weight");
+  EXPECT_THROW(load(), Error);
 }
 
 TEST(Checkpoint, ModelWithoutIndexer) {
