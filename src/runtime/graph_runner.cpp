@@ -240,20 +240,18 @@ class GraphRunner final : public StepRunner {
   }
   int steps_at_once() const override { return 2; }
 
-  // After a recorded step whose runs are alike the block's passes are recorded, too, and the host
-  // waits once, for all guesses. Otherwise they are launched kernel by kernel.
+  // After a recorded step the block's passes are recorded, too, and the host waits once, for all
+  // guesses. Otherwise they are launched kernel by kernel.
   void draft(std::span<const DraftRun> runs) override {
     FATHOM_CHECK(drafter_ && launched_ == finished_, "drafts asked for with {} steps in flight",
                  launched_ - finished_);
-    const bool alike =
-        last_recorded_ && std::all_of(runs.begin(), runs.end(), [&](const DraftRun& r) {
-          return r.decode && r.drafts > 0 && r.drafts == runs[0].drafts;
-        });
-    if (alike && !runs.empty()) return draft_recorded(runs);
+    const bool decodes = last_recorded_ && std::all_of(runs.begin(), runs.end(),
+                                                       [](const DraftRun& r) { return r.decode; });
+    if (decodes && !runs.empty()) return draft_recorded(runs);
     drafter_->run(instance_, runs, [&](Tensor logits, std::span<Drafter::Asked> asked) {
       std::vector<size_t> of_row;
       for (const Drafter::Asked& a : asked) of_row.push_back(a.run);
-      stage_guesses(runs, of_row, 0);
+      stage_guesses(runs, of_row, 0, 0);
       sample(logits.row<float>(0), static_cast<int>(asked.size()));
       fetch_guesses(asked.size(), 0);
       FATHOM_CUDA(cudaStreamSynchronize(stream_));
@@ -369,80 +367,108 @@ class GraphRunner final : public StepRunner {
                         reinterpret_cast<int32_t*>(ids_.data()), launch_);
   }
 
-  // Pass after pass over all runs: the ids that one guesses are the next one's inputs without
-  // passing through the host. Rows of rejected drafts go through the first pass, too, so that it
-  // has the shape of the step; what they leave in the cache lies behind what is read, and is
-  // overwritten.
+  // Pass after pass: the ids that one guesses are the next one's inputs without passing through the
+  // host. Rows of rejected drafts go through the first pass, too, so that it has the shape of the
+  // step; what they leave in the cache lies behind what is read, and is overwritten. The further
+  // passes have those runs alone that need another guess, which come first in order, and padding.
   void draft_recorded(std::span<const DraftRun> runs) {
-    std::vector<size_t> of_row(runs.size());
-    std::iota(of_row.begin(), of_row.end(), size_t{0});
-    for (int pass = 0; pass < runs[0].drafts; ++pass) {
-      const size_t at = static_cast<size_t>(pass) * runs.size();
-      stage_guesses(runs, of_row, at);
+    asking_.clear();
+    for (size_t i = 0; i < runs.size(); ++i)
+      if (runs[i].drafts > 0) asking_.push_back(i);
+    std::stable_sort(asking_.begin(), asking_.end(),
+                     [&](size_t a, size_t b) { return runs[a].drafts > runs[b].drafts; });
+    size_t at = 0, count = asking_.size();
+    for (int pass = 0; pass == 0 || count > 0; ++pass) {
+      const std::span<const size_t> of_row = std::span(asking_).first(count);
+      stage_guesses(runs, of_row, at, pass);
       if (pass == 0)
         first_guess(runs);
       else
-        next_guess(runs, pass);
-      fetch_guesses(runs.size(), at);
+        next_guess(runs, of_row, pass);
+      fetch_guesses(count, at);
+      at += count;
+      while (count > 0 && runs[asking_[count - 1]].drafts <= pass + 1) --count;
     }
+    if (asking_.empty()) return;
     FATHOM_CUDA(cudaStreamSynchronize(stream_));
-    for (size_t i = 0; i < runs.size(); ++i)
-      for (int pass = 0; pass < runs[i].drafts; ++pass) {
-        const int32_t id = guess(static_cast<size_t>(pass) * runs.size() + i);
-        if (id < 0) break;
-        runs[i].guessed->push_back(id);
+    at = 0;
+    count = asking_.size();
+    for (int pass = 0; count > 0; ++pass) {
+      for (size_t i = 0; i < count; ++i) {
+        std::vector<int32_t>& guessed = *runs[asking_[i]].guessed;
+        const int32_t id = guess(at + i);
+        // None behind one that is broken.
+        if (id >= 0 && guessed.size() == static_cast<size_t>(pass)) guessed.push_back(id);
       }
+      at += count;
+      while (count > 0 && runs[asking_[count - 1]].drafts <= pass + 1) --count;
+    }
   }
 
+  // Counts are padded, so that few recordings serve all divisions into runs.
   void first_guess(std::span<const DraftRun> runs) {
     last_.want_no_logits();
     next_ids_.assign(static_cast<size_t>(last_.tokens()), 0);
-    for (const DraftRun& r : runs) {
+    for (const DraftRun& r : runs)
       std::copy(r.next_ids.begin(), r.next_ids.end(), next_ids_.begin() + r.first);
-      last_.want_logits(r.first + static_cast<int>(r.next_ids.size()) - 1);
-    }
+    int token = 0;
+    for (size_t i : asking_)
+      last_.want_logits(token = runs[i].first + static_cast<int>(runs[i].next_ids.size()) - 1);
+    // As many rows as there are runs, so that a recording serves any number of them that ask.
+    const int rows = std::min(padded_tokens(static_cast<int>(runs.size())), last_.tokens());
+    for (int row = static_cast<int>(asking_.size()); row > 0 && row < rows; ++row)
+      last_.want_logits(token);
     rows_of_ids_.clear();
-    StepInputs in = last_.inputs();
-    in.ids = next_ids_.data();
-    replay(Kind::first_guess, in,
-           [&] { guess_with([&] { return instance_.mtp(last_, next_ids_); }); });
+    pass(Kind::first_guess, last_, [&] { return instance_.mtp(last_, next_ids_); });
   }
 
-  void next_guess(std::span<const DraftRun> runs, int pass) {
+  void next_guess(std::span<const DraftRun> runs, std::span<const size_t> of_row, int pass_number) {
+    const int asked = static_cast<int>(of_row.size());
     again_.clear();
-    next_ids_.assign(runs.size(), 0);  // the ids just guessed are carried
-    for (size_t i = 0; i < runs.size(); ++i) {
+    const int32_t unknown = 0;  // the ids just guessed are carried
+    for (size_t i : of_row) {
       const DraftRun& r = runs[i];
-      again_.add({&next_ids_[i], 1},
-                 r.position + static_cast<int64_t>(r.next_ids.size()) + pass - 1, r.pages, true,
-                 instance_.forms());
-      again_.want_logits(static_cast<int>(i));
+      again_.add({&unknown, 1},
+                 r.position + static_cast<int64_t>(r.next_ids.size()) + pass_number - 1, r.pages,
+                 true, instance_.forms());
     }
-    rows_of_ids_.resize(runs.size());
+    const int padded = std::min(padded_tokens(asked), step_tokens_);
+    if (asked < padded) again_.pad(padded, padding_page_);
+    for (int row = 0; row < padded; ++row) again_.want_logits(row);
+    next_ids_.assign(static_cast<size_t>(padded), 0);
+    rows_of_ids_.resize(of_row.size());
     std::iota(rows_of_ids_.begin(), rows_of_ids_.end(), 0);
-    replay(Kind::next_guess, again_.inputs(),
-           [&] { guess_with([&] { return instance_.mtp_again(again_, next_ids_); }); });
+    pass(Kind::next_guess, again_, [&] { return instance_.mtp_again(again_, next_ids_); });
   }
+
+  // One pass of the block over `batch` with next_ids_, some of them carried, and guesses from its
+  // logit rows.
   template <class Block>
-  void guess_with(const Block& block) {
-    ops_.carry_ids(rows_of_ids_);
-    const Tensor logits = block();
-    sample(logits.row<float>(0), static_cast<int>(logits.rows()));
+  void pass(Kind kind, const StepBatch& batch, const Block& block) {
+    StepInputs in = batch.inputs();
+    in.ids = next_ids_.data();
+    replay(kind, in, [&] {
+      ops_.carry_ids(rows_of_ids_);
+      const Tensor logits = block();
+      if (logits.rows() > 0) sample(logits.row<float>(0), static_cast<int>(logits.rows()));
+    });
   }
 
   // Guesses go through the slot of the step that is launched next. Row i of a pass is run
   // of_row[i]'s; the pass's rows begin at `at`.
-  void stage_guesses(std::span<const DraftRun> runs, std::span<const size_t> of_row, size_t at) {
+  void stage_guesses(std::span<const DraftRun> runs, std::span<const size_t> of_row, size_t at,
+                     int pass_number) {
+    if (of_row.empty()) return;
     auto* rows = reinterpret_cast<cuda::SampleRow*>(slots_[launched_ % 2].draws.data()) + at;
-    const int64_t pass = runs.empty() ? 0 : static_cast<int64_t>(at / runs.size());
     for (size_t i = 0; i < of_row.size(); ++i) {
       const DraftRun& run = runs[of_row[i]];
-      rows[i] = {run.params, static_cast<uint64_t>(guessed_position(run) + pass)};
+      rows[i] = {run.params, static_cast<uint64_t>(guessed_position(run) + pass_number)};
     }
     FATHOM_CUDA(cudaMemcpyAsync(draws_.data(), rows, of_row.size() * sizeof(cuda::SampleRow),
                                 cudaMemcpyHostToDevice, stream_));
   }
   void fetch_guesses(size_t rows, size_t at) {
+    if (rows == 0) return;
     FATHOM_CUDA(cudaMemcpyAsync(slots_[launched_ % 2].ids.data() + at * sizeof(int32_t),
                                 ids_.data(), rows * sizeof(int32_t), cudaMemcpyDeviceToHost,
                                 stream_));
@@ -509,6 +535,7 @@ class GraphRunner final : public StepRunner {
   StepBatch last_;                  // and this was its batch
   StepBatch again_;                 // of a further guess
   std::vector<int32_t> next_ids_;
+  std::vector<size_t> asking_;  // runs with drafts, those with most first
   std::set<Key> met_;
   std::map<Key, Graph> graphs_;
 };

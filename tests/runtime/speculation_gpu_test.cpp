@@ -100,6 +100,21 @@ TEST_F(SpeculationGpu, ChangesNoTokenAndNoSelection) {
   }
 }
 
+// Where drafts do not pay, steps overlap and the block's rows are completed behind them; some
+// requests get drafts and others do not, and how many depends on what was measured.
+TEST_F(SpeculationGpu, RegulatedChangesNoTokenAndNoSelection) {
+  const Outcome want = ask(options(0));
+  for (int drafts : {1, 3}) {
+    EngineOptions o = options(drafts);
+    o.regulate_drafts = true;
+    o.keep_prefixes = true;
+    const Outcome got = ask(o);
+    EXPECT_EQ(got.ids, want.ids) << drafts;
+    EXPECT_EQ(got.picks, want.picks) << drafts;
+    EXPECT_GT(got.stats.drafts, 0);
+  }
+}
+
 // Without one kernel for all, sums depend on the number of rows in a step: answers may part where
 // two tokens are nearly as probable, and few do.
 TEST_F(SpeculationGpu, PartsSeldomWithoutBatchInvariance) {
