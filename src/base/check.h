@@ -1,5 +1,6 @@
-// FATHOM_CHECK(condition, format, values...): a broken promise inside the program. Always on; never
-// used for what a user, a file or a device may get wrong (see base/error.h).
+// FATHOM_CHECK(condition, format, values...) stops the program when `condition` is false, which is
+// a bug. It prints place and values. All builds contain the checks. What a user, a file or a device
+// may get wrong is never checked with it (see base/error.h).
 #pragma once
 
 #include <cstdio>

@@ -1,7 +1,7 @@
-// Three kinds of wrong, three mechanisms:
-//   a bug in this program       FATHOM_CHECK (base/check.h): message with place and values, stop
-//   the world is wrong          fail(...), throws Error; `main` prints it on one line, exit code 1
-//   a request is wrong          Result<T> (base/result.h): the process lives on
+// Three kinds of errors, each with its own mechanism:
+//   a bug in this program       FATHOM_CHECK (base/check.h) prints place and values, and stops
+//   a file, memory, a device    fail(...) throws Error; `main` prints it on one line, exit code 1
+//   a request                   Result<T> (base/result.h): the program goes on
 #pragma once
 
 #include <fmt/format.h>
@@ -12,8 +12,8 @@
 
 namespace fathom {
 
-// File, driver, memory or configuration is not what it should be. The message says what was
-// expected and what was found, on one line, or one problem a line when there are several.
+// A file, driver, memory or configuration is not as it should be. The message says what was
+// expected and what was found. It has one line, or one line per problem when there are several.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

@@ -1,5 +1,5 @@
-// What a request gets: a value, or the reason why not. Nothing is thrown across the engine's
-// border.
+// Result<T>: a value, or the Failure that says why there is none. The engine reports what is wrong
+// with a request this way; it throws no exceptions to its callers.
 #pragma once
 
 #include <string>

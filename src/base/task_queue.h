@@ -1,4 +1,4 @@
-// A few threads for small tasks that nobody should wait for in line.
+// TaskQueue: a few threads that run small tasks in the background.
 #pragma once
 
 #include <condition_variable>
@@ -10,8 +10,8 @@
 
 namespace fathom {
 
-// Tasks start in the order they are posted in. They must not throw. The destructor runs what is
-// left, so that whoever waits for a task's result gets it.
+// Tasks start in the order in which they were posted. They must not throw. The destructor runs the
+// tasks that are left, so everybody who waits for a task's result gets it.
 class TaskQueue {
  public:
   explicit TaskQueue(int threads);
@@ -19,13 +19,13 @@ class TaskQueue {
   TaskQueue(const TaskQueue&) = delete;
   TaskQueue& operator=(const TaskQueue&) = delete;
 
-  // From any thread, a task's own included, but not once the destructor has begun (but by tasks).
+  // May be called from any thread, also by a task. Once the destructor has begun, only tasks may.
   void post(std::function<void()> task);
 
  private:
   void work();
 
-  std::mutex mutex_;  // of what follows
+  std::mutex mutex_;  // guards what follows
   std::condition_variable wake_;
   std::deque<std::function<void()>> tasks_;
   bool stop_ = false;

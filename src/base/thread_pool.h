@@ -1,11 +1,12 @@
 // A fixed team of threads for data-parallel loops. The caller is thread 0.
 //
-// Work is cut by the caller into pieces whose results do not depend on who computes them; together
-// with kernels whose summation order does not depend on the cut, results are bit-equal for any
-// thread count. Workers spin for a short while after a loop (a decode step issues hundreds of them)
-// and then sleep. A loop never waits for a worker that has not begun: beside other programs it may
-// not be given a processor for milliseconds, in which the caller has done the worker's share
-// itself.
+// The caller cuts the work into pieces whose results do not depend on the thread that computes
+// them. The summation order of the kernels does not depend on the cut, so results are bit-equal for
+// any thread count.
+//
+// After a loop the workers spin for a short while (a decode step has hundreds of loops), then they
+// sleep. When other programs run, the system may give a worker no processor for milliseconds. So a
+// loop never waits for a worker that has not begun: the caller computes that worker's share itself.
 #pragma once
 
 #include <atomic>
@@ -47,9 +48,9 @@ class ThreadPool {
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls body(begin, end, thread) with [0, items) cut into one contiguous range per thread, each a
-  // multiple of `grain` but the last. `thread` is who runs it: nobody else has that number
-  // meanwhile, but one thread may be given several ranges. Runs on the caller alone when there is
-  // but one grain.
+  // multiple of `grain` but the last. `thread` is the number of the thread that makes the call. No
+  // two calls have the same number at the same time, but one thread may get several ranges. If
+  // there is only one grain, the caller runs it.
   void parallel_for(int64_t items, int64_t grain, LoopBody body);
 
   // As above, but ranges of `grain` items are handed out as threads become free. Use where items
@@ -62,8 +63,8 @@ class ThreadPool {
     int64_t items = 0, grain = 1;
     bool dynamic = false;
   };
-  // How far a worker is: 2 g while it runs its share of loop g, 2 g + 1 once it has, or once the
-  // caller has taken the share away.
+  // How far a worker is: 2 g while it runs its share of loop g; 2 g + 1 when it has finished the
+  // share, or when the caller has taken it over.
   struct alignas(64) Worker {
     std::atomic<uint64_t> state{0};
     std::thread thread;
@@ -85,7 +86,7 @@ class ThreadPool {
   std::atomic<bool> stop_{false};
 };
 
-// Threads that keep this process's processors busy (base/processors.h).
+// Returns Processors::threads() of this process (base/processors.h).
 int usable_processors();
 
 }  // namespace fathom

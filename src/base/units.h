@@ -1,6 +1,6 @@
-// Amounts and rates in words, the same everywhere. Amounts of memory and files are counted in
-// binary units, as the flags that ask for them (--cache-dir-gib, --index-budget); rates in decimal
-// ones, as makers of memory, disks and links state theirs.
+// Amounts and rates as text. Amounts of memory and files are counted in binary units, as the flags
+// that ask for them (--cache-dir-gib, --index-budget); rates in decimal ones, as makers of memory,
+// disks and links state theirs.
 #pragma once
 
 #include <cstdint>

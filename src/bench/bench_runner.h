@@ -27,14 +27,14 @@ struct BenchOptions {
   std::vector<int64_t> contexts;
   std::vector<int> batches;
   int decode_tokens = 32;  // steps of one decode figure
-  int repeat = 3;          // figures are medians of so many runs
-  // With compute.speculative_tokens: the share of drafts that are taken as accepted, each given
-  // that those before it were. The tokens are random, so that none would be.
+  int repeat = 3;          // a figure is the median of this many runs
+  // With compute.speculative_tokens: the share of drafts that count as accepted, each given that
+  // those before it are. The tokens are random, so no draft would really be accepted.
   double acceptance = 0.8;
   double patience = 60;  // seconds: runs of one figure are not repeated beyond this
-  // The caches of so many tokens are prefilled; those of further sequences are copies of the first
-  // ones. That changes the work little (the decoded tokens still differ), and prefilling eight
-  // times 128K takes hours.
+  // Caches are prefilled up to this many tokens in all; those of further sequences are copies of
+  // the first ones. That changes the work little (the decoded tokens still differ), and prefilling
+  // eight times 128K takes hours.
   int64_t prefilled_tokens = 16384;
   int64_t limits_buffer = 0;      // see measure_limits
   int64_t available_memory = -1;  // bytes; -1: what the machine says
@@ -46,7 +46,7 @@ struct BenchFigure {
   int runs = 0;
   int64_t tokens = 0;
   StepCost cost;
-  double experts_per_layer = 0;  // distinct ones a step, mean over MoE layers and steps
+  double experts_per_layer = 0;  // distinct experts per step, mean over MoE layers and steps
   double tokens_per_run = 1;     // of one sequence in a decode step: more than one with drafts
 
   double tokens_per_s() const { return static_cast<double>(tokens) * tokens_per_run / seconds; }
@@ -64,7 +64,7 @@ struct BenchRow {
 
 struct BenchSetup {
   MachineLimits limits;
-  std::string kernels;  // what runs underneath, in words
+  std::string kernels;  // the kernels, in words
   KvShape cache;
   ModelVolumes volumes;
   int moe_layers = 0;

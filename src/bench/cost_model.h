@@ -1,16 +1,17 @@
 // The cost model of `bench`: the bytes that a step must move and the floating-point operations that
-// it must do. It counts what the algorithm needs and not what an implementation does. So the share
-// of the machine's limit that is missing to one is room for improvement.
+// it must do. It counts what the algorithm needs, not what an implementation does. So if `bench`
+// shows 80 % of the machine's limit, 20 % is room for improvement.
 //
-// Bytes   every matrix a step uses is read once, as it is stored (FP8 codes with their scales,
-// bf16);
-//         of the routed experts those the step's tokens were routed to. Cache rows: each row that
-//         some token of the step needs is read once, each new one is written. Left out: activations
-//         and norms, which a cache holds (together under 1 % at batch 1).
-// FLOPs   2 for every weight of a matrix a token passes; 2 index_heads index_dim for every indexer
-//         score; per (query, key) pair of attention those of the form its position is given. Left
-//         out: softmax, norms, rope, routing and quantisation. kv_b_proj counts once a token in
-//         either form: absorbed, on the query and the result; expanded, on the key it adds.
+// Bytes   Every matrix that a step uses is read once, as it is stored (FP8 codes with their
+//         scales, or bf16); of the routed experts only those that the step's tokens were routed
+//         to. Each cache row that some token of the step needs is read once, each new one is
+//         written. Not counted: activations and norms, which stay in the processor's caches
+//         (together under 1 % at batch 1).
+// FLOPs   2 for every weight of a matrix, for every token that is multiplied with it.
+//         2 index_heads index_dim for every indexer score. For every (query, key) pair of
+//         attention, those of the form that its position uses. kv_b_proj counts once per token in
+//         either form: absorbed, for the query and the result; expanded, for the key that the
+//         token adds. Not counted: softmax, norms, rope, routing and quantisation.
 #pragma once
 
 #include <cstdint>
@@ -27,10 +28,10 @@ struct Volume {
   int64_t parameters = 0, bytes = 0;
 };
 
-// The matrices of a model without its MTP block, by when a step needs them.
+// The matrices of a model without its MTP block, grouped by when a step reads them.
 struct ModelVolumes {
   Volume always;       // attention, router, shared experts and dense MLPs of all layers
-  Volume index_query;  // wq_b and weights_proj of all layers: only where the indexer scores
+  Volume index_query;  // wq_b and weights_proj of all layers: read only if the indexer scores
   Volume experts;      // all routed experts
   Volume head, embed;
   int64_t expert_count = 0;  // routed experts of all layers
@@ -40,9 +41,9 @@ struct ModelVolumes {
   int64_t bytes() const;
 };
 
-// As config.json says the checkpoint is stored: FP8 with block scales, or bf16.
+// By the config: FP8 with block scales, or bf16.
 ModelVolumes volumes_of(const Config& config);
-// As it was loaded.
+// By the loaded weights.
 ModelVolumes volumes_of(const Config& config, const Weights& weights);
 
 struct StepCost {
@@ -72,8 +73,8 @@ class CostModel {
   // `expert_reads`: distinct (layer, expert) pairs that the tokens of the step were routed to.
   StepCost step(std::span<const SequenceRun> runs, int logit_rows, double expert_reads) const;
 
-  // What to expect of `expert_reads` when every expert is as likely as any other: of E experts, n
-  // tokens that take k each find E (1 - (1 - k/E)^n) distinct ones.
+  // Returns the expected `expert_reads` if all experts are equally likely: of E experts, n tokens
+  // that choose k each read E (1 - (1 - k/E)^n) distinct ones in a layer.
   double expected_expert_reads(int tokens) const;
 
   int moe_layers() const { return moe_layers_; }

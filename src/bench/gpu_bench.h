@@ -30,14 +30,14 @@ struct GpuBenchOptions {
   std::vector<AttentionMode> attention{AttentionMode::sparse, AttentionMode::dense};
   std::vector<int64_t> contexts{2048, 32768, 131072};
   std::vector<int> batches{1, 16, 64};
-  int decode_steps = 21;  // a figure is the median of so many
-  int whole_layers = 0;   // layers of the model that a slice stands for, 0: no extrapolation
-  int whole_dense = 0;    // of these, with a dense MLP
+  int decode_steps = 21;  // a figure is the median of this many
+  int whole_layers = 0;  // layers of the model that a slice is extrapolated to; 0: no extrapolation
+  int whole_dense = 0;   // of these, with a dense MLP
   double dollars_per_hour = 2.0;  // of one GPU
   double acceptance = 0.8;        // of drafts, with compute.speculative_tokens: see BenchOptions
 };
 
-// Milliseconds; the whole model's are 0 where nothing is extrapolated.
+// Times in milliseconds. Those of the whole model are 0 if nothing is extrapolated.
 struct GpuBenchRow {
   AttentionMode attention = AttentionMode::sparse;
   bool decode = false;  // else: the chunk of a prompt that ends at `context`
@@ -53,8 +53,8 @@ struct GpuBenchRow {
   double tokens() const { return groups * batch * tokens_per_run; }
   double tokens_per_s() const { return ms > 0 ? tokens() / ms * 1e3 : 0; }
   double whole_tokens_per_s() const { return whole_ms > 0 ? tokens() / whole_ms * 1e3 : 0; }
-  // For a million tokens of the whole model, or of what was run where nothing is extrapolated, when
-  // all ranks' GPUs together cost `per_hour`.
+  // Returns the price of a million tokens of the whole model (or of what was run, if nothing is
+  // extrapolated) when the GPUs of all ranks together cost `per_hour`.
   double dollars(double per_hour) const {
     return (whole_ms > 0 ? whole_ms : ms) / 3.6e6 * per_hour / tokens() * 1e6;
   }

@@ -1,6 +1,6 @@
 // The memory of the cache: for every layer an array of latent rows and one of indexer rows, cut
-// into pages that all layers share (page 7 of a sequence is page 7 in every layer, and its latent
-// and index rows live and die together).
+// into pages that all layers share. A page number means the same page in every layer; its latent
+// and index rows are allocated and freed together.
 #pragma once
 
 #include <array>
@@ -19,15 +19,15 @@ constexpr std::string_view name_of(KvFormat f) {
   return f == KvFormat::f32 ? "f32" : f == KvFormat::bf16 ? "bf16" : "fp8";
 }
 
-// The cache format that goes with the numerics when the user names none.
+// The cache format for these numerics if the user names none.
 constexpr KvFormat default_kv_format(Numerics n) {
   return n == Numerics::exact  ? KvFormat::f32
          : n == Numerics::bf16 ? KvFormat::bf16
                                : KvFormat::fp8;
 }
 
-// The formats of cache rows, and so the bytes of one token. The format of index rows follows the
-// numerics alone: it is part of how scores are computed and not a way to save memory.
+// The formats of cache rows, and the bytes per token that follow. The format of index rows depends
+// on the numerics alone, because it is part of how scores are computed.
 struct KvShape {
   int layers = 0;  // MTP layers, when kept, come last
   int latent = 0, rope = 0, index_dim = 0;
@@ -41,7 +41,7 @@ struct KvShape {
   int64_t bytes_per_page() const { return bytes_per_token() * kPageRows; }
 };
 
-// `with_mtp`: room for the layers of multi-token prediction too (speculative decoding).
+// `with_mtp`: with layers for multi-token prediction (speculative decoding).
 KvShape kv_shape(const Config& config, Numerics numerics, std::optional<KvFormat> format,
                  bool with_mtp);
 
@@ -50,22 +50,23 @@ constexpr int64_t pages_for(int64_t tokens) { return (tokens + kPageRows - 1) / 
 
 class KvPool {
  public:
-  // The address space is taken at once, the memory only as pages are first written. Throws Error
-  // when the machine refuses.
+  // Reserves the address space; the system provides memory when a page is first written. Throws
+  // Error when that fails.
   KvPool(const KvShape& shape, int pages, MemoryKind kind = MemoryKind::host);
 
   std::span<const KvView> layers() const { return views_; }
   const KvShape& shape() const { return shape_; }
   int pages() const { return pages_; }
 
-  // Where a page lies: one block a layer, `pitch` bytes apart; of latent rows, then of index rows.
+  // Where the rows of a page lie: one block per layer, `pitch` bytes apart.
   struct Blocks {
     std::byte* at = nullptr;
     size_t bytes = 0, pitch = 0;
     int layers = 0;
   };
   std::array<Blocks, 2> blocks(int32_t page) const;
-  // A page as one piece of shape().bytes_per_page(), in the order of its blocks. Host memory only.
+  // Copies a page from or to one piece of shape().bytes_per_page() bytes, in the order of blocks().
+  // Only for a pool in host memory.
   void read_page(int32_t page, std::byte* to) const;
   void write_page(int32_t page, const std::byte* from);
   int64_t bytes() const { return static_cast<int64_t>(buffer_.size()); }

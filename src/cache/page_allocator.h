@@ -1,6 +1,6 @@
 // Reference counts of the cache's pages. A page is a number here; its memory is KvPool's. Several
 // sequences may hold one page (a shared prefix), so each page has a count of holders. A page
-// without holders is free; or idle, when a keeper still wants its rows. The scheduler may count an
+// without holders is free, or idle if the keeper still wants its rows. The scheduler may count an
 // idle page as free: it is evicted when no free page is left.
 #pragma once
 
@@ -26,17 +26,17 @@ class PageAllocator {
  public:
   explicit PageAllocator(int pages);
 
-  // A page for new rows, with one holder: a free page, or else an idle one, evicted. It is a bug to
-  // ask when there is neither: the scheduler counts first.
+  // Returns a page for new rows, with one holder: a free page, or else an idle one, which is
+  // evicted. Calling it when there is neither is a bug: the scheduler counts pages first.
   int32_t take();
   // Adds a holder to a page that is held or kept.
   void share(int32_t page);
-  // Takes a holder away. Without holders the page is free, or idle if it is kept.
+  // Removes a holder. After the last one the page is free, or idle if it is kept.
   void release(int32_t page);
 
   // There is at most one keeper. It must outlive its kept pages, or drop them first.
   void set_keeper(PageKeeper* keeper) { keeper_ = keeper; }
-  // Marks a held page as kept; ends that for any page.
+  // keep() marks a held page as kept; drop() ends that for any page.
   void keep(int32_t page);
   void drop(int32_t page);
 
@@ -56,7 +56,8 @@ class PageAllocator {
 
   std::vector<int32_t> holders_;
   std::vector<bool> kept_;
-  std::vector<int32_t> free_;  // a stack: the page freed last is taken first, it may still be warm
+  std::vector<int32_t> free_;  // a stack: the page freed last is taken first, as it may still be in
+                               // the processor's cache
   int idle_ = 0, kept_count_ = 0;
   PageKeeper* keeper_ = nullptr;
 };

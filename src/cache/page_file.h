@@ -1,5 +1,5 @@
-// A page of the cache as a file: a front that says which page it is, then the rows. The front
-// follows from the page's identity and its rows alone. So a reader works out the front that the
+// A page of the cache as a file: a header ("front") that says which page it is, then the rows. The
+// front is determined by the page's identity and its rows. A reader computes the front that the
 // file must have and compares; it trusts no field of the file.
 #pragma once
 
@@ -13,12 +13,13 @@
 
 namespace fathom {
 
-// The version of the layout below, and of the rows: to be raised with every change to kernels or
+// The version of the layout below and of the rows. Raise it with every change to kernels or
 // numerics that changes a bit of the cache.
 inline constexpr uint32_t kPageFileVersion = 1;
 
-// Which page. `root` is the key that every text of one engine starts from. It identifies what rows
-// are computed from and with: checkpoint, numerics, kernels (runtime/cache_origin.h).
+// Identifies a page. `root` is the key that every text of one engine starts from. It identifies
+// everything that the bits of rows depend on: checkpoint, numerics, kernels
+// (runtime/cache_origin.h).
 struct PageId {
   PageKey root, before, key;
   std::array<int32_t, kPageRows> ids = {};
@@ -44,7 +45,8 @@ inline std::byte* payload_of(std::byte* image) { return image + sizeof(PageFileF
 // Writes the front of an image whose payload is in place.
 void seal_page_file(std::span<std::byte> image, const PageId& id);
 
-// Why these bytes are not the file of page `id` with `payload` bytes of rows. Empty when they are.
+// Says why these bytes are not the file of page `id` with `payload` bytes of rows; empty if they
+// are.
 std::string page_file_fault(std::span<const std::byte> file, const PageId& id, size_t payload);
 
 // Names in a cache folder: "fathom-" and the key, then ".page", or ".NUMBER.tmp" for one being
@@ -52,7 +54,7 @@ std::string page_file_fault(std::span<const std::byte> file, const PageId& id, s
 std::string page_file_name(PageKey key);
 enum class CacheFile : uint8_t { other, page, unfinished };
 CacheFile kind_of_name(std::string_view name);
-// Of a name of kind page.
+// Returns the key in a name of kind page.
 PageKey key_of_name(std::string_view name);
 
 }  // namespace fathom

@@ -40,13 +40,13 @@ constexpr uint64_t mix_b(uint64_t x) {
 
 }  // namespace detail
 
-// The key that follows `before` by one more value.
+// Returns the key of a text with key `before` and one more value.
 constexpr PageKey extended(PageKey before, uint64_t value) {
   return {detail::mix_a(std::rotl(before.a, 27) ^ value) + value,
           detail::mix_b(std::rotl(before.b, 41) + (value ^ 0x589965cc75374cc3))};
 }
 
-// The key of a page: of its tokens and of everything before it.
+// Returns the key of a page: it depends on the page's tokens and on everything before them.
 inline PageKey page_key(PageKey before, std::span<const int32_t> ids) {
   for (size_t i = 0; i + 1 < ids.size(); i += 2)
     before = extended(
@@ -64,7 +64,8 @@ inline void extend_keys(std::vector<PageKey>& keys, PageKey root, std::span<cons
 }
 
 // Key of any bytes; also their checksum. Four lanes, so that it runs at the speed of memory; a
-// change of one 8-byte word always changes the result, other changes go unseen once in 2^64.
+// change of one 8-byte word always changes the result; other changes are missed with probability
+// 2^-64.
 PageKey digest(const void* data, size_t bytes);
 
 }  // namespace fathom

@@ -4,9 +4,9 @@
 // other names are never touched. Several processes may share a folder: a name determines the
 // content, so two writers of one name write the same bytes.
 //
-// The disk is slow and may hang; the engine must not. The engine copies a page into a buffer, and
-// one thread writes it; while that thread does not keep up, pages are not stored. Another thread
-// reads.
+// The engine must not wait for a slow or hanging disk. It copies a page into a buffer, and one
+// thread writes the buffers. While that thread does not keep up, pages are not stored. Another
+// thread reads.
 #pragma once
 
 #include <chrono>
@@ -32,14 +32,14 @@ struct PrefixStoreOptions {
   MemoryKind staging = MemoryKind::host;  // pinned where pages come from a GPU
   // Called when writes begin to fail and when a damaged file was removed; from other threads.
   std::function<void(const std::string&)> on_problem;
-  int64_t staging_bytes = 64 << 20;  // of buffers in each direction; room for two at least
+  int64_t staging_bytes = 64 << 20;  // buffers in each direction; at least two buffers
 };
 
 struct PrefixStoreStats {
   int64_t files = 0, bytes = 0;  // as far as this process knows
   int64_t written = 0, read = 0;
-  int64_t skipped = 0;   // not stored since the disk did not keep up (count_skipped)
-  int64_t damaged = 0;   // removed since their content was not what their name says
+  int64_t skipped = 0;   // not stored because the disk did not keep up (count_skipped)
+  int64_t damaged = 0;   // removed because their content did not match their name
   int64_t failures = 0;  // of writing
 
   PrefixStoreStats& operator+=(const PrefixStoreStats& o) {
@@ -61,7 +61,7 @@ class StagingPool {
   std::byte* try_take();
   // Waits for a free buffer. Null after close().
   std::byte* take();
-  // Whether a buffer is free, waiting for one no longer than `most`.
+  // Waits no longer than `most` for a free buffer; returns whether there is one.
   bool wait_for_free(std::chrono::milliseconds most);
   void give(std::byte* buffer);
   void close();
@@ -77,7 +77,7 @@ class StagingPool {
 };
 
 // Consecutive pages of one text that are being read from the disk. Reading ends early when the last
-// reference to this object goes.
+// reference to this object is dropped.
 class PageFetch {
  public:
   explicit PageFetch(std::shared_ptr<StagingPool> pool) : pool_(std::move(pool)) {}
@@ -123,11 +123,11 @@ class PrefixStore {
   // Whether a file of this page exists or is queued. It may still turn out to be damaged.
   bool contains(PageKey key) const;
   // Queues a page that the store lacks. `fill` is called before this returns and puts the page's
-  // rows at the address given. False: too many pages are queued, and the caller may offer it again
-  // later. `depth` is the number of pages before it in its text: of pages used together the deeper
-  // ones are removed first.
+  // rows at the address given. Returns false if too many pages are queued; the caller may offer it
+  // again later. `depth` is the number of pages before it in its text: of pages that were used at
+  // the same time, the deeper ones are removed first.
   bool offer(const PageId& id, int64_t depth, const std::function<void(std::byte*)>& fill);
-  // Whether offer() would take a page: now, or after waiting no longer than `most`.
+  // Whether offer() would take a page now, or after waiting no longer than `most`.
   bool has_room() { return wait_for_room(std::chrono::milliseconds(0)); }
   bool wait_for_room(std::chrono::milliseconds most) { return writing_->wait_for_free(most); }
   void count_skipped(int64_t pages);
@@ -138,7 +138,7 @@ class PrefixStore {
   // `root` is the key that page 0's follows. The reading thread serves fetches one after the other.
   std::shared_ptr<PageFetch> fetch(PageKey root, std::span<const int32_t> ids,
                                    std::span<const PageKey> keys, size_t first);
-  // Whether the reading thread is busy, possibly with pages that nobody wants any more.
+  // Whether the reading thread is busy, possibly with pages that are no longer wanted.
   bool is_reading() const;
   // Waits until some fetch has new pages or has ended, but no longer than `most`.
   void wait_for_news(std::chrono::milliseconds most);

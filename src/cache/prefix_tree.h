@@ -5,7 +5,7 @@
 // A page is identified by its tokens and all tokens before them. So the kept pages form a tree, and
 // a prompt is a path down from its root. Only whole pages of prompt rows are kept. A kept page is
 // never written again: new rows are appended in other pages. Rows of generated tokens are kept only
-// where decode rounds as prefill does. So an answer does not depend on what the cache holds.
+// if decode rounds as prefill does, so an answer does not depend on what the cache holds.
 #pragma once
 
 #include <cstdint>
@@ -42,15 +42,15 @@ class PrefixTree final : public PageKeeper {
   PrefixTree(const PrefixTree&) = delete;
   PrefixTree& operator=(const PrefixTree&) = delete;
 
-  // What holding a prefix would give: its pages, and how many of them (the last ones) are idle now.
-  // An idle page stops counting as free when it is held.
+  // A kept prefix: its pages, and how many of them (the last ones) are idle now. An idle page no
+  // longer counts as free once it is held.
   struct Found {
     int64_t pages = 0, idle = 0;
     std::vector<int32_t> path;  // the pages, in order
   };
-  // The longest kept prefix of `q`, of at most as many pages as `q` has keys.
+  // Returns the longest kept prefix of `q`, with at most as many pages as `q` has keys.
   Found find(const PrefixQuery& q) const;
-  // The same; the caller becomes a holder of each page.
+  // As find(), but the caller becomes a holder of each page.
   std::vector<int32_t> hold(const PrefixQuery& q);
 
   // Keeps the pages of a computed text. pages[i] holds the rows of page i, one for each key of `q`;

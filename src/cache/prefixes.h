@@ -22,7 +22,7 @@ struct PrefixState {
   size_t kept = 0;                   // pages that were passed to keep()
   size_t verified = 0;               // of these, the verified ones
   size_t queued = 0;                 // of these, the ones queued for the disk
-  bool asked_disk = false;           // done at most once a request
+  bool asked_disk = false;           // done at most once per request
   std::shared_ptr<PageFetch> fetch;  // in progress, or null
   std::chrono::steady_clock::time_point asked;
 };
@@ -30,46 +30,45 @@ struct PrefixState {
 // Thread-compatible: the engine thread owns it.
 class Prefixes {
  public:
-  // `pages` must outlive this object. With `on` false nothing is kept and nothing is found. `root`
-  // is the key that every text starts from, see cache_origin().
+  // `pages` must outlive this object. With `on` false, nothing is kept or found. `root` is the key
+  // that every text starts from, see cache_origin().
   Prefixes(PageAllocator& pages, bool on, PageKey root = {});
   // Stores and looks up pages on disk, too, from now on. `rows` reads and writes their content.
   // Throws Error as PrefixStore does. A request waits no longer than `patience` for its next page.
   void use_disk(const PrefixStoreOptions& options, PageRows& rows,
                 std::chrono::milliseconds patience);
 
-  // The longest kept prefix of `ids`, in whole pages. The caller passes only tokens whose rows may
-  // be reused: the last token of a text must be computed, as its logits are wanted.
+  // Returns the longest kept prefix of `ids`, in whole pages. The caller passes only tokens whose
+  // rows may be reused: the last token of a text must be computed, as its logits are wanted.
   PrefixTree::Found find(PrefixState& state, std::span<const int32_t> ids);
-  // The same; the caller becomes a holder of the pages.
+  // As find(), but the caller becomes a holder of the pages.
   std::vector<int32_t> hold(PrefixState& state, std::span<const int32_t> ids);
   // Keeps the whole pages of `ids`, whose rows are computed, lie in `pages` and are never written
-  // again. Replaces a page in `pages` where another request's page has the same content. Cheap when
-  // no page is new. `verified`: a token was drawn from the logits computed on top of them. Pages go
-  // to disk only after that.
+  // again. Replaces a page in `pages` where another request's page has the same content. Costs
+  // little when no page is new. `verified`: a token was drawn from the logits computed on top of
+  // them. Pages go to disk only after that.
   void keep(PrefixState& state, std::span<const int32_t> ids, std::span<int32_t> pages,
             bool verified);
   // For a text whose logits were not numbers: its pages that are not verified are no longer kept,
   // in memory or on disk.
   void discard(PrefixState& state, std::span<const int32_t> ids);
 
-  // Hands pages to the store as far as it has room. Called once a step. Pages whose request has
+  // Hands pages to the store as far as it has room. Called once per step. Pages whose request has
   // ended are stored, too, as long as they are kept in memory.
   void store_some();
-  // The same for an engine with nothing else to do: waits a moment for room. False when nothing is
-  // left to store or the disk takes nothing.
+  // The same for an engine with nothing else to do: waits a moment for room. Returns false when
+  // nothing is left to store or when the disk takes no pages.
   bool store_rest();
   // Stops storing. Called when the device has failed: pages can no longer be read from it.
   void store_no_more();
 
-  // Whether pages of `ids` are being read from the disk. Worth waiting for: reading a page takes a
-  // fraction of the time of computing it. The first call for a request starts the reading.
+  // Whether pages of `ids` are being read from the disk. Waiting for them pays: reading a page
+  // takes a fraction of the time of computing it. The first call for a request starts the reading.
   bool awaits_disk(PrefixState& state, std::span<const int32_t> ids);
   // Adds the pages that have been read to those kept in memory, where find() finds them. Called
-  // before planning.
+  // before each step is planned.
   void take_loaded();
-  // Sleeps for a moment at most, until a page has been read: for an engine that has nothing else to
-  // do.
+  // Waits a moment at most for a page to be read: for an engine that has nothing else to do.
   void wait_for_disk();
 
   const PrefixStore* store() const { return store_.get(); }  // null: none

@@ -1,4 +1,5 @@
-// One answer on its way from the engine: tokens to text, text to a message, figures at the end.
+// Answer: reads the token events of one request into text and a message, and keeps the request's
+// figures.
 #pragma once
 
 #include <functional>
@@ -15,11 +16,11 @@ namespace fathom::cli {
 
 class Answer {
  public:
-  // Called as whole characters arrive: with the text as the model writes it, special tokens left
-  // out, and with what it means (for raw text: that it is content).
+  // Called as whole characters arrive. `text` is what the model has written, without special
+  // tokens; the events say what it is (for raw answers always content).
   using Show = std::function<void(const std::string& text, const CompletionParser::Events&)>;
 
-  // Raw answers have text alone: nobody knows what prompt they continue.
+  // Raw answers continue a text: they are not parsed.
   Answer(const Tokenizer& tokenizer, Encoding encoding, bool thinking, bool raw, Show show = {});
 
   void take(const TokenEvent& event);
@@ -61,8 +62,8 @@ struct Speed {
   double generation_rate() const {
     return generation_seconds > 0 ? static_cast<double>(generated_tokens) / generation_seconds : 0;
   }
-  // "prompt: 120 tokens, 2345.6 tokens/s; generation: 40 tokens, 567.8 tokens/s", and where there
-  // were drafts "; drafts: 18 of 24 accepted, 1.75 tokens a step with drafts"
+  // "prompt: 120 tokens, 2345.6 tokens/s; generation: 40 tokens, 567.8 tokens/s", and if there were
+  // drafts "; drafts: 18 of 24 accepted, 1.75 tokens a step with drafts"
   std::string text() const;
 };
 

@@ -1,4 +1,4 @@
-// The GPU's half of `fathom bench`.
+// `fathom bench` on a GPU.
 #pragma once
 
 #include <optional>

@@ -1,4 +1,4 @@
-// fathom bench serve: a load on a server that speaks OpenAI's protocol, this one or another.
+// `fathom bench serve`: sends a load to a server with OpenAI's protocol, this one or another.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -6,8 +6,8 @@
 
 namespace fathom::cli {
 
-// Adds the subcommand to `bench`; what is returned runs it when it was given, and says whether it
-// was.
+// Adds the subcommand to `bench`. Returns a function that runs it if it was given, and returns
+// whether it was.
 std::function<bool(int& exit_code)> add_bench_serve(CLI::App& bench);
 
 }  // namespace fathom::cli

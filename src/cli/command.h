@@ -1,4 +1,4 @@
-// The frame of the command line: one file a subcommand, each with one function that adds itself.
+// The frame of the command line. Each subcommand has a file with one function that adds it.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -7,7 +7,7 @@
 
 namespace fathom::cli {
 
-// A subcommand registers its options on a CLI::App and hands over what to run. Options live in a
+// A subcommand adds its options to a CLI::App and sets what to run with on_run(). Options live in a
 // shared struct captured by the callback. `run` returns the exit code; it may throw Error (exit 1)
 // or UsageError (exit 2).
 using Run = std::function<int()>;
@@ -28,11 +28,12 @@ void add_decode(CLI::App& app);
 void add_parse(CLI::App& app);
 void add_make_checkpoint(CLI::App& app);
 
-// Parses and runs; returns the exit code: 0 done, 1 the world is wrong, 2 usage.
+// Parses the command line and runs the command. Returns the exit code: 0 done, 1 an Error, 2 a
+// UsageError.
 int main_with(int argc, char** argv);
 
-// Reads a whole text file byte for byte, but for a byte order mark in front; "-" is standard input.
-// Throws Error when it cannot, and for UTF-16.
+// Reads a whole text file, without a byte order mark at its beginning; "-" is standard input.
+// Throws Error when it cannot be read, and for UTF-16.
 std::string read_all(const std::string& path);
 
 }  // namespace fathom::cli

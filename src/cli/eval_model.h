@@ -1,4 +1,4 @@
-// Ways to compute that an evaluation sets side by side, and the models they need.
+// Variants (ways to compute) that an evaluation compares, and the models they need.
 #pragma once
 
 #include <memory>
@@ -12,18 +12,17 @@ namespace fathom::cli {
 
 // One way to compute.
 struct Variant {
-  std::string name;  // what tells it from the others: "dense", "fp8", a folder
+  std::string name;  // what distinguishes it from the others: "dense", "fp8", a folder
   std::string folder;
   ModelOptions model;
 };
 
-// What can be said on the command line of the variants: lists of values, of which one list at most
-// may have more than one.
+// Options that make the variants: lists of values. At most one list may have several values.
 struct VariantOptions {
   std::vector<std::string> folders, attention = {"sparse"}, numerics, kv, device = {"auto"};
   std::vector<std::string> kernels;
   std::string config, encoding;
-  ComputeOptions common;  // what is the same in all: threads, sizes
+  ComputeOptions common;  // the same in all variants: threads, sizes
 
   void add_to(CLI::App& command);
   // Throws UsageError when two lists have several values.
@@ -31,8 +30,8 @@ struct VariantOptions {
   bool several_besides_attention() const;
 };
 
-// A checkpoint folder without an engine. An engine is made for one variant after the other, so that
-// only one has its cache.
+// A loaded checkpoint. Engines are made for one variant after the other, so that only one cache
+// exists at a time.
 class EvalModel {
  public:
   explicit EvalModel(const Variant& variant);
@@ -42,10 +41,11 @@ class EvalModel {
   Encoding encoding() const { return encoding_; }
   const std::vector<int32_t>& stop_ids() const { return stop_ids_; }
 
-  // Settles what the next engine will be; `engine`: what the variant does not say, such as
-  // max_context. Returns the key of what its results depend on: checkpoint, numerics, kernels.
+  // Chooses the options of the next engine. `engine` has those that the variant does not set, such
+  // as max_context. Returns a key of everything that the results depend on: checkpoint, numerics,
+  // kernels.
   PageKey prepare(const Variant& variant, EngineOptions engine);
-  // The engine that was prepared. Ends the one of before: its memory is the next one's.
+  // Makes the prepared engine. The one before is destroyed first, to free its memory.
   Engine& start();
   void stop() { engine_.reset(); }
   const EngineOptions& options() const { return options_; }

@@ -1,4 +1,4 @@
-// What the commands of `fathom eval` share: variants, results that are kept, progress, reports.
+// Shared by the commands of `fathom eval`: variants, saved results, progress, reports.
 #pragma once
 
 #include <functional>
@@ -22,7 +22,7 @@ struct EvalRunOptions {
   void add_svg(CLI::App& command, const std::string& what);
 };
 
-// What tasks are made from; of each checkpoint its own.
+// What tasks are made from; each checkpoint has its own.
 struct TaskSource {
   const Tokenizer& tokenizer;
   Encoding encoding;
@@ -33,7 +33,7 @@ struct TaskSource {
 using Tasks = std::vector<std::unique_ptr<eval::Task>>;
 using MakeTasks = std::function<Tasks(const TaskSource&)>;
 
-// Draws a report where more than a table is wanted.
+// Draws a report as a picture.
 using DrawReport = std::function<std::string(const eval::Report&)>;
 
 // Runs every task in every variant and shows the report. Returns the exit code: 0; 1 when no item

@@ -1,4 +1,4 @@
-// Tasks of `fathom eval` as the command line asks for them.
+// Makes the tasks of `fathom eval` from command line options.
 #pragma once
 
 #include <string>
@@ -12,8 +12,8 @@
 namespace fathom::cli {
 
 struct PerplexityFlags {
-  eval::PerplexityOptions options{.context = 0};  // 0: 4096, or what the model has,
-  int64_t min_windows = 0;  // and less where the texts would have fewer windows than this
+  eval::PerplexityOptions options{.context = 0};  // 0: 4096, or the model's context if less,
+  int64_t min_windows = 0;  // and less if the texts would have fewer windows than this
   void add_to(CLI::App& command);
 };
 std::unique_ptr<eval::Task> perplexity_task(const std::string& name,
@@ -23,7 +23,7 @@ std::unique_ptr<eval::Task> perplexity_task(const std::string& name,
 struct NeedleFlags {
   eval::NeedleOptions options;
   std::string text;    // a file
-  bool brief = false;  // the default lengths are four times apart, not twice
+  bool brief = false;  // default lengths grow by a factor of four, not two
   void add_to(CLI::App& command);
 };
 std::unique_ptr<eval::Task> needles_task(const NeedleFlags& flags, uint64_t seed,
@@ -33,7 +33,7 @@ struct ItemFlags {
   eval::ItemSettings settings;
   void add_to(CLI::App& command, const std::string& kind);
 };
-// `kind`: choice or answer; empty: what the file or its items say.
+// `kind`: choice or answer; empty: decided by the file or its items.
 std::unique_ptr<eval::Task> items_task(const std::string& path, const std::string& kind,
                                        const eval::ItemSettings& flags, uint64_t seed,
                                        const TaskSource& source);
@@ -43,7 +43,7 @@ struct ParityFlags {
   PerplexityFlags perplexity;
   NeedleFlags needles;
 
-  // One task among several: a smaller grid of needles than `eval needles` has.
+  // Needles are one task among several here, with a smaller grid than in `eval needles`.
   ParityFlags() {
     needles.brief = true;
     needles.options.depths = {0, 0.5, 1};
@@ -51,7 +51,8 @@ struct ParityFlags {
   }
   void add_to(CLI::App& command);
 };
-// The tasks in the folder eval/ of a checkpoint, and needles. Throws UsageError without any.
+// Returns the tasks in the folder eval/ of a checkpoint, and needles. Throws UsageError if there
+// are none.
 std::vector<std::string> tasks_of_folder(const std::string& folder);
 Tasks parity_tasks(const ParityFlags& flags, uint64_t seed, const TaskSource& source);
 

@@ -3,7 +3,8 @@
 
 namespace fathom::cli {
 
-// As high as it may go: every connection is a file descriptor, and the usual limit is 1024.
+// Raises the limit of open files as far as allowed: every connection needs one, and the usual limit
+// is 1024.
 void raise_file_limit();
 
 }  // namespace fathom::cli

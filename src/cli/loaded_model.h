@@ -1,5 +1,5 @@
-// A checkpoint folder made ready: weights, tokenizer, encoding and an engine. What `generate`,
-// `chat` and `serve` are built on.
+// LoadedModel: a checkpoint folder with its weights, tokenizer, encoding and an engine. `generate`,
+// `chat` and `serve` use it.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -18,7 +18,7 @@
 
 namespace fathom::cli {
 
-// What can be said on the command line about how to load and compute.
+// Command line options for loading and computing.
 struct ModelOptions {
   std::string config, encoding;
   ComputeOptions compute;
@@ -28,8 +28,8 @@ struct ModelOptions {
 
 class LoadedModel {
  public:
-  // Loads and says on standard error what was chosen. `engine`: what no option of ModelOptions
-  // says, such as keep_prefixes. Throws Error when something is missing or does not fit.
+  // Loads, and prints on standard error what was chosen. `engine` has the options that ModelOptions
+  // lacks, such as keep_prefixes. Throws Error when something is missing or does not fit.
   LoadedModel(const std::string& folder, const ModelOptions& options, EngineOptions engine);
 
   ModelEngine& engine() { return *engine_; }
@@ -54,12 +54,12 @@ class LoadedModel {
 // The config's end of sentence and those of the folder's generation_config.json.
 std::vector<int32_t> stop_ids_of(const std::string& folder, const Config& config);
 
-// `engine` with what the options and the folder say of it.
+// Returns `engine` with the values of the options and the folder filled in.
 EngineOptions engine_options_of(const ModelOptions& options, const Checkpoint& checkpoint,
                                 EngineOptions engine);
 
-// How the folder's generation_config.json would draw tokens; without one, or for what it does not
-// say, temperature 1 and nothing left out.
+// Returns the sampling parameters of the folder's generation_config.json. Those that it does not
+// give are temperature 1 and no filters.
 SamplingParams sampling_of_folder(const std::string& folder);
 
 }  // namespace fathom::cli

@@ -11,13 +11,13 @@
 
 namespace fathom::cli {
 
-// What can be said on the command line about how to compute and how to draw tokens.
+// Command line options for computing and sampling.
 struct GenerationOptions {
   std::string system;
   ModelOptions model;
   int64_t max_new_tokens = 200;
-  // DeepSeek's own defaults for its generate.py; generation_config.json is not asked, so that the
-  // same command does the same everywhere.
+  // DeepSeek's own defaults for its generate.py; generation_config.json is not read, so that a
+  // command does the same with every checkpoint.
   float temperature = 0.6f, top_p = 1.0f, min_p = 0.0f;
   int top_k = 0;
   std::optional<uint64_t> seed;
@@ -28,7 +28,7 @@ struct GenerationOptions {
 
 class ModelSession {
  public:
-  // Loads and says on standard error what was chosen. Throws Error when something is missing.
+  // Loads, and prints on standard error what was chosen. Throws Error when something is missing.
   ModelSession(const std::string& folder, const GenerationOptions& options, int sequences,
                bool keep_prefixes);
 
@@ -41,11 +41,11 @@ class ModelSession {
   std::vector<int32_t> prompt_ids(const Conversation& conversation, bool thinking) const;
   std::vector<int32_t> raw_ids(const std::string& text) const;
 
-  // Hands a prompt to the engine; its events go to `answer`, which must live until it has ended.
+  // Submits a prompt to the engine. Its events go to `answer`, which must live until it has ended.
   Result<RequestId> submit(std::vector<int32_t> ids, Answer& answer);
   Answer new_answer(bool thinking, bool raw, Answer::Show show = {}) const;
 
-  // Since the start: steps of the engine, not the time someone spent at the keyboard.
+  // Totals since the start. The times are those of the engine's steps, without waiting for input.
   Speed speed() const;
 
  private:

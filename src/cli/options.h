@@ -13,13 +13,12 @@
 
 namespace fathom::cli {
 
-// How to compute and with how much room, as the user says it. Nowhere else do options become a
-// ComputePlan.
+// The user's options for a ComputePlan. This is the only place where options become one.
 struct ComputeOptions {
   std::string device = "auto", numerics, kv, attention = "sparse", kernels;
   int threads = 0;
   bool batch_invariant = false;
-  // 0 in each: what plan() says where nobody asks for a size.
+  // 0: the default of plan().
   int64_t context = 0, index_budget_mib = 0;
   int step_tokens = 0, sequences = 0;
   std::optional<int> speculative_tokens;  // none: the program decides
@@ -35,7 +34,7 @@ struct ComputeOptions {
   void add_groups_to(CLI::App& command);
   // --device alone, for a command that chooses the rest itself.
   void add_device_to(CLI::App& command);
-  // Sizes, also under their former names and under those that vLLM has for them.
+  // Sizes, also under their former names and under vLLM's names.
   void add_step_tokens_to(CLI::App& command);
   void add_context_to(CLI::App& command);
   void add_sequences_to(CLI::App& command);
@@ -57,19 +56,20 @@ struct ComputeOptions {
   mutable std::optional<int> ranks_;  // of the folder
 };
 
-// Whitespace-separated token ids. Throws Error with what is not a number.
+// Reads whitespace-separated token ids. Throws Error that shows what is not a number.
 std::vector<int32_t> parse_ids(const std::string& text, const std::string& origin);
 
-// What --threads says where it is not given.
+// The help text of --threads.
 inline constexpr const char* kThreadsHelp =
     "threads, 0 for one a physical core, within the affinity mask and a container's quota";
 
-// Says on standard error why there are fewer threads than the machine has processors, unless a
-// number of them was asked for.
+// Prints on standard error why there are fewer threads than the machine has processors, unless a
+// number of threads was asked for.
 void say_threads(int asked);
 
-// The ids of a text as Tokenizer::encode() gives them. Says on standard error when the text brings
-// the markers that a beginning of sentence would be put in front of.
+// Returns the ids of a text as Tokenizer::encode() gives them. Prints a note on standard error if
+// the text already begins with the tokenizer's beginning of sentence, which is then not added
+// again.
 std::vector<int32_t> encode_text(const Tokenizer& tokenizer, const std::string& text);
 
 // Throws Error naming the first id outside the vocabulary.

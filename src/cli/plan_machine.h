@@ -1,4 +1,4 @@
-// What the planner is told of the machine at hand.
+// Describes this machine to the planner.
 #pragma once
 
 #include <string>
@@ -8,12 +8,12 @@
 
 namespace fathom::cli {
 
-// This machine as a command with this plan would use it: its GPUs or its processors. A GPU that is
-// not in the planner's table leaves `gpu` null and `memory` 0: nothing is planned for it.
+// Returns this machine as a command with this plan would use it: its GPUs or its processors. For a
+// GPU that the planner does not know, `gpu` is null and `memory` 0; nothing is planned for it.
 plan::Machine machine_of(const ComputePlan& compute);
 
-// Says on standard error how a checkpoint would be loaded and what that leaves room for. Throws
-// Error, once it is said, where it does not fit a GPU; the engine refuses what does not fit a host.
+// Prints on standard error how a checkpoint will be loaded and how much fits then. Throws Error
+// after that if it does not fit a GPU. (What does not fit a host is refused by the engine.)
 void say_plan(const std::string& folder, const ModelOptions& options);
 
 }  // namespace fathom::cli

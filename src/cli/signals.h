@@ -8,8 +8,9 @@
 
 namespace fathom::cli {
 
-// While it lives, SIGINT and SIGTERM are taken by a thread of its own. Make it before any other
-// thread starts: threads inherit what they leave alone, and a signal goes to any that does not.
+// While it exists, a thread of its own receives SIGINT and SIGTERM. Make it before any other thread
+// starts: threads inherit the set of blocked signals, and a signal may go to any thread that does
+// not block it.
 class EndSignals {
  public:
   EndSignals();
@@ -17,9 +18,9 @@ class EndSignals {
   EndSignals(const EndSignals&) = delete;
   EndSignals& operator=(const EndSignals&) = delete;
 
-  // `on_signal` is called for each signal from here on, with its count: 1, 2, ... Before that, and
-  // while it is empty, a signal ends the program as it would without this object. Waits for an
-  // earlier callback that is running: what it used may go when this returns.
+  // From now on `on_signal` is called for each signal, with its count: 1, 2, ... Before the first
+  // call, and while `on_signal` is empty, a signal ends the program as usual. Waits for an earlier
+  // callback that is running, so that what it uses may be destroyed when this returns.
   void listen(std::function<void(int count)> on_signal);
   // Whether the last signal came from the process that started this one.
   bool sent_by_parent() const { return sent_by_parent_; }

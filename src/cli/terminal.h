@@ -1,6 +1,5 @@
-// The person at the other end: lines read with editing and history where there is a terminal,
-// Ctrl-C as a question instead of the end, text dimmed where that is possible. Without a terminal
-// all of it is plain bytes: no escape codes, no prompts.
+// Input and output at a terminal: lines with editing and history, Ctrl-C as an event, dimmed text.
+// Without a terminal all of it is plain bytes, without escape codes and prompts.
 #pragma once
 
 #include <memory>
@@ -14,9 +13,9 @@ bool stdout_is_terminal();
 
 struct LineReaderOptions {
   std::string prompt;          // shown in front of every line
-  bool edit = false;           // editing and history, where there is a terminal
-  bool always_prompt = false;  // without a terminal as well
-  std::string history_file;    // with edit: earlier lines are read from it, and kept in it
+  bool edit = false;           // editing and history, if there is a terminal
+  bool always_prompt = false;  // show the prompt without a terminal, too
+  std::string history_file;    // with edit: the history is read from and saved to it
 };
 
 // Reads standard input line by line.
@@ -27,8 +26,8 @@ class LineReader {
   LineReader(const LineReader&) = delete;
   LineReader& operator=(const LineReader&) = delete;
 
-  // The next line, without its end; nothing when there are no more. Ctrl-C drops the line that is
-  // being edited and gives an empty one.
+  // Returns the next line, without its line end; nothing at the end of input. Ctrl-C drops the line
+  // that is being edited and returns an empty one.
   std::optional<std::string> next();
 
  private:
@@ -37,8 +36,9 @@ class LineReader {
   std::unique_ptr<Editor> editor_;  // null: plain reading
 };
 
-// While it lives, Ctrl-C is only noted. Make it before any thread starts: threads inherit what they
-// leave alone, and a signal goes to any thread that does not.
+// While it exists, Ctrl-C does not end the program; pressed() reports it. Make it before any thread
+// starts: threads inherit the set of blocked signals, and a signal may go to any thread that does
+// not block it.
 class Interrupts {
  public:
   explicit Interrupts(bool active);
@@ -53,7 +53,7 @@ class Interrupts {
   bool active_;
 };
 
-// Writes to standard output at once; text marked `dim` is set apart on a terminal.
+// Writes to standard output without delay; on a terminal `dim` text is dimmed.
 class AnswerWriter {
  public:
   AnswerWriter() : styled_(stdout_is_terminal()) {}
@@ -65,8 +65,8 @@ class AnswerWriter {
   bool styled_, dim_ = false;
 };
 
-// Replaces the file as a whole or not at all; writes to a device or pipe. Throws Error when it
-// cannot.
+// Replaces the file completely or not at all. A device or pipe is written to directly. Throws Error
+// when it fails.
 void write_atomically(const std::string& path, const std::string& content);
 
 }  // namespace fathom::cli

@@ -17,8 +17,8 @@ namespace fathom {
 class Ops;
 class ProcessLink;
 
-// Part `part` of [0, n) in `parts` parts that are as even as whole numbers allow. A part is empty
-// where n is less than `parts`.
+// Returns part `part` of [0, n), divided into `parts` parts as evenly as possible. If n < parts,
+// some parts are empty.
 struct PartRange {
   int64_t begin = 0, end = 0;
   int64_t size() const { return end - begin; }
@@ -27,7 +27,7 @@ constexpr PartRange part_of(int64_t n, int part, int parts) {
   return {n * part / parts, n * (part + 1) / parts};
 }
 
-// What the experts of a layer are given: the rows of one group, or those of all.
+// Input of the experts of a layer: the rows of one group, or those of all groups.
 struct ExpertRows {
   Tensor hidden;   // [T, D]
   Tensor ids;      // [T, k] i32, the experts of each row; -1: none
@@ -43,20 +43,20 @@ struct ExpertSpread {
   bool coded = false;
 };
 
-// What one group brings to a step: see Comm::agree.
+// Size of one group's step: see Comm::agree.
 struct GroupStep {
   int64_t rows = 0;
   bool padded = false;
 };
 
-// What an exchange throws once its group has been broken off (CommGroup::abort): why that was.
+// Thrown by exchanges after CommGroup::abort, with the reason given there.
 class ExchangeEnded : public Error {
  public:
   using Error::Error;
 };
 
-// Thread-compatible: belongs to its rank's thread. Each call throws ExchangeEnded once the group
-// has been broken off.
+// Thread-compatible: belongs to its rank's thread. After CommGroup::abort each call throws
+// ExchangeEnded.
 class Comm {
  public:
   virtual ~Comm() = default;
@@ -69,8 +69,8 @@ class Comm {
 
   // The sum of `update` over all ranks joined with what the forward pass does with it:
   //   residual += sum; normed = rms_norm(residual)                         [T, D] each
-  // False where there is no such form, and nothing was done: the caller then takes the two steps
-  // apart. Observers look between those steps, so an observed plan has no such form.
+  // Returns false and does nothing if the link has no such fused form; the caller then does both
+  // steps one by one. Observers look between those steps, so an observed plan has no fused form.
   virtual bool all_reduce_add_rms_norm(Tensor normed, Tensor residual, Tensor update,
                                        const float* gain, float eps) {
     (void)normed, (void)residual, (void)update, (void)gain, (void)eps;
@@ -81,19 +81,19 @@ class Comm {
   // all of x.
   virtual void all_gather_columns(Tensor x) = 0;
 
-  // x [T, n]: row t is known to rank t / block % size; afterwards to every rank.
+  // x [T, n]: rank t / block % size has row t; afterwards every rank has all rows.
   virtual void all_gather_rows(Tensor x, int block) = 0;
 
-  // For ranks in groups of `group` neighbours. The ranks of a group hold the same rows, other
-  // groups others, of different numbers, perhaps none.
+  // The next two work on groups of `group` consecutive ranks. The ranks of a group have the same
+  // rows; each group has its own rows, perhaps none.
 
-  // own [T, n]: `all` gets the rows of every group, one group after the other. Returns where the
-  // rows of each group begin in it, and after them their number; valid until the next call.
+  // Copies `own` [T, n] of every group to `all`, one group after the other. Returns the first row
+  // of each group in `all`, and as a last entry the number of rows; valid until the next call.
   virtual std::span<const int64_t> gather_groups(Tensor all, Tensor own, int group);
 
-  // own [T, n] becomes the sum of `own` over the ranks of the group and of `parts` [all rows, n]
-  // over all ranks, of the rows that are the group's: in float32, in rank order, rounded once.
-  // Every rank of a group gets the same bits.
+  // Replaces own [T, n] by the sum of `own` over the ranks of the group plus the group's rows of
+  // `parts` [all rows, n] over all ranks. Sums are in float32, in rank order, rounded once: every
+  // rank of a group gets the same bits.
   virtual void sum_groups(Tensor own, Tensor parts, int group);
 
   // The two exchanges around the experts of a layer. The tensors of `all`, `sum` and `parts` lie in
@@ -102,15 +102,16 @@ class Comm {
   // As gather_groups. A rank may be left without the hidden rows that choose none of its experts.
   virtual std::span<const int64_t> gather_expert_rows(const ExpertRows& all, const ExpertRows& own,
                                                       const ExpertSpread& spread);
-  // As sum_groups. `ids`: of the group's rows; what a rank has for a row that chooses none of its
-  // experts is zero, and may be left out.
+  // As sum_groups. `ids` are those of the group's rows. The part of a rank is zero for rows that
+  // choose none of its experts, so it may be left out.
   virtual void sum_expert_rows(Tensor sum, Tensor parts, Tensor ids, const ExpertSpread& spread);
 
-  // Before a step, where the rows of a step are counted on the host before they are computed
-  // (GPUs): every rank says what its group brings. If all groups' steps may be padded, each is to
-  // bring as many rows as the one that has most, a group without work too; else each what it has.
+  // Called before a step on GPUs, where the host must know the rows of a step before it is
+  // computed. Every rank passes the size of its group's step. If the steps of all groups may be
+  // padded, the result is the size of the largest, also for a group without work; else it is the
+  // group's own.
   virtual GroupStep agree(const GroupStep& own, int group);
-  // Throws ExchangeEnded if the group of ranks has been broken off.
+  // Throws ExchangeEnded if the group of ranks has been aborted.
   virtual void check() {}
 };
 
@@ -118,23 +119,23 @@ class Comm {
 class CommGroup {
  public:
   virtual ~CommGroup() = default;
-  // The link of one rank; called once for each, on its own thread. Exchanges come in order with
-  // `ops`, the rank's own.
+  // Returns the link of one rank. Called once per rank, on the rank's thread. Exchanges are in
+  // order with the ops of `ops`, the rank's own.
   virtual std::unique_ptr<Comm> join(int rank, Ops* ops) = 0;
-  // Ends every exchange, those that wait and those to come. The first reason stays.
+  // Ends all exchanges, waiting and future ones, with ExchangeEnded. The first reason is kept.
   virtual void abort(const std::string& why) = 0;
 };
 
 // One rank alone: nothing to exchange.
 std::unique_ptr<Comm> make_solo_comm();
 
-// Ranks that are threads of this process, with tensors in the host's memory.
+// Links ranks that are threads of this process, with tensors in the host's memory.
 std::shared_ptr<CommGroup> make_thread_group(int ranks);
 
-// `ranks` of several processes, as many threads in each, in the order of the processes; those of
-// this process join. Tensors lie in the host's memory. Results are bit for bit those of as many
-// threads of one process. `link` must outlive the group, and while an exchange is on nobody else
-// uses it.
+// Links `ranks` ranks of several processes, the same number of threads in each, in the order of the
+// processes. The ranks of this process join. Tensors lie in the host's memory. Results are bit for
+// bit those of the same number of threads of one process. `link` must outlive the group, and
+// nothing else may use it during an exchange.
 std::shared_ptr<CommGroup> make_process_group(ProcessLink& link, int ranks);
 
 }  // namespace fathom

@@ -1,6 +1,7 @@
-// Whether the other processes of a run still live: a TCP connection between process 0 and each
-// other one. A process that ends closes its connections at once, whatever it was waiting for; one
-// that is stopped, or behind a broken network, falls silent. MPI itself notices neither.
+// Lifeline: watches whether the other processes of a run are alive, by a TCP connection between
+// process 0 and each other process. When a process ends, its connection closes at once, whatever it
+// was waiting for. A process that is stopped, or behind a broken network, becomes silent. MPI
+// itself notices neither.
 #pragma once
 
 #include <atomic>
@@ -15,7 +16,7 @@
 
 namespace fathom {
 
-// The port at which process 0 waits for the others' connections.
+// The listening socket at which process 0 waits for the others' connections.
 class LifelineDoor {
  public:
   // `local`: all processes are on this machine. Throws Error.
@@ -24,10 +25,10 @@ class LifelineDoor {
   LifelineDoor(const LifelineDoor&) = delete;
   LifelineDoor& operator=(const LifelineDoor&) = delete;
 
-  // Port, a word that visitors must say, and this machine's addresses.
+  // The port, a secret word that connecting processes must send, and this machine's addresses.
   const std::string& invitation() const { return invitation_; }
-  // The connections of processes 1 .. processes - 1, by process; [0] is -1. Throws Error if they
-  // do not come in time.
+  // Returns the connections of processes 1 .. processes - 1, by process; [0] is -1. Throws Error if
+  // they do not connect in time.
   std::vector<int> accept(int processes, std::chrono::seconds patience);
 
  private:
@@ -35,7 +36,7 @@ class LifelineDoor {
   std::string word_, invitation_;
 };
 
-// Another process's connection to that door. Throws Error.
+// Connects another process to that socket. Throws Error.
 int connect_lifeline(const std::string& invitation, int process);
 
 // Thread-safe.
@@ -50,7 +51,7 @@ class Lifeline {
 
   // Of process 0; the others hear of it.
   void set_timeout(double seconds);
-  // Tells all others, and everybody who asks here from now on.
+  // Reports a failure: all other processes are told, and check() throws from now on.
   void fail(const std::string& why) { fail(why, -1); }
   // Throws ExchangeEnded after a failure.
   void check() const {
@@ -58,15 +59,15 @@ class Lifeline {
   }
   std::string failure() const;
   void on_failure(std::function<void(const std::string&)> call);
-  // From now on the others may leave.
+  // From now on the others may close their connections.
   void part();
-  // Waits until process 0 has hung up.
+  // Waits until process 0 has closed its connection.
   void await_hang_up(std::chrono::seconds at_most);
 
  private:
   struct Peer {
     int descriptor = -1;
-    bool parted = false;  // its leaving is no failure
+    bool parted = false;  // true: closing its connection is no failure
     std::chrono::steady_clock::time_point heard;
     std::string received;  // the beginning of a message
   };

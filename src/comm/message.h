@@ -1,5 +1,5 @@
-// Values as bytes, for messages between processes that run the same build of the program on
-// machines of one kind: a value is its bytes in memory.
+// Values as bytes, for messages between processes of the same build on machines of one kind: a
+// value is sent as its bytes in memory.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +22,7 @@ class MessageWriter {
     static_assert(std::is_trivially_copyable_v<T> && !std::is_pointer_v<T>);
     append(&value, sizeof(T));
   }
-  // Their number, and then the values.
+  // Writes the number of values, then the values.
   template <class T>
   void put_all(std::span<const T> values) {
     static_assert(std::is_trivially_copyable_v<T> && !std::is_pointer_v<T>);
@@ -42,7 +42,8 @@ class MessageWriter {
   std::vector<std::byte> bytes_;
 };
 
-// Reads what a MessageWriter wrote, in the same order. Throws Error where a message is shorter.
+// Reads what a MessageWriter has written, in the same order. Throws Error if the message is too
+// short.
 class MessageReader {
  public:
   explicit MessageReader(std::span<const std::byte> bytes) : rest_(bytes) {}

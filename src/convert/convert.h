@@ -15,8 +15,8 @@ struct ConvertOptions {
   bool drop_mtp = false;
   bool dry_run = false;
   int threads = 0;  // 0: all processors
-  // After so many bytes the written data are synced to disk, and the next run can resume from
-  // there.
+  // Written data are synced to disk whenever this many bytes have been written; a later run can
+  // resume from there.
   uint64_t sync_bytes = 256 << 20;
 };
 
@@ -27,9 +27,9 @@ struct ConvertResult {
   double seconds = 0;
 };
 
-// Calls `say` with lines for the user: the plan, a resumption, what is left out. Throws Error
+// Calls `say` with lines for the user: the plan, whether it resumes, what is left out. Throws Error
 // before anything is written if the source has a problem. If it fails later, the target folder
-// holds nothing that could be taken for a checkpoint, and the next run resumes.
+// holds nothing that looks like a checkpoint, and the next run resumes.
 ConvertResult convert(const ConvertOptions& options,
                       const std::function<void(const std::string&)>& say);
 

@@ -1,5 +1,5 @@
-// Carries out a ShardPlan: reads the source once, front to back, in pieces, on several threads, and
-// writes every piece to all the files it belongs to.
+// Copier carries out a ShardPlan. Several threads read the source once, from front to back, in
+// pieces, and write every piece to all the files that need it.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ class Copier {
  public:
   static constexpr int64_t kPieceBytes = 4 << 20;
 
-  // Opens the source files; Error when one is gone.
+  // Opens the source files. Throws Error if one is missing.
   Copier(const Source& source, const ShardPlan& plan, std::vector<PartFile>& outputs, int threads);
   ~Copier();
   Copier(const Copier&) = delete;

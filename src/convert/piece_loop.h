@@ -1,5 +1,5 @@
-// Runs many pieces of work on several threads and reports, while it runs, below which piece all are
-// done: a resumable copy needs to know that.
+// Runs many pieces of work on several threads. While it runs it reports up to which piece all are
+// done, which a resumable copy needs to know.
 #pragma once
 
 #include <cstdint>

@@ -10,8 +10,8 @@ namespace fathom {
 
 class Progress {
  public:
-  // Writes to standard error. `start` bytes of `total` are done already (a resumed run): they count
-  // for the share that is done, not for the rate.
+  // Writes to standard error. `start` bytes of `total` are done already (a resumed run); they count
+  // for the bar but not for the rate.
   Progress(std::string label, uint64_t total, uint64_t start = 0);
   ~Progress();
   void update(uint64_t done);

@@ -16,7 +16,8 @@ struct RandomOptions {
   std::string origin;  // where that text is from, for messages
   std::string out;
   uint64_t seed = 0;
-  // Of the large matrices: fp8_e4m3 (with block scales), bf16 or f32; without, as `config` says.
+  // Dtype of the large matrices: fp8_e4m3 (with block scales), bf16 or f32; nothing: as in
+  // `config`.
   std::optional<DType> dtype;
   bool dry_run = false;
   int threads = 0;                      // 0: all processors

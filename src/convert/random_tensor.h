@@ -38,9 +38,9 @@ class RandomFiller {
   void fill(size_t t, int64_t begin, int64_t end, std::byte* out) const;
 
  private:
-  // FP8 blocks differ in scale, so that a reader that takes the wrong block's scale is noticed. The
-  // weights of all blocks have one distribution. A block's scale is the least one that can
-  // represent its weights, times one of a few factors.
+  // FP8 blocks differ in scale, so that using a wrong block's scale is noticed. The weights of all
+  // blocks have the same distribution. A block's scale is the least one that can represent its
+  // weights, times one of a few factors.
   int level(const Draws& draws, int64_t block) const;
   double scale(const RandomTensor& t, int level) const;
   void fill_fp8(size_t t, int64_t begin, int64_t end, std::byte* out) const;

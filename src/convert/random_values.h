@@ -27,7 +27,7 @@ class Draws {
 // relative error 1.2e-9).
 double normal_quantile(double p);
 
-// The 65,536 quantiles of N(0, 1) in the middle of each draw's share: never infinite, symmetric.
+// The 65,536 quantiles of N(0, 1) at (i + 1/2) / 65,536: finite and symmetric.
 class Quantiles {
  public:
   Quantiles();
@@ -38,8 +38,8 @@ class Quantiles {
   std::vector<double> values_;
 };
 
-// A draw becomes a value of N(mean, std) through a table in the wanted format: one look-up per
-// element instead of a logarithm and a cosine.
+// Maps draws to values of N(mean, std) by a table in the wanted format: one look-up per element
+// instead of a logarithm and a cosine.
 class NormalTable {
  public:
   NormalTable(const Quantiles& quantiles, DType dtype, double mean, double std);

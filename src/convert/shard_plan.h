@@ -1,5 +1,5 @@
-// Where each byte of a Hugging Face checkpoint goes in the files of a model-parallel one. A pure
-// function of the headers of the source's files.
+// Plans where each byte of a Hugging Face checkpoint goes in the files of a model-parallel one. A
+// pure function of the headers of the source's files.
 #pragma once
 
 #include <cstdint>
@@ -20,10 +20,10 @@ struct Range {
 // Rank's share of `n` rows, columns or experts; `ranks` divides n.
 Range shard_range(int64_t n, int rank, int ranks);
 // The 128-blocks that cover the elements of a range. If a shard ends inside a block, it and the
-// next shard both carry that block's scale.
+// next shard both have that block's scale.
 Range covering_blocks(Range elements);
 
-// A rectangle of a source tensor that makes up a whole tensor of one rank's file.
+// A rectangle of a source tensor that becomes a whole tensor in one rank's file.
 struct CopyTarget {
   int rank = 0;
   size_t tensor = 0;  // number in the rank's list

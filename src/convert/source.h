@@ -29,11 +29,11 @@ struct Source {
   std::string dir;
   std::vector<SourceFile> files;
   std::map<std::string, SourceTensor> tensors;
-  std::map<std::string, ForeignTensor> foreign;  // of dtypes that no weight has
+  std::map<std::string, ForeignTensor> foreign;  // of dtypes that weights do not have
 };
 
-// The tensors of a folder, by the rules of CheckpointFiles: those that loading a model follows,
-// too. Throws Error for a folder that is no checkpoint, is damaged, or is a converted one already.
+// Finds the tensors of a folder by the rules of CheckpointFiles, as loading a model does. Throws
+// Error if the folder is no checkpoint, is damaged, or is already converted.
 Source open_source(const std::string& dir);
 
 SourceFile stat_source(const std::string& dir, const std::string& name);

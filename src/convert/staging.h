@@ -21,7 +21,7 @@ class PartFile {
   PartFile(PartFile&& other) noexcept;
   PartFile(const PartFile&) = delete;
 
-  // Opens the existing file. False unless its header and size are right.
+  // Opens the existing file. Returns false if its header or size is wrong.
   bool reopen();
   // Reserves the whole size on disk, so that a full disk is an error here and not later.
   void create();
@@ -71,7 +71,7 @@ class Staging {
   uint64_t done_ = 0;
 };
 
-// A whole file; empty when it cannot be read.
+// Reads a whole file; returns an empty text if it cannot be read.
 std::string slurp(const std::string& path);
 
 }  // namespace fathom

@@ -2,10 +2,10 @@
 //
 //   match exact   the answer's text, white space at both ends aside
 //         regex   a regular expression that the answer contains
-//         number  the number behind a marker
+//         number  the number after a marker
 //
-// Of `samples` answers an item each is drawn with a seed of its own; the item's value is the share
-// of right ones, and pass@k is estimated from them.
+// With several `samples`, each answer to an item is drawn with its own seed. The item's value is
+// the share of right answers, and pass@k is estimated from them.
 #pragma once
 
 #include "eval/answer_match.h"
@@ -16,7 +16,7 @@ namespace fathom::eval {
 
 class AnswerTask final : public ItemTask {
  public:
-  // As Choice's.
+  // Parameters as for Choice.
   AnswerTask(const Tokenizer& tokenizer, Encoding encoding, const ItemFile& file,
              const ItemSettings& flags, uint64_t seed, int64_t max_context);
 

@@ -1,4 +1,4 @@
-// Whether a generated answer is the expected one.
+// Compares a generated answer with the expected one.
 #pragma once
 
 #include <memory>
@@ -17,8 +17,8 @@ class Pattern {
   Pattern(Pattern&&) noexcept;
   Pattern& operator=(Pattern&&) noexcept;
 
-  // Whether it matches anywhere in the text; a pattern that explodes (catastrophic backtracking)
-  // does not match.
+  // Whether it matches anywhere in the text. A pattern that exceeds the matching limits
+  // (catastrophic backtracking) does not match.
   bool found_in(std::string_view text) const;
 
  private:
@@ -26,11 +26,11 @@ class Pattern {
   std::unique_ptr<Code> code_;
 };
 
-// The first number behind the last `marker`; with an empty marker the last number of the text.
-// Signs, thousands' commas, decimals and exponents are understood: "-1,234.50" is -1234.5.
+// Returns the first number after the last `marker`; with an empty marker the last number of the
+// text. Signs, thousands' commas, decimals and exponents are understood: "-1,234.50" is -1234.5.
 std::optional<double> number_behind(std::string_view text, std::string_view marker);
 
-// Without white space at both ends.
+// Returns `text` without white space at both ends.
 std::string_view trimmed(std::string_view text);
 
 }  // namespace fathom::eval

@@ -1,9 +1,8 @@
 // Questions with choices: which one the model finds most probable, or names.
 //
 //   style text     the question as it is, and each choice as its continuation
-//   style letters  "Question: ...", the choices behind A., B., ..., and "Answer:"; the letter is
-//   the
-//                  continuation
+//   style letters  "Question: ...", the choices after A., B., ..., and "Answer:"; the letter is
+//                  the continuation
 //   score logprob     sum of the continuation's log-probabilities
 //         normalised  the same over the continuation's bytes
 //         generate    the letter that the model's own answer names
@@ -16,9 +15,9 @@ namespace fathom::eval {
 
 class Choice final : public ItemTask {
  public:
-  // `flags`: settings that win over the file's own. Items that lack a field, whose answer is none
-  // of the choices, or that are longer than `max_context` are skipped with the reason. Throws Error
-  // for settings that contradict each other or a file without a usable item.
+  // `flags`: settings that override those of the file. Items are skipped, with the reason, if they
+  // lack a field, if their answer is none of the choices, or if they are longer than `max_context`.
+  // Throws Error for contradictory settings and for a file without a usable item.
   Choice(const Tokenizer& tokenizer, Encoding encoding, const ItemFile& file,
          const ItemSettings& flags, uint64_t seed, int64_t max_context);
 
@@ -36,7 +35,7 @@ class Choice final : public ItemTask {
   struct Question {
     std::string text;
     std::vector<std::string> choices;
-    std::vector<std::string> labels;  // one a choice where the file names them, else empty
+    std::vector<std::string> labels;  // one per choice if the file names them, else empty
     size_t answer = 0;
   };
   void read_settings();
@@ -57,8 +56,8 @@ class Choice final : public ItemTask {
   std::vector<std::vector<Ask>> asks_;
 };
 
-// The letter that an answer names: behind the last "answer is" or "Answer:", else the first that
-// stands alone; -1 where there is none among `choices`.
+// Returns the index of the letter that an answer names: after the last "answer is" or "Answer:",
+// else the first letter that stands alone. -1 if it is none of the `choices`.
 int letter_of(std::string_view answer, size_t choices);
 
 }  // namespace fathom::eval

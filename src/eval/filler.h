@@ -1,4 +1,5 @@
-// Sentences to plant facts in: English prose that says nothing, the same for a seed everywhere.
+// Filler sentences in which facts are hidden: English prose without content, the same on every
+// machine for a seed.
 #pragma once
 
 #include <cstdint>
@@ -7,12 +8,12 @@
 
 namespace fathom::eval {
 
-// Numbers that follow from a seed; splitmix64 (Steele, Lea, Flood 2014).
+// Pseudo-random numbers from a seed; splitmix64 (Steele, Lea, Flood 2014).
 class Numbers {
  public:
   explicit Numbers(uint64_t seed) : state_(seed) {}
   uint64_t next();
-  // Below `n`, which is far below 2^32: the unevenness of a remainder does not matter here.
+  // Returns a number below `n`. `n` is far below 2^32, so the bias of a remainder does not matter.
   size_t below(size_t n) { return static_cast<size_t>(next() % n); }
 
  private:
@@ -21,13 +22,13 @@ class Numbers {
 
 std::string filler_sentence(Numbers& numbers);
 
-// A fact that no text has, and the question for it.
+// An invented fact, and the question for it.
 struct Fact {
   std::string sentence, question, number;
 };
 Fact new_fact(Numbers& numbers);
 
-// A text's sentences, each with the white space behind it left out. Line ends become blanks.
+// Returns a text's sentences, without the white space after each. Line ends become blanks.
 std::vector<std::string> sentences_of(const std::string& text);
 
 }  // namespace fathom::eval

@@ -1,5 +1,5 @@
-// What tasks from files of questions have in common: settings, examples, and how items that cannot
-// be used are told.
+// ItemTask: the base of tasks from files of questions. It handles settings, examples, and items
+// that cannot be used.
 #pragma once
 
 #include <functional>
@@ -16,21 +16,21 @@ class ItemTask : public Task {
   std::string where(size_t item) const override;
 
  protected:
-  // `flags`: settings that win over the file's own.
+  // `flags`: settings that override those of the file.
   ItemTask(const Tokenizer& tokenizer, const ItemFile& file, const ItemSettings& flags);
 
-  // What is done with the item at hand, in this order.
+  // What is done with each item, in this order.
   struct Steps {
-    // Reads it; the reason where it cannot be used.
+    // Reads the item. Returns the reason if it cannot be used.
     std::function<std::optional<std::string>(const Item&)> read;
-    std::function<void()> show;    // as one of the examples in front of every question, or
-    std::function<int64_t()> ask;  // prepares its requests; tokens of the longest with its answer,
-    std::function<void()> keep;    // and makes it an item of the task
+    std::function<void()> show;    // makes it an example shown before every question; or else:
+    std::function<int64_t()> ask;  // prepares its requests; returns tokens of the longest
+    std::function<void()> keep;    // makes it an item of the task
   };
   // Throws Error when no item is left.
   void load(const ItemFile& file, int64_t max_context, const Steps& steps);
 
-  // A generated answer without what was reasoned in front of it.
+  // Returns a generated answer without its reasoning.
   std::string text_of_answer(const Outcome& outcome) const;
 
   std::string name_, path_;
@@ -45,7 +45,7 @@ class ItemTask : public Task {
 [[noreturn]] void throw_unknown(const char* what, const std::string& value,
                                 const std::string& known);
 
-// The value of a setting by its name. Throws Error that names those that are known.
+// Returns the value of a setting by its name. Throws Error that lists the known names.
 template <class T>
 T choice_of(const std::optional<std::string>& value, const char* what, T otherwise,
             std::initializer_list<std::pair<const char*, T>> known) {

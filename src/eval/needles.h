@@ -1,5 +1,6 @@
-// Needles: a fact planted in a long text, asked for at its end. Lengths by depths; whether the
-// answer has the fact, and how much of the fact the indexer picked while it was written.
+// Needles: facts hidden in long texts, which the question at the end asks for. The grid has lengths
+// and depths. An item is right if the answer has the fact; also measured is how much of the fact
+// the indexer picked while the answer was written.
 #pragma once
 
 #include "eval/prompts.h"
@@ -9,17 +10,17 @@ namespace fathom::eval {
 
 struct NeedleOptions {
   std::vector<int64_t> lengths;                          // tokens of the prompt
-  std::vector<double> depths = {0, 0.25, 0.5, 0.75, 1};  // 0: the fact stands first
-  int count = 4;                                         // facts of a cell
+  std::vector<double> depths = {0, 0.25, 0.5, 0.75, 1};  // 0: the fact comes first
+  int count = 4;                                         // facts per cell (length and depth)
   int max_new_tokens = 24;
   uint64_t seed = 1;
-  std::string text;  // to plant in; empty: generated sentences
+  std::string text;  // text to hide facts in; empty: generated sentences
 };
 
 class Needles final : public Task {
  public:
-  // Throws Error for a length that leaves no room for the question, or is not below `max_context`,
-  // and for a text too short for the longest length.
+  // Throws Error for a length that leaves no room for the question or is not below `max_context`,
+  // and for a text that is too short for the longest length.
   Needles(std::string name, const Tokenizer& tokenizer, Encoding encoding,
           const NeedleOptions& options, int64_t max_context);
 
@@ -32,15 +33,15 @@ class Needles final : public Task {
   std::vector<Ask> asks(size_t item) const override;
   Record judge(size_t item, std::span<const Outcome> outcomes) const override;
   bool binary() const override { return true; }
-  // cells: recall by length and depth; picked_by_layer: mean share of the fact's tokens among those
-  // picked, where selections were watched.
+  // cells: recall by length and depth; picked_by_layer: mean share of the fact's tokens that were
+  // picked, if selections were watched.
   Json extra(std::span<const Record> records) const override;
 
  private:
   struct Needle {
     int64_t length = 0;
     double depth = 0;
-    int number = 0;      // of the cell's
+    int number = 0;      // index in the cell
     std::string answer;  // the digits that must come back
     Ask ask;
   };
@@ -53,10 +54,11 @@ class Needles final : public Task {
   std::vector<Needle> needles_;
 };
 
-// A heat map of the cells of one variant's `extra`, and a bar a layer where picks were watched.
+// Draws a heat map of the cells of each variant's `extra`, and one bar per layer if picks were
+// watched.
 std::string needles_svg(const std::vector<std::pair<std::string, Json>>& variants);
 
-// The cells as a table: a row a depth, a column a length.
+// Returns the cells as a table: one row per depth, one column per length.
 std::string needles_text(const Json& extra);
 
 }  // namespace fathom::eval

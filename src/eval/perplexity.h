@@ -1,10 +1,10 @@
-// Perplexity: how well the model predicts texts, in nats a token and bits a byte.
+// Perplexity: how well the model predicts texts, in nats per token and bits per byte.
 //
 // A text is cut into windows of `context` tokens that begin every `stride` tokens. Each token is
-// scored once, in the first window that has it, so behind the first window a token has at least
-// context - stride tokens before it. What the tokenizer puts in front of every text (a beginning of
-// sentence) stands in front of every window, inside its `context` tokens. Without such a token the
-// first one of a window cannot be scored: windows then overlap by one token at least.
+// scored once, in the first window that has it. So after the first window every scored token has at
+// least context - stride tokens before it. If the tokenizer puts a beginning of sentence in front
+// of texts, it is in front of every window and counts among its `context` tokens. Without it the
+// first token of a window cannot be scored; windows then overlap by at least one token.
 #pragma once
 
 #include "eval/task.h"
@@ -14,7 +14,7 @@ namespace fathom::eval {
 
 struct PerplexityOptions {
   int64_t context = 4096;
-  int64_t stride = 0;   // 0: as many as a window can score, windows side by side
+  int64_t stride = 0;   // 0: as many tokens as a window can score, so that windows do not overlap
   int64_t windows = 0;  // of all texts together at most; 0: all
 };
 
@@ -24,8 +24,8 @@ struct TextFile {
 
 class Perplexity final : public Task {
  public:
-  // Throws Error for a text that is not UTF-8, or that has no token to score, with its path; and
-  // for a stride outside 1 to the tokens of a window.
+  // Throws Error, with the path, for a text that is not UTF-8 or has no token to score. Throws
+  // Error for a stride that is below 1 or above the tokens that a window can score.
   Perplexity(std::string name, const Tokenizer& tokenizer, const std::vector<TextFile>& texts,
              const PerplexityOptions& options);
 
@@ -48,14 +48,14 @@ class Perplexity final : public Task {
   struct Window {
     size_t text = 0;
     int64_t begin = 0, end = 0;  // tokens of the text
-    int64_t scored = 0;          // the last so many of these are scored
+    int64_t scored = 0;          // how many of these, at the end, are scored
   };
   void cut(size_t text, int64_t room);
 
   std::string name_;
   const Tokenizer& tokenizer_;
   PerplexityOptions options_;
-  std::vector<int32_t> front_;  // what stands in front of every window
+  std::vector<int32_t> front_;  // tokens in front of every window
   std::vector<Text> texts_;
   std::vector<Window> windows_;
 };

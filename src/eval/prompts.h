@@ -1,4 +1,4 @@
-// How texts of a task become tokens.
+// Turns the texts of a task into tokens.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,8 @@
 
 namespace fathom::eval {
 
-// What the tokenizer puts in front of every text: a beginning of sentence, or nothing.
+// Returns the tokens that the tokenizer puts in front of every text: a beginning of sentence, or
+// none.
 std::vector<int32_t> front_of(const Tokenizer& tokenizer);
 
 // Prompts as text that the model continues, or as a user's message that it answers.
@@ -30,9 +31,9 @@ class Prompts {
     std::vector<int32_t> ids;
     int64_t from = 0;  // the continuation's first token
   };
-  // A prompt and what may follow it. Of a text both are encoded as one, since a word and the blank
-  // in front of it are one token; where that changes the prompt's last tokens, the continuation
-  // begins with the first that differs.
+  // Returns the ids of a prompt and its continuation. Without chat, both are encoded as one text,
+  // because a word and the blank before it are one token. If that changes the prompt's last tokens,
+  // the continuation begins with the first one that differs.
   Continued continued(std::string_view text, std::string_view continuation) const;
 
  private:

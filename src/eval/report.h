@@ -1,5 +1,5 @@
 // The figures of an evaluation, and how they are shown: text, Markdown, JSON. Names of JSON members
-// are documented in docs/eval.md and stay.
+// are documented in docs/eval.md and must not change.
 #pragma once
 
 #include <string>
@@ -11,18 +11,18 @@
 
 namespace fathom::eval {
 
-// One way to compute, on one task.
+// One variant on one task.
 struct Row {
   std::string variant;
   Estimate estimate;
   Json extra;
-  size_t kept = 0;     // of the items, measured by an earlier run
+  size_t kept = 0;     // items measured by an earlier run
   int64_t tokens = 0;  // of prompts, computed in this run
   double seconds = 0;
   bool complete = true;
 };
 
-// Two ways to compute, over the items that both have.
+// Two variants, compared over the items that both have.
 struct Comparison {
   std::string variant, reference;
   Estimate difference;  // variant - reference
@@ -38,7 +38,7 @@ struct TaskReport {
   std::vector<Row> rows;
   std::vector<Comparison> comparisons;
   std::vector<Skipped> skipped;    // each once
-  std::vector<std::string> notes;  // what a reader should know beside the figures
+  std::vector<std::string> notes;  // what a reader of the figures should know
 };
 
 struct Report {
@@ -50,21 +50,22 @@ struct Report {
   size_t skipped() const;
 };
 
-// What one variant made of a task. Two checkpoints have a task each, with their own tokens.
+// The results of one variant on a task. Each checkpoint has its own Task object, with its own
+// tokens.
 struct VariantResult {
   std::string name;
   const Task* task = nullptr;
   RunResult run;
 };
 
-// Each variant is compared with the last, the reference, over the items that both have by
+// Compares each variant with the last one, the reference, over the items that both have, matched by
 // Task::where().
 TaskReport report_of(const std::vector<VariantResult>& results);
 
 std::string text_of(const Report& report);
 std::string markdown_of(const Report& report);
 Json json_of(const Report& report);
-// Every difference with its interval, a line a task.
+// Draws every difference with its interval, one line per task.
 std::string parity_svg(const Report& report);
 
 }  // namespace fathom::eval

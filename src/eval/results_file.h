@@ -1,12 +1,11 @@
-// Records of runs, a JSON line each, appended as items end: what is measured is kept whatever
-// happens next, and a second run goes on behind it.
+// ResultsFile: records of runs, one JSON line each. A record is appended as soon as its item ends,
+// so results survive a crash, and a second run continues where the first one ended.
 //
-//   {"run": "<32 hex digits>", "task": "prose", "variant": "sparse", "item": 3, "where":
-//   "a.txt:12",
-//    "value": 812.25, "weight": 4095, "detail": {...}}
+//   {"run": "<32 hex digits>", "task": "prose", "variant": "sparse", "item": 3,
+//    "where": "a.txt:12", "value": 812.25, "weight": 4095, "detail": {...}}
 //
-// `run` names everything that decides a record: task, model, numerics, kernels. Records of other
-// runs may stand in the same file.
+// `run` is a key of everything that a record depends on: task, model, numerics, kernels. The same
+// file may hold records of other runs.
 #pragma once
 
 #include <map>
@@ -17,7 +16,7 @@
 
 namespace fathom::eval {
 
-// What stands in front of a record.
+// The run, task and variant of a record.
 struct RunLabel {
   PageKey run;
   std::string task, variant;
@@ -26,15 +25,15 @@ struct RunLabel {
 // Thread-compatible.
 class ResultsFile {
  public:
-  // An empty path keeps records in memory alone. A line that was cut off at the end of the file (a
-  // run was killed while it wrote) is taken off again. Throws Error for what is no results file,
-  // with the line, and for one that another run has open.
+  // With an empty path records are kept in memory only. An incomplete last line (a run was killed
+  // while it wrote) is removed. Throws Error if the file is no results file, with the line, and if
+  // another run has it open.
   explicit ResultsFile(std::string path = {});
   ~ResultsFile();
   ResultsFile(const ResultsFile&) = delete;
   ResultsFile& operator=(const ResultsFile&) = delete;
 
-  // Kept records of a run, by item. Of two for one item the first counts.
+  // Returns the records of a run, by item. If an item has two, the first counts.
   std::map<size_t, Record> find(const PageKey& run) const;
   void append(const RunLabel& label, const std::string& where, const Record& record);
 

@@ -1,5 +1,5 @@
-// Means with their standard errors and intervals, of one run and of the difference of two runs over
-// the same items. All in float64; sums go in the order of the items, so that the same records give
+// Means with standard errors and intervals, of one run and of the difference of two runs over the
+// same items. All in float64. Sums are taken in the order of the items, so the same records give
 // the same digits.
 #pragma once
 
@@ -18,14 +18,15 @@ struct Estimate {
   size_t items = 0;
 };
 
-// A measured item: `value` in all over `weight` units, such as nats over the tokens of a window.
+// A measured item: `value` is its total over `weight` units, such as nats over the tokens of a
+// window.
 struct Sample {
   double value = 0;
   double weight = 1;
 };
 
-// The quantile of Student's t distribution with `freedom` degrees of freedom: the t below which the
-// share `p` of it lies, 0 < p < 1.
+// Returns the quantile `p`, 0 < p < 1, of Student's t distribution with `freedom` degrees of
+// freedom.
 double t_quantile(double p, double freedom);
 // The same of the normal distribution.
 double normal_quantile(double p);
@@ -34,8 +35,8 @@ double normal_quantile(double p);
 // Sampling Techniques, section 2.11) and Student's interval.
 Estimate ratio_of(std::span<const Sample> samples);
 
-// ratio_of(a) - ratio_of(b) of the same items, which have the same weights in both: the error is
-// that of the items' differences, which is small where both runs find the same items hard.
+// ratio_of(a) - ratio_of(b) over the same items, with the same weights in both. The error is that
+// of the items' differences, which is small if both runs find the same items hard.
 Estimate paired_difference(std::span<const Sample> a, std::span<const Sample> b);
 
 // A share of successes; the interval is Wilson's, which holds near 0 and 1, too.
@@ -43,7 +44,7 @@ Estimate share_of(int64_t successes, int64_t items);
 
 // Difference of two shares over the same items, of which `only_a` succeeded in a alone and `only_b`
 // in b alone. The interval is Agresti and Min's (Statistics in Medicine 24, 2005): half an item is
-// added to each of the four cells, so that it does not shrink to nothing where no item differs.
+// added to each of the four cells, so that the interval is not empty when no item differs.
 Estimate paired_share_difference(int64_t only_a, int64_t only_b, int64_t items);
 
 // Probability that at least one of k samples is right, estimated without bias from n samples of

@@ -1,13 +1,13 @@
-// What the pictures of an evaluation have in common.
+// Helpers for the pictures of an evaluation.
 #pragma once
 
 #include <string>
 
 namespace fathom::eval {
 
-// Text inside an SVG document.
+// Escapes text for an SVG document.
 std::string svg_text(const std::string& text);
-// The beginning of a document with a white ground; `style` adds to it.
+// Returns the beginning of an SVG document with a white background; `style` is added to its style.
 std::string svg_head(double width, double height, const std::string& style = {});
 
 }  // namespace fathom::eval

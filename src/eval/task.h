@@ -1,5 +1,5 @@
-// What an evaluation measures: a list of items, each asked of the model in one or more requests and
-// judged by what comes back. A task knows texts and tokens, not how the model is run.
+// Task: what an evaluation measures. It is a list of items; each is one or more requests to the
+// model and is judged by the answers. A task knows texts and tokens, not how the model is run.
 #pragma once
 
 #include <cstdint>
@@ -25,31 +25,31 @@ struct TokenRange {
 // One request to the model.
 struct Ask {
   std::vector<int32_t> ids;
-  int64_t score_from = 0;      // log-probabilities of ids from this one on; 0: none
-  int64_t max_new_tokens = 1;  // an answer of one token costs nothing beside the prompt
+  int64_t score_from = 0;      // report log-probabilities from this index of `ids` on; 0: none
+  int64_t max_new_tokens = 1;  // one token costs no step beyond the prompt's
   SamplingParams sampling{.temperature = 0};
-  TokenRange watched;  // of these, how many the indexer picked while the answer was written
+  TokenRange watched;  // tokens to watch: how many of them the indexer picks for the answer
 };
 
-// What came of it.
+// The result of an Ask.
 struct Outcome {
   std::vector<float> logprobs;  // of ids[score_from], ...; natural
   std::vector<int32_t> answer;  // without the stop token
   bool ended = false;           // by a stop token, not by length
-  // By layer: share of the watched tokens among those picked, mean over the answer's tokens. Empty
-  // where nothing was watched.
+  // By layer: the share of the watched tokens that were picked, mean over the answer's tokens.
+  // Empty if nothing was watched.
   std::vector<double> picked;
 };
 
-// The measured value of one item; what results files hold, a line each.
+// The measured value of one item; a line of a results file.
 struct Record {
   size_t item = 0;
-  double value = 0;   // in all over
-  double weight = 1;  // so many units
+  double value = 0;   // total over
+  double weight = 1;  // this many units
   Json detail = Json::object();
 };
 
-// An item that cannot be measured, and why. Counted and told, never dropped in silence.
+// An item that cannot be measured, and why. These are counted and reported.
 struct Skipped {
   std::string where;  // file and line
   std::string reason;
@@ -76,16 +76,16 @@ class Task {
   virtual std::string name() const = 0;  // for tables and files: "prose", "pass_keys"
   virtual std::string kind() const = 0;  // perplexity, needles, choice, answer
   virtual Metric metric() const = 0;
-  // Of everything that decides what is asked and how it is judged: results kept under another key
-  // are another task's.
+  // A key of everything that decides what is asked and how it is judged. Results with another key
+  // belong to another task.
   virtual PageKey key() const = 0;
   virtual size_t size() const = 0;
-  virtual std::string where(size_t item) const = 0;  // where it comes from: "F.jsonl:12"
+  virtual std::string where(size_t item) const = 0;  // where the item comes from: "F.jsonl:12"
   virtual std::vector<Ask> asks(size_t item) const = 0;
   virtual Record judge(size_t item, std::span<const Outcome> outcomes) const = 0;
   // Whether items are ones and zeros, for the statistics of shares.
   virtual bool binary() const = 0;
-  // Figures beside the metric, from all records; none by default.
+  // Further figures computed from all records; none by default.
   virtual Json extra(std::span<const Record> records) const {
     (void)records;
     return Json::object();
@@ -104,7 +104,7 @@ inline PageKey with(PageKey key, std::string_view text) {
 inline PageKey with(PageKey key, std::span<const int32_t> ids) { return page_key(key, ids); }
 std::string text_of(const PageKey& key);  // 32 hexadecimal digits
 
-// Tokens of the longest item: prompt and answer.
+// Returns the tokens of the longest item, prompt and answer.
 int64_t longest(const Task& task);
 
 }  // namespace fathom::eval

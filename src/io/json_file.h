@@ -6,11 +6,12 @@
 
 namespace fathom {
 
-// Throws Error naming `origin`, and what it is where that is plain (base/file_kind.h), when the
-// text is longer than `max_bytes`, nested deeper than 32 levels or not JSON.
+// Throws Error naming `origin` when the text is longer than `max_bytes`, nested deeper than 32
+// levels or not JSON. If the bytes are a known kind of other file, the error says so
+// (base/file_kind.h).
 nlohmann::json parse_json(const std::string& bytes, const std::string& origin, size_t max_bytes);
 
-// All of a file, a pipe (`--config <(...)`) or a device. Throws Error naming the file where it
+// Reads all of a file, a pipe (`--config <(...)`) or a device. Throws Error naming the file when it
 // cannot be read or has more than `max_bytes`.
 std::string read_file(const std::string& path, size_t max_bytes);
 

@@ -1,4 +1,4 @@
-// What this machine has to give.
+// Memory and NUMA nodes of this machine.
 #pragma once
 
 #include <cstdint>
@@ -6,12 +6,12 @@
 
 namespace fathom {
 
-// Bytes a program can take without pushing others out: MemAvailable, or what the control groups
-// leave when that is less (base/control_group.h). 0 when the system does not say. Files are read
-// below `root`, which tests replace.
+// Returns how many bytes a program can take without swapping others out: MemAvailable, or what the
+// control groups allow if that is less (base/control_group.h). 0 if unknown. Files are read below
+// `root`, which tests replace.
 int64_t available_memory(const std::string& root = "");
 
-// NUMA nodes that have processors; 1 where the system does not say.
+// Returns the number of NUMA nodes that have processors; 1 if unknown.
 int numa_nodes(const std::string& root = "");
 
 }  // namespace fathom

@@ -7,8 +7,8 @@
 
 namespace fathom {
 
-// Bytes past the end are never mapped into view; but a file that someone shortens while it is
-// mapped kills the process (SIGBUS), as with every program that maps files.
+// size() is the size when the file was opened. If the file is shortened later, reading beyond its
+// new end kills the process (SIGBUS), as in every program that maps files.
 class MappedFile {
  public:
   explicit MappedFile(const std::string& path);  // throws Error when it cannot be read

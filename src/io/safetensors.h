@@ -1,6 +1,6 @@
 // safetensors files: 8 bytes of header length (little endian), a JSON header that names every
-// tensor with dtype, shape and byte range, then the data. Reading trusts nothing: every number of
-// the header is checked before a byte of data is looked at.
+// tensor with dtype, shape and byte range, then the data. Every number of the header is checked
+// before any data is read.
 #pragma once
 
 #include <atomic>
@@ -32,8 +32,9 @@ struct StoredTensor {
   bool aligned() const { return reinterpret_cast<uintptr_t>(data) % size_of(dtype) == 0; }
 };
 
-// A tensor of a dtype that nothing here computes with (BOOL, F64, I8, F8_E8M0, or one that this
-// program has never heard of). Files may hold such tensors; who needs one refuses it by name.
+// A tensor of a dtype that this program does not compute with (BOOL, F64, I8, F8_E8M0, or an
+// unknown one). Files may hold such tensors. If one of them is needed, the checkpoint is refused
+// with its name.
 struct ForeignTensor {
   std::string name, dtype;  // as the file says
   std::vector<int64_t> shape;
@@ -41,8 +42,8 @@ struct ForeignTensor {
   std::string file;
 };
 
-// A name from a file for a message: shortened, without control characters that could play tricks
-// with a terminal.
+// A name from a file, made safe for a message: shortened, and without control characters, which
+// could change a terminal.
 std::string printable(std::string_view name);
 
 // "[2, 3]"
@@ -54,7 +55,7 @@ std::vector<float> to_floats(const StoredTensor& t);
 
 class SafetensorsFile {
  public:
-  // Throws Error with file, tensor, expected and found.
+  // Throws Error that names the file and the tensor, and what was expected and found.
   static SafetensorsFile open(const std::string& path);
 
   const std::vector<StoredTensor>& tensors() const { return tensors_; }   // in file order
@@ -79,12 +80,12 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// What the reader found in a header: byte ranges are relative to the end of the header. Exposed for
-// the fuzz target, which has no file.
+// A parsed header. Byte ranges are relative to the end of the header. Public for the fuzz target,
+// which has no file.
 struct SafetensorsHeader {
   struct Entry {
     std::string name;
-    std::optional<DType> dtype;  // nothing: a foreign one
+    std::optional<DType> dtype;  // nothing: a dtype of ForeignTensor
     std::string dtype_name;      // as the file says
     std::vector<int64_t> shape;
     uint64_t begin = 0, end = 0;
@@ -110,15 +111,15 @@ struct SafetensorsLayout {
 SafetensorsLayout layout_safetensors(const std::vector<TensorDecl>& tensors,
                                      const std::map<std::string, std::string>& metadata = {});
 
-// Writes a file whose tensors are known beforehand and whose data come in any order, from any
-// thread. The file is PATH.part until finish(); a writer destroyed before that removes it, and one
-// that was killed leaves nothing under PATH.
+// Writes a file whose tensors are declared first. Their data may be written in any order, from any
+// thread. The file is called PATH.part until finish(); the destructor of a writer that has not
+// finished removes it. A killed process leaves nothing under PATH.
 //
 // The data start is aligned to 64 bytes, and tensors whose size is a multiple of 64 come first, so
 // all of these are aligned when the file is mapped; the others are aligned to their element.
 class SafetensorsWriter {
  public:
-  // Reserves the whole size on disk: a full disk is found here.
+  // Reserves the whole size on disk. Throws Error, also if the disk is full.
   SafetensorsWriter(std::string path, std::vector<TensorDecl> tensors,
                     const std::map<std::string, std::string>& metadata = {});
   ~SafetensorsWriter();

@@ -1,4 +1,4 @@
-// The flat batch of one step as an op sees it, and the place of a token's cache rows.
+// The batch of one step as ops see it, and where the cache rows of its tokens lie.
 #pragma once
 
 #include <cstddef>
@@ -17,13 +17,14 @@ struct AttentionSpan {
   AttentionForm form;
 };
 
-// Which tokens of a step one of several ranks computes, where rows are independent: blocks of
-// kBlock tokens, dealt out in turn, since late tokens of a prompt cost more than early ones.
+// Which tokens of a step one of several ranks computes, for ops whose rows are independent. Blocks
+// of kBlock tokens go to the ranks in turn, because late tokens of a prompt cost more than early
+// ones.
 struct RowShare {
   static constexpr int kBlock = 64;
   int part = 0, parts = 1;
   bool has(int token) const { return token / kBlock % parts == part; }
-  // How many of `tokens` it has, and which of all is its i-th.
+  // count(): how many of `tokens` this part has. token(): the index of its i-th token among all.
   int count(int tokens) const {
     const int round = kBlock * parts, rest = tokens % round - kBlock * part;
     return tokens / round * kBlock + (rest < 0 ? 0 : rest < kBlock ? rest : kBlock);
@@ -41,8 +42,8 @@ struct BatchView {
   const int32_t* page_tables = nullptr;  // [sequences, max_pages]
   int max_pages = 0;
   std::span<const AttentionSpan> spans;  // in order, covering every token
-  // The rows that index_topk must compute. It may compute others, too: they are overwritten with
-  // what another rank finds.
+  // The rows that index_topk must compute. It may compute others, too; they are overwritten with
+  // the results of another rank.
   RowShare index_rows = {};
 
   const int32_t* page_table(int sequence) const {
@@ -52,9 +53,9 @@ struct BatchView {
   int64_t cache_row(int t, int64_t pos) const { return row_of(page_table(sequence_of[t]), pos); }
 };
 
-// The inputs of one step beside tensors. The first `live` tokens are real. The tokens after them
-// pad the step to a size for which a GPU has a recorded graph: they stand at position 0 of a
-// sequence of their own and go to no expert.
+// The inputs of one step. The first `live` tokens are real. The tokens after them pad the step to a
+// size for which a GPU has a recorded graph: they have position 0 of a sequence of their own and
+// are routed to no expert.
 struct StepInputs {
   BatchView batch;
   int live = 0;
@@ -65,7 +66,7 @@ struct StepInputs {
 // The cache of one layer: two arrays of rows, addressed through the same page tables.
 struct KvView {
   std::byte* latent = nullptr;  // [rows] of latent_stride bytes
-  std::byte* index = nullptr;   // [pages], see below; null in a model without indexer
+  std::byte* index = nullptr;   // [pages], see index_value_bytes(); null in a model without indexer
   KvFormat latent_format = KvFormat::bf16;
   KvFormat index_format = KvFormat::bf16;       // follows the numerics: f32, bf16 or fp8
   int64_t latent_stride = 0, index_stride = 0;  // bytes of a token
@@ -74,8 +75,9 @@ struct KvView {
 
   std::byte* latent_row(int64_t row) const { return latent + row * latent_stride; }
 
-  // A page of index rows is the values of its kPageRows tokens, followed (fp8) by their scales. So
-  // a GPU's copy engine fetches the codes of a page as one box, and a CPU reads them as one stream.
+  // A page of index rows holds the values of its kPageRows tokens, followed (fp8) by all their
+  // scales. So a GPU's copy engine fetches the codes of a page as one box, and a CPU reads them as
+  // one stream.
   int64_t index_value_bytes() const {
     return index_format == KvFormat::fp8 ? index_dim : index_stride;
   }

@@ -1,4 +1,4 @@
-// The implementations of Ops for a CPU, best first. Which one is used depends on the processor.
+// The implementations of Ops for a CPU. The best one that the processor can run is used.
 #pragma once
 
 #include <memory>

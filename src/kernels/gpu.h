@@ -1,5 +1,5 @@
-// The GPU as other folders see it: whether there is one, its Ops, and the way into its memory. This
-// header includes nothing of CUDA. In a build without CUDA, GpuInfo says so.
+// The GPU as other folders see it: whether there is one, its Ops, and copies to its memory. This
+// header includes no CUDA header. In a build without CUDA, GpuInfo::why_not says so.
 #pragma once
 
 #include <cstdint>
@@ -23,25 +23,26 @@ struct GpuInfo {
   int64_t free = 0;     // bytes of memory
 };
 
-// The first GPU of this machine, or the first `ranks` if a model runs on several: usable when all
-// of them are, with the least free memory of any. Never throws: not having one is no error.
+// Describes the first GPU of this machine, or the first `ranks` GPUs if a model runs on several. It
+// is usable if all of them are; `free` is the least of them. Never throws: having no GPU is no
+// error.
 GpuInfo find_gpu(int ranks = 1);
 
-// What this thread does with a GPU from here on, it does with that of `rank`.
+// From now on the calling thread uses the GPU of `rank`.
 void use_gpu(int rank);
 
-// Ranks that are threads of this process, rank r with tensors in the memory of GPU first + r. Throws
-// Error when it is joined and two GPUs cannot reach each other's memory.
+// Links ranks that are threads of this process; the tensors of rank r lie in the memory of GPU
+// first + r. join() throws Error when two of the GPUs cannot access each other's memory.
 std::shared_ptr<CommGroup> make_gpu_group(int ranks, int first = 0);
-// Bytes of GPU memory that a rank takes for that.
+// Bytes of GPU memory that such a link takes per rank.
 int64_t gpu_exchange_bytes(int ranks);
 
 // `observed`: tensors lie in memory that host and GPU share, and every op is finished before it
-// returns. For observers, who read what lies between the ops; slow. Throws Error for numerics and
-// dims that the kernels are not built for, and for memory that is not there.
+// returns. For observers, which read tensors between the ops; slow. Throws Error for numerics and
+// dims that the kernels are not built for, and when memory does not suffice.
 std::unique_ptr<Ops> make_gpu_ops(Numerics numerics, const Workload& workload, bool observed);
 
-// Bytes that make_gpu_ops takes for itself beside weights, cache and activations.
+// Bytes that make_gpu_ops takes for itself besides weights, cache and activations.
 int64_t gpu_workspace_bytes(Numerics numerics, const Workload& workload);
 
 // Data for `bytes` bytes (at most kUploadPiece) of GPU memory at `to`: `fill` writes them to the

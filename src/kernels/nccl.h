@@ -1,6 +1,6 @@
-// Exchange between GPUs by NCCL: for ranks of several processes, whose GPUs do not reach each
-// other's memory. Of a build without CUDA, or without NCCL's header, make_nccl_group() says so; the
-// library is loaded when it is called.
+// Exchange between GPUs by NCCL, for ranks of several processes, whose GPUs cannot access each
+// other's memory. make_nccl_group() loads the library. In a build without CUDA or without NCCL's
+// header it throws an Error that says so.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +11,12 @@ namespace fathom {
 class CommGroup;
 class ProcessLink;
 
-// `ranks` on a GPU each. Those of this process join, the i-th with tensors in the memory of GPU i;
-// `link` (null: all ranks are of this process) leads to the processes of the others and must
-// outlive the group. Sums are taken in the order of the ranks. Throws Error when NCCL is not there.
+// Links `ranks` ranks, each on its own GPU. The ranks of this process join, the i-th with tensors
+// in the memory of GPU i. `link` connects the processes and must outlive the group; null: all ranks
+// are in this process. Sums are taken in the order of the ranks. Throws Error when NCCL is not
+// installed.
 std::shared_ptr<CommGroup> make_nccl_group(ProcessLink* link, int ranks);
-// Bytes of GPU memory that a rank takes for that: what NCCL takes is assumed.
+// Bytes of GPU memory that such a link takes per rank; NCCL's own part is an estimate.
 int64_t nccl_exchange_bytes();
 
 }  // namespace fathom

@@ -1,5 +1,6 @@
-// Everything that the model asks of a device. There is one method per *meaning*, not per kernel: a
-// CPU composes loops inside a method, a GPU may fuse kernels inside one.
+// Ops: everything that the model asks of a device. A method stands for one operation of the model,
+// not for one kernel: a CPU composes loops inside a method, a GPU may launch several or fused
+// kernels.
 //
 // Activations are float32 in `exact` numerics and bf16 otherwise; every op rounds its result once,
 // to the dtype of its output tensor (docs/numerics.md). T is the number of tokens of the step.
@@ -37,20 +38,20 @@ struct LayerNormWeights {
 struct Workload {
   int step_tokens = 0;                   // tokens of one step
   int64_t context = 0;                   // positions of one sequence
-  int sequences = 0;                     // entries for them in one step; 0: as many as tokens
+  int sequences = 0;                     // most sequences in one step; 0: as many as tokens
   int hidden = 0, max_intermediate = 0;  // widest of dense MLP and expert
   int expert_intermediate = 0;           // of one routed expert
   int heads = 0, nope = 0, rope = 0, value = 0, latent = 0;
   int q_rank = 0;
   int index_heads = 0, index_dim = 0, index_topk = 0;
   int experts = 0, experts_per_token = 0;
-  int first_expert = 0, own_experts = -1;  // whose weights this rank has; -1: all
-  int ranks = 1;                           // that share the rows of index_topk
-  int groups = 1;                          // of ranks, whose rows the experts get together
+  int first_expert = 0, own_experts = -1;  // experts whose weights this rank has; -1: all
+  int ranks = 1;                           // ranks that share the rows of index_topk
+  int groups = 1;                          // groups of ranks whose rows the experts get together
   int64_t vocab = 0;
   int64_t index_budget = 64 << 20;  // bytes of index scores held at once
   bool ue8m0 = true;                // scale format of quantised activations
-  // A token's bits may not depend on what else is in its step (on a CPU they never do).
+  // True: a token's bits must not depend on what else is in its step (on a CPU they never do).
   bool batch_invariant = false;
 };
 
@@ -58,18 +59,17 @@ class Ops {
  public:
   virtual ~Ops() = default;
 
-  // Where every tensor, weight, cache and table these ops are given must lie.
+  // Where all tensors, weights, caches and tables that are passed to the ops must lie.
   virtual MemoryKind memory() const { return MemoryKind::host; }
-  // Copies between the host's memory and theirs, in order with the ops called before. Complete on
-  // return.
+  // Copies between the host's memory and memory(), after the ops called before. Complete on return.
   virtual void upload(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
   virtual void download(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
 
-  // The stream that these ops are queued on (cudaStream_t); null on a CPU.
+  // The stream on which the ops are queued (cudaStream_t); null on a CPU.
   virtual void* stream() const { return nullptr; }
 
-  // Called before each step: brings its inputs to where the ops can reach them. The ops of the step
-  // are called with the inputs that it returns.
+  // Called before each step: copies its inputs to memory(). The ops of the step are called with the
+  // inputs that it returns.
   virtual StepInputs begin_step(const StepInputs& inputs) { return inputs; }
 
   // For observers: the ops that follow belong to this layer (the MTP block is layer `layers`).
@@ -85,8 +85,8 @@ class Ops {
   virtual void add_rms_norm(Tensor normed, Tensor residual, Tensor update, const float* gain,
                             float eps) = 0;
 
-  // out_i = x W_i^T for weights that share their input. In fp8 numerics x is quantised in groups
-  // of 128 in front of FP8 weights (once), and taken as it is by the others.
+  // out_i = x W_i^T for weights that share their input. In fp8 numerics FP8 weights are multiplied
+  // with x quantised in groups of 128; the other weights with x as it is.
   virtual void project(std::span<const Projection> projections, Tensor x) = 0;
   void linear(Tensor out, Tensor x, const QWeight& w) {
     Projection p{out, w};
@@ -107,9 +107,10 @@ class Ops {
   virtual void append_index_key(const KvView& kv, Tensor k, const LayerNormWeights& norm,
                                 const BatchView& batch, const RopeTable& rope) = 0;
 
-  // Indexer query, same treatment: q [T, IH, index_dim] in activation dtype -> out, in the same
-  // dtype (exact, bf16) or as fp8_e4m3 codes (fp8). head_weight [T, IH] f32 comes as the plain
-  // projection and leaves multiplied by IH^-0.5 * index_dim^-0.5 and, in fp8, the query's scale.
+  // Indexer query: rope (and in fp8 numerics rotation and quantisation) as for the keys. q [T, IH,
+  // index_dim] in activation dtype -> out in the same dtype (exact, bf16) or as fp8_e4m3 codes
+  // (fp8). head_weight [T, IH] f32 holds the projection; it is multiplied by IH^-0.5 *
+  // index_dim^-0.5 and, in fp8, by the query's scale.
   virtual void index_query(Tensor out, Tensor head_weight, Tensor q, const BatchView& batch,
                            const RopeTable& rope) = 0;
 
@@ -120,7 +121,7 @@ class Ops {
   virtual void index_topk(Tensor picked, Tensor index_q, Tensor head_weight, const KvView& kv,
                           const BatchView& batch) = 0;
 
-  // The scores themselves, for observers: scores[i, s] of batch token tokens[i], s <= its position.
+  // The index scores, for observers: scores[i, s] of batch token tokens[i], for s <= its position.
   // The rest of the row is not written.                                    scores [n, >= context]
   virtual void index_scores(Tensor scores, std::span<const int32_t> tokens, Tensor index_q,
                             Tensor head_weight, const KvView& kv, const BatchView& batch) = 0;
@@ -139,14 +140,13 @@ class Ops {
   virtual void route(Tensor ids, Tensor weights, Tensor x, const QWeight& gate, const float* bias,
                      const RouterShape& shape) = 0;
 
-  // out = down(silu(gate x) * up x); intermediate results rounded to the activation dtype. Zeros
-  // where the weights are empty (another rank's).
+  // out = down(silu(gate x) * up x); intermediate results are rounded to the activation dtype.
+  // Writes zeros if the weights are empty (another rank's).
   virtual void mlp(Tensor out, Tensor x, const MlpWeights& w) = 0;
 
-  // out[t] = sum over the token's experts, in ascending expert id, of weight * expert(x[t])
-  // (float32)
-  //        + shared(x[t]); rounded once. `shared` may be null. Experts whose weights are empty
-  // are another rank's and add nothing; those that are not empty are neighbours.
+  // out[t] = sum over the token's experts, in ascending expert id, of weight * expert(x[t]), plus
+  // shared(x[t]): summed in float32, rounded once. `shared` may be null. Experts with empty weights
+  // belong to other ranks and add nothing; the others have consecutive ids.
   virtual void moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
                    std::span<const MlpWeights> experts, const MlpWeights* shared) = 0;
 
@@ -156,7 +156,7 @@ class Ops {
   // float32 logits.                                          out [R, V] f32, hidden [R, D]
   virtual void logits(Tensor out, Tensor hidden, const QWeight& head) = 0;
 
-  // One line for the user: what runs underneath.
+  // Returns one line for the user: which kernels and device are used.
   virtual std::string describe() const = 0;
 };
 

@@ -1,4 +1,4 @@
-// A weight matrix as it lies in the checkpoint, and the groups of weights an op takes.
+// A weight matrix as it is stored in the checkpoint, and the groups of weights that ops take.
 #pragma once
 
 #include <cstdint>
@@ -12,18 +12,18 @@ namespace fathom {
 
 // [rows, cols] row-major, applied as y = x W^T. FP8: value = code * scale of its 128x128 block.
 // Non-owning: points into a mapped file or into memory owned by Weights. May be a rectangle of a
-// larger matrix, whose columns begin with a block.
+// larger matrix; its first column is then the first of a block.
 struct QWeight {
   const void* data = nullptr;
   DType dtype = DType::bf16;  // fp8_e4m3, bf16, f32 or f16
   int64_t rows = 0, cols = 0;
   const float* scale = nullptr;  // [ceil((rows + row_offset) / 128), scale_stride], FP8 only
-  int64_t scale_stride = 0;      // blocks of the whole matrix beside one another
+  int64_t scale_stride = 0;      // scales of one row of blocks of the whole matrix
   int row_offset = 0;            // row 0 is row `row_offset` of its block (a slice of a matrix)
   bool pow2_scale = false;       // every scale is a power of two (ue8m0)
-  int64_t columns_stored = 0;    // of the whole matrix, where this has fewer; 0: cols
+  int64_t columns_stored = 0;    // columns of the whole matrix, if it has more; 0: cols
 
-  // Elements between the beginnings of two rows.
+  // Elements from one row to the next.
   int64_t stride() const { return columns_stored > 0 ? columns_stored : cols; }
   bool empty() const { return data == nullptr; }
   bool is_fp8() const { return dtype == DType::fp8_e4m3; }
@@ -77,7 +77,7 @@ struct MlpWeights {
 struct KvUpWeights {
   QWeight kv_b;  // [heads * (nope + value), latent]
   int heads = 0, nope = 0, value = 0, latent = 0;
-  // The same in bf16 as a GPU's products want it, null elsewhere:
+  // The same weights in bf16, laid out for a GPU; null on a CPU:
   const Bf16* absorb = nullptr;    // key part, transposed: [heads, latent, nope]
   const Bf16* value_up = nullptr;  // value part: [heads, value, latent]
 };

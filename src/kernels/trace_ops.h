@@ -1,9 +1,9 @@
-// TraceOps: a decorator of Ops. Observation (taps, comparison, counting, waiting for a device) and
-// the tests' faults hang here, never in the model. Every op is passed on to the inner Ops, and
-// after() is told when it is done; a subclass that only looks at results overrides after() alone,
-// one that needs an op's arguments overrides that op.
+// TraceOps: a decorator of Ops. Observers (taps, comparison, counting, waiting for a device) and
+// the faults of tests are subclasses of it; the model contains nothing of them. Every op is passed
+// on to the inner Ops; then after() is called. A subclass that only looks at results overrides
+// after(). One that needs an op's arguments overrides that op.
 //
-// A new op gets a kind below and a line in TraceOps; no subclass has to know of it.
+// A new op needs an OpKind and a method in TraceOps; subclasses need no change.
 #pragma once
 
 #include <array>
@@ -149,14 +149,14 @@ class TraceOps : public Ops {
   std::string describe() const override { return inner_.describe(); }
 
  protected:
-  // Behind every op that is passed on: the tensors it has written, in the order of its parameters
-  // (of the appends none: their rows lie in the cache). A subclass that overrides an op hands it on
-  // with TraceOps::op(...) when after() is to be told.
+  // Called after every op that is passed on. `results`: the tensors that the op has written, in the
+  // order of its parameters (none for the appends, which write to the cache). A subclass that
+  // overrides an op calls TraceOps::op(...) in it, so that after() is called.
   virtual void after(OpKind kind, std::span<const Tensor> results) {
     (void)kind;
     (void)results;
   }
-  // The layer entered last; -1 in front of the first.
+  // The layer entered last; -1 before the first.
   int layer() const { return layer_; }
 
   Ops& inner_;

@@ -1,4 +1,5 @@
-// Sends a planned load to a server that speaks OpenAI's protocol, and notes when what came back.
+// Sends a planned load to a server with OpenAI's protocol, and records when each part of the
+// answers arrives.
 #pragma once
 
 #include <cstdint>
@@ -18,11 +19,11 @@ struct LoadTarget {
   std::string model;    // empty: none is named
   bool chat = true;     // /v1/chat/completions, else /v1/completions
   bool ignore_eos = true;
-  int max_concurrency = 0;       // requests at once, later ones wait on this side; 0: no limit
+  int max_concurrency = 0;       // requests in flight; later ones wait in the client; 0: no limit
   double request_seconds = 600;  // a request that takes longer counts as failed
 };
 
-// Throws Error for what is not http://HOST[:PORT][/PATH]. A path that ends in /v1 may be given.
+// Throws Error unless `base_url` is http://HOST[:PORT][/PATH]. The path may end in /v1.
 LoadTarget parse_target(const std::string& base_url);
 
 struct LoadResult {
@@ -30,16 +31,16 @@ struct LoadResult {
   std::vector<double> events;    // when each event that carried text arrived
   double end = 0;
   int64_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;  // as the server counts
-  bool events_counted = false;  // it does not: output_tokens is the number of events with text
+  bool events_counted = false;  // the server does not count: output_tokens is events with text
   int status = 0;               // 0: no answer
   std::string error;            // empty: all went well
 };
 
-// Tokens a word of random_words, by the server's /tokenize; servers without one are taken to have
-// 1.3. Throws Error when nothing answers at the address within request_seconds.
+// Returns the tokens per word of random_words, by the server's /tokenize; 1.3 if the server has
+// none. Throws Error when nothing answers at the address within request_seconds.
 double measure_tokens_per_word(const LoadTarget& target);
 
-// Runs the plan to its end. `progress` is called after each request, with the number that have
+// Runs the whole plan. Calls `progress` after each request, with the number of requests that have
 // ended.
 std::vector<LoadResult> run_load(const LoadTarget& target, const std::vector<PlannedRequest>& plan,
                                  const std::function<void(int)>& progress);

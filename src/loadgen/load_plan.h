@@ -1,4 +1,4 @@
-// What a load test sends and when, as values: the same seed plans the same load.
+// The plan of a load test: what is sent when. The same seed gives the same plan.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +9,11 @@ namespace fathom::loadgen {
 
 struct LoadOptions {
   int requests = 100;
-  double rate = 0;        // arrivals a second, Poisson; 0: all at the start
+  double rate = 0;        // arrivals per second, Poisson; 0: all at the start
   double burstiness = 1;  // 1: Poisson; below: in bursts, above: evenly (gamma-distributed gaps)
-  std::vector<int> input_tokens = {512};  // each request takes one of these lengths,
+  std::vector<int> input_tokens = {512};  // one of these for each request
   int output_tokens = 128;
-  double range_ratio = 0;  // both spread evenly by up to this share either way
+  double range_ratio = 0;  // lengths vary uniformly by up to this share up and down
   int shared_prefix = 0;   // tokens that all prompts begin with
   uint64_t seed = 0;
 };
@@ -24,11 +24,11 @@ struct PlannedRequest {
   int output_tokens = 0;
 };
 
-// `tokens_per_word`: of the words that prompts are made of, for the server's tokenizer.
+// `tokens_per_word`: how many tokens the server's tokenizer makes of a prompt's word, on average.
 std::vector<PlannedRequest> plan_load(const LoadOptions& options, double tokens_per_word);
 
-// `count` words of plain English text, the same for the same seed: what tokens_per_word is measured
-// with.
+// Returns `count` words of plain English text, the same for the same seed. tokens_per_word is
+// measured with them.
 std::string random_words(int count, uint64_t seed);
 
 }  // namespace fathom::loadgen

@@ -1,4 +1,4 @@
-// Server-sent events out of a byte stream that may be cut anywhere (WHATWG HTML, section 9.2).
+// Reads server-sent events from a byte stream that may be cut anywhere (WHATWG HTML, section 9.2).
 #pragma once
 
 #include <string>
@@ -9,7 +9,7 @@ namespace fathom::loadgen {
 
 class SseReader {
  public:
-  // The `data` of every event that is complete with these bytes; several data lines of one event
+  // Returns the `data` of every event that these bytes complete. Several data lines of one event
   // are joined by line feeds. Comments, ids and event names are skipped.
   std::vector<std::string> feed(std::string_view bytes);
 
@@ -18,7 +18,7 @@ class SseReader {
 
   std::string line_, data_;
   bool has_data_ = false;
-  bool after_cr_ = false;  // a line feed right behind it belongs to the same line end
+  bool after_cr_ = false;  // a line feed right after it belongs to the same line end
 };
 
 }  // namespace fathom::loadgen

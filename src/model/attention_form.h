@@ -1,6 +1,6 @@
-// Which of the two evaluations of attention a token gets. It depends on the token's position and on
-// whether it is decoded or prefilled, never on how a prompt is cut into chunks: so chunking changes
-// no bit.
+// Which of the two forms of attention a token uses (AttentionForm). It depends on the token's
+// position and on whether it is decoded or prefilled. It does not depend on how a prompt is cut
+// into chunks, so chunking changes no bit.
 #pragma once
 
 #include <cstdint>
@@ -22,17 +22,18 @@ struct FormPolicy {
   }
 };
 
-// A (query, key) pair costs 2 heads (latent + rope + latent) FLOP absorbed and
-// 2 heads (nope + rope + value) expanded, but the absorbed form visits at most top-k keys: by FLOP
-// they break even where the number of earlier keys is top-k times the ratio of the two. The
-// expanded form also expands every earlier key once a step: with steps of 512 tokens that adds 2
-// (nope + value) latent / 512 FLOP a head to each pair, which moves the even point to 0.56 of that.
-// Measured, the even point is at about a half (docs/performance.md). A dense run stays expanded.
+// A (query, key) pair costs 2 heads (latent + rope + latent) FLOP absorbed and 2 heads (nope + rope
+// + value) expanded, but the absorbed form reads at most top-k keys. By FLOP they break even where
+// the number of earlier keys is top-k times the ratio of the two costs. The expanded form also
+// expands every earlier key once per step: with steps of 512 tokens that adds 2 (nope + value)
+// latent / 512 FLOP a head to each pair, which moves the break-even point to 0.56 of that. The
+// measured break-even point is at about a half (docs/performance.md). Dense attention is always
+// expanded.
 inline constexpr double kExpandedShare = 0.5;
 
-// fp8 numerics has the rounding points of the reference, and those are the absorbed form's.
-// Expanded keys would be rounded elsewhere: each layer would differ from the reference by 1.2
-// to 1.4 times as much as another order of summation does (docs/numerics.md).
+// fp8 numerics rounds where the reference rounds, which is where the absorbed form does. Expanded
+// keys would be rounded at other points: each layer would differ from the reference by 1.2 to 1.4
+// times as much as another order of summation does (docs/numerics.md).
 inline FormPolicy form_policy(const Config& c, AttentionMode mode, Numerics numerics,
                               bool batch_invariant) {
   FormPolicy policy;

@@ -34,30 +34,30 @@ struct CheckpointReport {
 CheckpointReport check_checkpoint(const CheckpointFiles& files, const Config& config,
                                   const CheckpointOptions& options = {});
 
-// Memory that loading takes beside the mapped files (see Checkpoint). Valid only for a checkpoint
-// without problems.
+// Returns the bytes that loading takes in addition to the mapped files (see Checkpoint). Valid only
+// for a checkpoint without problems.
 int64_t bytes_to_own(const CheckpointFiles& files, const Config& c, const RankLayout& layout = {});
 
-// A weight, or a rank's part of one, that lies in one file is used where it is mapped, unless the
-// model is small: then all are copied (host_weights.h). Copied into owned memory always are norms
-// and other vectors (as float32), what is joined from several shards, and what is not aligned. So
-// the ranks of a layout read each its own ranges of the files, whether these were converted for as
-// many ranks, for others, or not at all.
+// A weight (or a rank's part of one) that lies in one file is used where it is mapped. If the model
+// is small, all weights are copied instead (host_weights.h). Always copied into owned memory are
+// norms and other vectors (as float32), weights joined from several shards, and weights that are
+// not aligned. So each rank reads only its own ranges of the files. The files may be converted for
+// the same number of ranks, for another number, or not at all.
 class Checkpoint {
  public:
-  // A Hugging Face folder or a converted one. Throws Error that lists every problem.
+  // Loads a Hugging Face folder or a converted one. Throws Error that lists every problem.
   static std::unique_ptr<Checkpoint> load(const std::string& dir,
                                           const CheckpointOptions& options = {});
 
   const Config& config() const { return config_; }
-  // Of the i-th rank of this process.
+  // Returns the weights of the i-th rank of this process.
   const Weights& weights(int i = 0) const { return weights_[static_cast<size_t>(i)]; }
   RankWeights rank_weights() const;
   const RankLayout& layout() const { return layout_; }
   const std::string& path() const { return path_; }
   const std::vector<std::string>& warnings() const { return warnings_; }
   int64_t owned_bytes() const { return owned_bytes_; }
-  // Of the files: what they occupy once all that this process uses has been read.
+  // Bytes of the files that are in memory once all that this process uses has been read.
   int64_t mapped_bytes() const;
 
  private:
@@ -78,7 +78,7 @@ class Checkpoint {
   Config config_;
   RankLayout layout_;
   std::vector<Weights> weights_;  // of the ranks of this process
-  // What every rank has whole and no file holds as it is needed, by name.
+  // Weights that all ranks have whole and that had to be copied, by name.
   std::map<std::string, QWeight> shared_;
   std::map<std::string, const float*> vectors_;
   std::vector<std::string> warnings_;

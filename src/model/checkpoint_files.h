@@ -1,4 +1,4 @@
-// The files of a checkpoint folder as one set of named tensors, no matter which tool wrote them.
+// The files of a checkpoint folder as one set of named tensors, whichever tool wrote them.
 #pragma once
 
 #include <string>
@@ -15,11 +15,11 @@ int converted_ranks(const std::string& dir);
 
 // Either a Hugging Face folder (model.safetensors.index.json names the files, or all *.safetensors
 // that are not hidden are taken), or a converted one (model{r}-mp{MP}.safetensors, DeepSeek's
-// names, one file a rank).
+// names, one file per rank).
 class CheckpointFiles {
  public:
-  // Throws Error for what is no checkpoint and for corrupt files. What is wrong about the set, e.g.
-  // an index naming a tensor its file has not, is collected in problems().
+  // Throws Error if the folder is no checkpoint or a file is corrupt. What is wrong with the set of
+  // files, e.g. an index that names a tensor which its file lacks, is collected in problems().
   static CheckpointFiles open(const std::string& dir);
 
   bool converted() const { return converted_; }
@@ -34,7 +34,7 @@ class CheckpointFiles {
   }
   // Names below are Hugging Face names; null: not there.
   const StoredTensor* find(const std::string& name, int rank = 0) const;
-  // One of a dtype that nothing here computes with.
+  // The same for tensors of a dtype that this program does not compute with.
   const ForeignTensor* find_foreign(const std::string& name, int rank = 0) const;
   std::string stored_name(const std::string& name) const;
   int64_t bytes() const;  // of all files together

@@ -1,5 +1,4 @@
-// Positions in a config: rope's base and YaRN, in all the spellings that Hugging Face has had for
-// them.
+// Reads rope's base and YaRN from a config, in all the spellings that Hugging Face has used.
 #pragma once
 
 #include "model/config.h"
@@ -8,8 +7,8 @@
 namespace fathom {
 
 // Reads rope_theta, rope_scaling and rope_parameters (perhaps nested by layer type) into `c`, whose
-// head sizes have been read. What says something twice must say the same; a key inside of them that
-// is not understood is a problem, for leaving it out would change every answer.
+// head sizes must have been read. A value that is given twice must be the same both times. An
+// unknown key inside of them is a problem, because ignoring it would change every answer.
 void read_rope(ConfigReader& r, Config& c);
 
 }  // namespace fathom

@@ -9,7 +9,7 @@
 namespace fathom {
 
 struct ParameterCount {
-  int64_t total = 0;   // without the MTP layer, as models are named by
+  int64_t total = 0;   // without the MTP layer: the number in a model's name
   int64_t active = 0;  // used for one token: all but the experts that were not chosen
   int64_t mtp = 0;     // the MTP layer's own
 };

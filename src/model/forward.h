@@ -18,23 +18,23 @@ struct ForwardOptions {
   int step_tokens = 512;   // of one step
   int64_t context = 4096;  // positions of one sequence
   bool mtp = false;        // mtp() will be called
-  int groups = 1;          // of ranks that compute different sequences, and share the experts
-  int group_ranks = 1;     // of one of them
+  int groups = 1;          // of ranks; each group computes its own sequences, all share the experts
+  int group_ranks = 1;     // ranks of one group
 };
 
-// Memory of the results that a step of options.step_tokens tokens holds at once.
+// Returns the bytes of all activations that a step of options.step_tokens tokens holds at once.
 int64_t activation_bytes(const Config& c, const ForwardOptions& options);
 
 // Thread-compatible: one step at a time. Allocates in its constructor only.
 class Forward {
  public:
-  // All references must outlive this object. `comm` links the ranks that compute the same tokens,
-  // `all` those of every group; null where there is one group.
+  // All references must outlive this object. `comm` links the ranks that compute the same tokens.
+  // `all` links the ranks of all groups; it is null if there is one group.
   Forward(const Config& config, const Weights& weights, Ops& ops, Comm& comm, Comm* all,
           const ForwardOptions& options);
 
-  // With several groups a step without tokens computes this rank's experts for the other groups:
-  // all groups take their steps together.
+  // With several groups all of them take their steps together. A step without tokens then computes
+  // this rank's experts for the other groups.
 
   // Runs the batch through embedding, every layer and the final norm, appends to the cache `kv`
   // (one view per layer, and one more for the MTP block if it is used), and writes the logits of
@@ -42,21 +42,21 @@ class Forward {
   void step(const StepBatch& batch, std::span<const KvView> kv, Tensor logits);
 
   // As step, but starts from the residual stream before layer `first` instead of the embedding.
-  // hidden [T, D] f32 or bf16, in the host's memory; `first` may be config.layers: then only norm
-  // and head run.
+  // hidden [T, D] f32 or bf16, in the host's memory. If `first` is config.layers, only norm and
+  // head run.
   void step_from(int first, Tensor hidden, const StepBatch& batch, std::span<const KvView> kv,
                  Tensor logits);
 
-  // Runs the MTP block (spec 2.4). Batch token t joins a state of the call before, step() or mtp(),
-  // with next_ids[t], the token after it. That state is the one of token from[t] of that call's
-  // batch; without `from` it is token t's, and the batch must be the same one. Writes the logits of
-  // the token after next_ids[t]. The block's cache entry for next_ids[t], which stands at position
-  // p + 1, lies in slot p of kv.back(), as slot 0 would otherwise stay empty.
+  // Runs the MTP block (spec 2.4) on final states of the previous call, which was step() or mtp().
+  // Batch token t combines the state of that call's token from[t] with next_ids[t], the token that
+  // follows it. Without `from` it is the state of token t, and the batch must be the same as
+  // before. Writes the logits of the token after next_ids[t]. If next_ids[t] has position p + 1,
+  // the block's cache row for it lies in slot p of kv.back(): slot 0 would stay empty otherwise.
   //                                                                   logits [R, vocab] f32
   void mtp(const StepBatch& batch, std::span<const int32_t> next_ids, std::span<const KvView> kv,
            Tensor logits, std::span<const int32_t> from = {});
-  // The same, but token t joins the state of logit row t of the mtp() before. It asks the host for
-  // nothing but the batch, so that it can be recorded.
+  // As mtp(), but token t combines the state of logit row t of the previous mtp(). It needs nothing
+  // but the batch from the host, so it can be recorded in a CUDA graph.
   void mtp_again(const StepBatch& batch, std::span<const int32_t> next_ids,
                  std::span<const KvView> kv, Tensor logits);
 
@@ -89,16 +89,16 @@ class Forward {
   bool sparse_;
   Comm* all_;
   Arena arena_;
-  // The tokens of all groups, what this rank's experts make of them, and the sums for its own
-  // group's: in one block of memory, laid out alike on every rank.
+  // The tokens of all groups, the results of this rank's experts for them, and the sums for the
+  // tokens of its own group. They lie in one block of memory, laid out alike on every rank.
   struct AllTokens {
     ExpertRows rows;
     Tensor update;  // [groups * step_tokens, hidden]
     Tensor sum;     // [step_tokens, hidden]
   } all_tokens_;
   Arena all_memory_;
-  // With MTP: the states after the final norm, [step_tokens, hidden]. They lie outside the arena,
-  // whose layout follows the number of tokens, as the next call may have fewer.
+  // With MTP: the states after the final norm, [step_tokens, hidden]. They lie outside the arena:
+  // its layout depends on the number of tokens, and the next call may have fewer.
   Buffer states_;
   Buffer said_;         // with MTP: the states of mtp()'s logit rows, [step_tokens, hidden]
   Buffer from_;         // with MTP: [step_tokens] i32, see mtp()

@@ -1,9 +1,9 @@
 // Weights in the memory of the device that uses them. A CPU reads them in the mapped files. For a
-// GPU they are copied into its memory and laid out as its kernels read them:
+// GPU they are copied into its memory, in the layout of its kernels:
 //   projections of one input lie one after the other and run as one product,
 //   the experts of a layer are one array of stacked gate and up matrices, and one of down matrices,
 //   kv_b is bf16 in two parts, the key part transposed,
-//   what is neither FP8 nor a vector is bf16; in bf16 numerics FP8 weights are dequantised to it.
+//   other matrices are bf16; in bf16 numerics FP8 weights are dequantised to bf16.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ namespace fathom {
 
 class PlacedWeights {
  public:
-  // Everywhere `config` is the whole model's, and `layout` says which rank's part is meant.
+  // In all functions `config` is the whole model's; `layout` says which rank's part is meant.
 
   // Bytes of GPU memory that the weights of a model take.
   static int64_t bytes_on_gpu(const Config& config, Numerics numerics,
@@ -30,8 +30,8 @@ class PlacedWeights {
   static PlacedWeights copy_to_gpu(const Config& config, const Weights& host, Numerics numerics,
                                    MemoryKind kind);
 
-  // Weights of the same shapes, filled on the GPU by a counter-based generator: for measuring
-  // models without having their files. Their standard deviations keep activations near 1.
+  // Weights of the same shapes, filled on the GPU by a counter-based generator: for measuring a
+  // model without its files. Their standard deviations keep activations near 1.
   static PlacedWeights random(const Config& config, Numerics numerics, uint64_t seed,
                               const RankLayout& layout = {});
 

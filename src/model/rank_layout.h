@@ -1,5 +1,6 @@
-// How one model is spread over several ranks: who holds which part of every tensor. A rank is a
-// GPU, or on a CPU a share of the processors. Loader, placement and plans of memory ask here.
+// How one model is spread over several ranks: which rank holds which part of every tensor. A rank
+// is a GPU, or on a CPU a share of the processors. The loader, PlacedWeights and the memory plan
+// use this header.
 //
 // `tensor` ranks form an attention group: each has a part of the heads and of the dense MLPs, and
 // all of them keep the whole cache of the group's sequences. `data` such groups compute different
@@ -18,9 +19,9 @@ namespace fathom {
 struct RankLayout {
   int tensor = 1;  // ranks of an attention group
   int data = 1;    // attention groups
-  int rank = 0;    // this one, of tensor * data; neighbours form a group
-  // Processes that the ranks are dealt out to, as many neighbours to each, and which of them this
-  // is. Several processes have one attention group.
+  int rank = 0;    // this rank, of tensor * data; consecutive ranks form a group
+  // The number of processes, and the number of this one. Each process has the same number of
+  // consecutive ranks. With several processes there is only one attention group.
   int process = 0, processes = 1;
 
   int ranks() const { return tensor * data; }
@@ -35,7 +36,7 @@ struct RankLayout {
   bool operator==(const RankLayout&) const = default;
 };
 
-// The rows and columns of a tensor that a rank holds; empty where all of it belongs to others.
+// The rows and columns of a tensor that a rank holds; empty if it holds none.
 struct TensorShare {
   int64_t row_begin = 0, row_end = 0, col_begin = 0, col_end = 0;
 
@@ -45,21 +46,22 @@ struct TensorShare {
   bool operator==(const TensorShare&) const = default;
 };
 
-// Attention is split by heads, MLPs by their intermediate columns in whole FP8 blocks of 128 (a cut
-// inside a block would quantise other groups of activations: another model), the head by
-// vocabulary. All else is whole on every rank, the embedding too: looking up a step's rows costs
-// less than an exchange of them.
+// Returns the part of a tensor that the layout's rank holds. Attention is split by heads, the
+// output head by vocabulary. MLPs are split by intermediate columns, in whole FP8 blocks of 128: a
+// cut inside a block would change the groups in which activations are quantised, and so the model.
+// All else is whole on every rank, also the embedding: looking up a step's rows costs less than
+// exchanging them.
 TensorShare share_of(const TensorSpec& spec, const Config& whole, const RankLayout& layout);
 
-// Whether every rank has a part of each expert. If not, each has some experts whole: where groups
-// of ranks compute different sequences, and where the columns do not divide into whole blocks.
+// Whether every rank has a part of each expert. If not, each rank has some whole experts. That is
+// so if there are several groups, and if the columns do not divide into whole blocks.
 bool experts_by_columns(const Config& whole, const RankLayout& layout);
 
-// The config that one rank computes with: its heads and its widths. Counts of experts, the
-// vocabulary and all else stay the model's.
+// The config that one rank computes with: its heads and its widths. The number of experts, the
+// vocabulary and all else are the whole model's.
 Config config_of_rank(const Config& whole, const RankLayout& layout);
 
-// Throws Error for a layout that the model cannot be spread by, with the layouts that it can.
+// Throws Error if the model cannot be divided that way; it lists the layouts that are possible.
 void check_layout(const Config& whole, const RankLayout& layout);
 
 }  // namespace fathom

@@ -1,9 +1,9 @@
-// RankOps: the ops of one of several ranks. Where every rank would compute the same rows, each
-// computes its share and they exchange results, so that whoever calls or observes these ops sees
-// what one rank alone would compute:
-//   index_topk  of many tokens: rows of the indexer are independent, and only the finished picks
-//               travel; few tokens cost less than an exchange
-//   logits      each rank's part of the vocabulary
+// RankOps: the ops of one of several ranks. For two ops in which every rank would compute the same
+// rows, each rank computes its share and the results are exchanged. So callers and observers see
+// the same results as with one rank:
+//   index_topk  of many tokens: rows are independent, and only the finished picks are exchanged
+//               (few tokens cost less than an exchange: every rank computes them all)
+//   logits      each rank computes its part of the vocabulary
 #pragma once
 
 #include "comm/comm.h"

@@ -14,7 +14,7 @@ namespace fathom {
 
 class StepBatch {
  public:
-  // Room for so many tokens and sequences, and for page tables of `max_pages` pages each.
+  // Reserves room for that many tokens and sequences, with page tables of `max_pages` pages each.
   StepBatch(int step_tokens, int sequences, int max_pages);
 
   void clear();
@@ -36,8 +36,8 @@ class StepBatch {
   BatchView view() const;
   StepInputs inputs() const;
 
-  // For a copy of the batch in another process. The one that reads has room for as much; its own
-  // content is replaced.
+  // Copy the batch to another process. The reading batch must have room for it; its content is
+  // replaced.
   void write_to(MessageWriter& message) const;
   void read_from(MessageReader& message);
 

@@ -1,5 +1,5 @@
-// The list of all tensors of a model, written once. Loader, converter, maker of random checkpoints,
-// size report and sharding walk this list.
+// The list of all tensors of a model. The loader, the converter, make-checkpoint, the size report
+// and the sharding all walk this list.
 #pragma once
 
 #include <string>
@@ -17,17 +17,16 @@ enum class Split { none, rows, cols, expert };
 // scales; a `plain` matrix (embedding, head, router gate, weights_proj) is bf16.
 enum class Kind { matrix, plain, norm, f32_vector };
 
-// What a tensor belongs to: ranks that compute together divide each module in its own way
-// (model/rank_layout.h).
+// The module of a tensor. Each module is divided over ranks in its own way (model/rank_layout.h).
 enum class Module { attention, mlp, expert, head, other };
 
 struct TensorSpec {
   std::string name;  // Hugging Face
   std::vector<int64_t> shape;
   Kind kind;
-  Split split;            // over the files of a conversion
+  Split split;            // over the files of a converted checkpoint
   Module module;          // mlp: dense ones and the shared expert
-  Split cut;              // none, rows or cols: along which dimension its module is divided
+  Split cut;              // none, rows or cols: the dimension that is divided over ranks
   int layer;              // -1 outside the layers
   int expert = -1;        // routed expert, or -1
   bool optional = false;  // may be absent (router bias)
@@ -39,8 +38,8 @@ struct WeightSlot {
   const float** vector = nullptr;
 };
 
-// Calls f(const TensorSpec&, WeightSlot) for every tensor of `c`, in file order, and sizes the
-// vectors inside `w` on the way.
+// Calls f(const TensorSpec&, WeightSlot) for every tensor of `c`, in file order. Sizes the vectors
+// inside `w` first.
 template <class F>
 void for_each_tensor(const Config& c, Weights& w, F&& f);
 

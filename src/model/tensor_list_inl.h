@@ -119,7 +119,7 @@ class TensorWalk {
   int layer_ = -1, expert_ = -1;
   bool optional_ = false;
   Module module_ = Module::other;
-  std::optional<Split> cut_;  // where it is not the files' split
+  std::optional<Split> cut_;  // if it is not the same as the split over files
 };
 
 }  // namespace fathom::detail

@@ -1,4 +1,4 @@
-// Where one tensor of the list lies in a checkpoint's files: whole, or in one part per shard.
+// Where a tensor lies in a checkpoint's files: whole, or in one part per shard.
 #pragma once
 
 #include <string>
@@ -26,9 +26,9 @@ struct TensorPart {
 // model.x.weight -> model.x.weight_scale_inv
 std::string scale_name(const std::string& name);
 
-// A split tensor has one part per rank (empty where a shard lacks it); an expert has the part of
-// the rank that holds it; any other tensor has the part of rank 0. There are no parts if the sizes
-// are not divisible by the number of ranks.
+// Returns the parts of a tensor: of a split tensor one per rank (empty if a shard lacks it), of an
+// expert the part of the rank that holds it, of any other tensor the part of rank 0. Returns no
+// parts if its size is not divisible by the number of ranks.
 std::vector<TensorPart> find_parts(const CheckpointFiles& files, const TensorSpec& spec);
 
 // The scales of the whole tensor, [ceil(rows / 128), ceil(cols / 128)].

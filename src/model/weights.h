@@ -1,5 +1,5 @@
-// The weights of a model, by the paper's names. These are views: the checkpoint that loaded them
-// owns the memory (mapped files, converted vectors, joined shards).
+// The weights of a model, named as in the paper. They are views: the Checkpoint (or PlacedWeights)
+// owns the memory.
 #pragma once
 
 #include <optional>
@@ -72,11 +72,11 @@ void for_each_layer(Weights& w, F&& f) {
 // The weights of each rank of a process, in order of rank. Does not own them.
 class RankWeights {
  public:
-  RankWeights() = default;                             // of none
-  RankWeights(const Weights& only) : ranks_{&only} {}  // implicit: one rank is the plain case
+  RankWeights() = default;                             // no rank
+  RankWeights(const Weights& only) : ranks_{&only} {}  // implicit: the usual case of one rank
   explicit RankWeights(std::vector<const Weights*> ranks) : ranks_(std::move(ranks)) {}
   int size() const { return static_cast<int>(ranks_.size()); }
-  // Of `count` ranks from `first` on.
+  // Returns those of `count` ranks from `first` on.
   RankWeights part(int first, int count) const {
     return RankWeights(
         std::vector<const Weights*>(ranks_.begin() + first, ranks_.begin() + first + count));

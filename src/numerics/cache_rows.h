@@ -1,5 +1,6 @@
-// The bytes of one cached token in one layer: what prefill writes, decode reads, prefix caches and
-// offload carry. Both rows of a token always travel together.
+// The cache rows of one token in one layer: a latent row and an indexer row. Prefill and decode
+// write and read them; kept prompts store them. The two rows of a token are always copied and
+// dropped together.
 #pragma once
 
 #include <cstddef>
@@ -15,8 +16,8 @@ struct KernelDims {
   static constexpr int kLatent = 512, kRope = 64, kNope = 128, kValue = 128, kIndex = 128;
 };
 
-// MLA latent, fp8 cache: value = code * scale; the rope part is already rotated and stays in bf16
-// because it does not survive fp8.
+// The latent row of an fp8 cache. A latent value is code * scale. The rope part is stored after
+// rotation, in bf16: fp8 would lose too much of it.
 struct LatentRowFp8 {
   uint8_t code[KernelDims::kLatent];
   float scale[KernelDims::kLatent / kFp8Block];
@@ -29,7 +30,7 @@ static_assert(sizeof(LatentRowFp8) == 656 && offsetof(LatentRowFp8, scale) == 51
 // kPageRows].
 inline constexpr int kPageRows = 64;
 
-// Indexer keys of one page, fp8 numerics: 132 bytes a token.
+// Indexer keys of one page, fp8 numerics: 132 bytes per token.
 struct IndexPageFp8 {
   uint8_t code[kPageRows][KernelDims::kIndex];
   float scale[kPageRows];

@@ -1,5 +1,6 @@
 // The rotation of indexer queries and keys: x <- x H / sqrt(n), H the Sylvester-ordered Hadamard
-// matrix. It spreads outliers before the FP8 rounding; both sides are rotated, so products stay.
+// matrix. It spreads outliers before the FP8 rounding. Queries and keys are both rotated, so their
+// dot products do not change.
 #pragma once
 
 #include <cmath>

@@ -1,4 +1,5 @@
-// FATHOM_HD marks the rules of src/numerics/ for both compilers: one definition, two loops.
+// FATHOM_HD marks functions that nvcc compiles for host and GPU, so that a rule of src/numerics/
+// has one definition.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -1,4 +1,4 @@
-// The choices a user has about numbers and attention; docs/numerics.md lists their rounding points.
+// The numerics and attention that a user can choose; docs/numerics.md lists the rounding points.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 
 namespace fathom {
 
-// exact  float32 activations, weights dequantised: the yardstick
+// exact  float32 activations, weights dequantised: what the others are compared with
 // bf16   operator results and GEMM inputs in bf16, float32 accumulation, weights dequantised
 // fp8    the reference's own quantisation points: FP8 activations in front of FP8 weights, FP8
 //        indexer after the Hadamard rotation
@@ -24,7 +24,8 @@ constexpr std::string_view name_of(AttentionMode m) {
 }
 
 // Two evaluations of the same attention (spec 2.1): expanded keys and values per head (MHA), or the
-// query absorbed into latent space (MQA). The choice depends on position alone, never on chunking.
+// query absorbed into latent space (MQA). model/attention_form.h says which one a token uses;
+// chunking does not change it.
 enum class AttentionForm : uint8_t { expanded, absorbed };
 
 }  // namespace fathom

@@ -1,7 +1,8 @@
 // Which experts a token goes to and with what weight (DeepSeek-V3 report, section 2.1.2).
 //
-// Scores choose *with* the correction bias, weights come *without* it. Ties go to the lower index.
-// Any expert and group counts; no bit masks, no powers of two.
+// Experts are chosen by their score plus the correction bias; their weights are the scores without
+// the bias. Ties go to the lower index. Any expert and group counts; no bit masks, no powers of
+// two.
 #pragma once
 
 #include <cmath>

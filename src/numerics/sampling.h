@@ -1,16 +1,16 @@
 // How the next token is drawn, as one rule for every device.
 //
-// Filters are applied in this order, each to what the one before left:
+// Filters are applied in this order, each to the tokens that the one before has kept:
 //   temperature   logits / temperature; 0 is greedy: the greatest logit, lowest id on ties
 //   top-k         the k greatest logits (0: all)
-//   top-p         the shortest prefix, in order of preference, whose probability among what top-k
-//                 left reaches p
+//   top-p         the shortest prefix, in order of preference, whose probability reaches p; the
+//                 probabilities are those among the tokens that top-k has kept
 //   min-p         tokens at least min_p times as probable as the most probable one
-// Preference is everywhere the higher logit first, then the lower id.
+// Tokens are preferred by higher logit, then by lower id.
 //
 // Probabilities are integers in units of 2^-40 of the most probable token's: sums of integers do
 // not depend on their order, so any tiling on any device keeps the same set and draws the same
-// token. The random number is a function of (seed, position) alone, so what a request gets does not
+// token. The random number is a function of (seed, position) alone, so a request's tokens do not
 // depend on what else is in the batch.
 #pragma once
 
@@ -107,7 +107,7 @@ FATHOM_HD inline uint64_t nucleus_weight(uint64_t total, float top_p) {
   return weight > 0 ? weight : 1;  // the most probable token always stays
 }
 
-// Tokens of less weight than this fall to min-p.
+// min-p drops tokens whose weight is less than this.
 FATHOM_HD inline uint64_t least_weight(uint64_t top_weight, float min_p) {
   return static_cast<uint64_t>(static_cast<double>(min_p) * static_cast<double>(top_weight));
 }

@@ -1,5 +1,6 @@
 // The order in which indexer scores are preferred: the higher score first, then the lower position.
-// -0 and +0 are equal (scores cut to zero by every head's ReLU stand at the cut of real rows).
+// -0 and +0 are equal. That matters: in real rows the top-k boundary often lies among scores that
+// the ReLU of every head has made zero.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +10,8 @@
 
 namespace fathom {
 
-// Monotone map of floats to unsigned integers that makes both zeros one key. NaN is not expected.
+// Maps floats to unsigned integers of the same order, and both zeros to one key. NaN is not
+// expected.
 FATHOM_HD inline uint32_t order_key(float score) {
   uint32_t u = bits_of(score + 0.0f);  // -0 + 0 = +0
   return (u & 0x80000000u) ? ~u : (u | 0x80000000u);

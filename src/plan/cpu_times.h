@@ -1,6 +1,6 @@
-// How long a step takes on processors: what it reads, at the rate of the memory, or what it
-// multiplies, whichever is longer. The rates are those of one NUMA node, one rank each. Times are
-// microseconds; 0: the rate that decides is not known.
+// How long a step takes on processors: the time to read its bytes from memory or the time of its
+// products, whichever is longer. A rank is one NUMA node; the rates are those of one node. Times
+// are microseconds; 0: the rate that is needed is not known.
 #pragma once
 
 #include "model/config.h"

@@ -9,9 +9,9 @@
 namespace fathom::plan {
 
 struct GpuModel {
-  std::string_view name;   // of --gpu
+  std::string_view name;   // as --gpu takes it
   std::string_view title;  // "H200 (141 GB)"
-  std::string_view found;  // part of the name that the driver gives this GPU; empty: never matched
+  std::string_view found;  // part of the driver's name of this GPU; empty: never matched
   int64_t memory = 0;      // bytes that a program finds free
   double read_rate = 0;    // bytes/s of plain reads
   double fp8_rate = 0;     // FLOP/s of dense products as the maker states them; 0: no FP8
@@ -24,11 +24,11 @@ struct GpuModel {
 
 std::span<const GpuModel> gpu_models();
 
-// Throws UsageError that lists the names.
+// Throws UsageError that lists the names if there is no such model.
 const GpuModel& gpu_model(std::string_view name);
 
-// The model that a driver's name stands for, e.g. "NVIDIA H100 80GB HBM3"; null for one that is not
-// in the table.
+// Returns the model of a driver's name, e.g. "NVIDIA H100 80GB HBM3"; null if it is not in the
+// table.
 const GpuModel* gpu_model_of_driver(std::string_view driver_name);
 
 }  // namespace fathom::plan

@@ -1,6 +1,6 @@
-// How long the kernels of a layer take on one GPU: formulas of a few constants that were fitted to
-// measurements on one H200 and are scaled to other GPUs by their rates. What they predict is
-// compared with all that was measured in plan/measured.h.
+// How long the kernels of a layer take on one GPU. The formulas have a few constants that were
+// fitted to measurements on one H200; they are scaled to other GPUs by their rates. plan/measured.h
+// compares the predictions with all measurements.
 //
 // All times are microseconds.
 #pragma once
@@ -18,9 +18,9 @@ class KernelTimes {
 
   // [rows, k] x [n, k]^T, weights FP8 (or wide).
   double product(double rows, double n, double k) const;
-  // The same over experts: `rows` of all of them together, `active` matrices are read.
+  // The same for experts: `rows` of all experts together; `active` matrices are read.
   double grouped(double rows, double active, double n, double k) const;
-  // Weights bf16 whatever the numerics: router, indexer weights, absorbed kv_b, head.
+  // Products whose weights are bf16 in all numerics: router, indexer weights, absorbed kv_b, head.
   double half_product(double rows, double n, double k) const;
 
   // Index scores of `rows` decoded tokens at `context` keys of `row_bytes` each.
@@ -30,7 +30,7 @@ class KernelTimes {
   double top_k(double rows, double context) const;
 
   // Absorbed attention; `keys` are those of one token, `pairs` all (query, key) pairs of a prompt.
-  // Heads run in tiles of 64: fewer take as long. `width`: 2 latent + rope.
+  // Heads run in tiles of 64: fewer heads take as long. `width`: 2 latent + rope.
   double decode_attention(double rows, double keys, int heads, double width,
                           double row_bytes) const;
   double prompt_attention(double pairs, int heads, double width) const;
@@ -51,11 +51,11 @@ class ExchangeTimes {
   // `per_node`: ranks of a node. A group that spans nodes runs at the rate of their network.
   ExchangeTimes(const GpuModel& gpu, int per_node);
 
-  // Sum of `rows` rows of `row_bytes` over a group's ranks, every rank getting all of it.
+  // Sum of `rows` rows of `row_bytes` over a group's ranks; every rank gets the result.
   double sum(int ranks, double rows, double row_bytes) const;
-  // Every rank gets what the others have; `bytes` is what all of them have together.
+  // Every rank gets the data of all others; `bytes` is the data of all ranks together.
   double gather(int ranks, double bytes) const;
-  // A rank sends `bytes` to others and gets as much.
+  // Every rank sends `bytes` to others and receives as much.
   double scatter(int ranks, double bytes) const;
 
  private:

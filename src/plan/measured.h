@@ -1,4 +1,4 @@
-// What was measured on GPUs, beside what the planner predicts for it.
+// Measurements on GPUs, and the planner's predictions for them.
 #pragma once
 
 #include <string>
@@ -12,7 +12,7 @@ struct Comparison {
   std::string what;                    // "MoE layer, decode, 16 sequences at 32768"
   std::string where;                   // "H200"
   double measured = 0, predicted = 0;  // microseconds
-  bool fitted = false;                 // constants of the prediction were chosen by this figure
+  bool fitted = false;                 // constants of the prediction were fitted to this figure
 
   double error() const { return predicted / measured - 1; }
 };

@@ -7,10 +7,10 @@
 
 namespace fathom::plan {
 
-// The whole: a table of the layouts, the recommended one, how to run it, and notes.
+// Returns the whole plan: a table of the layouts, the recommended one, how to run it, and notes.
 std::string text_of(const Plan& plan);
 
-// A few lines about one layout: what `serve` says before it loads.
+// Returns a few lines about one layout, which `serve` prints before it loads.
 std::string summary_of(const Plan& plan, const LayoutPlan& layout);
 
 }  // namespace fathom::plan

@@ -1,6 +1,6 @@
-// The planner: how a model is spread over the GPUs (or NUMA nodes) of one or several machines, what
-// each layout leaves room for, and how fast it is expected to be. A pure function of a config, a
-// machine and a request: nothing is asked of the machine that it runs on.
+// The planner: how a model can be spread over the GPUs (or NUMA nodes) of one or several machines,
+// how many sequences fit with each layout, and how fast it is expected to be. It is a pure function
+// of a config, a machine and a request; it does not query the machine that it runs on.
 #pragma once
 
 #include <cstdint>
@@ -22,10 +22,10 @@ struct Machine {
   const GpuModel* gpu = nullptr;  // null: processors
   int per_node = 1;               // ranks of a machine
   int nodes = 1;                  // machines
-  int64_t memory = 0;             // bytes of one rank; 0 with a GPU: what its model has free
+  int64_t memory = 0;             // bytes of one rank; 0 with a GPU: GpuModel::memory
   double dollars_per_hour = 2;    // of one GPU, or of one machine of processors
 
-  // Of one NUMA node; 0: not known, and nothing is predicted from it.
+  // Rates of one NUMA node; 0: not known, then no speed is predicted.
   double read_rate = 0;     // bytes/s
   double product_rate = 0;  // FLOP/s
 
@@ -35,23 +35,23 @@ struct Machine {
 
 struct Request {
   int64_t context = 0;  // tokens of one sequence; 0: what fits, up to the model's own
-  int concurrency = 0;  // sequences at once, of all ranks together; 0: kRankSequences a rank
+  int concurrency = 0;  // sequences at once, of all ranks together; 0: kRankSequences per rank
   int step_tokens = 0;  // 0: the device's default
   bool mtp = false;     // the MTP layer is loaded, for drafts, and the cache has rows for it
-  std::optional<int> tensor, data;  // a layout that is asked for; none: all that there are
-  // How to compute where that is decided already; its context, sequences and step tokens are
+  std::optional<int> tensor, data;  // a layout that is asked for; none: all layouts
+  // How to compute, if that is already decided; its context, sequences and step tokens are
   // replaced. None: fp8 on a GPU that has it, else bf16.
   std::optional<ComputePlan> compute;
 
-  // For the command lines.
+  // For the command lines that the plan prints.
   std::string folder;       // checkpoint; empty: none yet
   std::string config_file;  // --config; empty: the folder's own
   int converted_ranks = 0;  // ranks that the folder was converted for; 0: Hugging Face's form
 };
 
-constexpr int kRankSequences = 64;  // what `serve` computes at once on a GPU where nobody says
+constexpr int kRankSequences = 64;  // sequences that `serve` computes at once on a GPU by default
 
-// A figure of time and what follows from it.
+// A time, and the speed and price that follow from it.
 struct Speed {
   double ms = 0;  // of a step, or of a whole prompt
   double tokens_per_second = 0;
@@ -59,7 +59,7 @@ struct Speed {
   bool known() const { return ms > 0; }
 };
 
-// So many sequences of this length fit at once, over all ranks.
+// How many sequences of a length fit at once, over all ranks.
 struct Room {
   int64_t context = 0, sequences = 0;
 };
@@ -70,11 +70,11 @@ struct LayoutPlan {
   std::string refused;       // why it cannot be run; empty: it can
   RankVolume weights;        // of one rank
   int64_t exchange = 0;      // bytes of one rank's buffers for exchange
-  MemoryPlan memory;         // of one rank; all zero where it does not fit
+  MemoryPlan memory;         // of one rank; all zero if it does not fit
   int64_t cache_tokens = 0;  // of all ranks together, each counted once
   std::vector<Room> rooms;
-  int64_t context = 0;  // that the speeds below are for
-  int sequences = 0;    // that `many` is for: the request's, or as many as fit
+  int64_t context = 0;  // context of the speeds below
+  int sequences = 0;    // sequences of `many`: the request's, or as many as fit
   Speed prompt;         // a prompt of `context` tokens in every group
   Speed one;            // decode, one sequence alone
   Speed many;           // decode, `sequences` at once
@@ -89,8 +89,8 @@ struct Plan {
   int64_t mtp = 0;         // of these: the MTP layer
   std::vector<LayoutPlan> layouts;
   int recommended = -1;                // index of layouts; -1: none can be run
-  std::string why;                     // it is recommended, or none can be
-  std::vector<std::string> would_fit;  // other machines, where none can be run
+  std::string why;                     // why it is recommended, or why none can be run
+  std::vector<std::string> would_fit;  // other machines, if none can be run
   std::vector<std::string> notes;
   std::vector<std::string> commands;  // to convert and serve with the recommended layout
 
@@ -99,9 +99,9 @@ struct Plan {
   }
 };
 
-// Throws UsageError for sizes that make no machine, and Error for a request that no machine could
-// serve: a context above the model's, a layout that is asked for and that the model or the number
-// of ranks does not divide into.
+// Throws UsageError for impossible sizes of a machine. Throws Error for a request that no machine
+// could serve: a context above the model's, or a layout that the model or the number of ranks
+// cannot be divided into.
 Plan make_plan(const Config& config, const Machine& machine, const Request& request);
 
 }  // namespace fathom::plan

@@ -12,21 +12,22 @@ namespace fathom::plan {
 struct LayerTime {
   double attention = 0;  // projections, indexer and attention
   double mlp = 0;        // router, experts and shared expert, or the dense MLP
-  double exchange = 0;   // between ranks; nothing is assumed to be hidden behind kernels
+  double exchange = 0;   // between ranks; none of it is assumed to overlap with kernels
   double rest = 0;       // everything else
   double total() const { return attention + mlp + exchange + rest; }
 };
 
 class StepTimes {
  public:
-  // `numerics`: fp8, or bf16, where weights, products and cache rows are. `per_node`: ranks of a
-  // machine.
+  // `numerics`: fp8, or bf16 for weights, products and cache rows. `per_node`: ranks of a machine.
   StepTimes(const Config& config, const RankLayout& layout, const GpuModel& gpu, Numerics numerics,
             int per_node);
 
-  // One layer of a step that decodes `sequences` of each attention group, `context` tokens long.
+  // One layer of a step that decodes `sequences` sequences in each attention group, each `context`
+  // tokens long.
   LayerTime decode_layer(bool moe, int sequences, int64_t context) const;
-  // One layer of a chunk of `tokens` of each group's prompt, from position `first` on.
+  // One layer of a step with a prompt chunk of `tokens` tokens in each group, from position `first`
+  // on.
   LayerTime prompt_layer(bool moe, int tokens, int64_t first) const;
 
   // Whole steps: all layers, the output matrix, drawing.
@@ -60,16 +61,16 @@ class StepTimes {
   bool wide_;
 };
 
-// Of `experts` experts, `tokens` tokens that choose `per_token` each find so many distinct ones, if
-// all are as likely.
+// Returns the expected number of distinct experts that `tokens` tokens choose, `per_token` of
+// `experts` each, if all are equally likely.
 double distinct_experts(double experts, double per_token, double tokens);
 
-// The same on the rank that has most of them, of `ranks` that hold `experts / ranks` each: the mean
-// and two standard deviations, at most all it holds.
+// The same for the busiest of `ranks` ranks that hold `experts / ranks` experts each: the mean plus
+// two standard deviations, but at most all that it holds.
 double busiest_rank_experts(double experts, double per_token, double tokens, int ranks);
 
-// Other ranks that a token's row is sent to, on average: routing keeps `kept` of `groups` groups of
-// experts, which lie side by side on the ranks.
+// Returns the average number of other ranks to which a token's row is sent. Routing keeps
+// kept_groups of the groups of experts, and groups lie on consecutive ranks.
 double destinations(const Config& config, int ranks);
 
 }  // namespace fathom::plan

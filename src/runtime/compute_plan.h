@@ -1,6 +1,6 @@
-// ComputePlan: everything that decides how a model is computed and how much room it is given. The
-// command line is turned into one in a single place (cli/options.h); runtime/model_instance.h
-// builds what computes from it. A plain value: whoever wants another plan changes a copy.
+// ComputePlan: everything that decides how a model is computed, and the sizes that its memory is
+// planned for. cli/options.h makes one from the command line; ModelInstance is built from one. It
+// is a plain value: to get another plan, change a copy.
 #pragma once
 
 #include <cstdint>
@@ -25,63 +25,65 @@ enum class DeviceKind : uint8_t { cpu, cuda };
 
 constexpr std::string_view name_of(DeviceKind d) { return d == DeviceKind::cpu ? "cpu" : "cuda"; }
 
-// Tokens of a step that keep the device busy, and bytes of index scores held at once.
+// Default tokens of a step, enough to keep the device busy, and bytes of index scores held at once.
 constexpr int default_step_tokens(DeviceKind d) { return d == DeviceKind::cpu ? 512 : 4096; }
 constexpr int64_t default_index_budget(DeviceKind d) {
   return int64_t{d == DeviceKind::cpu ? 64 : 512} << 20;
 }
 
 struct ComputePlan {
-  // How. The weights must lie on the device (DeviceWeights).
+  // How the model is computed. The weights must lie on the device (DeviceWeights).
   DeviceKind device = DeviceKind::cpu;
   Numerics numerics = Numerics::bf16;
   std::optional<KvFormat> cache_format;  // of latent rows; none: follows the numerics
   AttentionMode attention = AttentionMode::sparse;
   std::string kernels;  // of the CPU; empty: the best usable
   int threads = 0;      // of all ranks of a process together; 0: every processor
-  // One form of attention everywhere, and a token's bits do not depend on what else is in its step.
+  // All tokens use the absorbed form of attention, and a token's bits do not depend on what else is
+  // in its step.
   bool batch_invariant = false;
-  // On a GPU: tensors in memory that the host reads too, and every op finished before it returns.
-  // For observers, who look between the ops. Slow.
+  // On a GPU: tensors lie in memory that the host can read, and every op is finished before it
+  // returns. For observers, which look between the ops. Slow.
   bool observed = false;
   bool mtp = false;  // the cache has a layer for the MTP block, and the block may be run
-  // Drafts of a sequence that the engine verifies in one step, 0 to kMaxSpeculativeTokens. Any need
-  // `mtp`.
+  // Drafts of a sequence that the engine verifies in one step, 0 to kMaxSpeculativeTokens. Above 0
+  // it needs `mtp`.
   int speculative_tokens = 0;
 
-  // How much.
+  // Sizes.
   int step_tokens = 512;              // of one step: longer prompts are computed in chunks
   int64_t context = 0;                // tokens of one sequence; 0: the model's, or what fits
   int sequences = 8;                  // computed at once
   int64_t index_budget = 64LL << 20;  // bytes of index scores held at once
   int cache_pages = 0;                // of all sequences together, kPageRows tokens each
-  int logit_rows = 0;                 // of one step; 0: one a sequence
+  int logit_rows = 0;                 // of one step; 0: one per sequence
 
   RankLayout layout;            // how the model is spread over ranks, and which of them this is
-  ProcessLink* link = nullptr;  // to the other processes of the layout, where there are any
+  ProcessLink* link = nullptr;  // to the other processes of the layout; null if there are none
 
   KvFormat latent_format() const { return cache_format.value_or(default_kv_format(numerics)); }
 };
 
-// Throws Error for a size below 1, and for ranks that the model cannot be spread over.
+// Throws Error if a size is below 1, or if the model cannot be divided over the plan's ranks.
 void check_plan(const Config& whole, const ComputePlan& plan);
 
-// Threads of one rank of a CPU: its part of the plan's.
+// Returns the threads of one rank of a CPU: its part of the plan's threads.
 int threads_of_rank(const ComputePlan& plan);
 
-// Whether drafts are made where nobody says: where they were measured to pay (docs/speculation.md),
-// and the block's own depth of one token. Needs a checkpoint with an MTP block.
+// Whether drafts are made by default: only for plans with which they were measured to pay
+// (docs/speculation.md). The default number is what the MTP block is trained for, one. Needs a
+// checkpoint with an MTP block.
 bool drafts_by_default(const ComputePlan& plan);
 inline constexpr int kDefaultSpeculativeTokens = 1;
 
-// One line for the user, beside what the device says of itself (Ops::describe).
+// Returns one line for the user, printed after that of the device (Ops::describe).
 std::string describe(const Config& config, const ComputePlan& plan);
 
-// Entries that one step may have for sequences: each of them may come twice, with the end of its
-// prompt and with decodes computed again, and padding once more.
+// Entries for sequences that one step may need. A sequence may have two, the end of its prompt and
+// decodes that are computed again; padding has one more.
 constexpr int step_sequences(int sequences) { return 2 * sequences + 1; }
 
-// What parts of the model are told of a plan. `config` is the rank's (config_of_rank).
+// The plan's options for the parts of a model. `config` is the rank's (config_of_rank).
 ForwardOptions forward_options(const ComputePlan& plan);
 Workload workload_of(const Config& config, const ComputePlan& plan);
 KvShape kv_shape(const Config& config, const ComputePlan& plan);

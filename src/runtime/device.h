@@ -1,4 +1,4 @@
-// Which device a model runs on, and what has to lie there.
+// Chooses the device that a model runs on, and places its weights there.
 #pragma once
 
 #include <optional>
@@ -13,23 +13,23 @@
 
 namespace fathom {
 
-// How a request for a device came out.
+// The chosen device.
 struct DeviceChoice {
   DeviceKind device = DeviceKind::cpu;
   std::string note;  // for the user, when a GPU is there and is not used
 };
 
-// `asked`: auto, cpu or cuda. Throws Error when cuda is asked for and cannot be had, and when there
-// are GPUs, but not one for each rank of the layout.
+// `asked`: auto, cpu or cuda. Throws Error when cuda is asked for and cannot be used, and when
+// there are GPUs but fewer than the layout has ranks.
 DeviceChoice choose_device(std::string_view asked, const RankLayout& layout = {});
 
 // The weights of a model's ranks where their devices read them: the host's own, or a copy of each
 // rank's on its GPU.
 class DeviceWeights {
  public:
-  // Of the plan device, numerics, layout, link and `observed` count; the plan's other processes do
-  // the same at the same time. `host` must outlive this object on a
-  // CPU. With `progress` a line on standard error says how fast the copies of all ranks went.
+  // Uses the plan's device, numerics, layout, link and `observed`. The plan's other processes do
+  // the same at the same time. `host` must outlive this object on a CPU. With `progress` a line on
+  // standard error says how fast the copies of all ranks went.
   DeviceWeights(const Config& config, const RankWeights& host, const ComputePlan& plan,
                 bool progress = false);
   explicit DeviceWeights(std::vector<PlacedWeights> placed);  // by rank

@@ -1,10 +1,10 @@
-// Decides how many drafts a sequence gets, by what drafts have cost and brought so far. It changes
-// how fast an answer comes, never what it says.
+// DraftRegulator decides how many drafts a sequence gets, by what drafts have cost and gained so
+// far. It changes the speed of an answer, never its tokens.
 //
-// A draft is worth its place in a step if its chance to be accepted is greater than its cost, where
-// the cost is counted in decoded tokens: how much longer a step takes for one draft more, over the
-// time that a step of as many sequences takes for one token of each. Both are measured while the
-// engine works, by the number of sequences.
+// A draft pays if its chance to be accepted is greater than its cost. The cost is counted in
+// decoded tokens: the time that one more draft adds to a step, divided by the time of one decoded
+// token (a step without drafts, per sequence). Both times are measured while the engine works, by
+// the number of sequences.
 #pragma once
 
 #include <array>
@@ -14,19 +14,19 @@ namespace fathom {
 
 class DraftRegulator {
  public:
-  // The next step will have about so many sequences: drafts() is asked for each of them.
+  // Begins a step of about that many sequences; drafts() is then called for each of them.
   void begin(int sequences);
-  // For a sequence whose drafts were accepted at that rate, each given that those before it were:
-  // up to `most`.
+  // Returns how many drafts, up to `most`, a sequence should get. `acceptance`: the chance that one
+  // of its drafts is accepted, given that those before it were.
   int drafts(int most, double acceptance) const;
-  // A step of decodes alone took that long, drafting included.
+  // Records the time of a step of decodes alone, with drafting.
   void observe(int sequences, int drafts, double seconds);
 
-  // The cost of one draft in decoded tokens.
+  // Returns the cost of one draft in decoded tokens.
   double cost(int sequences) const;
 
  private:
-  // A running mean that follows what changes.
+  // A running mean in which new values count more than old ones.
   struct Mean {
     double value = 0;
     int64_t count = 0;
@@ -41,8 +41,8 @@ class DraftRegulator {
 
   std::array<Times, 16> times_;  // by the sequences' power of two
   int sequences_ = 1;
-  // What is never done is never measured. So now and then a step has no drafts, or has one for
-  // those that otherwise have none.
+  // Both kinds of steps must be measured. So now and then a step has no drafts, or has one draft
+  // for sequences that would get none.
   enum class Turn { usual, none, one };
   Turn turn_ = Turn::usual;
   int64_t turns_ = 0;

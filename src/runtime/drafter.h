@@ -1,6 +1,6 @@
-// Makes drafts on any device: passes of the MTP block over all runs at once. The first pass takes
-// the model's own states and completes the block's cache rows, each further one takes the block's
-// state behind its last guess.
+// Drafter makes drafts on any device, by passes of the MTP block over all runs at once. The first
+// pass starts from the model's states and completes the block's cache rows. Each further pass
+// starts from the block's own state after its last guess.
 #pragma once
 
 #include <functional>
@@ -15,19 +15,19 @@ namespace fathom {
 
 class Drafter {
  public:
-  // For steps of that plan.
+  // `plan`: of the steps that are drafted for.
   explicit Drafter(const ComputePlan& plan);
 
   // One row of the block's logits.
   struct Asked {
-    size_t run = 0;      // whose next token it is for
-    int token = 0;       // of the pass's batch
-    int32_t guess = -1;  // to be set; -1: the row is broken, and this run gets no more drafts
+    size_t run = 0;      // the run whose next token it predicts
+    int token = 0;       // token of the pass's batch
+    int32_t guess = -1;  // set by Draw; -1: no valid logits, the run gets no more drafts
   };
-  // Makes a guess of each row: logits [asked.size(), vocab].
+  // Draws a guess from each row: logits [asked.size(), vocab].
   using Draw = std::function<void(Tensor logits, std::span<Asked> asked)>;
 
-  // Right after the step whose tokens the runs name.
+  // Called right after the step that computed the tokens of the runs.
   void run(ModelInstance& model, std::span<const DraftRun> runs, const Draw& draw);
 
  private:
@@ -43,7 +43,8 @@ class Drafter {
   std::vector<Asked> asked_, before_;
 };
 
-// Where the token stands that a run's next guess is for, and so how it is drawn.
+// Returns the position of the token that a run's next guess is for. It decides the random number of
+// the draw.
 inline int64_t guessed_position(const DraftRun& run) {
   return run.position + static_cast<int64_t>(run.next_ids.size() + run.guessed->size()) + 1;
 }

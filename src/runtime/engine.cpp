@@ -85,7 +85,7 @@ MemoryPlan plan_engine(const Config& config, const EngineOptions& o) {
   needs.cache_share = gpu ? 1 : 0.5;
   needs.fill = gpu && o.keep_prefixes;
   if (!gpu && !o.cache_dir.empty()) needs.workspace += 2 * o.cache_dir_staging;
-  // A machine that is said is asked nothing: it may be another one.
+  // If available_bytes is given, this machine is not asked: the plan may be for another one.
   const int64_t available = o.available_bytes ? *o.available_bytes
                             : gpu             ? find_gpu(compute.layout.ranks_here()).free
                                               : available_memory();

@@ -3,8 +3,8 @@
 // and its folder, for the code that sets an engine up or reports on it. Tests may pass a device of
 // their own (StepRunner).
 //
-// The answer to a request is a function of the request and the engine's options alone. It does not
-// depend on what else is in the batch, how the prompt is cut into chunks, or on preemption.
+// The answer to a request depends on the request and the engine's options alone. It does not depend
+// on what else is in the batch, how the prompt is cut into chunks, or on preemption.
 #pragma once
 
 #include <algorithm>
@@ -29,11 +29,12 @@
 namespace fathom {
 
 struct EngineOptions {
-  // A context of 0: the model's, or what fits. The engine settles pages and logit rows itself.
+  // A context of 0: the model's, or what fits. The engine chooses cache_pages and logit_rows
+  // itself.
   ComputePlan compute;
-  int max_prompt_rows = 64;    // tokens of a step with log-probabilities of a prompt to tell
+  int max_prompt_rows = 64;    // prompt tokens of a step whose log-probabilities are reported
   int64_t cache_tokens = 0;    // of all requests; 0: enough for compute.sequences, or what fits
-  bool keep_prefixes = false;  // keep pages of prompts for requests that begin alike
+  bool keep_prefixes = false;  // keep pages of prompts for requests with the same beginning
   std::string cache_dir;       // stores kept pages and finds them after a restart; empty: none
   int64_t cache_dir_bytes = int64_t{16} << 30;  // of that folder at most
   int64_t cache_dir_staging = 64 << 20;         // bytes of buffers, for each direction
@@ -44,35 +45,37 @@ struct EngineOptions {
   std::function<void(const std::string&)> on_cache_problem;
   int max_waiting = 0;          // requests that may wait; further ones are refused. 0: any number
   bool keep_selection = false;  // requests may ask what the indexer selected
-  // Drafts are left out where they cost more time than they save. False: each request always gets
-  // compute.speculative_tokens of them.
+  // True: no drafts where they cost more time than they save. False: each request always gets
+  // compute.speculative_tokens drafts.
   bool regulate_drafts = true;
-  // On a GPU: the host prepares a step and delivers another while the device computes a third.
+  // On a GPU: the host plans the next step and delivers the last one while the device computes.
   bool overlap = true;
   std::function<void(const StepReport&)> on_step;  // on the engine thread; must not block
-  int64_t weight_bytes = 0;  // memory that the weights take once all of them have been read
-  std::optional<int64_t> available_bytes;  // none: what the machine says
-  // Goes around the ops of each rank of a CPU. For tests.
+  int64_t weight_bytes = 0;                        // memory of the weights, all of them read
+  std::optional<int64_t> available_bytes;          // none: what the machine says
+  // Wraps the ops of each rank on a CPU. For tests.
   std::function<std::unique_ptr<Ops>(Ops&, int rank)> wrap;
-  // Of one of several groups (GroupedEngine): the link of all ranks, and the ids of its requests.
+  // For one of several groups (GroupedEngine): the link of all ranks, and the ids of its requests:
+  // first_id + id_step, first_id + 2 id_step, ...
   std::shared_ptr<CommGroup> world;
   RequestId first_id = 0, id_step = 1;
 };
 
-// Logit rows of one step beside each sequence's last: of prompts whose log-probabilities are told.
+// Logit rows of one step for prompts whose log-probabilities are reported, besides one row per
+// sequence.
 constexpr int prompt_rows(const EngineOptions& o) {
   return std::min(o.compute.step_tokens, o.max_prompt_rows);
 }
 
-// The memory that an engine with these options takes. Throws Error when it does not fit.
+// Plans the memory of an engine with these options. Throws Error when it does not fit.
 MemoryPlan plan_engine(const Config& config, const EngineOptions& options);
 
 struct EngineStats {
   int64_t steps = 0;
-  int64_t prompt_tokens = 0, generated_tokens = 0;  // computed; a token computed again counts again
+  int64_t prompt_tokens = 0, generated_tokens = 0;    // computed; a recomputed token counts again
   double prompt_seconds = 0, generation_seconds = 0;  // a mixed step's time is split by tokens
   int64_t preemptions = 0;
-  int64_t reused_tokens = 0;    // found among kept pages on admission
+  int64_t reused_tokens = 0;    // found in kept pages at admission
   int64_t pages_looked_up = 0;  // of waiting requests, to plan for them
   SpeculationStats speculation;
   int pages = 0, free_pages = 0;
@@ -97,18 +100,19 @@ struct EngineStats {
   }
 };
 
-// An engine that its owner steps. Engine is one; GroupedEngine is several that step together.
+// An engine whose owner calls step() or run(). Engine is one; GroupedEngine is several that step
+// together.
 class ModelEngine : public TokenEngine {
  public:
   virtual const MemoryPlan& memory() const = 0;          // what was allocated
   virtual PrefixStoreStats cache_dir_stats() const = 0;  // from any thread; zero without a folder
-  // Plans and starts the next step and delivers the results of the one before. False when there was
-  // nothing to do. Always called from the same thread. Throws Error when the device fails, after
-  // every request has got its last event; the engine then refuses new requests.
+  // Plans and starts the next step and delivers the results of the one before. Returns false when
+  // there was nothing to do. Always called from the same thread. Throws Error when the device
+  // fails, after every request has got its last event; the engine then refuses new requests.
   virtual bool step() = 0;
   // Steps until asked to stop; sleeps while there is nothing to do.
   virtual void run(const std::stop_token& stop) = 0;
-  virtual std::string describe() const = 0;  // what was chosen, for the user, one line
+  virtual std::string describe() const = 0;  // one line for the user: what was chosen
   virtual EngineStats stats() const = 0;     // from the thread that steps
   // Stops the program unless every page is accounted for; from the thread that steps.
   virtual void check_integrity() const = 0;
@@ -119,7 +123,7 @@ class Engine final : public ModelEngine {
   // Plans memory, then allocates all of it. Config and weights must outlive the engine. Throws
   // Error when the machine does not have it.
   Engine(const Config& config, const RankWeights& weights, const EngineOptions& options);
-  // For tests: on the caller's device, whose cache has the size that `plan` says.
+  // For tests: runs on `runner`, whose cache has the size that `plan` says.
   Engine(const Config& config, std::unique_ptr<StepRunner> runner, const MemoryPlan& plan,
          const EngineOptions& options);
   ~Engine() override;
@@ -139,7 +143,7 @@ class Engine final : public ModelEngine {
   EngineStats stats() const override;
   void check_integrity() const override;
 
-  // Of one of several groups. Called after every step(): if that launched nothing, launches a step
+  // For one of several groups. Called after every step(). If that launched nothing, launches a step
   // without tokens, in which this group's ranks compute their experts for the others.
   void take_part();
   // Ends every request with this error, and refuses new ones.

@@ -1,5 +1,5 @@
-// The results of a step: tokens go to their sequences, events to the requests' sinks, and pages of
-// ended sequences come back.
+// Delivers the results of a step: tokens are added to their sequences, events go to the requests'
+// sinks, and the pages of ended sequences are released.
 #include <algorithm>
 
 #include "cache/kv_pool.h"

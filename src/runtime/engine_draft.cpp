@@ -1,8 +1,8 @@
 // Speculation in the engine. After a step's tokens are delivered, the MTP block runs over the same
-// tokens, so that every position with rows of the model has rows of the block, too, and guesses
-// what comes next. The next step verifies the guesses: it computes them behind the last known
-// token, and a guess stands if it is the token that is drawn in front of it. Tokens are drawn as
-// they are without speculation, so the answer is the same.
+// tokens. So every position with cache rows of the model also has rows of the block. The block then
+// guesses the next tokens: the drafts. The next step verifies them: it computes them after the last
+// known token, and a draft is accepted if it is the token that is drawn from the logits before it.
+// Tokens are drawn as without speculation, so the answer is the same.
 #include <algorithm>
 
 #include "base/check.h"

@@ -43,18 +43,18 @@ class Engine::Impl {
   using Clock = Sequence::Clock;
   using Owned = std::unique_ptr<Sequence>;
 
-  // A logit row of a step. It belongs to the last known token of a sequence, and the next token is
-  // drawn from it; to a draft behind that token; or to a token of a prompt whose log-probabilities
-  // are wanted.
+  // A logit row of a step. It belongs to one of three: the last known token of a sequence, and the
+  // next token is drawn from it; a draft after that token; or a prompt token whose
+  // log-probabilities are wanted.
   struct Row {
     Sequence* sequence = nullptr;
     int64_t position = 0;
     bool draws = true;
-    size_t member = 0;   // of the flight: the one whose token it belongs to
-    int drafts = 0;      // so many rows of drafts follow this one
-    int32_t draft = -1;  // if it is one of those: the draft that it belongs to
+    size_t member = 0;   // index in Flight::members: whose token it belongs to
+    int drafts = 0;      // number of draft rows that follow this one
+    int32_t draft = -1;  // of a draft row: the draft that it belongs to
   };
-  // A sequence whose pages a step uses, and the positions [begin, end) that it computes of it.
+  // A sequence whose pages a step uses, and its positions [begin, end) that the step computes.
   struct Member {
     Sequence* sequence = nullptr;
     int64_t begin = 0, end = 0;
@@ -66,7 +66,7 @@ class Engine::Impl {
     std::vector<Row> rows;
     std::vector<Member> members;
     int tokens = 0, decodes = 0;  // decodes with their drafts,
-    int rejected = 0;             // and of these the drafts that came to nothing
+    int rejected = 0;             // of these, rejected drafts
     bool logits = false;  // the host reads some row: the next step is launched only after that
     Clock::time_point launched;
     double seconds = 0;       // of model and sampling
@@ -85,7 +85,8 @@ class Engine::Impl {
   Plan make_plan();
   SeqState state_of(const Sequence& s) const;
   std::span<const int32_t> reusable(const Sequence& s) const;
-  // What a step draws decides which drafts the next one has, so steps with drafts do not overlap.
+  // The tokens that a step draws decide the drafts of the next step, so steps with drafts do not
+  // overlap.
   bool overlaps() const {
     return options_.overlap && runner_->steps_at_once() > 1 && !speculates();
   }
@@ -130,14 +131,14 @@ class Engine::Impl {
   std::unique_ptr<StepRunner> runner_;
   const FormPolicy forms_;
   StepBatch batch_;
-  std::vector<Draw> draws_;             // one a logit row,
+  std::vector<Draw> draws_;             // one per logit row,
   std::vector<Result<int32_t>> drawn_;  // and its result
   std::vector<CarriedId> carried_;
-  std::vector<TokenLogprobs> logprobs_;  // one a logit row, where asked for
-  std::vector<size_t> rows_to_read_;     // logit rows that the host reads; of a run, the first
+  std::vector<TokenLogprobs> logprobs_;  // one per logit row, if asked for
+  std::vector<size_t> rows_to_read_;     // rows that the host reads; of a run with drafts the first
   std::vector<DraftRun> draft_runs_;
   DraftRegulator regulator_;
-  std::vector<RuledSampler> samplers_;  // one a thread
+  std::vector<RuledSampler> samplers_;  // one per thread
   Selection selection_;
   PageAllocator pages_;
   Prefixes prefixes_;  // after pages_: gives its pages back first
@@ -147,7 +148,7 @@ class Engine::Impl {
   std::deque<Owned> waiting_;
   std::vector<Owned> leaving_;  // ended, but a step in flight still uses their pages
   std::optional<Flight> flight_;
-  bool launched_ = false;     // a step, since take_part() was called last
+  bool launched_ = false;     // a step was launched since the last take_part()
   int idle_ = 0;              // steps of take_part() in flight: older than flight_
   bool awaits_disk_ = false;  // the first waiting request waits for pages from the disk
   Clock::time_point last_finish_;

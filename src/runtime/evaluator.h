@@ -1,5 +1,5 @@
-// Evaluator: runs one sequence through the model under any plan, as prefill or decode, with an
-// observer around the ops if wanted. What `logits` and `selfcheck` are built on.
+// Evaluator: runs one sequence through the model under any plan, as prefill or decode, perhaps with
+// an observer around the ops. `logits` and `selfcheck` are built on it.
 #pragma once
 
 #include <functional>
@@ -15,10 +15,10 @@
 namespace fathom {
 
 struct EvalOptions {
-  ComputePlan compute;         // of one sequence, whose longest context it names
+  ComputePlan compute;         // of one sequence; `context` is its greatest length
   std::vector<int32_t> pages;  // page table, a permutation; empty: in order
-  OpsWrapper wrap;             // an observer around the ops; of several ranks, around the first's
-  RankWrapper wrap_others;     // and around the others'
+  OpsWrapper wrap;             // an observer around the ops (of several ranks, the first)
+  RankWrapper wrap_others;     // observers around the other ranks' ops
 };
 
 class Evaluator {
@@ -32,7 +32,7 @@ class Evaluator {
   void reset() { position_ = 0; }
   int64_t position() const { return position_; }
   Ops& ops() { return ranks_.first().ops(); }
-  ThreadPool& pool() { return ranks_.pool(); }  // for loops between the ops' own
+  ThreadPool& pool() { return ranks_.pool(); }  // for loops of the caller, between ops
   std::string describe() const { return ranks_.describe(); }
 
   // Continues the sequence. `rows`: ascending positions whose logits go to `sink`. With `decode`
@@ -43,10 +43,12 @@ class Evaluator {
   // As feed, from a residual stream [T, hidden] in front of layer `first`.
   void feed_hidden(int first, Tensor hidden, std::span<const int64_t> rows, const RowSink& sink);
 
-  // Where the MTP block's logits go (ComputePlan::mtp): its row at position p is for token p + 2.
+  // Sets where the MTP block's logits go (ComputePlan::mtp). Its row at position p predicts token p
+  // + 2.
   void set_mtp_sink(RowSink sink) { mtp_sink_ = std::move(sink); }
-  // Runs the block again over the tokens of the last step, and tells the sink. The state that the
-  // block takes is then what its first run has left: an observer must hand it the right one.
+  // Runs the MTP block again over the tokens of the last step; its logits go to the sink. The
+  // block's first run has overwritten the states that it starts from, so an observer must put them
+  // back.
   void run_mtp_again();
 
  private:

@@ -5,8 +5,8 @@
 
 namespace fathom {
 
-// Does what process 0 tells (runtime/orders.h) until it says that the run is over. Throws Error
-// when this process fails, which all others are told, and ExchangeEnded when another one does.
+// Carries out process 0's orders (runtime/orders.h) until the run is over. Throws Error when this
+// process fails (all others are told), and ExchangeEnded when another one fails.
 void follow(ProcessLink& link);
 
 }  // namespace fathom

@@ -2,14 +2,15 @@
 // limit and replayed: the host then launches once instead of a few dozen times a layer. Steps with
 // prompts are launched kernel by kernel; they run long enough to hide that.
 //
-// A decode may be a run of several tokens, the last known one and its drafts: a recording treats
-// each token as a row of its own, so that one serves every division of as many tokens into runs.
+// A decode may be a run of several tokens, the last known one and its drafts. A recorded graph
+// treats each token as a row of its own, so one graph serves every division of its tokens into
+// runs.
 //
-// Two steps may be in flight. The host's inputs and outputs of each lie in a slot of its own, and
-// the ids that one step draws are the inputs of the next without passing through the host.
+// Two steps may be in flight. Each has its own slot for the host's inputs and outputs. The ids that
+// one step draws become inputs of the next on the GPU, without the host.
 //
-// Beside a step's inputs only sampling parameters go to the GPU. Token ids come back and, for
-// requests that ask for them, rows of logits and what the indexer picked.
+// For each step the GPU gets the step's inputs and sampling parameters. It returns token ids and,
+// for requests that ask for them, rows of logits and the positions that the indexer picked.
 #include "runtime/step_runner.h"
 
 #if defined(FATHOM_WITH_CUDA)

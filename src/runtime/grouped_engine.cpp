@@ -78,7 +78,7 @@ EngineOptions GroupedEngine::options_of(int group, int64_t available) {
   return o;
 }
 
-// Only what a group has room for at once is worth a long queue elsewhere.
+// A group that knows the text is chosen only while it has a free place; else the least loaded one.
 int GroupedEngine::choose(std::span<const PageKey> keys) const {
   std::vector<int> load;
   for (const auto& engine : engines_) {

@@ -1,10 +1,10 @@
-// GroupedEngine: data parallelism. Several groups of ranks compute different sequences, each with
-// an engine of its own: scheduler, pages, kept prompts. They share the routed experts, so all
-// groups take their steps together, and one that has nothing to compute still computes its experts
-// for the others.
+// GroupedEngine: data parallelism. Several groups of ranks compute different sequences. Each group
+// has its own Engine, with scheduler, pages and kept prompts. The routed experts are spread over
+// all groups, so all groups take their steps together. A group without work still computes its
+// experts for the others.
 //
-// A request lives in one group: the one that was given its longest beginning, if that has a place
-// free, and else the one with the fewest requests.
+// A request belongs to one group. It is the group that has had the longest beginning of its prompt,
+// if that group has a free place, else the group with the fewest requests.
 #pragma once
 
 #include <memory>
@@ -18,17 +18,18 @@
 
 namespace fathom {
 
-// Which group was given a text: by the keys of its pages, the latest kMost of them. Thread-safe.
+// Remembers which group was given a text, by the keys of its pages. Keeps about the latest kMost
+// keys. Thread-safe.
 class GroupChoice {
  public:
-  // The group of the longest known beginning of `keys`; -1 where none is known.
+  // Returns the group of the longest known beginning of `keys`; -1 if none is known.
   int known(std::span<const PageKey> keys) const;
   void note(std::span<const PageKey> keys, int group);
 
  private:
   static constexpr size_t kMost = 1 << 17;
   mutable std::mutex mutex_;
-  // Two generations: when the newer is full the older is dropped.
+  // Two generations: when the newer is full, the older is dropped.
   std::unordered_map<PageKey, int, PageKeyHash> newer_, older_;
 };
 
@@ -76,7 +77,7 @@ class GroupedEngine final : public ModelEngine {
   std::string cause_;  // of the first failure
 };
 
-// The engine that the options' layout asks for.
+// Makes the engine that the options' layout needs.
 std::unique_ptr<ModelEngine> make_engine(const Config& config, const RankWeights& weights,
                                          const EngineOptions& options);
 

@@ -1,5 +1,5 @@
-// What the host does to a row of logits before a token is drawn: penalties, biases, masks. Beside
-// one copy of the row, the work is proportional to the number of tokens that the rules name.
+// Changes that the host makes to a row of logits before a token is drawn: penalties, biases, masks.
+// The work is one copy of the row, and more only for the tokens that the rules name.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,8 @@
 
 namespace fathom {
 
-// The first rule out of its range, named with its value and what is accepted.
+// Returns `rules`, or a Failure that names the first rule out of its range, its value and what is
+// accepted.
 Result<LogitRules> checked(const LogitRules& rules, int64_t vocab, int64_t max_new_tokens);
 
 // The tokens of one request, each once. Thread-compatible.
@@ -21,7 +22,7 @@ class SeenTokens {
  public:
   struct Seen {
     int32_t id = 0;
-    int32_t in_answer = 0;  // times it stands in the answer
+    int32_t in_answer = 0;  // how often it occurs in the answer
   };
   void add_prompt(std::span<const int32_t> ids);
   void add_answer(int32_t id);
@@ -60,13 +61,13 @@ class RuledSampler {
   std::vector<float> row_;
 };
 
-// Whether a request's tokens can be drawn on the host only,
+// Whether a request's tokens can be drawn only on the host.
 inline bool draws_by_host(const Request& r) { return r.rules.any() || r.constraint != nullptr; }
-// and whether the host must read the logits of each.
+// Whether the host must read the logits of each of its tokens.
 inline bool reads_logits(const Request& r) { return draws_by_host(r) || r.logprobs >= 0; }
 
-// Log-softmax of a row of the model's logits, in float64: the log-probability of `token`, and of
-// the `top` most probable ones.
+// Returns the log-probabilities of `token` and of the `top` most probable tokens: the log-softmax
+// of a row of the model's logits, computed in float64.
 TokenLogprobs logprobs_of(std::span<const float> logits, int32_t token, int top);
 
 }  // namespace fathom

@@ -10,19 +10,20 @@
 namespace fathom {
 
 struct MemoryNeeds {
-  int64_t weights = 0;    // mapped or still to be read; planned as if all of it stays in memory
+  int64_t weights = 0;    // mapped or still to be read; the plan counts all of it as in memory
   int64_t workspace = 0;  // activations, scores, logits
   KvShape cache;
-  int cache_copies = 1;       // in this memory: one for each rank that keeps the whole cache there
-  int64_t max_positions = 0;  // of the model
-  int64_t context = 0;        // asked for; 0: as much as fits, up to the model's own
+  int cache_copies = 1;       // one for each rank that keeps the whole cache in this memory
+  int64_t max_positions = 0;  // the model's longest context
+  int64_t context = 0;        // what is asked for; 0: as much as fits, up to max_positions
   int sequences = 1;
   double keep_free = 0.1;  // share of the available memory that is left to other programs
-  // Tokens of all sequences together that are asked for. 0: as many as all sequences may need, but
-  // (unless one sequence alone needs more) at most `cache_share` of the memory that is left.
+  // Tokens that are asked for, of all sequences together. 0: as many as all sequences may need, but
+  // at most `cache_share` of the memory that is left (or what one sequence alone needs, if that is
+  // more).
   int64_t cache_tokens = 0;
   double cache_share = 1;
-  bool fill = false;  // takes that share even if less is needed: the rest keeps prefixes
+  bool fill = false;  // take that share even if less is needed; the rest is for kept prompts
 };
 
 struct MemoryPlan {
@@ -34,14 +35,14 @@ struct MemoryPlan {
   int64_t total = 0;  // bytes, if every page of the cache is used
 
   std::string describe() const;       // one line for the user
-  std::string describe_load() const;  // another: how many requests of which length fit at once
+  std::string describe_load() const;  // another line: how many requests of which length fit at once
 };
 
-// Fits the cache into the memory left beside weights and workspace. What the user asked for is
-// never reduced: if it does not fit, throws Error with the plan and with what would fit.
+// Fits the cache into the memory that weights and workspace leave. What the user asked for is never
+// reduced: if it does not fit, throws Error that shows the plan and what would fit.
 MemoryPlan plan_memory(const MemoryNeeds& needs, int64_t available);
 
-// Memory of one step beside weights and cache: an estimate from above.
+// Returns the memory of one step without weights and cache, as an upper bound.
 int64_t workspace_bytes(const Config& config, int step_tokens, int sequences, int64_t index_budget);
 
 }  // namespace fathom

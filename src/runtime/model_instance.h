@@ -1,11 +1,10 @@
-// ModelInstance: a model ready to run. The device's ops, the link to other ranks, the cache, the
-// forward pass and room for logits, put together from a plan and placed weights. Nothing else
-// assembles them: the engine's devices (step_runner.cpp, graph_runner.cpp), Evaluator and the
-// benchmarks each hold an instance.
+// ModelInstance: a model ready to run. It is put together from a plan and placed weights: the
+// device's ops, the link to other ranks, the cache, the forward pass and room for logits. Nothing
+// else assembles these parts: the engine's devices (step_runner.cpp, graph_runner.cpp), Evaluator
+// and the benchmarks each hold an instance.
 //
-// What is to change for every one of them goes here: a draft step on the same cache, ops that
-// another device works for (a wrapper). One of several ranks is an instance of its own: with its
-// weights, and linked to the others (runtime/model_ranks.h).
+// A change that concerns all of these users belongs here. Each of several ranks has an instance of
+// its own, with its weights and a link to the others (runtime/model_ranks.h).
 #pragma once
 
 #include <functional>
@@ -23,22 +22,22 @@
 
 namespace fathom {
 
-// Puts an Ops of its own around the one given, which outlives it; may return null for nothing.
+// Returns an Ops that wraps the given one, which outlives it; or null for no wrapper.
 using OpsWrapper = std::function<std::unique_ptr<Ops>(Ops&)>;
 
-// What links the ranks of a process.
+// The links between the ranks of a process.
 struct RankLinks {
-  CommGroup* group = nullptr;  // those of one attention group
-  CommGroup* all = nullptr;    // those of all groups, where there are several
+  CommGroup* group = nullptr;  // of the ranks of one attention group
+  CommGroup* all = nullptr;    // of all ranks, if there are several groups
 };
 
 // Thread-compatible: one step at a time.
 class ModelInstance {
  public:
-  // Takes all its memory here. Config, weights and pool must outlive the instance; config and
-  // weights are the rank's. With `cache` the rows of the caller's cache are used, so that two
-  // instances may work on the same ones. `ranks` links a plan of several ranks. Throws Error for
-  // what the device cannot do and for memory that is not there.
+  // Allocates all its memory. Config and weights are the rank's; they and the pool must outlive the
+  // instance. With `cache` it uses the caller's cache, so that two instances may work on the same
+  // rows. `ranks` is needed for a plan of several ranks. Throws Error if the device does not
+  // support the plan or memory does not suffice.
   ModelInstance(const Config& config, const Weights& weights, const ComputePlan& plan,
                 ThreadPool& pool, const OpsWrapper& wrap = {}, KvPool* cache = nullptr,
                 const RankLinks& ranks = {});
@@ -54,7 +53,7 @@ class ModelInstance {
   }  // links the ranks of all groups; null where there is one group
   std::string describe() const;
 
-  // Each runs the batch and returns the logits that it asks for, [R, vocab] f32 in the ops' memory,
+  // These run the batch and return the logits of its logit rows, [R, vocab] f32 in the ops' memory,
   // valid until the next call. See Forward for the arguments.
   Tensor step(const StepBatch& batch);
   Tensor step_from(int first_layer, Tensor hidden, const StepBatch& batch);
@@ -62,7 +61,8 @@ class ModelInstance {
              std::span<const int32_t> from = {});
   Tensor mtp_again(const StepBatch& batch, std::span<const int32_t> next_ids);
 
-  // Room for `rows` rows of logits: the plan's stand ready, more are taken when first asked for.
+  // Returns room for `rows` rows of logits. Room for the plan's logit_rows exists; more is
+  // allocated when first asked for.
   Tensor logits(int64_t rows);
 
  private:
@@ -72,7 +72,7 @@ class ModelInstance {
   const ComputePlan plan_;
   std::unique_ptr<Ops> device_ops_;
   std::unique_ptr<Comm> comm_, all_;
-  std::unique_ptr<Ops> rank_ops_;  // around the device's, where there are several ranks
+  std::unique_ptr<Ops> rank_ops_;  // around device_ops_, if there are several ranks
   std::unique_ptr<Ops> wrapped_;
   std::unique_ptr<KvPool> own_cache_;
   KvPool* cache_;
@@ -81,7 +81,7 @@ class ModelInstance {
   Buffer logits_;  // [logit rows, vocab] f32
 };
 
-// Memory of an instance beside weights and cache: an estimate from above.
+// Returns the memory of an instance without weights and cache, as an upper bound.
 int64_t instance_bytes(const Config& config, const ComputePlan& plan);
 
 }  // namespace fathom

@@ -1,6 +1,6 @@
-// ModelRanks: a model ready to run on the ranks of this process, one or several, together with
-// those of other processes where the plan has them: there process 0's steps are taken by all. For
-// callers that run batches themselves; the engine has runners (step_runner.h).
+// ModelRanks: a model ready to run on the ranks of this process, one or several. If the plan has
+// several processes, all of them take the steps that process 0 takes. For callers that run batches
+// themselves; the engine uses runners (step_runner.h).
 #pragma once
 
 #include <memory>
@@ -13,7 +13,7 @@
 
 namespace fathom {
 
-// Puts an Ops around those of one rank; may return null for nothing. Called on the rank's thread.
+// Returns an Ops that wraps those of one rank, or null for no wrapper. Called on the rank's thread.
 using RankWrapper = std::function<std::unique_ptr<Ops>(Ops&, int rank)>;
 
 // Thread-compatible, as RankTeam.
@@ -24,8 +24,8 @@ class ModelRanks {
   ModelRanks(const Config& config, const RankWeights& weights, const ComputePlan& plan,
              const RankWrapper& wrap = {});
 
-  int size() const { return team_.size(); }  // ranks of this process, by which they are counted
-  // Whose logits and observations stand for all: every rank ends a step with the same.
+  int size() const { return team_.size(); }  // ranks of this process; they are numbered from 0 here
+  // The rank whose logits and observations are used: all ranks end a step with the same ones.
   ModelInstance& first() { return *instances_[0]; }
   const ModelInstance& first() const { return *instances_[0]; }
   ModelInstance& at(int rank) { return *instances_[static_cast<size_t>(rank)]; }
@@ -37,7 +37,7 @@ class ModelRanks {
   Tensor step_from(int first_layer, Tensor hidden, const StepBatch& batch);
   Tensor mtp(const StepBatch& batch, std::span<const int32_t> next_ids,
              std::span<const int32_t> from = {});
-  // Pages [to, to + count) of every rank's cache become copies of those from `from` on. On a CPU.
+  // Copies pages [from, from + count) of every rank's cache to the pages from `to` on. On a CPU.
   void copy_pages(int from, int to, int count);
 
  private:

@@ -1,6 +1,6 @@
-// What process 0 of a run tells the others: which model to load, and every step that its own ranks
-// take. The others (runtime/follow.h) do the same with their ranks and decide nothing, so they
-// need neither prompts nor clocks nor random numbers.
+// Orders that process 0 of a run sends to the others: which model to load, and every step that its
+// own ranks take. The others (runtime/follow.h) do the same with their ranks. They decide nothing,
+// so they need no prompts, clocks or random numbers.
 #pragma once
 
 #include <cstdint>
@@ -16,28 +16,28 @@
 namespace fathom {
 
 enum class Order : uint8_t {
-  check,        // whether the checkpoint and the machine fit: answered
-  place,        // weights to where the device reads them
-  open_engine,  // a RankedRunner: answered
-  open_model,   // a ModelRanks: answered
-  launch,       // of a runner, and so are
+  check,        // check checkpoint and machine; answered
+  place,        // place weights where the device reads them
+  open_engine,  // make a RankedRunner; answered
+  open_model,   // make a ModelRanks; answered
+  launch,       // this and the next three: calls of a runner
   finish,
   draft,
   write_page,
-  step,  // of a model, and so are
+  step,  // this and the next three: calls of a model
   step_from,
   mtp,
   copy_pages,
-  close,  // a runner or a model
-  end,    // of the run
+  close,  // destroy a runner or a model
+  end,    // end of the run
 };
 
 void write_plan(MessageWriter& message, const ComputePlan& plan);
-// Of process `process`: the rest as it was written. It has no link yet.
+// Reads a plan for process `process`; all else is as it was written. It has no link yet.
 ComputePlan read_plan(MessageReader& message, int process);
 
-// How one runner or model of process 0 speaks to its counterparts. Without a link, or in another
-// process than 0, every call does nothing. Throws ExchangeEnded after a failure.
+// Sends the orders of one runner or model of process 0 to its counterparts. Without a link, or in a
+// process other than 0, every call does nothing. Throws ExchangeEnded after a failure.
 class Orders {
  public:
   explicit Orders(ProcessLink* link);
@@ -45,7 +45,7 @@ class Orders {
   Orders(const Orders&) = delete;
   Orders& operator=(const Orders&) = delete;
 
-  // The counterparts are being made when this returns; wait_until_open() waits until they stand.
+  // Starts to make the counterparts; wait_until_open() waits until they are ready.
   void open_engine(const RunnerSetup& setup);
   void open_model(const Config& config, const ComputePlan& plan);
   void wait_until_open();
@@ -66,25 +66,25 @@ class Orders {
   MessageWriter& begin(Order order);
   void send();
 
-  ProcessLink* link_;  // null: nobody is told anything
+  ProcessLink* link_;  // null: no orders are sent
   MessageWriter message_;
-  uint32_t id_ = 0;  // of the runner or model, by which all processes know it
+  uint32_t id_ = 0;  // number of the runner or model, the same in all processes
   bool open_ = false;
 };
 
-// What process 0 finds out before it loads anything.
+// What process 0 learns before it loads anything.
 struct FollowersReport {
-  int64_t available = 0;  // bytes of memory of the process that has least; of GPUs, with those
+  int64_t available = 0;  // bytes of the process with the least memory (of GPUs, if they are used)
 };
 // Asks all other processes whether they have the same checkpoint and a device for their ranks.
-// Throws Error with what one of them answers.
+// Throws Error with the reason that one of them gives.
 FollowersReport check_followers(ProcessLink& link, const std::string& folder,
                                 const std::string& config_file, const ComputePlan& plan);
 
-// Tells them to bring weights to where their devices read them, while this process does the same.
+// Tells them to place weights where their devices read them, while this process does the same.
 void place_followers(const Config& config, const ComputePlan& plan);
 
-// The end of the run: they leave.
+// Tells them that the run is over.
 void end_followers(ProcessLink& link);
 
 }  // namespace fathom

@@ -1,5 +1,5 @@
 // RankTeam: the ranks of one attention group in this process, each with a thread, a share of the
-// processors and a link to the others. What the ranks compute is handed to run().
+// processors and a link to the others. run() gets what the ranks compute.
 #pragma once
 
 #include <functional>
@@ -18,20 +18,20 @@ namespace fathom {
 // Thread-compatible: run() is always called from the thread that made the team, which is rank 0's.
 class RankTeam {
  public:
-  // Of the plan device, layout, threads and `observed` count. On GPUs each thread works with its
-  // rank's. `all`: links the ranks of all groups, where there are several.
+  // Uses the plan's device, layout, threads and `observed`. On GPUs each thread uses the GPU of its
+  // rank. `all` links the ranks of all groups, if there are several.
   explicit RankTeam(const ComputePlan& plan, CommGroup* all = nullptr);
 
   int size() const { return static_cast<int>(pools_.size()); }
-  // The plan of the i-th rank of this process's in the group.
+  // Returns the plan of this process's i-th rank in the group.
   ComputePlan plan_of(int i) const;
   ThreadPool& pool(int rank) { return *pools_[static_cast<size_t>(rank)]; }
   CommGroup* comm() { return comm_.get(); }  // null for one rank a group
 
-  // Ranks are counted from this process's first in the group here. Calls body(rank) for all ranks
-  // at once, each always on the same thread, and returns when all have returned. If one throws, the
-  // exchange of the others is broken off, for good, in all processes, and the first cause is thrown
-  // as an Error.
+  // Calls body(rank) for all ranks of this process at once, each always on the same thread, and
+  // returns when all have returned. `rank` counts from this process's first rank in the group. If
+  // one throws, the exchanges of the others, in all processes, are aborted for good, and the first
+  // cause is thrown as an Error.
   void run(const std::function<void(int rank)>& body);
 
  private:

@@ -1,7 +1,7 @@
-// RankedRunner: the engine's steps on several ranks, and in several processes where the plan has
-// them: there process 0's runner has counterparts that take the same steps. Each rank has a runner
-// of its own, with its weights and its cache; all of them take the same step on a copy of the same
-// batch, and rank 0's results are the step's. The engine sees one runner.
+// RankedRunner: the engine's steps on several ranks. Each rank has a runner of its own, with its
+// weights and its cache. All of them take the same step on a copy of the same batch, and rank 0's
+// results are used. The engine sees one runner. If the plan has several processes, process 0's
+// RankedRunner has counterparts in the others that take the same steps.
 #pragma once
 
 #include <memory>
@@ -40,14 +40,14 @@ class RankedRunner final : public StepRunner {
   const ComputePlan plan_;
   Orders orders_;
   RankTeam team_;
-  std::vector<std::unique_ptr<StepRunner>> runners_;    // of the ranks of this process, as are
-  std::vector<StepBatch> batches_;                      // a copy each: a runner may pad its own
-  std::vector<std::vector<Result<int32_t>>> finished_;  // and results
+  std::vector<std::unique_ptr<StepRunner>> runners_;  // by rank of this process
+  std::vector<StepBatch> batches_;  // by rank: a copy of the batch, which the runner may pad
+  std::vector<std::vector<Result<int32_t>>> finished_;  // by rank: the results
   struct RankDrafts {
     std::vector<DraftRun> runs;
     std::vector<std::vector<int32_t>> guessed;  // of each run
   };
-  std::vector<RankDrafts> drafts_;  // the same; the first rank works on the caller's
+  std::vector<RankDrafts> drafts_;  // by rank; the first rank uses the caller's
 };
 
 }  // namespace fathom

@@ -1,4 +1,4 @@
-// What the engine is asked and what it answers: token ids in, token ids out.
+// Requests to the engine and its answers: token ids in, token ids out.
 #pragma once
 
 #include <cstdint>
@@ -43,8 +43,8 @@ struct RequestStats {
   int64_t prompt_tokens = 0;
   int64_t reused_tokens = 0;     // of the prompt, found in the cache
   int64_t generated_tokens = 0;  // the stop token included
-  int64_t draft_tokens = 0;      // guesses for this request that were verified,
-  int64_t accepted_tokens = 0;   // and of these the ones that became tokens of the answer
+  int64_t draft_tokens = 0;      // drafts of this request that were verified,
+  int64_t accepted_tokens = 0;   // and of these the accepted ones
   int preemptions = 0;
   double first_token_seconds = 0;  // from submit to the first token
   double decode_seconds = 0;       // from the first token to the last
@@ -60,23 +60,23 @@ struct TokenLogprobs {
 
 // Which earlier positions the indexer selected for one query token, layer by layer.
 struct Selection {
-  int64_t position = 0;  // of the query: the token in front of the generated one
+  int64_t position = 0;                          // of the query: the token before the drawn one
   std::vector<std::span<const int32_t>> layers;  // ascending positions
 };
 
 // Passed to the sink on the engine thread. What it points to is valid during the call only.
 struct TokenEvent {
   RequestId id = 0;
-  int32_t token = -1;            // -1: no token, only the end (cancelled, error)
+  int32_t token = -1;            // -1: none, an end without a token (cancelled, error)
   Finish finish = Finish::none;  // not none: the last event of this request
   std::string error;
-  bool drafted = false;  // the token was guessed by the MTP block, and the model drew the same one
+  bool drafted = false;  // the token was a draft that was accepted
   const RequestStats* stats = nullptr;
   const TokenLogprobs* logprobs = nullptr;  // of `token`, when asked for
-  // Of the prompt's tokens from Request::prompt_logprobs_from on, with the first event, when asked
+  // Of the prompt's tokens from Request::prompt_logprobs_from on. With the first event, if asked
   // for.
   std::span<const TokenLogprobs> prompt_logprobs = {};
-  const Selection* selection = nullptr;  // what the model attended to for `token`, when asked for
+  const Selection* selection = nullptr;  // of the query that `token` was drawn for, if asked for
 };
 
 // Changes to the logits before a token is drawn, applied in the order of the fields. They depend on
@@ -86,9 +86,9 @@ struct LogitRules {
   // Above 0: logits of tokens seen in prompt or answer are divided by it if positive, multiplied
   // otherwise.
   float repetition_penalty = 1;
-  float frequency_penalty = 0;  // -2 to 2: subtracted for each time a token stands in the answer
-  float presence_penalty = 0;   // -2 to 2: subtracted once for a token that stands in the answer
-  int64_t min_new_tokens = 0;   // stop ids are not drawn before
+  float frequency_penalty = 0;  // -2 to 2: subtracted for each time a token occurs in the answer
+  float presence_penalty = 0;   // -2 to 2: subtracted once for a token that occurs in the answer
+  int64_t min_new_tokens = 0;   // stop ids are not drawn before this many
 
   bool any() const {
     return !bias.empty() || repetition_penalty != 1 || frequency_penalty != 0 ||
@@ -96,19 +96,20 @@ struct LogitRules {
   }
 };
 
-// Restricts what may be drawn next: how answers are kept to a grammar. One object a request.
+// Restricts which tokens may be drawn next, so that an answer follows a grammar. One object per
+// request.
 class TokenConstraint {
  public:
   virtual ~TokenConstraint() = default;
-  // Bit i % 64 of word i / 64: whether token i may come next. Empty: any token may. Ids past the
-  // last word may not. Waits until the mask is computed; at least one bit is set.
+  // Returns which tokens may come next: token i is bit i % 64 of word i / 64. Empty: any token may.
+  // Ids beyond the last word may not. Waits until the mask is computed; at least one bit is set.
   virtual std::span<const uint64_t> allowed() = 0;
   // Advances the constraint by the token that was drawn, and returns at once: another thread
   // computes the next mask while the model computes the next logits.
   virtual void accept(int32_t token) = 0;
-  // `drafts` are guesses of the next tokens: how many of the first ones are possible. The others
-  // need not be verified. Nothing is accepted by this. A constraint that cannot tell says all of
-  // them: each token is drawn under its own mask in any case.
+  // Returns how many of `drafts` (guesses of the next tokens), from the first on, the constraint
+  // allows. The others need not be verified. Changes nothing. A constraint that cannot tell returns
+  // their number: each token is drawn under its own mask in any case.
   virtual size_t possible(std::span<const int32_t> drafts) { return drafts.size(); }
 };
 
@@ -122,10 +123,10 @@ struct Request {
   LogitRules rules;
   std::vector<int32_t> stop_ids;
   std::shared_ptr<TokenConstraint> constraint;  // none: any token
-  int logprobs = -1;                            // alternatives to name; -1: no log-probabilities
-  bool prompt_logprobs = false;                 // of the prompt too,
-  int64_t prompt_logprobs_from = 1;             // from this token of it on (the first has none)
-  bool keep_selection = false;                  // hand out what the indexer selected
+  int logprobs = -1;                            // alternatives to report; -1: no log-probabilities
+  bool prompt_logprobs = false;                 // also of the prompt,
+  int64_t prompt_logprobs_from = 1;             // from this prompt token on (the first has none)
+  bool keep_selection = false;                  // report what the indexer selected
   int priority = 0;                             // lower numbers are served first
   // Must not block and must not throw. It may call submit() and cancel().
   std::function<void(const TokenEvent&)> sink;

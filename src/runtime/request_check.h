@@ -16,7 +16,8 @@ struct RequestLimits {
   bool keep_selection = false;
 };
 
-// Why the request can never be served, with the value found and what is accepted; status 400.
+// Says why the request can never be served, with the value found and what is accepted (status 400).
+// Returns nothing if it can be served.
 std::optional<Failure> check_request(const Request& request, const RequestLimits& limits);
 
 }  // namespace fathom

@@ -9,11 +9,12 @@
 
 namespace fathom {
 
-// The first parameter out of its range, named with its value and what is accepted.
+// Returns `params`, or a Failure that names the first parameter out of its range, its value and
+// what is accepted.
 Result<SamplingParams> checked(const SamplingParams& params);
 
-// The token of the greatest logit, the lowest id on ties. Fails when the logits are not numbers: a
-// NaN, +inf, or nothing but -inf.
+// Returns the token of the greatest logit, the lowest id on ties. Fails when the logits are not
+// numbers: a NaN, +inf, or nothing but -inf.
 Result<int32_t> greedy(std::span<const float> logits);
 
 // Thread-compatible. Allocates in its constructor only.
@@ -21,8 +22,7 @@ class Sampler {
  public:
   explicit Sampler(int64_t vocab);
 
-  // The token that follows position `position` - 1. Fails as greedy() does, for this request
-  // alone.
+  // Draws the token at `position`. Fails as greedy() does.
   Result<int32_t> sample(std::span<const float> logits, const SamplingParams& params,
                          int64_t position);
 

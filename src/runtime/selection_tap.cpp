@@ -31,7 +31,8 @@ std::span<const int32_t> SelectionTap::picked(int row, int layer) const {
 }
 
 void SelectionTap::after(OpKind kind, std::span<const Tensor> results) {
-  if (kind != OpKind::index_topk || layer() >= layers_) return;  // the MTP block's are nobody's
+  // Picks of the MTP block are not kept.
+  if (kind != OpKind::index_topk || layer() >= layers_) return;
   const Tensor& picked = results[0];
   for (const Watched& w : watched_) {
     const int32_t* from = picked.row<int32_t>(w.token);

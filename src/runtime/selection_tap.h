@@ -1,6 +1,6 @@
-// SelectionTap: keeps what the indexer picked, layer by layer, for the tokens whose logits are
-// wanted. A user interface shows with it which earlier tokens an answer is based on. Only an engine
-// that is asked to keep selections puts one between model and ops.
+// SelectionTap: keeps the positions that the indexer picked in each layer, for tokens whose logits
+// are wanted. The chat page shows with them which earlier tokens an answer is based on. An engine
+// puts one between model and ops only if it is asked to keep selections.
 #pragma once
 
 #include <span>
@@ -17,10 +17,11 @@ class SelectionTap final : public TraceOps {
   // `rows`: logit rows of one step; `topk`: positions that a token picks at most.
   SelectionTap(Ops& inner, int layers, int rows, int topk);
 
-  // Called before each step: the batch tokens of its logit rows, and which of them are to be kept.
+  // Called before each step. `logit_rows`: the batch tokens of its logit rows; `draws` says which
+  // of them are kept.
   void watch(std::span<const int32_t> logit_rows, std::span<const Draw> draws);
-  // The positions picked for that row's token, ascending. All positions up to its own if these are
-  // at most top-k.
+  // Returns the positions picked for that row's token, ascending. These are all positions up to its
+  // own if there are at most top-k.
   std::span<const int32_t> picked(int row, int layer) const;
 
  private:

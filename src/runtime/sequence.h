@@ -1,4 +1,4 @@
-// A request on its way through the engine.
+// The engine's state of one request.
 #pragma once
 
 #include <chrono>
@@ -26,19 +26,20 @@ struct Sequence {
   PrefixState prefix;          // what is known about the kept pages of this text
   bool cancelled = false;      // cancel() was called
   bool ended = false;          // its last event was delivered; the engine will drop it
-  SeenTokens seen;             // for penalties; empty without
+  SeenTokens seen;             // for penalties; empty if there are none
   // Of the prompt's tokens from request.prompt_logprobs_from on, as they are computed.
   std::vector<TokenLogprobs> prompt_logprobs;
   RequestStats stats;
   Clock::time_point submitted, first_token;
 
-  // Steps in flight that read or write its pages, and the token that the last of them draws.
+  // The number of steps in flight that read or write its pages, and the token that the last of them
+  // draws.
   int in_flight = 0;
   int pending = 0;       // 1: a token is being drawn and its id is not known yet
   int pending_row = -1;  // its logit row in that step
 
-  // With speculation. Guesses of the tokens after the last known one, which the next step verifies;
-  // the step in flight, if it has begun.
+  // With speculation: guesses of the tokens after the last known one. The next step verifies them,
+  // or the step in flight if it has been launched.
   std::vector<int32_t> drafts;
   AcceptanceRate acceptance;
   int64_t block_rows = 0;  // positions below this have rows of the MTP block in the cache
@@ -50,9 +51,10 @@ struct Sequence {
     return pending > 0 &&
            (generated() + pending >= request.max_new_tokens || known() + pending >= context);
   }
-  // Whether tokens of the prompt need logit rows, for their log-probabilities:
+  // Whether tokens of the prompt need logit rows, for their log-probabilities.
   bool wants_prompt_rows() const { return request.prompt_logprobs && generated() == 0; }
-  // each from this position on, which is in front of the first token asked for.
+  // The first position that needs one: the one before the first token whose log-probability is
+  // wanted.
   int64_t first_prompt_row() const { return request.prompt_logprobs_from - 1; }
   bool has_penalties() const {
     const LogitRules& r = request.rules;

@@ -8,13 +8,13 @@
 
 namespace fathom {
 
-// Drafts of one sequence that a step may verify. The block is trained for the first one; the others
-// feed its own state back and are right less often.
+// The most drafts of one sequence that a step may verify. The block is trained for the first one.
+// For the others it starts from its own state, and they are right less often.
 inline constexpr int kMaxSpeculativeTokens = 4;
 
-// What became of drafts, since the start.
+// Counts of drafts since the start.
 struct SpeculationStats {
-  int64_t drafts = 0;        // runs of a sequence that held a draft: one a sequence and step
+  int64_t drafts = 0;        // sequences with drafts, counted in every step
   int64_t draft_tokens = 0;  // drafts that were verified
   int64_t accepted_tokens = 0;
   std::array<int64_t, kMaxSpeculativeTokens> accepted_at{};  // of the first drafts, the second, ...

@@ -19,8 +19,8 @@ struct LayerTaps {
 
 class TapOps final : public TraceOps {
  public:
-  // `rows`: positions to record, ascending; `context`: length of the whole sequence, whose steps
-  // hold no other one's tokens.
+  // `rows`: positions to record, ascending; `context`: length of the whole sequence. Its steps must
+  // contain no other sequence.
   TapOps(Ops& inner, std::vector<int64_t> rows, int64_t context);
 
   const std::map<int, LayerTaps>& layers() const { return layers_; }

@@ -16,7 +16,7 @@ struct EngineSnapshot {
   int64_t steps = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0;  // computed; a token computed again counts again
   int64_t preemptions = 0;
-  int64_t prefix_queries = 0, prefix_hits = 0;  // tokens of prompts looked up, and of these found
+  int64_t prefix_queries = 0, prefix_hits = 0;  // prompt tokens looked up, and those found
   SpeculationStats speculation;
   int running = 0, waiting = 0;
   int64_t pages = 0, free_pages = 0;  // idle kept pages count as free: they can be evicted
@@ -43,7 +43,7 @@ struct EngineSnapshot {
 // What one step did; reported on the engine thread.
 struct StepReport {
   int tokens = 0;           // computed
-  int decodes = 0;          // of these, the ones that continue an answer, drafts included
+  int decodes = 0;          // of these, the decoded ones, with their drafts
   int sequences = 0;        // in the step
   double seconds = 0;       // of model, sampling and drafting
   double host_seconds = 0;  // planning, book-keeping and delivery around it
@@ -56,7 +56,8 @@ class TokenEngine {
   // From any thread. A failure carries the HTTP status that fits: 400 for a request that can never
   // be served, 429 when too many requests wait already. The sink is not called in that case.
   virtual Result<RequestId> submit(Request request) = 0;
-  // From any thread. The sink gets the last event within one step, unless the request has ended.
+  // From any thread. The sink gets its last event within one step, unless the request has already
+  // ended.
   virtual void cancel(RequestId id) = 0;
   // From any thread.
   virtual EngineSnapshot snapshot() const = 0;

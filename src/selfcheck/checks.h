@@ -25,11 +25,11 @@ struct CheckContext {
   const Weights& weights;
   const Tokenizer* tokenizer;
   const SelfcheckOptions& options;
-  bool large = false;             // too large to compare whole: weights are sampled
+  bool large = false;             // too large to compare all of it: weights are sampled
   int64_t model_topk = 0;         // the checkpoint's own
   std::vector<int32_t> ids = {};  // the sequence of the runs
   std::vector<CheckResult> results = {};
-  // Weights for a GPU, in memory that the checks can read, too. Copied when first asked for.
+  // Weights on a GPU, in memory that the checks can read, too. Copied when first needed.
   mutable std::map<Numerics, DeviceWeights> placed = {};
 
   int64_t length() const { return static_cast<int64_t>(ids.size()); }
@@ -49,8 +49,8 @@ struct CheckContext {
     e.wrap = options.wrap;
     return e;
   }
-  // For single ops on tensors in the host's memory. When a GPU is checked, these run on the
-  // reference, which the GPU is compared with op by op: formulas = reference = GPU.
+  // For checks of single ops on tensors in the host's memory. When a GPU is checked, they run on
+  // the reference kernels, with which the GPU is compared op by op: formulas = reference = GPU.
   EvalOptions host_eval(Numerics numerics) const {
     EvalOptions e = eval(numerics);
     if (options.compute.device == DeviceKind::cuda) e.compute.kernels = "reference";

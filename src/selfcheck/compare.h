@@ -1,6 +1,6 @@
 // CompareOps: runs every op on the kernels under test and, for chosen tokens, a second time on the
-// reference with the same inputs. It keeps the error as a share of a bound that follows from the
-// number formats alone. So 1 is the limit for every op, format and size.
+// reference with the same inputs. It keeps the error divided by a bound that follows from the
+// number formats alone, so 1 is the limit for every op, format and size.
 //
 // An op added to Ops needs its comparison here; without one its check fails.
 #pragma once
@@ -14,7 +14,7 @@
 
 namespace fathom {
 
-// The comparisons of one op, summed up.
+// The results of all comparisons of one op.
 struct OpTally {
   double worst = 0;              // greatest error as a share of its bound
   int64_t values = 0;            // compared
@@ -28,7 +28,7 @@ struct OpTally {
 struct CompareLimits {
   std::set<int64_t> positions;        // tokens to compare
   std::set<int> layers;               // empty: all
-  size_t heavy_tokens = SIZE_MAX;     // tokens of one step through reference MLPs and experts
+  size_t heavy_tokens = SIZE_MAX;     // tokens of one step that are compared in MLPs and experts
   int64_t weight_budget = INT64_MAX;  // weights of one projection that are compared
   bool tensor_cores = false;          // see product_error
 };

@@ -1,4 +1,5 @@
-// Observers of the MTP block: one sees what it joins, the other runs it wrongly on purpose.
+// Observers of the MTP block: MtpWatch keeps its inner tensors, MtpVariantOps runs it wrongly on
+// purpose.
 #pragma once
 
 #include <array>
@@ -13,19 +14,19 @@
 
 namespace fathom {
 
-// Both work around ops whose memory the host can read, in one step of model and block.
-// `weights` are those that the forward pass works with.
+// Both wrap ops whose memory the host can read, for one step of model and block. `weights` are
+// those of the forward pass.
 
-// Keeps what goes into the block and what it says, of the first run.
+// Keeps inputs and outputs of the block's first run.
 class MtpWatch final : public TraceOps {
  public:
   MtpWatch(Ops& inner, const Config& config, const Weights& weights);
 
-  // [T, hidden] each, empty if it did not come by:
+  // [T, hidden] each; empty if it was not computed:
   OwnedTensor normed;    // the model's state after its final norm,
-  OwnedTensor combined;  // [T, 2 * hidden], what eh_proj was given,
-  OwnedTensor residual;  // the block's state in front of shared_head.norm,
-  OwnedTensor said;      // and what the head was given
+  OwnedTensor combined;  // [T, 2 * hidden], the input of eh_proj,
+  OwnedTensor residual;  // the block's state before shared_head.norm,
+  OwnedTensor said;      // and the input of the head
 
   void add_rms_norm(Tensor out, Tensor x, Tensor update, const float* gain, float eps) override;
   void project(std::span<const Projection> projections, Tensor x) override;
@@ -38,7 +39,7 @@ class MtpWatch final : public TraceOps {
   const void* const combine_;
 };
 
-// Mistakes that engines and converters have made, or may make, with the block's few tensors.
+// Mistakes that engines and converters have made, or may make, with the block's tensors.
 enum class MtpVariant : uint8_t {
   swapped,
   norms_exchanged,
@@ -66,14 +67,14 @@ inline constexpr std::array<NamedMtpVariant, 9> kMtpVariants = {{
     {MtpVariant::model_norm_at_head, "the model's norm as shared_head.norm"},
 }};
 
-// Keeps the state that the block takes in its first run, so that it can be run over it again and
-// again, as it is or as a variant.
+// Keeps the states that the block's first run starts from, so that it can be run from them again,
+// correctly or as a variant.
 class MtpVariantOps final : public TraceOps {
  public:
-  // At most `tokens` tokens a step.
+  // For steps of at most `tokens` tokens.
   MtpVariantOps(Ops& inner, const Config& config, const Weights& weights, int tokens);
 
-  // How the block runs from now on; none: as it is.
+  // Sets how the block runs from now on; none: correctly.
   void set(std::optional<MtpVariant> variant) { variant_ = variant; }
 
   void rms_norm(Tensor out, Tensor x, const float* gain, float eps) override;
@@ -91,8 +92,8 @@ class MtpVariantOps final : public TraceOps {
   std::optional<MtpVariant> variant_;
   Buffer ones_;  // [hidden] f32: a norm without gain
   Buffer before_memory_, taken_memory_;
-  Tensor before_;  // [T, hidden]: the state in front of the model's final norm,
-  Tensor taken_;   // and the one that the block took in its first run
+  Tensor before_;  // [T, hidden]: the state before the model's final norm,
+  Tensor taken_;   // and the state that the block's first run started from
 };
 
 }  // namespace fathom

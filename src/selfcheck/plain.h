@@ -1,5 +1,5 @@
 // The model's rules written a second time, from the papers' formulas, in float64, without any code
-// of src/numerics/. So a mistake that the kernels and the reference share is found as well.
+// of src/numerics/. They find mistakes that the kernels and the reference have in common.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,7 @@ double longest_row(const QWeight& w);
 struct PlainRouting {
   std::vector<int32_t> ids;
   std::vector<double> weights;
-  double margin = 0;  // smallest difference of scores that decided something; 0 at a tie
+  double margin = 0;  // smallest difference of scores that decided a choice; 0 at a tie
 };
 PlainRouting plain_routing(std::vector<double> logits, const float* bias, const RouterShape& shape);
 

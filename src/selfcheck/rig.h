@@ -12,12 +12,12 @@
 
 namespace fathom {
 
-// What the kernels were called with and what they chose.
+// Arguments and results of the kernels, for the checks.
 struct Record {
   std::vector<int32_t> picked, experts;     // of all tokens and layers, in the order computed
   std::vector<float> scales;                // softmax scales, each once
   std::vector<float> cos, sin;              // rotation table, [positions, pairs]
-  int64_t latent_rows = 0, index_rows = 0;  // fp8 cache rows that were quantised again,
+  int64_t latent_rows = 0, index_rows = 0;  // fp8 cache rows that the check quantised again,
   int64_t changed_rows = 0;                 // and those whose values changed by that
 };
 
@@ -66,7 +66,7 @@ class Rig {
   RecordOps* record_ = nullptr;
   CompareOps* compare_ = nullptr;
   std::unique_ptr<Evaluator> evaluator_;
-  std::unique_ptr<Ops> reference_;  // on the evaluator's threads: a second team would slow both
+  std::unique_ptr<Ops> reference_;  // uses the evaluator's threads: a second pool would slow both
 };
 
 }  // namespace fathom

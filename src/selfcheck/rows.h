@@ -55,8 +55,8 @@ inline double norm_of(std::span<const float> x) {
   return std::sqrt(sum);
 }
 
-// Chosen tokens of a batch as a batch of their own, for the reference. Positions in a span ascend
-// but may have gaps, which the reference allows.
+// A batch of some tokens of another batch, for the reference. Positions in a span ascend but may
+// have gaps, which the reference allows.
 struct SubBatch {
   std::vector<int32_t> positions, sequences;
   std::vector<AttentionSpan> spans;

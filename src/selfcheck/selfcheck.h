@@ -1,6 +1,7 @@
-// Lets a user prove that this build, on this machine, computes this checkpoint correctly: a list of
-// checks, each with a sentence, a figure, a limit and a verdict. Nothing is compared with recorded
-// values, so it works on any checkpoint. docs/numerics.md says where the limits come from.
+// The self-check: a user proves with it that this build computes this checkpoint correctly on this
+// machine. It is a list of checks, each with a sentence, a figure, a limit and a verdict. Nothing
+// is compared with recorded values, so it works on any checkpoint. docs/numerics.md says where the
+// limits come from.
 #pragma once
 
 #include <functional>
@@ -18,10 +19,10 @@ namespace fathom {
 enum class Verdict : uint8_t { passed, failed, skipped };
 
 struct CheckResult {
-  std::string id;      // "router.independent": group, then what
+  std::string id;      // "router.independent": group, then name
   std::string proves;  // in words
   std::string figure;  // what was measured; for a skipped check, why
-  std::string limit;   // what would still have passed
+  std::string limit;   // the limit that the figure must keep
   Verdict verdict = Verdict::failed;
 };
 
@@ -32,10 +33,10 @@ struct CheckGroup {
 std::span<const CheckGroup> selfcheck_groups();
 
 struct SelfcheckOptions {
-  // Only its device, kernels, threads and layout count; the checks choose the rest. With a GPU,
+  // Only its device, kernels, threads and layout are used; the checks choose the rest. With a GPU,
   // bf16 and fp8 numerics are checked on the GPU and exact numerics on the CPU.
   ComputePlan compute;
-  RankWeights ranks;              // the host's, of each rank of a layout of several
+  RankWeights ranks;              // in the host's memory; for a layout of several ranks
   std::vector<std::string> only;  // groups to run; empty: all
   // Wraps the kernels, so that a test can inject one fault at a time.
   OpsWrapper wrap;

@@ -1,5 +1,6 @@
-// A setting for single ops with made-up inputs: the host's kernels (CheckContext::host_eval), one
-// layer of cache, and a few tokens of one sequence at chosen positions.
+// Stage: what is needed to run single ops on synthetic inputs. It has the host's kernels
+// (CheckContext::host_eval), one layer of cache, and a few tokens of one sequence at chosen
+// positions.
 #pragma once
 
 #include <vector>
@@ -11,7 +12,7 @@ namespace fathom {
 
 class Stage {
  public:
-  // `context`: positions of the cache; tokens stand at `positions`, all below it.
+  // `context`: positions of the cache; `positions` of the tokens are all below it.
   Stage(const CheckContext& c, const Config& config, Numerics numerics, int64_t context,
         std::vector<int32_t> positions);
 
@@ -20,7 +21,7 @@ class Stage {
   const BatchView& batch() const { return batch_; }
   RopeTable rope() const;
   DType activations() const { return numerics_ == Numerics::exact ? DType::f32 : DType::bf16; }
-  // Of indexer queries, as index_topk takes them.
+  // The dtype of indexer queries, as index_topk takes them.
   DType index_dtype() const { return numerics_ == Numerics::fp8 ? DType::fp8_e4m3 : activations(); }
 
   // Random values in [-1, 1), rounded to `dtype`.
@@ -38,11 +39,11 @@ class Stage {
   BatchView batch_;
 };
 
-// An element of an indexer query in any of its dtypes.
+// Reads or writes an element of an indexer query in any of its dtypes.
 float index_value(Tensor q, int64_t row, int64_t i);
 void set_index_value(Tensor q, int64_t row, int64_t i, float value);
 
-// A cached indexer key as the values it stands for.
+// Reads a cached indexer key, dequantised.
 std::vector<double> read_index_key(const KvView& kv, int64_t row);
 
 // |a - b| / |b|

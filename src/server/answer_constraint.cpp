@@ -15,7 +15,7 @@ class Work {
   Work(ConstraintFactory& constraints, std::shared_ptr<const CompiledForm> form)
       : constraints_(constraints), matcher_(constraints.matcher(std::move(form))) {}
 
-  // Only one task of an answer is under way at a time, and it alone touches the matcher.
+  // Only one task of an answer runs at a time, and only it uses the matcher.
   static void begin(const std::shared_ptr<Work>& self) {
     self->constraints_.post([self] { self->run(); });
   }
@@ -24,7 +24,7 @@ class Work {
     {
       const std::lock_guard lock(self->mutex_);
       self->tokens_.push_back(token);
-      if (!self->ready_) return;  // the task under way will see it
+      if (!self->ready_) return;  // the running task will see it
       self->ready_ = false;
     }
     begin(self);
@@ -33,16 +33,16 @@ class Work {
   std::span<const uint64_t> wait() {
     std::unique_lock lock(mutex_);
     made_.wait(lock, [this] { return ready_; });
-    return mask_;  // not touched before the next accept(), which comes from the same thread
+    return mask_;  // not changed before the next accept(), which comes from the same thread
   }
 
-  // No task is under way once the mask is there, and none begins before the next accept().
+  // No task runs once the mask is ready, and none begins before the next accept().
   size_t possible(std::span<const int32_t> drafts) {
     wait();
     return matcher_->possible(drafts);
   }
 
-  // Nobody will ask any more.
+  // The answer is dropped: no more masks are needed.
   void abandon() {
     const std::lock_guard lock(mutex_);
     abandoned_ = true;
@@ -69,12 +69,12 @@ class Work {
   }
 
   ConstraintFactory& constraints_;
-  std::unique_ptr<TokenMatcher> matcher_;  // of the task under way, or of the engine's thread
+  std::unique_ptr<TokenMatcher> matcher_;  // used by the running task, or by the engine's thread
   std::mutex mutex_;                       // of what follows
   std::condition_variable made_;
   std::deque<int32_t> tokens_;  // accepted, not yet seen by the matcher
   std::vector<uint64_t> mask_;
-  bool ready_ = false;  // no task is under way, mask_ is that of the last token
+  bool ready_ = false;  // no task runs, and mask_ is that of the last token
   bool abandoned_ = false;
 };
 
@@ -91,7 +91,7 @@ class AnswerConstraint final : public TokenConstraint {
   size_t possible(std::span<const int32_t> drafts) override { return work_->possible(drafts); }
 
  private:
-  std::shared_ptr<Work> work_;  // outlives this while a task is under way
+  std::shared_ptr<Work> work_;  // outlives this object while a task runs
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Keeps one answer to its form while the model computes: masks are made on the threads of the
-// ConstraintFactory, not on the engine's.
+// Restricts an answer to its form (JSON, a schema, tool calls). Token masks are computed on the
+// threads of the ConstraintFactory while the model computes, not on the engine's thread.
 #pragma once
 
 #include <memory>
@@ -9,9 +9,9 @@
 
 namespace fathom::server {
 
-// The constraint of one answer; every choice of a request gets its own. Null for a form that
-// restricts nothing. The first mask is begun at once, while the prompt is still being read.
-// `constraints` must outlive what is returned; that may be dropped at any time, from any thread.
+// Returns the constraint of one answer; every choice of a request needs its own. Null for a form
+// that restricts nothing. Starts to compute the first mask at once, while the prompt is prefilled.
+// `constraints` must outlive the result, which may be dropped at any time, on any thread.
 std::shared_ptr<TokenConstraint> make_answer_constraint(ConstraintFactory& constraints,
                                                         std::shared_ptr<const CompiledForm> form);
 

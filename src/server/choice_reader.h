@@ -1,6 +1,6 @@
-// Turns the tokens that the engine generates for one choice into the events that the protocols
-// write: pieces of text, reasoning and calls, log-probabilities, and the finish reason. Plain
-// computation: it uses no thread and no clock.
+// ChoiceReader turns the tokens of one choice into the events that the protocols write: pieces of
+// text, reasoning and calls, log-probabilities, and the finish reason. Plain computation: it uses
+// no thread and no clock.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct KeptToken {
   int32_t token = -1;
   Finish finish = Finish::none;
   RequestStats stats;
-  // Members that few events have; apart, to keep the common token small.
+  // Members that few events have; separate, to keep the usual token small.
   struct Extra {
     std::string error;
     std::vector<TokenLogprobs> logprobs;  // one or none
@@ -38,16 +38,16 @@ class ChoiceReader {
   ChoiceReader(const Service& service, const GenerationRequest& request, std::string id,
                int choice);
 
-  // Adds what the token makes known to `event`. Must not be called once ended().
+  // Reads the next token and adds what is now known to `event`. Must not be called once ended().
   void take(KeptToken token, GenerationEvent& event);
-  // The choice ends with a failure.
+  // Ends the choice with a failure.
   void fail(const Failure& failure, GenerationEvent& event);
 
   bool ended() const { return ended_; }
   // Whether a stop text has ended the choice. The engine does not know of it and must be told.
   bool stopped() const { return reader_.stopped(); }
   const RequestStats& stats() const { return stats_; }
-  // Tool calls that the answer has tried and that could not be read.
+  // How many tool calls of the answer could not be read.
   int unreadable_calls() const { return reader_.unreadable_calls(); }
 
  private:

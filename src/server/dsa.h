@@ -1,6 +1,6 @@
 // GET /v1/dsa/selection: which context tokens the indexer selected for a generated token.
 //
-//   (no parameter)        {"keep_selection": true}: whether anything is kept at all
+//   (no parameter)        {"keep_selection": true}: whether selections are kept
 //   request=ID            the request's text, token by token
 //   request=ID&token=K    by layer, what was selected for generated token K (0 is the first)
 #pragma once

@@ -40,7 +40,7 @@ int64_t tokens_of_prompt(const GenerationRequest& r) {
 
 // The choices of one API request. The engine's thread puts tokens into a queue; everything else
 // happens in tasks of the reply, so only what the two share needs a mutex. Kept alive by the sinks
-// that the engine holds and by tasks under way.
+// that the engine holds and by posted tasks.
 class Generation : public std::enable_shared_from_this<Generation> {
  public:
   Generation(Service& service, std::shared_ptr<HttpReply> reply,

@@ -1,5 +1,5 @@
-// Runs one API request on the engine, whatever its protocol: token ids of the prompts go in, parsed
-// pieces of each choice come out.
+// Runs one API request of any protocol on the engine: token ids of the prompts go in, parsed pieces
+// of each choice come out.
 #pragma once
 
 #include <chrono>
@@ -21,24 +21,24 @@
 namespace fathom::server {
 
 struct GenerationRequest {
-  std::string id;                // as the client is told, e.g. "chatcmpl-..."
+  std::string id;                // as the client knows it, e.g. "chatcmpl-..."
   std::vector<int32_t> prompt;   // token ids
-  bool chat = true;              // false: text alone, no reasoning, no tool calls
+  bool chat = true;              // false: text only, no reasoning, no tool calls
   bool thinking = false;         // the prompt ends in <think>
   int n = 1;                     // choices; choice i draws with seed + i
-  int64_t max_tokens = 0;        // 0, or more than there is room for: until the context is full
+  int64_t max_tokens = 0;        // 0, or more than fits: until the context is full
   SamplingParams sampling;       // seed: see below
   std::optional<uint64_t> seed;  // none: a fresh one
   LogitRules rules;
-  std::vector<std::string> stop;        // texts that end an answer; they are not part of it
-  std::vector<int32_t> stop_token_ids;  // beside the end of sentence
+  std::vector<std::string> stop;        // texts that end an answer; not part of it
+  std::vector<int32_t> stop_token_ids;  // besides the end of sentence
   bool ignore_eos = false;
-  bool single_call = false;  // the answer ends behind its first tool call
-  int logprobs = -1;         // alternatives a token; -1: none
+  bool single_call = false;  // the answer ends after its first tool call
+  int logprobs = -1;         // alternatives per token; -1: no log-probabilities
   bool prompt_logprobs = false;
   int priority = 0;
   std::shared_ptr<const CompiledForm> form;  // none: free
-  // When the request came in: the start of the time to the first token and of the time limit.
+  // When the request arrived. Time to the first token and the time limit are counted from here.
   std::chrono::steady_clock::time_point arrival = std::chrono::steady_clock::now();
 };
 
@@ -46,26 +46,26 @@ struct GenerationRequest {
 struct GenerationEvent {
   int choice = 0;
   CompletionParser::Events pieces;  // without `chat`: of kind content
-  // When asked for, of the tokens behind `pieces`. By the end there is one for each generated token
-  // (stats.generated_tokens): those of a stop text and the one that ended the answer are among
-  // them, though they are no text.
+  // If asked for: log-probabilities of the tokens of `pieces`. In the end there is one entry for
+  // each generated token (stats.generated_tokens). That includes the tokens of a stop text and the
+  // one that ended the answer, though their text is not in `pieces`.
   std::vector<TokenLogprobs> logprobs;
-  // With the first event of a prompt's first choice, when asked for.
+  // If asked for: with the first event of a prompt's first choice.
   std::vector<TokenLogprobs> prompt_logprobs;
   // The last event of a choice:
   bool ended = false;
   std::string finish_reason;         // stop, length, tool_calls, error
   std::string stop_text;             // the stop text that ended it
   std::optional<Failure> failure;    // finish_reason error
-  const Message* message = nullptr;  // chat: the whole message, for the time of the call
+  const Message* message = nullptr;  // chat: the whole message; valid during the call
   RequestStats stats;                // tokens so far
   int64_t reasoning_tokens = 0;      // of the generated ones, so far
   bool context_full = false;         // finish_reason length, though max_tokens allowed more
 };
 
-// The prompt leaves no room for an answer. The message begins with what clients of OpenAI's API
-// look for to know that they must shorten the conversation. A max_tokens that is more than the
-// prompt leaves is no such condition: clients name the most that a model could say, not what they
+// The prompt leaves no room for an answer. The message begins with the words by which clients of
+// OpenAI's API recognise that they must shorten the conversation. A max_tokens above the room that
+// is left is no error: clients set it to the most that a model could write, not to what they
 // expect.
 class PromptTooLong : public Error {
  public:
@@ -79,37 +79,40 @@ class PromptTooLong : public Error {
   const int64_t tokens, context;
 };
 
-// Throws PromptTooLong for a prompt that leaves no room in the context. start_generation() does so
-// itself; this is for protocols that must know it before they begin to answer.
+// Throws PromptTooLong if the prompt leaves no room in the context. start_generation() also checks
+// it; this is for protocols that must know before they begin to answer.
 void require_room(const GenerationRequest& request, int64_t context);
 
-// Starts the request. `listen` is called on the reply's sequence of tasks (HttpReply::post), never
-// before this returns, until every choice has ended; several tokens may come in one event when the
-// client's side is slower than the engine. The engine gets a bounded number of choices at a time,
-// and the rest as these end; when its queue is full they wait. When the client goes away the
-// choices are cancelled and `listen` is not called any more. A Failure (400, 429) means that
-// nothing was started. So does PromptTooLong, which is thrown so that each protocol can word it.
+// Starts the request. A returned Failure (400, 429) means that nothing was started. So does a
+// thrown PromptTooLong, which each protocol words in its own way.
 //
-// When one choice fails (the engine failed, the server stops, the time limit is over), the choices
-// that have not ended end with the same failure, since an answer lacks one of its choices then.
+// `listen` is called as a task of the reply (HttpReply::post), never before this returns, until
+// every choice has ended. If the engine is faster than the client's side, one event may have
+// several tokens. If the client goes away, the choices are cancelled and `listen` is not called any
+// more.
 //
-// Text is held back while it may turn out to be the beginning of a stop text; `pieces` of a kind
-// add up to the same text however the events are cut. Calls in `message` have the ids of
-// tool_call_id().
+// A bounded number of choices is submitted to the engine at a time, and the others as these end. If
+// the engine's queue is full they wait.
+//
+// If one choice fails (the engine fails, the server stops, the time limit is exceeded), the choices
+// that have not ended end with the same failure, because the answer is incomplete without it.
+//
+// Text is held back while it may be the beginning of a stop text. The `pieces` of each kind add up
+// to the same text however the events are cut. Calls in `message` have the ids of tool_call_id().
 std::optional<Failure> start_generation(Service& service, std::shared_ptr<HttpReply> reply,
                                         GenerationRequest request,
                                         std::function<void(const GenerationEvent&)> listen);
-// Several prompts as one request (at least one); choice i of prompt p is choice p * n + i, with the
-// n of the first.
+// Starts several prompts (at least one) as one request. Choice i of prompt p is choice p * n + i,
+// with the n of the first.
 std::optional<Failure> start_generation(Service& service, std::shared_ptr<HttpReply> reply,
                                         std::vector<GenerationRequest> requests,
                                         std::function<void(const GenerationEvent&)> listen);
 
-// "chatcmpl-" and the like with 24 random hex digits.
+// Returns `prefix` ("chatcmpl-" and the like) and 24 random hex digits.
 std::string new_id(std::string_view prefix);
 
-// The id of call `call` of choice `choice` of the request `id`: "call_" and what is random in `id`.
-// No state is needed to name a call the same way in a stream and in the whole message.
+// Returns the id of call `call` of choice `choice` of the request `id`: "call_" and the random part
+// of `id`. It needs no state, so a call has the same id in a stream and in the whole message.
 std::string tool_call_id(std::string_view id, int choice, size_t call);
 
 }  // namespace fathom::server

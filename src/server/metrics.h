@@ -1,5 +1,5 @@
-// The metrics of /metrics in Prometheus' text form. Those that vLLM has, too, have its names, so
-// that dashboards for vLLM show them.
+// The metrics of /metrics in Prometheus' text form. Metrics that vLLM also has are named as there,
+// so that dashboards for vLLM show them.
 #pragma once
 
 #include <memory>
@@ -24,9 +24,9 @@ class Metrics {
   void observe_step(const StepReport& step);
   void observe_first_token(double seconds);  // from the request's arrival
   void observe_token_gap(double seconds);    // between two tokens of one answer
-  // An answer is complete (or was given up): "stop", "length", "tool_calls", "cancelled", "error".
+  // An answer has ended: "stop", "length", "tool_calls", "cancelled", "error".
   void observe_end(std::string_view finish_reason, const RequestStats& stats, double seconds);
-  // Tool calls that an answer has tried and that could not be read; 0 or more.
+  // Counts tool calls of an answer that could not be read; 0 or more.
   void count_unreadable_calls(int calls);
   void count_http(std::string_view path, int status);
 

@@ -1,5 +1,5 @@
-// The chat page: files that are part of the program, at / and /web/NAME. They hold no secrets, so
-// they need no key; the page asks for one when the API wants it.
+// The chat page: files that are part of the program, at / and /web/NAME. They contain no secrets,
+// so they need no key; the page asks for one when the API requires it.
 #include <memory>
 #include <string>
 #include <string_view>

@@ -1,5 +1,5 @@
-// Finds the handler of a request. Checks keys and CORS first and answers what is wrong with it, and
-// writes a log line and counts a metric for every request.
+// Router: finds the handler of a request. Before that it checks host, key and CORS, and answers
+// requests that fail. It writes a log line and counts a metric for every request.
 #pragma once
 
 #include <map>
@@ -16,7 +16,7 @@
 
 namespace fathom::server {
 
-// How a protocol words its errors.
+// The form of a protocol's errors.
 enum class ErrorShape { openai, anthropic };
 
 // {"error": {"message", "type", "param", "code"}} or {"type": "error", "error": {...}}. The type
@@ -24,7 +24,7 @@ enum class ErrorShape { openai, anthropic };
 // rate_limit_error, server_error); `param` and `code` may be empty (null).
 std::string error_body(ErrorShape shape, const Failure& failure, std::string_view param = {},
                        std::string_view code = {});
-// error_body as the whole answer; a 429 carries Retry-After.
+// Sends error_body as the whole answer; a 429 has Retry-After.
 void send_error(HttpReply& reply, ErrorShape shape, const Failure& failure,
                 std::string_view param = {}, std::string_view code = {});
 
@@ -47,19 +47,19 @@ class Router {
     ErrorShape shape = ErrorShape::openai;
     bool needs_key = true;  // false: the page, /health
   };
-  // A path that ends in "/*" matches every path with something in place of the star. An exact match
-  // wins, then the longest pattern. GET's handler also answers HEAD.
+  // Adds a route. A path that ends in "/*" matches every path with some text in place of the star.
+  // An exact match is preferred, then the longest pattern. The handler of GET also answers HEAD.
   void add(const std::string& method, const std::string& path, HttpHandler handler, Route route);
   void add(const std::string& method, const std::string& path, HttpHandler handler) {
     add(method, path, std::move(handler), Route{});
   }
 
-  // Registers an endpoint that the protocols have and this server does not: requests to `path` and
-  // to what is below it get a 404 with `why` in its message.
+  // Adds an endpoint of a protocol that this server does not have: requests to `path` and below it
+  // get a 404 with `why` in its message.
   void add_absent(const std::string& path, const std::string& why);
 
-  // A handler that throws gets its request answered with 500; the message goes to the log alone.
-  // Every answer carries x-request-id: the client's own if it sent a sane one.
+  // Handles a request. If its handler throws, the answer is 500 and the message goes only to the
+  // log. Every answer has x-request-id, that of the client if it has sent a valid one.
   void handle(std::shared_ptr<const HttpRequest> request, std::shared_ptr<HttpReply> reply) const;
 
   bool needs_keys() const { return !options_.api_keys.empty(); }
@@ -70,12 +70,12 @@ class Router {
     Route route;
   };
   using Methods = std::map<std::string, Entry>;
-  class Observed;  // the reply as handlers get it
+  class Observed;  // the HttpReply that handlers get
   // The routes of a path, and the path as it was added; nullptr if there are none.
   const Methods* find(const std::string& path, std::string* pattern) const;
   std::string why_absent(const std::string& path) const;
   ErrorShape shape_of(const std::string& path, const Methods* methods) const;
-  // Why the request must not reach its handler, if anything: wrong host, foreign origin, no key.
+  // Returns why the request must not reach its handler, if so: wrong host, foreign origin, no key.
   std::optional<Failure> refusal(const HttpRequest& request, const Route& route) const;
   HttpHeaders cors_headers(const HttpRequest& request) const;
   void answer_options(const HttpRequest& request, const Methods& methods, HttpReply& reply) const;

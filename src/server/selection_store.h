@@ -1,4 +1,5 @@
-// What the indexer selected for the tokens of the last requests, for /v1/dsa/selection.
+// SelectionStore: the positions that the indexer selected for the tokens of the last requests, for
+// /v1/dsa/selection.
 #pragma once
 
 #include <cstdint>
@@ -13,18 +14,18 @@ namespace fathom::server {
 // All methods may be called from any thread.
 class SelectionStore {
  public:
-  // Keeps no more than `max_bytes`: the oldest requests go first, and of a single request that
-  // would need more, the tokens past the limit are not kept.
+  // Keeps no more than `max_bytes`. The oldest requests are dropped first. Of a single request that
+  // needs more, the tokens beyond the limit are not kept.
   explicit SelectionStore(size_t max_bytes);
   ~SelectionStore();
 
-  // A request begins; `id` is the one the API tells its client, `prompt` its token ids.
+  // Begins a request. `id` is the one that the client knows, `prompt` its token ids.
   void begin(const std::string& id, std::vector<int32_t> prompt);
-  // The request has not begun after all.
+  // Removes a request that was not started.
   void forget(const std::string& id);
-  // The next generated token of the request, what led to it, and whether the MTP block had guessed
-  // it. Called on the engine thread: must be quick (positions are kept as gaps, one byte most of
-  // the time).
+  // Adds the next generated token of the request, the positions selected for it, and whether it was
+  // a draft. Called on the engine thread, so it must be quick (positions are stored as gaps, mostly
+  // one byte each).
   void append(const std::string& id, int32_t token, const Selection& selection,
               bool drafted = false);
 
@@ -32,12 +33,12 @@ class SelectionStore {
     std::vector<int32_t> ids;  // prompt, then what was generated
     int64_t prompt = 0;
     int64_t kept = 0;              // generated tokens whose selection is kept
-    std::vector<int64_t> drafted;  // which generated tokens had been guessed (0 is the first)
+    std::vector<int64_t> drafted;  // indices of generated tokens that were drafts (0 is the first)
     int layers = 0;
   };
-  // False: nothing is known of `id`.
+  // Returns false if `id` is not known.
   bool find(const std::string& id, Text& text) const;
-  // By layer, the ascending positions selected for generated token `token` (0 is the first).
+  // Gets, by layer, the ascending positions selected for generated token `token` (0 is the first).
   bool find(const std::string& id, int64_t token, std::vector<std::vector<int32_t>>& layers) const;
 
  private:

@@ -1,4 +1,4 @@
-// The server's log: one JSON object a line on standard error.
+// The server's log: one JSON object per line on standard error.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +27,8 @@ struct RequestRecord {
   std::vector<std::pair<std::string, std::variant<int64_t, std::string>>> notes;  // HttpReply::note
 };
 
-// From any thread; lines are written by a thread of their own. When standard error takes them too
-// slowly, the oldest ones are dropped: serving goes on.
+// May be used from any thread; a thread of its own writes the lines. If standard error is too slow,
+// the oldest lines are dropped and serving goes on.
 class ServerLog {
  public:
   explicit ServerLog(LogLevel level);
@@ -39,8 +39,9 @@ class ServerLog {
   void request(const RequestRecord& record);  // level info
   void write(LogLevel level, std::string_view message);
 
-  // Writes the lines that wait; nothing may be logged afterwards. Returns false if standard error
-  // did not accept them in time: a detached thread then still waits for it and holds its lock.
+  // Writes the waiting lines; nothing may be logged afterwards. Returns false if standard error did
+  // not accept them in time. Then a detached thread still waits for standard error and holds its
+  // lock.
   bool finish(double seconds);
 
  private:

@@ -1,4 +1,4 @@
-// What the handlers of all protocols share. Everything here outlives the HTTP server.
+// Service: what the handlers of all protocols use. Everything in it outlives the HTTP server.
 #pragma once
 
 #include <cstdint>
@@ -19,18 +19,18 @@
 namespace fathom::server {
 
 struct ServiceOptions {
-  std::vector<std::string> model_names;  // the first is the one answers carry
+  std::vector<std::string> model_names;  // answers carry the first one
   int64_t created = 0;                   // Unix time of the start, for /v1/models
   Encoding encoding = Encoding::v31;
-  int32_t vocab = 0;               // rows of the embedding: ids a bias or a prompt may name
+  int32_t vocab = 0;               // rows of the embedding: limit of the ids in a bias or prompt
   std::vector<int32_t> stop_ids;   // end of sentence
-  SamplingParams sampling;         // for what a request does not say (its seed is not used)
+  SamplingParams sampling;         // defaults of requests (the seed is not used)
   bool keep_selection = false;     // keep what the indexer selected for the last requests
   int max_stored_responses = 256;  // of /v1/responses with `store`
-  double request_seconds = 0;      // that a request may take from its arrival; 0: any time
+  double request_seconds = 0;      // most time of a request from its arrival; 0: no limit
   std::string fingerprint;         // system_fingerprint of answers; empty: null
   OrderedJson tokenizer_info;      // see tokenizer_info.h
-  // Whether the prompt says which format the answer must have; none: with the v3.2 encoding, whose
+  // Whether the prompt states the format of the answer. Nothing: only in the v3.2 encoding, whose
   // models know it.
   std::optional<bool> show_format;
 };

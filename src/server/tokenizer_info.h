@@ -1,5 +1,5 @@
-// What GET /tokenizer_info says: clients that count tokens themselves, or set up prompts by the
-// model's own template, ask for it before their first request.
+// The answer of GET /tokenizer_info. Clients that count tokens or render prompts themselves read it
+// before their first request.
 #pragma once
 
 #include <filesystem>
@@ -9,9 +9,9 @@
 
 namespace fathom::server {
 
-// The folder's tokenizer_config.json with special tokens as plain strings, `bos_token` and
-// `eos_token` from the model's ids where the file has none. Throws Error when the file is there and
-// cannot be read.
+// Returns the folder's tokenizer_config.json with special tokens as plain strings. If it has no
+// `bos_token` or `eos_token`, they are those of the model's ids. Throws Error if the file exists
+// and cannot be read.
 OrderedJson tokenizer_info(const std::filesystem::path& folder, const Tokenizer& tokenizer,
                            int32_t bos, int32_t eos);
 

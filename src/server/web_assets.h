@@ -13,7 +13,7 @@ struct WebAsset {
   std::string_view bytes;
 };
 
-// All of them, by name. Defined in a file that the build makes (cmake/web_assets.cmake).
+// All files, sorted by name. Defined in a file that the build generates (cmake/web_assets.cmake).
 std::span<const WebAsset> web_assets();
 
 }  // namespace fathom::server

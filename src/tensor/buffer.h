@@ -10,8 +10,8 @@
 
 namespace fathom {
 
-// While one of these is alive on a thread, Buffer refuses to allocate: the promise that a step
-// allocates nothing enforces itself.
+// While a NoAlloc exists on a thread, a Buffer that is created there fails a FATHOM_CHECK. It is
+// used to enforce that a step allocates nothing.
 class NoAlloc {
  public:
   explicit NoAlloc(const char* phase) : before_(phase_) { phase_ = phase; }
@@ -27,11 +27,11 @@ class NoAlloc {
   const char* before_;
 };
 
-// Where memory lies and who may touch it.
+// Where memory lies and who may access it.
 //   host    processors only
 //   pinned  processors; a GPU copies from and to it at full speed, while the host goes on
 //   device  one GPU only
-//   shared  both, each page moving to whoever touches it: slow, for observers (self-check, taps)
+//   shared both; a page moves to the side that accesses it. Slow: for observers (self-check, taps)
 enum class MemoryKind : uint8_t { host, pinned, device, shared };
 
 // Host memory is 64-byte aligned (huge-page aligned when large), zero-filled by the kernel on first
@@ -40,7 +40,8 @@ enum class MemoryKind : uint8_t { host, pinned, device, shared };
 class Buffer {
  public:
   Buffer() = default;
-  // Throws Error when the machine has not that much, or this build no CUDA.
+  // Throws Error when there is not that much memory, or when a build without CUDA is asked for GPU
+  // memory.
   explicit Buffer(size_t bytes, MemoryKind kind = MemoryKind::host);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;
@@ -62,8 +63,8 @@ size_t device_memory_free();
 class Arena {
  public:
   explicit Arena(size_t bytes, MemoryKind kind = MemoryKind::host) : buffer_(bytes, kind) {}
-  // Aligned to 256 bytes, which the copy engine of a GPU and every vector load are content with; a
-  // request that does not fit is a bug (sizes are planned beforehand).
+  // Returns memory aligned to 256 bytes, enough for a GPU's copy engine and for vector loads. A
+  // request that does not fit is a bug: sizes are planned beforehand.
   void* take(size_t bytes);
   Tensor tensor(DType dtype, std::initializer_list<int64_t> shape);
   void reset() { used_ = 0; }

@@ -1,4 +1,4 @@
-// Finds added tokens in a text, leftmost first, longest of those that begin at one place.
+// Finds added tokens in a text: the leftmost first, and of several at one place the longest.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,11 @@ namespace fathom {
 
 class AddedTokenMatcher {
  public:
-  // `tokens` must outlive the matcher; `normalized` picks which of them it looks for.
+  // `tokens` must outlive the matcher, which looks only for those whose `normalized` is as given.
   AddedTokenMatcher(const std::vector<AddedToken>& tokens, bool normalized);
 
-  // A stretch of the text: an added token (with the white space its flags take), or what lies
-  // between two of them (token is null).
+  // A part of the text: an added token (with the white space that its flags take), or the text
+  // between two added tokens (`token` is null).
   using Part = std::function<void(const AddedToken* token, std::string_view text)>;
 
   void split(std::string_view text, const Part& part) const;

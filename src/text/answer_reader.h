@@ -1,7 +1,7 @@
-// One answer on its way from token ids to what they mean: text, reasoning, tool calls, up to a stop
-// text. What `generate`, `chat` and the server all read answers with.
+// AnswerReader turns the token ids of one answer into content, reasoning and tool calls, up to a
+// stop text. `generate`, `chat` and the server all use it.
 //
-// Whatever the tokens the text is cut into, the pieces of a kind add up to the same text.
+// The pieces of each kind add up to the same text, however the tokens cut it.
 #pragma once
 
 #include <cstdint>
@@ -18,13 +18,14 @@ namespace fathom {
 
 struct AnswerOptions {
   Encoding encoding = Encoding::v31;
-  // False: text alone, of kind content, without special tokens: nobody knows what it continues.
+  // False: a plain completion. Its text is not parsed: all of it is content, without special
+  // tokens.
   bool chat = true;
   bool thinking = false;  // the prompt has ended in <think>
-  // Looked for in the content: what the client reads as the answer. Not in reasoning, and not in
-  // the markup and the arguments of tool calls, which a blank line or a brace must not cut.
+  // Stop texts. They are searched in the content, which the client reads as the answer. They are
+  // not searched in reasoning or in tool calls, which a blank line or a brace must not cut.
   std::vector<std::string> stop;
-  bool single_call = false;  // the answer ends behind its first tool call
+  bool single_call = false;  // the answer ends after its first tool call
 };
 
 // Thread-compatible.
@@ -35,23 +36,22 @@ class AnswerReader {
   // `tokenizer` must outlive the reader.
   AnswerReader(const Tokenizer& tokenizer, AnswerOptions options);
 
-  // The next token; not the one that ended the answer, which is no text. What it made certain is
-  // appended to `pieces`: no piece of kind tool_end, which only tells when single_call ends.
-  // `may_stop` false: no stop text ends in this token's text (an answer that has not reached its
-  // least length).
+  // Reads the next token. The stop token that ended the answer is not pushed: it has no text.
+  // Appends to `pieces` what is now known, never a piece of kind tool_end. `may_stop` false: this
+  // token's text cannot complete a stop text (the answer has not reached its minimum length).
   void push(int32_t token, Events& pieces, bool may_stop = true);
 
-  // No more tokens will come. Call once; not after stopped(). `cut`: a limit has ended the answer
-  // (CompletionParser::finish).
+  // Call this once when no more tokens will come, but not after stopped(). `cut`: a limit has ended
+  // the answer (see CompletionParser::finish).
   void finish(Events& pieces, bool cut = false);
 
-  // The answer has ended by itself: in front of a stop text, or behind its only call.
+  // Whether the answer has ended by itself: before a stop text, or after the call of single_call.
   bool stopped() const { return stop_.found() || called_; }
   std::string_view stop_text() const { return stop_.found_text(); }
 
-  // The whole message, after finish() or once stopped(): what the pieces add up to. Its calls have
-  // the ids "call_0", "call_1", ...; CompletionParser::message() says what a call may be that was
-  // cut.
+  // The whole message, after finish() or once stopped(): the sum of the pieces. Its calls have the
+  // ids "call_0", "call_1", ...; CompletionParser::message() says what a call that was cut
+  // contains.
   const Message& message() const { return message_; }
   bool in_reasoning() const { return options_.chat && parser_.in_reasoning(); }
   // OpenAI's finish_reason of an answer that ended by itself: "tool_calls" or "stop".
@@ -59,11 +59,11 @@ class AnswerReader {
     return message_.tool_calls.empty() ? "stop" : "tool_calls";
   }
 
-  // Tool calls that the answer has tried and that could not be read.
+  // How many tool calls of the answer could not be read.
   int unreadable_calls() const { return parser_.unreadable_calls(); }
 
-  // Bytes of text that the tokens so far stand for, and how many of them are decided: part of a
-  // piece handed out (or of markup). Once stopped, decided() is where the stop text begins.
+  // text_bytes(): bytes of text of all tokens so far. decided(): how many of these bytes have been
+  // handed out in pieces or read as markup. Once stopped, decided() is where the stop text begins.
   size_t text_bytes() const { return text_bytes_; }
   size_t decided() const;
 
@@ -81,7 +81,7 @@ class AnswerReader {
   CompletionParser parser_;
   StopText stop_;
   Message message_;
-  bool called_ = false;  // options_.single_call, and there it is
+  bool called_ = false;  // options_.single_call, and the call is complete
   size_t text_bytes_ = 0;
 };
 

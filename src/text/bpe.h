@@ -1,5 +1,5 @@
-// Byte-pair encoding of one piece of text: start from bytes, merge the adjacent pair of best rank
-// (leftmost of equals) until none is left.
+// Byte-pair encoding of one piece of text: start from its bytes and merge the adjacent pair of best
+// rank (of equal ones the leftmost) until no pair can be merged.
 #pragma once
 
 #include <array>
@@ -13,15 +13,16 @@
 
 namespace fathom {
 
-// Pieces and their ids, as one flat table in which a newcomer replaces whatever has its slot: fixed
-// memory, one cache line a look-up. Text repeats its words, so most pieces never reach the merges.
+// Maps pieces to their ids: a flat table of fixed size, in which a new entry replaces the one in
+// its slot. A look-up reads one cache line. Texts repeat their words, so most pieces are found here
+// and need no merging.
 class PieceCache {
  public:
   static constexpr size_t kMaxBytes = 26, kMaxIds = 8;
 
   PieceCache() : slots_(kSlots) {}
 
-  // The ids of a piece seen before are appended to `out`; false if it is not here.
+  // Appends the ids of `piece` to `out`; returns false if the table does not have it.
   bool find(std::string_view piece, uint64_t hash, std::vector<int32_t>& out) const;
   void insert(std::string_view piece, uint64_t hash, const int32_t* ids, size_t count);
   static uint64_t hash(std::string_view piece);
@@ -38,7 +39,8 @@ class PieceCache {
   std::vector<Slot> slots_;
 };
 
-// Token spellings to ids: flat and filled once, for it is asked 400,000 times while merges load.
+// Maps token spellings to ids. It is a flat table, filled once, because loading the merges asks it
+// 400,000 times.
 class SpellingTable {
  public:
   explicit SpellingTable(const std::vector<std::pair<std::string, int32_t>>& vocab);
@@ -57,13 +59,14 @@ class SpellingTable {
 
 class Bpe {
  public:
-  // Throws Error (led by `where`) for merges of unknown tokens and for bytes without a token.
+  // Throws Error, whose message begins with `where`, for merges of unknown tokens and for bytes
+  // without a token.
   Bpe(const TokenizerSpec& spec, std::string_view where);
 
   // Appends the ids of a non-empty piece.
   void encode(std::string_view piece, PieceCache& cache, std::vector<int32_t>& out) const;
 
-  // In the file's spelling; -1 if there is none.
+  // Returns the id of a token in the file's spelling; -1 if there is none.
   int32_t id_of_spelling(std::string_view spelling) const { return spellings_.find(spelling); }
 
  private:

@@ -1,4 +1,4 @@
-// The two prompt encodings of the family behind one door, and how a checkpoint folder picks one.
+// One interface to both prompt encodings, and the rule that chooses one for a checkpoint folder.
 #pragma once
 
 #include <filesystem>
@@ -17,11 +17,11 @@ std::string_view encoding_name(Encoding encoding);  // "v3.1", "v3.2"
 // Throws Error for any other name.
 Encoding encoding_of_name(std::string_view name);
 
-// v3.1 if the folder's tokenizer_config.json has a chat_template, else v3.2: a model prompted in
-// the other's encoding answers, but badly. Throws Error if there is no such file to decide by.
+// Returns v3.1 if the folder's tokenizer_config.json has a chat_template, else v3.2. A model that
+// is prompted in the wrong encoding answers badly. Throws Error if the folder has no such file.
 Encoding encoding_of_folder(const std::filesystem::path& folder);
 
-// `forced` by name, or what the folder says where that is empty.
+// Returns the encoding named `forced`, or encoding_of_folder(folder) if `forced` is empty.
 Encoding choose_encoding(std::string_view forced, const std::filesystem::path& folder);
 
 struct ChatOptions {

@@ -1,4 +1,4 @@
-// The control tokens of the family by their text; their ids come from each tokenizer.json.
+// The control tokens of DeepSeek's models, by their text; their ids come from each tokenizer.json.
 #pragma once
 
 #include <string_view>

@@ -9,10 +9,10 @@
 
 namespace fathom {
 
-// System messages go to the front, reasoning of past turns is dropped. A conversation that ends
-// with a user message opens the answer (`thinking` says with which tag); after tool results it
-// simply goes on. The encoding has no place for a response format: it is left out. Throws Error for
-// developer messages, which it has no place for either.
+// Renders a conversation. System messages move to the front; reasoning of past turns is dropped.
+// After a last message of the user the prompt opens the answer: with <think> if `thinking`, else
+// with </think>. After tool results it adds nothing. This encoding has no response format, which is
+// left out, and no developer messages, for which it throws Error.
 std::vector<Segment> render_v31(const Conversation& conversation, bool thinking);
 
 }  // namespace fathom

@@ -9,14 +9,16 @@
 
 namespace fathom {
 
-// What the encoding says in front of the format that an answer must have.
+// The text in front of the response format.
 inline constexpr std::string_view kResponseFormatHead =
     "## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n";
 
-// In thinking mode, developer messages before the last user or developer message are left out,
-// unless `keep_earlier`; reasoning before it is left out always. Throws Error for an assistant
-// message after it that neither reasons nor calls, for calls whose arguments are no JSON object,
-// and for tool results that leave a call of their message unanswered.
+// Renders a conversation. In thinking mode the last user or developer message divides it: reasoning
+// before that message is left out, and so are developer messages before it unless `keep_earlier`.
+//
+// Throws Error for an assistant message after it that has neither reasoning nor calls, for calls
+// whose arguments are no JSON object, and for tool results that leave a call of their message
+// unanswered.
 std::vector<Segment> render_v32(const Conversation& conversation, bool thinking,
                                 bool keep_earlier = false);
 

@@ -1,10 +1,11 @@
-// Reads what a model generates: reasoning, content and tool calls, as it arrives.
+// CompletionParser reads generated text as it arrives, and tells reasoning, content and tool calls
+// apart.
 //
-// Whatever the chunks, the events of a kind add up to the same text and message() is the same.
-// A call's name comes out as soon as it is whole, its arguments while they are written. Markers and
-// tags never come out, not even by half: bytes are held back while they may be part of one. Tool
-// text that cannot be read becomes content without them; a call of which the client knows already
-// ends where it stops being readable.
+// However the text is cut into chunks, the events of each kind add up to the same text, and
+// message() is the same. A call's name is handed out when it is complete, its arguments while they
+// are written. Markers and tags are never handed out: bytes that may be part of one are held back.
+// A call that cannot be read becomes content, without its markers and tags. If its name has already
+// been handed out, the call ends where it stops being readable.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +22,7 @@
 namespace fathom {
 
 struct CompletionEvent {
-  // Of a call come its name, pieces of its arguments, and its end, behind which no piece follows.
+  // The events of a call: its name, pieces of its arguments, and its end.
   enum class Kind { reasoning, content, tool_name, tool_arguments, tool_end };
   Kind kind;
   std::string text;
@@ -33,8 +34,8 @@ class CompletionParser {
   using Events = std::vector<CompletionEvent>;
 
   // In thinking mode the prompt has ended with <think>: generation starts inside the reasoning.
-  // `marker_tokens`: the markers of text/chat_markers.h that are tokens of the vocabulary. These
-  // come by feed_marker() alone; in the text of feed() their characters are text.
+  // `marker_tokens`: the markers of text/chat_markers.h that are tokens of the vocabulary. They are
+  // passed to feed_marker(); the same characters in feed() are ordinary text.
   CompletionParser(Encoding encoding, bool thinking,
                    const std::vector<std::string_view>& marker_tokens = {});
 
@@ -43,22 +44,22 @@ class CompletionParser {
   Events feed(std::string_view text);
   Events feed_marker(std::string_view marker);
 
-  // No more text will come. Call once. `cut`: the model was not done (a limit has ended the
-  // answer), so that what has only begun is a part of something: of a call whose name is known the
-  // part stays, half a name and half a tag are dropped.
+  // Call this once, when no more text will come. `cut`: a limit has ended the answer before the
+  // model did. Then a call whose name is known keeps the arguments it has; half a name and half a
+  // tag are dropped.
   Events finish(bool cut = false);
 
   // What has been read so far; complete after finish(). Calls have the ids "call_0", "call_1", ...
-  // The arguments of a call that was cut or became unreadable are the beginning of a JSON object.
+  // If a call was cut or became unreadable, its arguments are only the beginning of a JSON object.
   const Message& message() const { return message_; }
 
   // OpenAI's finish_reason of a generation that ended by itself: "tool_calls" or "stop".
   std::string_view finish_reason() const;
 
   bool in_reasoning() const { return state_ == State::reasoning; }
-  // Bytes of what was fed of which it is not known yet what they are.
+  // Bytes that were fed and are not yet known to be content, reasoning or markup.
   size_t undecided() const;
-  // Calls (or blocks of them without any) that could not be read.
+  // How many calls could not be read. A block of calls without any call counts as one.
   int unreadable_calls() const { return unreadable_calls_; }
 
  private:
@@ -85,16 +86,16 @@ class CompletionParser {
   MarkerReader markers_;
   Message message_;
   Events events_;
-  std::string buffer_;  // marked text that is read, but not yet handed out: from at_ on
+  std::string buffer_;  // marked text; from at_ on it is not handed out yet
   size_t at_ = 0;
-  // Marked text of the block or the call begun, for as long as it may still turn into content.
+  // Marked text of the current block or call, while it may still become content.
   std::string pending_;
   size_t block_calls_ = 0;  // calls announced in this block
   std::optional<ToolCallReader> call_;
   bool call_named_ = false;  // its name has been handed out
   int unreadable_calls_ = 0;
   bool finishing_ = false;  // no more text will come: nothing is waited for
-  // White space behind tool calls belongs to the format; it is content only if text follows.
+  // White space after tool calls is part of the format. It becomes content only if text follows it.
   bool after_calls_ = false;
   std::string held_space_;
 };

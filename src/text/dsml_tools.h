@@ -1,5 +1,5 @@
-// What the v3.2 encoding tells a model about its tools; the tools' schemas stand between the
-// halves.
+// The text with which the v3.2 encoding tells a model about its tools. The tools' schemas are put
+// between head and tail.
 #pragma once
 
 #include <string_view>

@@ -1,5 +1,6 @@
-// A JSON text read as it arrives, byte by byte: where it stops being JSON, and how it can be closed
-// where it stands. For the arguments of tool calls, which clients get while they are written.
+// JsonProgress reads a JSON text byte by byte as it arrives. It notices where the text stops being
+// JSON, and can close an unfinished text. It reads the arguments of tool calls, which clients get
+// while they are written.
 #pragma once
 
 #include <cstddef>
@@ -13,37 +14,37 @@
 
 namespace fathom {
 
-// Thread-compatible. That the bytes are UTF-8 is not checked.
+// Thread-compatible. Does not check that the bytes are UTF-8.
 class JsonProgress {
  public:
   // `outer_depth`: levels of brackets around this text; they count towards kMaxJsonDepth.
   explicit JsonProgress(int outer_depth = 0) : outer_depth_(outer_depth) {}
 
-  // False if the text cannot go on with `c` and be JSON within text/json_limits.h. Not to be called
-  // again then.
+  // Reads the next byte. Returns false if the text with `c` cannot begin a JSON text within the
+  // limits of text/json_limits.h; then do not call it again.
   bool push(char c);
 
-  // One whole value has been read; only a number may still grow, and white space may follow.
+  // Whether one whole value has been read. White space may follow; a number may still get digits.
   bool complete() const;
   bool in_string() const { return state_ == State::string || state_ == State::key; }
 
-  // The text so far, closed: the JSON that begins with it, without what is only begun and means
-  // nothing yet (half a key, half an escape, a number that may go on). `text` is what was pushed.
-  // Nothing if no bracket has been opened.
+  // Returns the text so far as valid JSON: open strings and brackets are closed, and an unfinished
+  // key, escape or number is left out. `text` is all that was pushed. Returns nothing if no bracket
+  // has been opened.
   std::optional<std::string> closed(std::string_view text) const;
 
  private:
   enum class State : uint8_t {
     value,       // a value must come
-    first_item,  // behind "[": a value or "]"
-    first_key,   // behind "{": a key or "}"
-    next_key,    // behind "," in an object
-    colon,       // behind a key
-    after,       // behind a value
+    first_item,  // after "[": a value or "]"
+    first_key,   // after "{": a key or "}"
+    next_key,    // after "," in an object
+    colon,       // after a key
+    after,       // after a value
     string,      // inside of a string value
     key,         // inside of a key
     literal,     // inside of true, false or null
-    // Inside of a number, behind ...
+    // Inside of a number, after ...
     minus,
     zero,
     digits,
@@ -76,15 +77,15 @@ class JsonProgress {
   int64_t values_ = 1;
   std::string number_;  // the one being read
   std::string_view literal_left_;
-  // The escape being read, with its backslash. That of a high surrogate ends with its other half.
+  // The escape being read, with its backslash. A surrogate pair counts as one escape.
   std::string escape_;
   size_t read_ = 0;              // bytes
   size_t keep_ = 0;              // bytes up to which closed() keeps the text
-  bool keep_in_string_ = false;  // ... which is inside of a string value there
+  bool keep_in_string_ = false;  // whether that is inside a string value
 };
 
-// The JSON object that begins with `text`, the beginning of one: `text` itself where that is whole,
-// {} where nothing of it has come. Nothing if no JSON object begins so.
+// Closes the beginning of a JSON object (see JsonProgress::closed). Returns `text` itself if the
+// object is complete, {} if `text` is empty, and nothing if no JSON object begins with `text`.
 std::optional<std::string> closed_json_object(std::string_view text);
 
 }  // namespace fathom

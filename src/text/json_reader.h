@@ -13,7 +13,8 @@
 
 namespace fathom {
 
-// One value of a document and the path that led to it. Refers to the document; cheap to copy about.
+// One value of a document and the path to it. Refers to the document, which must outlive it; cheap
+// to copy.
 template <class Json>
 class JsonAt {
  public:
@@ -49,7 +50,7 @@ class JsonAt {
     return value_->template get<bool>();
   }
   bool boolean_or(bool absent) const { return null() ? absent : boolean(); }
-  // 2048.0 is an integer, too: tools that keep all numbers as floats write it so.
+  // 2048.0 is an integer, too: tools that keep all numbers as floats write it that way.
   int32_t integer(int32_t low, int32_t high) const {
     if (value_->is_number_float()) {
       const auto number = value_->template get<double>();

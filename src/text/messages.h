@@ -17,8 +17,9 @@ std::string_view role_name(Role role);
 struct ToolCall {
   std::string id;
   std::string name;
-  // The text of a JSON object within text/json_limits.h, as the model or the client wrote it. Of an
-  // answer's call that was cut or became unreadable, the beginning of one; it may be empty.
+  // The text of a JSON object within text/json_limits.h, as the model or the client wrote it. In an
+  // answer whose call was cut or became unreadable it is only the beginning of an object, perhaps
+  // empty.
   std::string arguments;
 
   bool operator==(const ToolCall&) const = default;
@@ -32,41 +33,41 @@ struct Message {
   std::string tool_call_id;          // tool; empty: results answer the calls in order
   OrderedJson tools;                 // system, developer: array of function objects, or null
   OrderedJson response_format;       // system, developer: any value, or null
-  // What errors call it: where the client put it ("messages[2]", "input[0]"), whatever else has
-  // become part of the conversation. Empty: its index there.
+  // The message's name in errors: its place in the client's request ("messages[2]", "input[0]").
+  // Empty: errors name its index in the conversation.
   std::string place = {};
 };
 
 using Conversation = std::vector<Message>;
 
-// What an error calls the message at `index`.
+// Returns the name of the message at `index` for an error.
 std::string place_of_message(const Conversation& conversation, size_t index);
 
 // Reads an array of messages, or an object with `messages` and perhaps `tools` and
-// `response_format`, which go to the first system message (an empty one is put first where there is
-// none). Throws Error, led by `where` (unless that is empty) and the place in the file, for what is
-// missing or wrong, a tool result without a call included.
+// `response_format`. These two are given to the first system message; if there is none, an empty
+// one is put first. Throws Error for what is missing or wrong, also for a tool result without a
+// call. The error begins with `where` (unless that is empty) and the place in the document.
 Conversation parse_conversation(std::string_view json_text, std::string_view where);
 Conversation conversation_of(const OrderedJson& document, std::string_view where);
 
-// The arguments of a call in a history: a JSON object or its text. Clients that have none send null
-// or blank text, which means {}. Throws Error for text beyond text/json_limits.h; whether it is
-// JSON is left to the encoding that has to read it.
+// Reads the arguments of a call in a history: a JSON object or its text. null and blank text, which
+// clients send for no arguments, mean {}. Throws Error for text beyond text/json_limits.h. Whether
+// the text is JSON is checked by the encoding that needs it parsed.
 std::string read_arguments(const JsonAt<OrderedJson>& at);
 
-// Moves tool results in front of the messages that were said between them and their calls: a word
-// of the user's, instructions. Results belong to the last assistant message before them that has
-// calls of their ids; the encodings write them right behind it.
+// Moves tool results to right behind the assistant message whose calls they answer, as the
+// encodings need it; messages that stood between them come after. A result is moved if the last
+// assistant message before it has a call of its id.
 void results_to_their_calls(Conversation& conversation);
 
 // Throws Error unless every tool result follows the assistant message that asked for it.
 void check_tool_results(const Conversation& conversation);
 
-// Which call of the assistant message at `assistant` each of the tool results right behind it
-// answers: by tool_call_id, else in order. Throws Error for a result without its call.
+// For each tool result right behind the assistant message at `assistant`: returns the index of the
+// call that it answers, by tool_call_id, else in order. Throws Error for a result without a call.
 std::vector<size_t> answered_calls(const Conversation& conversation, size_t assistant);
 
-// OpenAI's form of an assistant message: content is null where there is none beside tool calls.
+// OpenAI's form of an assistant message: content is null if there are only tool calls.
 OrderedJson message_to_json(const Message& message);
 
 }  // namespace fathom

@@ -1,7 +1,7 @@
 // Cuts text into the pieces that BPE works on: a sequence of "isolated" regex splits, each applied
-// within every piece of the one before, as Hugging Face's tokenizers do it. A match becomes a piece
-// of its own, and so does each stretch between matches. A piece is a text of its own: look-around
-// never sees past its ends.
+// within every piece of the one before, as Hugging Face's tokenizers do it. Each match becomes a
+// piece, and so does each stretch between matches. A piece is matched as a text of its own:
+// look-around never sees beyond its ends.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@ struct SplitPattern {
 
 class PreTokenizer {
  public:
-  // What one call needs besides the patterns; reused between calls, never shared by two at once.
+  // Memory that one call of split() needs. Reused between calls, never used by two at once.
   class Scratch {
    public:
     Scratch();
@@ -36,7 +36,8 @@ class PreTokenizer {
 
   using Piece = std::function<void(size_t begin, size_t end)>;
 
-  // Throws Error naming the pattern and the place if one does not compile; `where` leads messages.
+  // Throws Error, whose message begins with `where`, if a pattern does not compile; it names the
+  // pattern and the place in it.
   PreTokenizer(const std::vector<SplitPattern>& patterns, std::string_view where);
   ~PreTokenizer();
   PreTokenizer(PreTokenizer&&) noexcept;

@@ -1,5 +1,5 @@
-// A rendered prompt: control markers of the template, and text that is never more than text, so
-// that nobody speaks as the assistant by writing "<｜Assistant｜>" into a message.
+// A rendered prompt: control markers of the template, and ordinary text. Markers in ordinary text
+// have no effect, so nobody can speak as the assistant by writing "<｜Assistant｜>" into a message.
 #pragma once
 
 #include <cstdint>
@@ -22,10 +22,11 @@ class PromptBuilder {
  public:
   void control(std::string_view marker) { segments_.push_back({std::string(marker), true}); }
 
-  // Text of a message, a tool or a schema. Joins the text before it: BPE depends on its context.
+  // Adds text of a message, a tool or a schema. It is joined with the text before it, because the
+  // result of BPE depends on that text.
   void plain(std::string_view text);
 
-  // Text of the template itself, in which markers are markers.
+  // Adds text of the template itself, in which markers are control markers.
   void template_text(std::string_view text);
 
   std::vector<Segment> take() { return std::move(segments_); }
@@ -36,7 +37,8 @@ class PromptBuilder {
 
 std::string to_text(const std::vector<Segment>& segments);
 
-// Control markers become their added token; one that this tokenizer does not have is ordinary text.
+// Control markers become their added tokens. A marker that this tokenizer does not have is encoded
+// as ordinary text.
 std::vector<int32_t> encode_segments(const Tokenizer& tokenizer,
                                      const std::vector<Segment>& segments);
 

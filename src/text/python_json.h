@@ -1,5 +1,5 @@
-// JSON as Python's json module reads and writes it: prompts are made of json.dumps(value,
-// ensure_ascii=False), and the models were trained on exactly that text.
+// JSON as Python's json module reads and writes it. The models were trained on prompts with the
+// text of json.dumps(value, ensure_ascii=False), so prompts need exactly that text.
 #pragma once
 
 #include <nlohmann/json.hpp>

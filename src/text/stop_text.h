@@ -1,7 +1,7 @@
-// Texts that end an answer, found in it as it arrives.
+// StopText finds the texts that end an answer, while the answer arrives.
 //
 // The first stop text to become complete ends the answer; of several that become complete with the
-// same byte, the longest. So what is found never depends on how the text was cut.
+// same byte, the longest. So the result does not depend on how the text is cut.
 #pragma once
 
 #include <cstddef>
@@ -11,26 +11,26 @@
 
 namespace fathom {
 
-// Thread-compatible. One byte costs one comparison a stop text, whatever the texts are.
+// Thread-compatible. A byte costs about one comparison per stop text.
 class StopText {
  public:
   // Empty stop texts are never found.
   explicit StopText(std::vector<std::string> stops);
 
-  // The next text. What cannot belong to a stop text any more is appended to `out`. True once a
-  // stop text has been found: it and what follows it are dropped.
+  // Reads the next text. Appends to `out` what cannot belong to a stop text any more. Returns true
+  // once a stop text has been found; that text and all that follows it are dropped.
   bool feed(std::string_view text, std::string& out);
 
-  // The text ends here, or something else comes between: what was held back is appended to `out`,
-  // and no stop text goes on behind it.
+  // Call when the text ends or is interrupted by something else. Appends what was held back to
+  // `out`; a stop text does not continue across this point.
   void flush(std::string& out);
 
   bool found() const { return found_ >= 0; }
-  // The stop text that was found; empty if none was.
+  // Returns the stop text that was found; empty if none was.
   std::string_view found_text() const;
   // Bytes held back because they may begin a stop text.
   size_t held() const { return held_.size(); }
-  // Bytes of the fed text that come after the beginning of the stop text found.
+  // Bytes of the fed text from the beginning of the found stop text on.
   size_t dropped() const { return dropped_; }
 
  private:

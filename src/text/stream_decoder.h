@@ -1,5 +1,5 @@
-// Token ids in, whole UTF-8 characters out. The pieces handed out, flush() included, add up to
-// exactly Tokenizer::decode of all ids.
+// StreamDecoder turns token ids into whole UTF-8 characters as they arrive. Its results, with that
+// of flush(), add up to exactly Tokenizer::decode of all ids.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,10 @@ class StreamDecoder {
   explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = false)
       : tokenizer_(&tokenizer), skip_special_(skip_special) {}
 
-  // What has become whole by this token; often nothing while a character is being built.
+  // Returns the characters that this token completes, often none.
   std::string push(int32_t id);
 
-  // What is left at the end: a character cut in half comes out as U+FFFD.
+  // Returns what is left at the end: U+FFFD for an incomplete character.
   std::string flush();
 
  private:

@@ -1,5 +1,5 @@
-// A byte-level BPE tokenizer read from a Hugging Face tokenizer.json: the same ids for the same
-// text, the same text for the same ids.
+// A byte-level BPE tokenizer read from a Hugging Face tokenizer.json. It gives the same ids and the
+// same text as Hugging Face's tokenizer.
 #pragma once
 
 #include <cstdint>
@@ -27,26 +27,28 @@ class Tokenizer {
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  // As Hugging Face's encode(text): added tokens in the text become their ids, and ids that the
-  // file's post-processor or the folder's tokenizer_config.json puts around a text are added,
-  // unless `add_special` is false. Throws Error with the offset if the text is not valid UTF-8.
+  // Encodes as Hugging Face's encode(text): added tokens in the text become their ids. Unless
+  // `add_special` is false, it adds the ids that the file's post-processor or the folder's
+  // tokenizer_config.json puts around a text. Throws Error with the offset if the text is not valid
+  // UTF-8.
   std::vector<int32_t> encode(std::string_view text, bool add_special = true) const;
 
-  // Added tokens are ordinary text; nothing is added. For what a user wrote.
+  // For text that a user wrote: added tokens in it are ordinary text, and no ids are put around it.
   std::vector<int32_t> encode_plain(std::string_view text) const;
   void encode_plain(std::string_view text, std::vector<int32_t>& out) const;  // appends
 
-  // Bytes of all tokens in a row, with what is not UTF-8 replaced by U+FFFD. Ids without a token
-  // give nothing.
+  // Returns the text of all tokens, with bytes that are not UTF-8 replaced by U+FFFD. Ids without a
+  // token add nothing.
   std::string decode(std::span<const int32_t> ids, bool skip_special = false) const;
 
-  // The bytes a token stands for; empty for ids without a token. A single token may be half a
+  // Returns the bytes of a token; empty for ids without a token. A single token may be half a
   // character (see StreamDecoder).
   std::string_view token_bytes(int32_t id) const;
 
-  // By the spelling of the file: an added token's text, or a vocabulary entry ("Ġthe").
+  // Returns the id of a token in the spelling of the file: an added token's text, or a vocabulary
+  // entry ("Ġthe").
   std::optional<int32_t> id_of(std::string_view token) const;
-  // Added tokens only: what a prompt's control markers are made of.
+  // The same for added tokens only, such as control markers.
   std::optional<int32_t> added_id_of(std::string_view token) const;
 
   bool is_special(int32_t id) const;  // dropped by decode(ids, true)

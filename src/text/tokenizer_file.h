@@ -1,5 +1,5 @@
-// What a tokenizer.json of the family says, checked: byte-level BPE, regex splits, added tokens.
-// Everything that would change the ids and is not understood is refused by name, never skipped.
+// The checked content of a DeepSeek tokenizer.json: byte-level BPE, regex splits, added tokens. A
+// setting that would change the ids and is not supported is refused by name, never ignored.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ struct AddedToken {
   int32_t id = 0;
   std::string content;
   bool special = false;     // dropped by decode(ids, skip_special)
-  bool normalized = false;  // looked for after the others, in what they left
-  bool lstrip = false;      // takes white space on its left with it
+  bool normalized = false;  // searched after the others, in the text between them
+  bool lstrip = false;      // also takes the white space on its left
   bool rstrip = false;
 };
 
@@ -30,11 +30,12 @@ struct TokenizerSpec {
   bool ignore_merges = false;
   std::vector<AddedToken> added_tokens;
   std::vector<SplitPattern> splits;
-  // Ids that the post-processor puts around an encoded text; empty in the family's own files.
+  // Ids that the post-processor puts around an encoded text; empty in DeepSeek's own files.
   std::vector<int32_t> prefix_ids, suffix_ids;
 };
 
-// `json_text` is the file's content; `where` (its path) leads every error message.
+// `json_text` is the file's content. Throws Error, whose message begins with `where` (the file's
+// path).
 TokenizerSpec parse_tokenizer_spec(std::string_view json_text, std::string_view where);
 
 }  // namespace fathom

@@ -1,5 +1,5 @@
-// Reads the inside of one tool call while it is written. What the arguments are made of comes out
-// at once; only what may be part of a tag or a marker is waited for.
+// ToolCallReader reads the inside of one tool call while it is written. It hands out argument text
+// at once; only bytes that may be part of a tag or a marker are held back.
 #pragma once
 
 #include <cstddef>
@@ -16,31 +16,31 @@ namespace fathom {
 // Thread-compatible. The text is marked text (text/marked_text.h).
 //
 // v3.1: {name}, the separator, {arguments as JSON}, the marker of the call's end.
-// v3.2: {name}">, parameter tags, and the tag that closes the call. The parameters are made into
-// one JSON object in their order, in Python's spelling; values that are not strings keep their
-// text, so that numbers of any size keep their digits. A parameter that comes twice is a member
-// that comes twice: readers of JSON take the last.
+// v3.2: {name}">, parameter tags, and the tag that closes the call. The parameters become one JSON
+// object, in their order and in Python's spelling. Values that are not strings keep their text, so
+// numbers of any size keep their digits. A parameter that is written twice becomes two members of
+// one name; JSON readers take the last.
 class ToolCallReader {
  public:
   enum class Status {
     reading,     // more text has to come
     complete,    // the call is over and its arguments are a JSON object
-    unreadable,  // this is no call, from here on: a tag or JSON that is wrong, or beyond a limit
+    unreadable,  // a tag or the JSON is wrong, or beyond a limit
   };
   static constexpr size_t kMaxNameBytes = 256;
 
   explicit ToolCallReader(Encoding encoding) : v31_(encoding == Encoding::v31) {}
 
-  // Reads on from the front of `marked`. Returns how many bytes have been taken; what is left has
-  // to be given again, with more behind it.
+  // Reads from the front of `marked`. Returns how many bytes it has used; the caller gives the rest
+  // again, with more text behind it.
   size_t read(std::string_view marked);
 
   Status status() const { return status_; }
-  // The name is whole, and what follows it has begun as arguments do.
+  // Whether the name is complete and the text after it begins like arguments.
   bool announced() const { return announced_; }
   const std::string& name() const { return name_; }
-  // What has come of the arguments since the last call. All pieces together are JSON once the call
-  // is complete, and until then the beginning of JSON.
+  // Returns the argument text that was read since the last call of this function. All pieces
+  // together are JSON once the tool call is complete, and the beginning of JSON until then.
   std::string take_arguments() { return std::exchange(arguments_, {}); }
 
  private:
@@ -53,7 +53,8 @@ class ToolCallReader {
     other_value,  // v3.2: inside of any other
   };
 
-  // Each takes what it can off the front of `text`. False: that is all for now.
+  // Each removes what it can read from the front of `text`. Returns false when it can read no more
+  // for now.
   bool read_part(std::string_view& text);
   bool read_name_v31(std::string_view& text);
   bool read_lead(std::string_view& text);
@@ -71,8 +72,8 @@ class ToolCallReader {
   bool announced_ = false;
   std::string name_, arguments_;
   JsonProgress json_;         // of the arguments (v3.1) or of one parameter's value (v3.2)
-  std::string space_;         // v3.2: behind what has been read of a value; dropped at its end
-  bool value_begun_ = false;  // v3.2: more than white space has come of a value
+  std::string space_;         // v3.2: white space after a value's text; dropped at its end
+  bool value_begun_ = false;  // v3.2: more than white space of the value has been read
   int64_t members_ = 0;       // v3.2
 };
 

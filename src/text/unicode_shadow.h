@@ -4,8 +4,8 @@
 // each such character replaced by an old one of the right category and the same length in UTF-8, so
 // that every offset found in the shadow holds in the text.
 //
-// The stand-ins are plain members of their category; a pattern that names one of them literally
-// would see it where the text has another character. No pattern of the family does.
+// A pattern that names a replacement character literally would match it where the text has another
+// one. No pattern of DeepSeek's tokenizers does.
 #pragma once
 
 #include <string>

@@ -18,8 +18,8 @@ inline constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 struct Utf8Step {
   enum class Kind : uint8_t {
     valid,       // a whole character
-    invalid,     // `length` bytes that no continuation could save
-    incomplete,  // the text ends inside a character that is right so far
+    invalid,     // `length` bytes that cannot become a character
+    incomplete,  // the text ends inside a character that is valid so far
   };
   Kind kind;
   uint8_t length;

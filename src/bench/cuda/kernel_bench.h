@@ -1,6 +1,6 @@
-// Timing of single kernels as a running engine meets them: cold L2 (inputs rotate through sets that
-// together exceed it), launches inside a CUDA graph, medians over replays, and beside every time
-// its floor from ceilings measured in the same run.
+// Times single kernels under the conditions of a running engine: cold L2 (inputs rotate through
+// sets that together exceed it), launches inside a CUDA graph, medians over replays. Next to each
+// time it shows the floor: the least time by the ceilings measured in the same run.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 
 namespace fathom::cuda {
 
-// What this card does at best, measured here and now.
+// The highest rates of this card, measured in this run.
 struct Ceilings {
   double read_gbs = 0;     // GB/s, a large read
   double copy_gbs = 0;     // GB/s, read + write of a large copy
@@ -40,7 +40,7 @@ class BenchContext {
   BenchContext(const BenchContext&) = delete;
   BenchContext& operator=(const BenchContext&) = delete;
 
-  // Whether this row is wanted: ask before preparing its inputs.
+  // Whether this row is wanted. Call it before preparing the row's inputs.
   bool wanted(std::string_view family, std::string_view shape) const;
 
   const Ceilings& ceilings() const { return ceilings_; }
@@ -48,18 +48,18 @@ class BenchContext {
   const Launch& launch() const { return launch_; }
   size_t workspace_bytes() const { return launch_.workspace_bytes; }
 
-  // Sets of inputs of `bytes` each that are needed to exceed the L2 cache (1 .. 64).
+  // Returns how many sets of inputs of `bytes` bytes exceed the L2 cache (1 .. 64).
   int sets_for(double bytes) const;
 
-  // Median microseconds of one call of run(launch, set). `set` goes round 0 .. sets - 1 inside a
-  // graph of at least `sets` launches, replayed several times.
+  // Returns the median microseconds of one call of run(launch, set). `set` cycles through 0 .. sets
+  // - 1 inside a graph of at least `sets` launches, which is replayed several times.
   double time(int sets, const std::function<void(const Launch&, int set)>& run);
 
   enum class Math { fp8, bf16 };
   // Keeps and prints a row. The floor follows from flop (at the ceiling of `math`) and bytes.
   void report(std::string family, std::string shape, double us, double flop, Math math,
               double bytes, double anchor_us = 0);
-  // The same for a kernel whose floor is another rate than that of the memory: `bytes` at `gbs`.
+  // The same for a kernel whose floor is not the memory rate but `bytes` at `gbs` GB/s.
   void report_at(std::string family, std::string shape, double us, double bytes, double gbs,
                  double anchor_us = 0);
   const std::vector<BenchRow>& rows() const { return rows_; }

@@ -4,8 +4,8 @@
 
 namespace fathom::cuda {
 
-// Absorbed attention of one token a sequence: over 2048 picked positions of an fp8 cache, and dense
-// over a bf16 one.
+// Absorbed attention of one token per sequence: over 2048 picked positions of an fp8 cache, and
+// dense over a bf16 one.
 void bench_mla_decode(BenchContext& bench);
 
 }  // namespace fathom::cuda

@@ -4,7 +4,7 @@
 
 namespace fathom::cuda {
 
-// What surrounds the expert GEMMs, at V3.2's sizes: one token, a decode batch, a prefill chunk.
+// The kernels around the expert GEMMs, at V3.2's sizes: one token, a decode batch, a prefill chunk.
 void bench_moe(BenchContext& bench);
 
 }  // namespace fathom::cuda

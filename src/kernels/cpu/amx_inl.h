@@ -1,7 +1,7 @@
 // Tile registers (AMX): shapes, loads, stores, products. Included inside anonymous namespaces only,
-// behind amx_state.h.
+// after amx_state.h.
 // The intrinsics of GCC 12 do not say that a load reads memory, so a store in front of it could be
-// moved behind it; these do.
+// moved after it; these functions say so.
 
 constexpr int kTileRows = 16;
 constexpr int kTileRowBytes = 64;

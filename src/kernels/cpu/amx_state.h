@@ -1,12 +1,12 @@
-// Which shapes the tile registers of a thread have, so that short products one after the other need
-// not set them again: that takes as long as a few products.
+// Remembers which shapes a thread's tile registers have. Setting them takes as long as a few
+// products, so a product that needs the same shapes as the one before skips it.
 #pragma once
 
 #include <cstdint>
 
 namespace fathom {
 
-// A number that stands for the shapes; 0: none that a kernel knows.
+// The number of the current shapes; 0: none of a kernel's.
 extern constinit thread_local uint32_t current_tile_shapes;
 
 }  // namespace fathom

@@ -3,11 +3,11 @@
 // processors that others do not have.
 //
 // A *word* is 32 bits of a row: one float32, or two consecutive bf16 where the processor multiplies
-// such pairs. Elsewhere bf16 numerics run on float32 words that hold bf16 values; rows of a cache
-// are then still read as the bf16 they are. Products take their second operand as a panel: for each
-// word of the summed dimension, 64 columns side by side. So every lane of a register is one output
-// and sums its products in ascending order: a result depends on its own row and column only, never
-// on how many rows or columns are computed together.
+// such pairs. On other processors bf16 numerics use float32 words that hold bf16 values; cache rows
+// are still read as bf16. Products take their second operand as a panel: for each word of the
+// summed dimension, 64 columns side by side. So every lane of a register is one output and sums its
+// products in ascending order: a result depends on its own row and column only, never on how many
+// rows or columns are computed together.
 #pragma once
 
 #include <cstddef>
@@ -48,8 +48,9 @@ struct RowDots {
   bool bf16_rows;  // q is of float32 words, `rows` are bf16
 };
 
-// c[r] = carry[r] * c[r] + a[r] . b for rows of b as they lie, bit-equal to `product` with them as
-// its panel (for pairs: what pack_pairs makes of them). Pays while c has few rows.
+// c[r] = carry[r] * c[r] + a[r] . b for rows of b as they lie in memory, bit-equal to `product`
+// with them as its panel (for pairs: what pack_pairs makes of them). Faster than `product` if c has
+// few rows.
 struct RowMix {
   const void* a;  // [rows] of `words`
   int64_t lda;
@@ -63,9 +64,9 @@ struct RowMix {
   bool bf16_rows;  // a is of float32 words, the rows of b are bf16
 };
 
-// c[r][0 .. 128) = scale * a[r] . b for rows of one block of FP8 weights as they lie, which few
-// rows of a need not have dequantised. `scale` is a power of two far from the ends of float32's
-// range: then this is bit-equal to `product` with the weights as its panel.
+// c[r][0 .. 128) = scale * a[r] . b for rows of one block of FP8 weights, without dequantising them
+// first. For few rows of a. `scale` is a power of two far from the ends of float32's range: then
+// this is bit-equal to `product` with the weights as its panel.
 inline constexpr int kCodeColumns = 128;
 struct CodeMix {
   const void* a;  // [rows] of `words` float32
@@ -106,8 +107,8 @@ struct IndexTile {
   int rows;
   float* out;
   int64_t ldo;
-  // Keys to fetch meanwhile, spread over the products of the first row: processors drop what they
-  // are asked for faster than memory delivers. May be null.
+  // Keys to prefetch, spread over the products of the first row: processors drop prefetches that
+  // come faster than memory delivers. May be null.
   const std::byte* ahead;
   int64_t ahead_bytes;
 };
@@ -129,7 +130,7 @@ struct AttentionKernels {
   // Whether `mix` of pairs sums in the order of `product`, so that either may be used.
   bool mixes_pairs;
 
-  // False when there is a NaN among the codes: the result is none then.
+  // Returns false if a code is NaN; the result is then not valid.
   bool (*mix_codes)(const CodeMix&);
   // out[w][i] = word w of rows[i], i < 64; a null row reads as zeros. `words` a multiple of 16.
   void (*pack_lanes)(const void* const* rows, int words, uint32_t* out);
@@ -164,7 +165,7 @@ struct AttentionKernels {
   void (*emit)(const uint32_t* keys, int64_t n, uint32_t bound, int64_t ties, int32_t* out);
 };
 
-// What tiles compute of bf16: needs AMX with bf16.
+// The bf16 kernels that use tiles: need AMX with bf16.
 void multiply_panel_by_tiles(const PanelProduct& g);
 
 extern const AttentionKernels kAttentionAmx;        // that and the rest of kAttentionAvx512

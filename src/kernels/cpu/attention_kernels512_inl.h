@@ -1,5 +1,5 @@
 // Kernels of attention_kernels.h for AVX-512 that deal in 16 words at a time. Included like
-// attention_kernels_inl.h, behind it.
+// attention_kernels_inl.h, after it.
 
 void round_exactly(const float* x, int64_t n, uint16_t* out) {
   for (int64_t i = 0; i < n; i += 16)

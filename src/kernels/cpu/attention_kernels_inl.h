@@ -269,7 +269,7 @@ void softmax(const SoftmaxTile& s) {
 
 // ---------------------------------------------------------------------------- indexer
 
-// Prefetches the keys of the next tile, two cache lines a step.
+// Prefetches the keys of the next tile, two cache lines per step.
 struct LinesAhead {
   const std::byte* next;
   const std::byte* end;

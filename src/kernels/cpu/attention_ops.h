@@ -6,8 +6,8 @@
 //
 // Every result depends on its own token alone, bit for bit: sums run in an order fixed by the dims,
 // softmax tiles start at positions (or picks) that are multiples of 64, and threads divide whole
-// outputs. What differs from the reference is the order of sums and, in the expanded form in bf16,
-// that the weights of an online softmax are rounded before they are normalised.
+// outputs. Two things differ from the reference: the order of sums, and, in the expanded form in
+// bf16, the weights of the online softmax are rounded before they are normalised.
 #pragma once
 
 #include <vector>
@@ -46,7 +46,7 @@ class AttentionOps : public LinearOps {
   static constexpr int kMaxHeadGroup = 32;
   static constexpr int kFewHeads = 8;  // that share a row while it is read, as it lies
 
-  // What one thread needs at once. Sizes in words of the element type (attention_kernels.h).
+  // Memory that one thread needs. Sizes in words of the element type (attention_kernels.h).
   struct Scratch {
     uint32_t* rows;      // [64][latent + rope] converted cache rows
     uint32_t* kept;      // [kept_rows_][latent + rope] those of a token, between its two passes
@@ -82,7 +82,8 @@ class AttentionOps : public LinearOps {
     float scale;  // times log2(e)
   };
 
-  // The latent rows one token attends to, in order, and how many of them memory was asked for.
+  // The latent rows that one token attends to, in order. `asked`: how many of them have been
+  // prefetched.
   struct PickedRows {
     PickedRows(const Attention& a, int t);
     int64_t position(int64_t i) const { return picks ? picks[i] : i; }
@@ -93,14 +94,14 @@ class AttentionOps : public LinearOps {
     int64_t count = 0, asked = 0;
   };
 
-  // Tokens and heads that the expanded form holds the state of at a time.
+  // The tokens and heads that the expanded form works on at a time.
   struct ExpandedBlock {
     int begin, end;             // tokens of one span
     int head, heads;            // heads [head, head + heads)
     int64_t first_tile, tiles;  // key tiles expanded at present
   };
 
-  // A cached row as kernels can read it: words of the element type, or bf16 beside float32 words.
+  // A cached row as kernels read it: words of the element type, or bf16 if the words are float32.
   struct LatentRow {
     const void* data;
     bool bf16;

@@ -1,5 +1,5 @@
 // Kernels on pairs of bf16 values, for processors that multiply them. Included like
-// attention_kernels_inl.h, behind it.
+// attention_kernels_inl.h, after it.
 
 struct PairElement {
   static F step(F acc, W a, W b) { return dot_pairs(acc, a, b); }

@@ -1,5 +1,5 @@
 // FP8 codes as bf16 values by table look-up in registers, already multiplied by their scale. For
-// AVX-512 with VBMI and BF16; included like gemm_inl.h, behind V.
+// AVX-512 with VBMI and BF16; included like gemm_inl.h, after V.
 
 // bf16 values of the 128 magnitudes of e4m3.
 struct Magnitudes {

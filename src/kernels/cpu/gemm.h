@@ -13,10 +13,10 @@
 //            each block of kBlock; a block's sums times its scales are added to totals, lane by
 //            lane, and every kDepth columns the totals' lanes are added, in a fixed tree, to the
 //            running sum. A weight row needs no shuffling then, and each lane adds few products.
-//   tiles    (AMX) Columns are taken in slices of 32; the processor sums the even and the odd
-//   columns
-//            of a slice apart, adds the two, and adds that to the running sum of the output (of its
-//            block of kBlock when products carry block scales). So it is with any number of rows.
+//   tiles    (AMX) Columns are taken in slices of 32. The processor sums the even and the odd
+//            columns of a slice apart and adds the two; that is added to the running sum of the
+//            output (of its block of kBlock when products carry block scales). The order does not
+//            depend on the number of rows.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,7 @@ inline constexpr int kBlock = 128;     // columns under one scale
 inline constexpr int kStep = 16;       // activations and panels are zero-padded to this
 inline constexpr int kStreamRows = 8;  // most activation rows that vectors stream weights for
 inline constexpr int kMaxPanelStrips = 8;
-// The values of a panel, 4 bytes each at most. Behind them is room for a factor per block.
+// Bytes of a panel's values, at most 4 each; after them is room for one factor per block.
 inline constexpr int kPanelValueBytes = kStripRows * kDepth * 4;
 inline constexpr int kPanelBytes = kPanelValueBytes + 64;
 
@@ -46,13 +46,13 @@ struct Strip {
   bool round_to_bf16 = false;  // dequantised values are bf16, whatever the panel holds
 };
 
-// A panel is one strip's columns [k0, k0 + depth), in an order of its kernels' own. That of bf16:
-// [unit of 16 bytes][z < 4][lane < 4], where (z, lane) is row 4 * lane + z, so that the sums of a
-// tile come out in row order without a shuffle.
+// A panel holds a strip's columns [k0, k0 + depth), in an order that its kernels choose. That of
+// bf16 is [unit of 16 bytes][z < 4][lane < 4], where (z, lane) is row 4 * lane + z, so that the
+// sums of a tile come out in row order without a shuffle.
 struct TileJob {
   const uint8_t* const* x = nullptr;  // activation rows
   int64_t x_offset = 0;               // bytes from the start of each row
-  const uint8_t* x_blocks = nullptr;  // the same rows in blocks, where the kernels take those
+  const uint8_t* x_blocks = nullptr;  // the same rows in blocks, for kernels that take blocks
   int64_t x_row_bytes = 0;            // room of a row in x_blocks
   int rows = 0;
   const uint8_t* panel = nullptr;
@@ -61,15 +61,16 @@ struct TileJob {
   const float* const* x_scale = nullptr;
   int64_t x_scale_offset = 0;
   const float* w_scale = nullptr;
-  // Sums of earlier and for later columns, [rows, 16].
+  // Sums of the columns before this panel, and out again for later panels: [rows, 16].
   float* carry = nullptr;
   bool first = true, last = true;
-  // Where the last columns' sums go: [rows, columns].
+  // Results, written with the last columns: [rows, columns].
   void* out = nullptr;
   int64_t out_stride = 0;  // elements
   bool out_bf16 = false;
   int columns = kStripRows;
-  // Weights to prefetch meanwhile: `ahead_lines` lines of 64 bytes, round 16 rows; may be null.
+  // Weights to prefetch during this job: `ahead_lines` lines of 64 bytes, in turn from 16 rows. May
+  // be null.
   const uint8_t* ahead = nullptr;
   int64_t ahead_stride = 0;
   int ahead_lines = 0;
@@ -79,8 +80,8 @@ struct TileJob {
 // of kStep.
 struct StreamJob {
   Strip strip;
-  const uint8_t* next = nullptr;  // the strip that this thread will want next, to prefetch
-  // The rows interleaved, [unit][rows]: one pointer, however many there are. Or in blocks.
+  const uint8_t* next = nullptr;  // the strip that this thread computes next, to prefetch
+  // The activation rows, interleaved as [unit][rows], or in blocks.
   const uint8_t* x = nullptr;
   int64_t x_row_bytes = 0;  // room of a row in blocks
   int rows = 0;
@@ -91,15 +92,15 @@ struct StreamJob {
   bool out_bf16 = false;
 };
 
-// One row of activations made ready: converted, padded with zeros, quantised where asked.
+// Prepares one row of activations: converts it, pads it with zeros, and quantises it if asked.
 struct PrepareJob {
   const void* x = nullptr;
   bool x_bf16 = false;
   int64_t columns = 0;
   void* out = nullptr;  // padded to kStep
   bool out_bf16 = false;
-  // Quantisation of groups of kBlock: the rule itself lives in numerics/fp8.h. With `scales` the
-  // codes' values are stored apart from their scales, without it multiplied by them.
+  // Quantises groups of kBlock by the rule of numerics/fp8.h. With `scales` the codes' values and
+  // their scales are stored apart; without it the values are multiplied by their scales.
   float (*group_scale)(float amax, bool ue8m0) = nullptr;
   bool ue8m0 = true;
   float* scales = nullptr;
@@ -140,14 +141,14 @@ struct CombineJob {
   bool bf16 = false;
 };
 
-// What panels and prepared activations hold, and the kernels for it.
+// The kernels for one type of panels and prepared activations.
 struct ProductKernels {
   void (*pack)(const Strip& strip, int64_t k0, int depth, uint8_t* panel) = nullptr;
   void (*tile)(const TileJob& job) = nullptr;
   void (*stream)(const StreamJob& job) = nullptr;
   int stream_rows = 0;   // most activation rows that `stream` takes: with more, panels are faster
-  int stream_unit = 0;   // bytes of a row that lie together when its rows are interleaved
-  int panel_strips = 4;  // packed at once for many rows, at most kMaxPanelStrips
+  int stream_unit = 0;   // bytes of a row that stay together when rows are interleaved
+  int panel_strips = 4;  // strips packed at once for many rows, at most kMaxPanelStrips
 
   // Another panel, and products with it that are the same bit for bit, for `many_rows` activation
   // rows and more; 0: none. `row_block` rows are multiplied with all strips that are packed before
@@ -166,7 +167,7 @@ struct ProductKernels {
 struct GemmKernels {
   const char* name;
   ProductKernels f32;
-  ProductKernels bf16;  // empty where the processor has no bf16 products
+  ProductKernels bf16;  // empty if the processor has no bf16 products
   void (*prepare)(const PrepareJob& job);
   void (*norm)(const NormJob& job);
   void (*silu)(const SiluJob& job);

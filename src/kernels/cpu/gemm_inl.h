@@ -1,7 +1,7 @@
 // Helpers of the kernels that are written once for any vector width (product_f32_inl.h,
 // rows_inl.h). Included by the gemm_*.cpp files only, inside their anonymous namespace, after a
-// struct V of vector operations: every function here exists once per instruction set and is seen by
-// nobody else. No include guard, on purpose.
+// struct V of vector operations: every function here exists once per instruction set, visible to
+// that file only. No include guard, on purpose.
 
 inline V::F load_as_float(const void* p, bool bf16, int64_t i) {
   return bf16 ? V::load_bf16(static_cast<const uint16_t*>(p) + i)
@@ -43,7 +43,7 @@ inline void for_vectors(int64_t n, Body body) {
 }
 
 // Spreads the prefetches of the weights that are packed next over the tiles before them. All at
-// once they would fill the queues between the caches and stall every load behind them.
+// once they would fill the queues between the caches and stall every load after them.
 struct WeightsAhead {
   WeightsAhead(const TileJob& job, int steps)
       : data(job.ahead), stride(job.ahead_stride), lines(job.ahead ? job.ahead_lines : 0) {

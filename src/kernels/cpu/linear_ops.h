@@ -1,5 +1,5 @@
 // Linear algebra of the fast CPU implementations: everything of Ops that is a matrix product, a
-// norm or a copy. Attention is AttentionOps' business, which derives from this.
+// norm or a copy. AttentionOps derives from it and adds attention.
 #pragma once
 
 #include <algorithm>
@@ -12,8 +12,9 @@
 
 namespace fathom {
 
-// Every result is bit-equal for any number of threads and any batch around a row (gemm.h says how).
-// Workspace is planned from the Workload; what exceeds it goes to the reference loops.
+// The bits of a row's result do not depend on the number of threads or on the other rows (gemm.h
+// says how). Workspace is planned from the Workload; what does not fit is computed by the reference
+// loops.
 class LinearOps : public ReferenceOps {
  public:
   LinearOps(Numerics numerics, const Workload& workload, ThreadPool& pool,
@@ -32,8 +33,8 @@ class LinearOps : public ReferenceOps {
   std::string describe() const override;
 
  protected:
-  // out = x W^T of float32 rows, on the calling thread of a parallel region: what attention makes
-  // of its own rows. FP8 weights are dequantised, activations are not quantised.
+  // out = x W^T for float32 rows, on the calling thread inside of a parallel loop. Attention uses
+  // it for its rows. FP8 weights are dequantised, activations are not quantised.
   void multiply_rows(const QWeight& w, Inputs x, Outputs out, int thread);
 
   const GemmKernels& kernels_;
@@ -44,8 +45,8 @@ class LinearOps : public ReferenceOps {
     const MlpWeights* w = nullptr;
     int64_t begin = 0, rows = 0;
   };
-  // Activations made ready, by row: where the values are (here, or where they lay before), and
-  // their block scales in the coded form.
+  // Prepared activations. By row: a pointer to the values (in `values`, or to the original row),
+  // and in the coded form one to its block scales.
   struct Prepared {
     Buffer values, scales;
     std::vector<const uint8_t*> x;
@@ -63,19 +64,20 @@ class LinearOps : public ReferenceOps {
   bool fits(int64_t rows, int64_t columns) const;
   // Rows of x become rows [first, ...) of `place`, `stride` elements apart where they are copied.
   void prepare(Prepared& place, Form form, Tensor x, int64_t first, int64_t stride);
-  // `in` ready for product_.run: interleaved into the thread's memory where that streams weights.
-  // What `key` (none: -1) stands for is interleaved once, until interleaved_key_ is reset.
+  // Returns `in` as product_.run needs it: interleaved in the thread's memory if weights are
+  // streamed. `key` identifies the input, so that it is interleaved only once until
+  // interleaved_key_ is reset; -1: no key.
   Inputs interleaved(Form form, Inputs in, int64_t columns, int thread, int64_t key = -1);
   // Rows [begin, begin + rows) that are multiplied with the same weights.
   struct Run {
     int64_t begin, rows, columns;
   };
-  // `in` with the rows of runs_ in blocks, where the kernels take those; made by all threads.
+  // Returns `in` with the rows of runs_ in blocks, if the kernels take blocks. Uses all threads.
   Inputs in_blocks(Form form, Inputs in);
-  // Fills runs_ with the groups, as inputs of one of their weights.
+  // Fills runs_ with the groups' rows, as inputs of one of their weights.
   void plan_runs(QWeight MlpWeights::*which);
-  // Deals out strips: evenly when there is little to do, else as threads become free. `even`: all
-  // strips take the same time.
+  // Distributes strips over the threads: evenly when there is little work, else as threads become
+  // free. `even`: all strips take the same time.
   void over_strips(Form form, int64_t strips, int64_t bytes, int64_t rows, bool even,
                    LoopBody body);
   bool project_alike(std::span<const Projection> projections, Tensor x, size_t first);
@@ -105,7 +107,7 @@ class LinearOps : public ReferenceOps {
   std::vector<ProductScratch> scratch_;  // per thread
   int64_t interleaved_bytes_;            // of one thread in interleaved_
   Buffer interleaved_;
-  std::vector<int64_t> interleaved_key_;  // per thread: the key of what lies in its part, or -1
+  std::vector<int64_t> interleaved_key_;  // per thread: the key of the rows in its part, or -1
   Buffer blocks_;                         // activations in blocks
   std::vector<Run> runs_;
 

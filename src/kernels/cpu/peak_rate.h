@@ -1,7 +1,7 @@
-// The most this processor can do, one table per instruction set: loops that read memory and loops
-// that multiply in registers and touch no memory at all. `bench` measures with them what its
-// figures are shares of. Like gemm.h: plain data and function pointers only, because the files that
-// define the tables are compiled for processors that others do not have.
+// Peak rates of this processor, one table per instruction set: loops that only read memory, and
+// loops that only multiply in registers. `bench` measures its limits with them. Like gemm.h: plain
+// data and function pointers only, because the files that define the tables are compiled for
+// processors that others do not have.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ extern const PeakKernels kPeakAvx512F32;
 extern const PeakKernels kPeakAvx2;
 extern const PeakKernels kPeakPlain;  // any processor
 
-// The best this processor can run.
+// The best table that this processor can run.
 const PeakKernels& peak_kernels();
 
 }  // namespace fathom

@@ -1,5 +1,5 @@
-// y = x W^T for some rows of W on one thread: how a weight meets its activations, and the loop over
-// panels. LinearOps divides the work; the kernels of gemm.h do it.
+// y = x W^T for some rows of W on one thread: in which form activations and weights are multiplied,
+// and the loop over panels. LinearOps divides the work; the kernels of gemm.h do it.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +14,13 @@
 
 namespace fathom {
 
-// With fewer activation rows one strip at a time, which stays in L1: what a larger panel would save
-// is reading the activations again, and those stay there too.
+// With fewer activation rows than this, panels have one strip, which stays in L1. A larger panel
+// would only save reading the activations again, and those stay in L1, too.
 inline constexpr int kFewRows = 64;
 inline constexpr int kRowChunk = 512;  // activation rows per pass: their 512 columns sit in L2
 
-// How activations enter a product. It depends on numerics and weights alone, never on the batch.
+// The form of activations in a product. It depends on numerics and weights alone, never on the
+// batch.
 struct Form {
   // plain: as they are. folded: quantised to FP8, each value multiplied by its (power of two) scale
   // again, as are the weights: exact in bf16. coded: both sides as code values, and the float32
@@ -30,19 +31,19 @@ struct Form {
   bool operator==(const Form&) const = default;
 };
 
-// The form that all of `weights` can share; nothing when they are an odd mixture.
+// Returns the form that all of `weights` can share; nothing if there is none.
 std::optional<Form> common_form(std::span<const QWeight* const> weights, Numerics numerics,
                                 bool ue8m0, bool has_bf16);
 
-// Activations made ready: row pointers, so that gathered rows need no copy.
+// Prepared activations. Rows are pointers, so that gathered rows need no copy.
 struct Inputs {
   const uint8_t* const* x = nullptr;
   const float* const* scale = nullptr;  // coded form only
   int64_t rows = 0;
   const uint8_t* interleaved = nullptr;  // the rows as Product::interleave leaves them
-  int64_t row_bytes = 0;                 // room of a row there when it leaves them in blocks
+  int64_t row_bytes = 0;                 // bytes reserved per row there, if it makes blocks
 
-  // Rows in blocks stay so: `begin` is then the first row of a block.
+  // Of rows in blocks, `begin` must be the first row of a block.
   Inputs slice(int64_t begin, int64_t count) const {
     return {x + begin, scale ? scale + begin : nullptr, count,
             row_bytes ? interleaved + begin * row_bytes : nullptr, row_bytes};
@@ -80,22 +81,22 @@ class Product {
     return (w.row_offset % kStripRows + w.rows + kStripRows - 1) / kStripRows;
   }
   static int64_t first_row(const QWeight& w, int64_t strip);
-  // Whether `rows` activation rows are better served by streaming the codes than by panels. If so,
-  // run() wants them interleaved as well.
+  // Whether streaming the weights is faster than panels for `rows` activation rows. If so, run()
+  // needs the rows interleaved as well.
   bool streams(Form form, int64_t columns, int64_t rows) const {
     return rows <= of(form).stream_rows && (takes_blocks(form) || columns % kStep == 0);
   }
-  // Strips that are packed at once for many rows: they sit in L2.
+  // Strips that are packed at once for many rows; they stay in L2.
   int64_t panel_strips(Form form) const { return of(form).panel_strips; }
-  // Whether run() wants all activations interleaved, in blocks of block_rows() whose rows have room
-  // of block_row_bytes() each.
+  // Whether run() always needs activations in blocks, of block_rows() rows with block_row_bytes()
+  // each.
   bool takes_blocks(Form form) const { return of(form).block_rows > 0; }
   int64_t block_rows(Form form) const { return of(form).block_rows; }
   int64_t block_row_bytes(Form form, int64_t columns) const {
     const int64_t unit = of(form).block_columns;
     return (columns + unit - 1) / unit * unit * element_size(form);
   }
-  // Whether a single row is its own block as it lies.
+  // Whether a single row needs no copy to be a block.
   bool row_is_block(Form form, int64_t columns) const {
     return !takes_blocks(form) || columns % of(form).block_columns == 0;
   }

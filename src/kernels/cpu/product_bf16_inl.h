@@ -1,5 +1,5 @@
 // Products of bf16 activations with panels of bf16 weights, for processors that have an instruction
-// for them. Included like gemm_inl.h, behind it; V has 16 lanes.
+// for them. Included like gemm_inl.h, after it; V has 16 lanes.
 
 // Adds the lanes of 4 accumulators: outputs of consecutive rows, in order.
 inline V::F add_lanes(const V::F* a) {
@@ -38,7 +38,7 @@ inline void tile_rows(const TileJob& job, int row, WeightsAhead& weights) {
       for (int z = 0; z < 4; ++z) a[m][z] = V::zero();
     for (int64_t u = begin; u < end;) {
       weights.step();
-      for (int m = 0; m < kRows; ++m)  // and the next tile's activations, a line a row
+      for (int m = 0; m < kRows; ++m)  // and the next tile's activations, one line per row
         _mm_prefetch(reinterpret_cast<const char*>(x_next[m] + u * 16), _MM_HINT_T0);
       for (int64_t stop = u + 4 < end ? u + 4 : end; u < stop; ++u)
         for (int m = 0; m < kRows; ++m) {

@@ -1,5 +1,5 @@
 // Products of float32 activations with weights of any code, for processors without an instruction
-// for bf16 products and for `exact` numerics. Included like gemm_inl.h, behind it. Weights are
+// for bf16 products and for `exact` numerics. Included like gemm_inl.h, after it. Weights are
 // expanded in registers: streamed there into the sums when there are few activation rows, or into a
 // panel that many rows share. gemm.h has the order of the sums, which is the same for both.
 
@@ -240,7 +240,7 @@ void tile_height(const TileJob& job, int row, int rows, int quad, WeightsAhead& 
 }
 
 // All rows, in tiles of nearly equal height, against one half of the panel and then the other: half
-// a panel stays in L1 beside the activations.
+// a panel stays in L1 together with the activations.
 void tile_f32(const TileJob& job) {
   constexpr int kQuads = kStripRows / kQuad;
   const int tiles = (job.rows + V::kTileRows - 1) / V::kTileRows;

@@ -1,8 +1,8 @@
-// Panels for many activation rows where a vector has 8 lanes: every lane is one output, so that no
-// lanes are added. Included behind product_f32_inl.h, whose sums these are bit for bit. There lane
-// j of a vector sums the columns that are j modulo 8, and the lanes are added at the end in a fixed
-// tree. Here the columns are taken in that order: all that are 0 modulo 8, then all that are 1 and
-// so on, each class summed from zero, and the sums of the 8 classes are added in the same tree.
+// Panels for many activation rows, for vectors of 8 lanes: every lane is one output, so no lanes
+// are added. Included after product_f32_inl.h, whose sums these are bit for bit. There, lane j of a
+// vector sums the columns that are j modulo 8, and at the end the lanes are added in a fixed tree.
+// Here the columns are taken class by class: all that are 0 modulo 8, then all that are 1, and so
+// on. Each class is summed from zero, and the 8 sums are added in the same tree.
 
 constexpr int kOutputs = kStripRows / V::kLanes;  // vectors of outputs in a strip
 constexpr int kOuterTileRows = 6;                 // x 2 vectors of outputs: 12 of 16 registers

@@ -1,5 +1,5 @@
-// Ops by plain loops with float64 sums: the yardstick of every other implementation, and what runs
-// where dims are not those the fast kernels are built for. Threads only divide tokens or outputs.
+// Ops by plain loops with float64 sums. All other implementations are compared with it, and it runs
+// models whose dims the fast kernels are not built for. Threads only divide tokens or outputs.
 #pragma once
 
 #include <functional>

@@ -1,4 +1,4 @@
-// Reading and writing rows of any dtype as float32: what loops that need not be fast are made of.
+// Reads and writes rows of any dtype as float32, for loops that need not be fast.
 #pragma once
 
 #include <cmath>
@@ -38,7 +38,7 @@ inline void fill_zero(Tensor x) {
         bytes);
 }
 
-// `value` as it would be read back after a store.
+// Returns `value` as it would be read back after a store.
 inline float rounded(DType dtype, float value) {
   return dtype == DType::bf16 ? round_bf16(value) : value;
 }
@@ -86,7 +86,7 @@ inline void write_fp8_values(std::byte* codes, std::byte* scales, const float* x
   }
 }
 
-// The same with the scales behind the codes.
+// The same with the scales after the codes.
 inline void write_fp8_row(std::byte* row, const float* x, int64_t n, bool ue8m0) {
   write_fp8_values(row, row + n, x, n, ue8m0);
 }
@@ -116,14 +116,15 @@ inline void read_plain_row(const std::byte* row, float* x, int64_t n, KvFormat f
   }
 }
 
-// An index row: `x` written in the cache's format,
+// Writes an index row in the cache's format.
 inline void write_index_row(const KvView& kv, int64_t row, const float* x) {
   if (kv.index_format == KvFormat::fp8)
     write_fp8_values(kv.index_row(row), kv.index_scales(row), x, kv.index_dim, kv.ue8m0);
   else
     write_plain_row(kv.index_row(row), x, kv.index_dim, kv.index_format);
 }
-// and read back: the values without the scale, which is returned (1 but for fp8 rows).
+// Reads an index row: `x` gets the values without the scale, which is returned (1 unless the row is
+// fp8).
 inline float read_index_row(const KvView& kv, int64_t row, float* x) {
   const std::byte* p = kv.index_row(row);
   if (kv.index_format != KvFormat::fp8) {

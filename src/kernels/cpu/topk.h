@@ -9,7 +9,7 @@
 namespace fathom {
 
 // Writes the positions of the k greatest of n > k scores to `out`, ascending. `keys` and `active`
-// are scratch of n each. A NaN is ordered somewhere beyond the infinities; nothing else changes.
+// are scratch of n each. A NaN is ordered beyond the infinities; it changes nothing else.
 void select_topk(const AttentionKernels& kernels, const float* scores, int64_t n, int64_t k,
                  uint32_t* keys, uint32_t* active, int32_t* out);
 

@@ -8,7 +8,7 @@ struct V {
   using F = __m512;
   static constexpr int kLanes = 16;
   static constexpr int kTileRows = 6;     // x 4 accumulators, and up to 7 operands: 31 registers
-  static constexpr int kStreamSums = 24;  // accumulators beside the weights being expanded
+  static constexpr int kStreamSums = 24;  // accumulators besides the weights being expanded
 
   static F zero() { return _mm512_setzero_ps(); }
   static F set1(float v) { return _mm512_set1_ps(v); }

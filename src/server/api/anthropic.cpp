@@ -9,7 +9,7 @@
 namespace fathom::server {
 namespace {
 
-// One answer under way. Kept alive by what listens to its generation.
+// An answer in flight. Kept alive by the listener of its generation.
 struct Session {
   MessageWriter writer;
   bool stream;
@@ -37,7 +37,7 @@ void send_unsupported_thread(HttpReply& reply) {
   reply.send(failure.status, "application/json", dump_json(body));
 }
 
-// The request, ready to run; nothing where it has been answered with what is wrong.
+// Reads and prepares the request. Returns nothing if something is wrong and has been answered.
 std::optional<MessagesRequest> read(Service& service, const OrderedJson& body, bool count_only,
                                     HttpReply& reply) {
   const JsonField root(body, "");

@@ -10,9 +10,9 @@ struct MessagesRequest {
   bool omit_thinking = false;  // answer with empty thinking blocks
 };
 
-// Reads a request; the model's name is not looked at. With `count_only` (count_tokens) max_tokens
-// may be absent. Throws Error with the place for what is wrong, and for what this server knows but
-// cannot do. Unknown fields are ignored.
+// Reads a request; does not check the model's name. With `count_only` (count_tokens) max_tokens may
+// be absent. Throws Error with the place for what is wrong, and for fields that this server knows
+// but does not support. Unknown fields are ignored.
 MessagesRequest read_messages_request(const OrderedJson& body, const ServiceOptions& options,
                                       bool count_only);
 

@@ -1,5 +1,5 @@
-// The answer of /v1/messages as it grows: generation events in, content blocks and (for a stream)
-// server-sent events out.
+// MessageWriter writes the answer of /v1/messages: generation events go in, content blocks and (for
+// a stream) server-sent events come out.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,7 @@ struct MessageHead {
   bool omit_thinking = false;  // thinking is answered with empty blocks
 };
 
-// Thread-compatible. The sequence is begin, feed for every event, and after the event that ended
-// the choice nothing more.
+// Thread-compatible. Call begin(), then feed() for every event up to the one that ends the choice.
 class MessageWriter {
  public:
   MessageWriter(MessageHead head, IdMaker new_id);
@@ -29,7 +28,7 @@ class MessageWriter {
   std::string begin();  // message_start and a ping
   std::string feed(const GenerationEvent& event);
 
-  // The message object as it is now; final after the last event.
+  // The message object so far; final after the last event.
   const OrderedJson& message() const { return message_; }
 
  private:

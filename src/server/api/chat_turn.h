@@ -1,5 +1,5 @@
-// What the chat protocols have in common behind their own wording: tools, the form of the answer,
-// and the way from a conversation to a generation.
+// Shared by all chat protocols once a request is read: tools, the form of the answer, and the steps
+// from a conversation to a generation.
 #pragma once
 
 #include <optional>
@@ -9,26 +9,27 @@
 
 namespace fathom::server {
 
-// Puts the tools into the conversation's first system message (an empty one is put first where
-// there is none) and what must be called into the form.
+// Adds the tools to the conversation's first system message (an empty one is put first if there is
+// none), and the calls that are required to the form.
 void apply_tools(const ToolUse& use, ChatRequest& chat);
 
-// Whether the model hears of any tool.
+// Whether the model is shown any tool.
 bool has_tools(const Conversation& conversation);
 
-// Reads the format that the answer must have, wherever the protocol writes it (response_format,
-// text.format, output_config.format), and puts it into the form and, where the model is shown
-// formats, into the first system message. After apply_tools. Returns the format in the words of the
-// chat endpoint: {"type": "json_schema", "json_schema": {...}} and the others. Throws Error with
-// the place for what is wrong.
+// Reads the format of the answer, which each protocol has in another field (response_format,
+// text.format, output_config.format). Adds it to the form and, if the model is shown formats, to
+// the first system message. Call it after apply_tools. Returns the format as the chat endpoint
+// writes it: {"type": "json_schema", "json_schema": {...}} and the others. Throws Error with the
+// place for what is wrong.
 OrderedJson apply_format(const JsonField& root, Protocol protocol, const ServiceOptions& options,
                          ChatRequest& chat);
 
-// Renders the prompt and compiles the form into chat.generation. Throws Error for a conversation
-// that leaves nothing to answer or that the encoding cannot express.
+// Renders the prompt and compiles the form into chat.generation. Returns a Failure if the form is
+// not supported. Throws Error if the conversation has nothing to answer or the encoding cannot
+// express it.
 std::optional<Failure> prepare(Service& service, ChatRequest& chat);
 
-// Writes into the request's log line which tools and items its model does not hear of.
+// Adds the tools and items that the model is not shown to the request's log line.
 void note_left_out(HttpReply& reply, const ChatRequest& chat);
 
 }  // namespace fathom::server

@@ -1,6 +1,7 @@
 // `logprobs` as /v1/completions has them: parallel lists, with the place of each token in the text.
 // An ended answer has an entry for every token that the usage counts: prompt_tokens (with echo) and
-// completion_tokens. A token that is no text (a special one) stands where the text goes on or ends.
+// completion_tokens. A token without text (a special one) has the place where the text continues or
+// ends.
 #pragma once
 
 #include <cstdint>
@@ -13,17 +14,17 @@
 
 namespace fathom::server {
 
-// Thread-compatible. One object a choice: places go on from event to event.
+// Thread-compatible. One object per choice: places continue from event to event.
 class LegacyLogprobs {
  public:
   explicit LegacyLogprobs(const Tokenizer& tokenizer)
       : tokenizer_(tokenizer), prompt_(tokenizer), answer_(tokenizer, true) {}
 
-  // Of an echoed prompt: its first token has no log-probability.
+  // Adds an echoed prompt. Its first token has no log-probability.
   void add_prompt(const std::vector<int32_t>& ids, const std::vector<TokenLogprobs>& logprobs);
   void add_answer(const std::vector<TokenLogprobs>& logprobs);
 
-  // What has been added since the last call; null for nothing.
+  // Returns what was added since the last call; null if nothing.
   OrderedJson take();
 
  private:

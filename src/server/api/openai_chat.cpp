@@ -18,8 +18,8 @@ OrderedJson tool_call_json(const ToolCall& call) {
   return json;
 }
 
-// One answer under way, as a stream or as a whole. Lives as long as the generation listens; all
-// calls are tasks of the reply.
+// An answer in flight, as a stream or as a whole. Kept alive by the listener of its generation; all
+// calls are made in tasks of the reply.
 class ChatAnswer {
  public:
   ChatAnswer(Service& service, std::shared_ptr<HttpReply> reply, const ChatRequest& request)

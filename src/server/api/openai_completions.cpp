@@ -24,7 +24,7 @@ bool brings_its_marker(const Tokenizer& tokenizer, const TextPrompt& prompt) {
          prompt.text->starts_with(tokenizer.token_bytes(markers.front()));
 }
 
-// One answer under way; see ChatAnswer.
+// An answer in flight; see ChatAnswer.
 class CompletionAnswer {
  public:
   CompletionAnswer(Service& service, std::shared_ptr<HttpReply> reply, CompletionRequest request,

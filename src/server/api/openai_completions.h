@@ -1,4 +1,4 @@
-// POST /v1/completions: text that goes on, without roles, reasoning or tools.
+// POST /v1/completions: continues a text, without roles, reasoning or tools.
 #pragma once
 
 #include <memory>
@@ -24,12 +24,12 @@ struct CompletionRequest {
   std::vector<TextPrompt> prompts;
   bool echo = false;
   bool no_answer = false;          // max_tokens 0: the prompt alone comes back
-  bool add_special_tokens = true;  // what the tokenizer puts around a text
+  bool add_special_tokens = true;  // add what the tokenizer puts around a text
   StreamRequest stream;
   GenerationRequest generation;  // without id and prompt
 };
 
-// Throws Error with the place for what is wrong or cannot be done.
+// Throws Error with the place for what is wrong or not supported.
 CompletionRequest read_completion_request(const OrderedJson& body, const ServiceOptions& options);
 
 void handle_completions(Service& service, const HttpRequest& request,

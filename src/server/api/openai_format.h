@@ -1,4 +1,4 @@
-// OpenAI's shapes of answers: what chat and text completions share.
+// OpenAI's answer formats that chat and text completions share.
 #pragma once
 
 #include <cstdint>
@@ -11,16 +11,16 @@
 
 namespace fathom::server {
 
-// `text` as a JSON string, quotes included.
+// Returns `text` as a JSON string with its quotes.
 std::string json_text(std::string_view text);
 
-// The usage of a request: what all its choices took together.
+// The usage of a request, over all its choices.
 struct Usage {
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
   int64_t completion_tokens = 0;
   int64_t reasoning_tokens = 0;
-  int64_t draft_tokens = 0, accepted_tokens = 0;  // told where there were any
+  int64_t draft_tokens = 0, accepted_tokens = 0;  // reported if there were any
 };
 OrderedJson usage_json(const Usage& usage);
 
@@ -38,29 +38,29 @@ class UsageCount {
   size_t per_prompt_;
 };
 
-// A log-probability as a JSON number: what is smaller than any float is -9999.
+// Returns a log-probability as a JSON number; -infinity and all below -9999 become -9999.
 double json_logprob(float logprob);
 
-// The text of one token as far as it is text; half a character is U+FFFD.
+// Returns the text of one token; half a character is U+FFFD.
 std::string token_text(const Tokenizer& tokenizer, int32_t id);
 
 // The entries of `logprobs.content` of a chat answer.
 OrderedJson chat_logprobs_json(const Tokenizer& tokenizer,
                                const std::vector<TokenLogprobs>& logprobs);
 
-// Writes the chunks of a stream as text. The members that are the same in all of them are
-// serialized once.
+// Writes the chunks of a stream as text. Members that are the same in all chunks are serialized
+// once.
 class ChunkWriter {
  public:
-  // `object` is the chunk's type. `usage_null`: chunks without usage say so.
+  // `object` is the chunk's type. `usage_null`: chunks without usage have "usage": null.
   ChunkWriter(const ServiceOptions& options, std::string_view id, std::string_view object,
               int64_t created, bool usage_null);
 
-  // One choice's part: `body` is the members behind "index" but for finish_reason, as JSON text;
-  // an empty `finish_reason` is null.
+  // A chunk of one choice. `body`: the members after "index" without finish_reason, as JSON text.
+  // An empty `finish_reason` is null.
   std::string choice(int index, std::string_view body, std::string_view finish_reason,
                      const OrderedJson& usage = nullptr) const;
-  // The chunk behind the last: no choices, the usage of the whole request.
+  // The chunk after the last one: no choices, the usage of the whole request.
   std::string usage(const OrderedJson& usage) const;
 
  private:
@@ -68,7 +68,8 @@ class ChunkWriter {
   bool usage_null_;
 };
 
-// {"id", "object", "created", "model"} of an answer as a whole; choices and usage come behind.
+// Returns {"id", "object", "created", "model"} of a whole answer; choices and usage are added to
+// it.
 OrderedJson answer_head(const ServiceOptions& options, std::string_view id, std::string_view object,
                         int64_t created);
 OrderedJson fingerprint_json(const ServiceOptions& options);

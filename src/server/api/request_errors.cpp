@@ -1,5 +1,5 @@
-// How requests that cannot be read are answered. Apart from the reading itself, which needs no
-// router: the fuzz targets are built from it alone.
+// Answers requests that cannot be read. It needs the router; the reading itself does not, and the
+// fuzz targets are built from that alone.
 #include "server/api/json_request.h"
 #include "server/api/sampling_request.h"
 

@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::string_view kPath = "/v1/responses";
 
-// One answer under way. Kept alive by what listens to its generation.
+// An answer in flight. Kept alive by the listener of its generation.
 struct Session {
   ResponsesRequest request;
   ResponseWriter writer;
@@ -49,8 +49,8 @@ void listen(Session& session, const GenerationEvent& event) {
   }
 }
 
-// Renders the prompt of a request that has been read. False where it has been answered with what is
-// wrong.
+// Renders the prompt of a request that has been read. Returns false if something is wrong and has
+// been answered.
 bool make_ready(Service& service, ResponsesRequest& request, HttpReply& reply) {
   note_left_out(reply, request.chat);
   if (const auto failure = prepare(service, request.chat)) {
@@ -61,7 +61,7 @@ bool make_ready(Service& service, ResponsesRequest& request, HttpReply& reply) {
   return true;
 }
 
-// The request as its body says it; nothing where it has been answered with what is wrong.
+// Reads the request. Returns nothing if something is wrong and has been answered.
 std::optional<ResponsesRequest> read(Service& service, ResponseStore& stored,
                                      const HttpRequest& http, HttpReply& reply) {
   const OrderedJson body = parse_json_body(http.body);

@@ -1,4 +1,5 @@
-// Answers of /v1/responses that were given with `store`: for previous_response_id, GET and DELETE.
+// ResponseStore: answers of /v1/responses to requests with `store`, for previous_response_id, GET
+// and DELETE.
 #pragma once
 
 #include <cstddef>
@@ -14,22 +15,22 @@
 namespace fathom::server {
 
 struct StoredResponse {
-  OrderedJson response;       // as it was given out
+  OrderedJson response;       // as the client got it
   OrderedJson input;          // its request's input as a list of items with ids
-  Conversation conversation;  // all that led to it and itself, without instructions and tools
+  Conversation conversation;  // everything before it, and itself, without instructions and tools
 };
 
-// Keeps the last used ones: no more than so many, and no more than so many bytes. Every method may
-// be called from any thread.
+// Keeps the last used responses, within a number and a size in bytes. Every method may be called
+// from any thread.
 class ResponseStore {
  public:
   explicit ResponseStore(int max_responses, size_t max_bytes = size_t{64} << 20);
 
-  // One that is larger than the whole store is not kept.
+  // Stores a response. One that is larger than `max_bytes` is not kept.
   void put(const std::string& id, StoredResponse response);
-  // Null: unknown, deleted or forgotten. What is found counts as used.
+  // Returns null if it is unknown, deleted or dropped. Counts as a use.
   std::shared_ptr<const StoredResponse> find(const std::string& id);
-  // The output item with this id of any stored response.
+  // Returns the output item with this id, from any stored response.
   std::optional<OrderedJson> find_item(const std::string& item_id) const;
   bool erase(const std::string& id);
 

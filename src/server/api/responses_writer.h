@@ -1,5 +1,5 @@
-// The answer of /v1/responses as it grows: generation events in, output items and (for a stream)
-// server-sent events out.
+// ResponseWriter writes the answer of /v1/responses: generation events go in, output items and (for
+// a stream) server-sent events come out.
 #pragma once
 
 #include <cstdint>
@@ -13,24 +13,23 @@
 
 namespace fathom::server {
 
-// Makes ids of items from a prefix ("msg_"); a test hands in a counter.
+// Makes ids of items from a prefix ("msg_"); tests use a counter.
 using IdMaker = std::function<std::string(std::string_view prefix)>;
 
-// Thread-compatible. The sequence is begin, feed for every event, and after the event that ended
-// the choice nothing more.
+// Thread-compatible. Call begin(), then feed() for every event up to the one that ends the choice.
 class ResponseWriter {
  public:
-  // `response` is the response object as the request makes it: id, model, what is echoed, no output
-  // yet. Without `stream` the returned texts are empty.
-  // A call is told by the name that `names` has for it.
+  // `response` is the response object as the request makes it: id, model, echoed fields, no output
+  // yet. Without `stream` the returned texts are empty. `names` has the client's name of a called
+  // tool.
   ResponseWriter(OrderedJson response, ToolNames names, bool stream, IdMaker new_id);
 
   std::string begin();
   std::string feed(const GenerationEvent& event);
-  // Instead of feed: the response fails before anything is generated.
+  // Instead of feed(): ends a response that fails before anything is generated.
   std::string refuse(std::string_view code, const std::string& message);
 
-  // The response object as it is now; final after the last event.
+  // The response object so far; final after the last event.
   const OrderedJson& response() const { return response_; }
 
  private:
@@ -48,7 +47,7 @@ class ResponseWriter {
 
   // Appends an event; `data` gets its type and number.
   void emit(std::string_view type, OrderedJson data);
-  // {item_id, output_index} of the open item, and content_index where it has parts.
+  // Returns {item_id, output_index} of the open item, and content_index if it has parts.
   OrderedJson place() const;
   OrderedJson& item() { return response_["output"].back(); }
 

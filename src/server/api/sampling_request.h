@@ -1,5 +1,4 @@
-// What the fields of a request that steer the drawing of tokens say, the same for every OpenAI
-// endpoint.
+// Reads the sampling fields of a request, which are the same for every OpenAI endpoint.
 #pragma once
 
 #include "server/api/json_request.h"
@@ -11,13 +10,13 @@ inline constexpr int kMaxChoices = 128;
 inline constexpr size_t kMaxStopTexts = 16, kMaxStopBytes = 4096;
 
 // Reads n, temperature, top_p, top_k, min_p, the penalties, logit_bias, seed, stop, stop_token_ids,
-// ignore_eos, min_tokens and priority into `request`; what is absent stays as `options` has it.
+// ignore_eos, min_tokens and priority into `request`; absent fields get the values of `options`.
 // Throws Error with the place for what is wrong.
 void read_sampling(const JsonField& root, const ServiceOptions& options,
                    GenerationRequest& request);
 
-// A list of stop texts, whatever its field is called; none where it is absent. Throws Error with
-// the place for too many, and for one that is empty or too long.
+// Reads a list of stop texts; none if it is absent. Throws Error with the place if there are too
+// many, or if one is empty or too long.
 std::vector<std::string> read_stop_texts(const JsonField& at);
 
 // `stream` and `stream_options`.
@@ -28,11 +27,11 @@ struct StreamRequest {
 };
 StreamRequest read_stream(const JsonField& root);
 
-// Whether `model` may be answered for: absent, or one of the served names. Throws Error when it is
-// no string.
+// Whether this server serves the request's `model`: it is absent, or one of the served names.
+// Throws Error if it is no string.
 bool serves_model(const JsonField& root, const ServiceOptions& options);
 bool serves_model(std::string_view name, const ServiceOptions& options);
-// The answer to a request for another one: 404, code model_not_found.
+// Answers a request for another model: 404, code model_not_found.
 void send_model_not_found(HttpReply& reply, std::string_view name, const ServiceOptions& options);
 
 }  // namespace fathom::server

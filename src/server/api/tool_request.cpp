@@ -93,7 +93,7 @@ class ToolReader {
     return false;
   }
 
-  // What is said of the namespace as a whole stands in front of its first tool's description.
+  // The description of a namespace is put in front of its first tool's description.
   bool read_namespace(const JsonField& space) {
     const std::string& name = name_of(space);
     const size_t before = use_.tools.size();
@@ -160,8 +160,9 @@ class ToolChanges {
       if (messages.at(i).value().is_object()) read_blocks(messages.at(i).at("content"));
   }
 
-  // Removes tools that the model is not told of: deferred ones that no message added. If the tools
-  // would be searched by a server's own tool, which does not exist here, the model is told of all.
+  // Removes tools that the model is not shown: deferred ones that no message added. If they would
+  // be searched by a tool of OpenAI's or Anthropic's servers, which does not exist here, the model
+  // is shown all.
   void apply() {
     const bool all = !use_.left_out.empty();
     std::erase_if(use_.tools, [&](const Tool& tool) {

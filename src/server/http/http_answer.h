@@ -15,11 +15,11 @@ struct AnswerHead {
   std::string_view content_type;  // empty: none is named
   const HttpHeaders* headers = nullptr;
   std::optional<size_t> length;  // of a whole body; none: a stream
-  bool chunked = false;          // how the stream is cut; false: it ends with the connection
+  bool chunked = false;          // the stream is chunked; false: it ends with the connection
   bool keep_alive = true;
   bool old_client = false;  // HTTP/1.0 closes unless told otherwise
 
-  // Control characters in names and values become blanks: nobody writes a header line of their own.
+  // Control characters in names and values become blanks, so that no value can add a header line.
   void append_to(std::string& out) const;
 };
 

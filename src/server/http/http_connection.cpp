@@ -23,7 +23,7 @@ using boost::system::error_code;
 
 constexpr size_t kReadBlock = 16 << 10;
 constexpr int kReadsInARow = 16;            // before other connections have their turn
-constexpr size_t kMaxPipelined = 16 << 10;  // read ahead of requests behind the one under way
+constexpr size_t kMaxPipelined = 16 << 10;  // bytes read ahead, of requests after the current one
 constexpr size_t kBodyPerDeadline = 1 << 20;
 constexpr std::chrono::seconds kDrainTime{2};
 constexpr std::chrono::seconds kLookTime{1};  // between looks for a peer that is not read from

@@ -1,5 +1,5 @@
-// The part of HttpConnection that replies call. From any thread they append to the outbox of the
-// exchange under way; on the strand the outbox is written to the socket.
+// The part of HttpConnection that replies call. They may append to the outbox of the current
+// exchange on any thread; the connection's strand writes the outbox to the socket.
 #include <boost/asio/buffer.hpp>
 #include <utility>
 

@@ -1,5 +1,5 @@
-// One request and its answer on a connection: how far the answer is, how it is framed, and what
-// waits for it.
+// Exchange: one request and its answer on a connection. It has the state of the answer, how its
+// body is framed, and the tasks that wait for its end.
 #pragma once
 
 #include <chrono>
@@ -22,14 +22,14 @@ class Exchange {
   enum class State {
     none,       // no request has arrived
     waiting,    // nothing of the answer is written
-    streaming,  // its head is, and more may follow
+    streaming,  // its head is written, and more may follow
     complete,   // all of it is written
-    broken,     // it ended early: the client must see that something is missing
+    broken,     // it ended early; the client must notice that something is missing
     abandoned,  // nobody reads it any more
   };
   // How the client finds the end of the body.
   enum class Body { sized, chunked, until_close, none };
-  // Where the handler runs. Tasks wait for one that runs on another thread.
+  // Where the handler runs. If it runs on another thread, tasks wait until it returns.
   enum class Handler { here, elsewhere };
 
   Exchange() = default;
@@ -40,10 +40,10 @@ class Exchange {
   // Whether something may still be written.
   bool open() const { return state_ == State::waiting || state_ == State::streaming; }
 
-  // Whether all that will ever be is written.
+  // Whether everything has been written.
   bool ended() const { return state_ == State::complete || state_ == State::broken; }
 
-  // What would be no step forward is a bug.
+  // Changes the state. Anything but a step forward is a bug.
   void to(State next) {
     const bool forward = next == State::streaming ? state_ == State::waiting : open();
     FATHOM_CHECK(forward && next > State::waiting, "an exchange goes from {} to {}",
@@ -57,10 +57,10 @@ class Exchange {
   bool refused = false;     // the request could not be read to its end
   Body body = Body::sized;
   Handler handler = Handler::here;
-  std::string quiet;                 // what a silent stream says; empty: nothing
-  Clock::time_point last_said = {};  // when the stream last said something
+  std::string quiet;                 // what is sent when the stream is silent; empty: nothing
+  Clock::time_point last_said = {};  // when something was last sent on the stream
   std::vector<Task> on_abandoned, on_stopping;
-  std::vector<Task> held;  // until the handler elsewhere returns
+  std::vector<Task> held;  // tasks that wait until the handler on another thread returns
 
  private:
   State state_ = State::none;

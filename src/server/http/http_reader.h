@@ -21,21 +21,23 @@ class HttpRequestReader {
   explicit HttpRequestReader(const ReaderLimits& limits);
   ~HttpRequestReader();
 
-  // Takes from the front of `bytes` and returns how many; the caller hands in the rest again with
-  // more bytes behind it. Takes nothing once the request is complete: what follows is the next one.
+  // Reads from the front of `bytes` and returns how many it has used. The caller passes the rest
+  // again, with more bytes after it. Uses nothing once the request is complete: what follows is the
+  // next request.
   size_t feed(std::string_view bytes);
 
-  // Complete, or refused (request().failure).
+  // Whether the request is complete or refused (request().failure).
   bool done() const;
-  // Gives the request up before it is complete.
+  // Refuses the request before it is complete.
   void refuse(int status, std::string message);
 
   bool head_done() const;
-  // The client waits for "100 Continue" before it sends the body.
+  // Whether the client waits for "100 Continue" before it sends the body.
   bool expects_continue() const;
   size_t body_bytes() const;  // so far
 
-  // Of a complete request; false if it was refused, since nobody knows where the next one begins.
+  // Whether the connection may stay open after a complete request. False if it was refused, because
+  // it is unknown where the next one begins.
   bool keep_alive() const;
   int version() const;  // 10 or 11
 
@@ -47,8 +49,8 @@ class HttpRequestReader {
 };
 
 // Splits a request target ("/a%20b?c=d", "http://host/a", "*") into decoded path and query; the
-// path has no slash at its end and never two in a row. False if it is none of these, or hides
-// control characters.
+// path has no slash at its end and never two in a row. Returns false if it is none of these, or
+// contains control characters.
 bool parse_target(std::string_view target, std::string& path,
                   std::map<std::string, std::string>& query);
 

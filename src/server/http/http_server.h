@@ -15,37 +15,38 @@ namespace fathom::server {
 
 struct HttpServerOptions {
   std::string host = "127.0.0.1";
-  int port = 8000;  // 0: any free one
+  int port = 8000;  // 0: any free port
   int threads = 1;
   int max_connections = 16384;           // more are accepted and closed with 503
   size_t max_header_bytes = 16 << 10;    // 431 beyond
   size_t max_body_bytes = 32 << 20;      // 413 beyond
-  size_t max_pending_bytes = 512 << 20;  // of bodies arriving or in line, together: 503 beyond
-  size_t large_body_bytes = 64 << 10;    // a body beyond it is handled by one of
-  int large_body_threads = 2;            // these, and in line until one is free
+  size_t max_pending_bytes = 512 << 20;  // of all bodies that arrive or wait: 503 beyond
+  size_t large_body_bytes = 64 << 10;    // a larger body is handled by one of
+  int large_body_threads = 2;            // these threads, and waits until one is free
   double header_seconds = 20;  // for a request's head, and for each MiB of its body: 408 beyond
   double idle_seconds = 75;    // between requests of one connection
-  double quiet_seconds = 8;    // until a silent stream says that it lives
-  double write_seconds = 30;   // a client that takes nothing for so long is given up
-  size_t max_unsent_bytes = 4 << 20;  // and one that lags further behind a stream than this
-  // Told of what is wrong with no single request (no more file descriptors), from any thread.
+  double quiet_seconds = 8;    // until a silent stream sends HttpReply::keep_alive's bytes
+  double write_seconds = 30;   // a client that accepts nothing for this long is disconnected,
+  size_t max_unsent_bytes = 4 << 20;  // and one that lags behind a stream by more than this
+  // Called, on any thread, with problems that concern no single request (no more file descriptors).
   std::function<void(const std::string&)> on_problem;
 };
 
 class HttpServer {
  public:
-  // Binds: throws Error when it cannot. Connections are refused until start(). `handler` is called
-  // for every request.
+  // Binds the address; throws Error when it cannot. Connections are refused until start().
+  // `handler` is called for every request.
   HttpServer(const HttpServerOptions& options, HttpHandler handler);
   ~HttpServer();
 
   int port() const;
-  // Serves on threads of its own from here on. Throws Error when it cannot.
+  // Starts to serve, on threads of its own. Throws Error when it cannot.
   void start();
 
-  // No new connections or requests; replies under way may finish for `grace_seconds`. Those that
-  // have not are told to (HttpReply::on_stopping), and abandoned when they do not end within two
-  // seconds. Returns when all is over. May be called again meanwhile with less grace.
+  // Stops the server and returns when all connections are closed. No new connections or requests
+  // are accepted. Replies in flight have `grace_seconds` to finish. After that
+  // HttpReply::on_stopping's tasks are run, and replies that do not end within two seconds are
+  // abandoned. May be called again during that time with less grace.
   void stop(double grace_seconds);
 
   int connections() const;  // open ones

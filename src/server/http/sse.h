@@ -11,15 +11,15 @@ namespace fathom::server {
 
 inline constexpr std::string_view kEventStream = "text/event-stream; charset=utf-8";
 
-// `value` as one line. Strings that are not UTF-8 get U+FFFD where they are broken.
+// Returns `value` as one line of JSON. Invalid UTF-8 in strings becomes U+FFFD.
 std::string dump_json(const OrderedJson& value);
 
-// Begins the stream of an answer: nobody on the way may keep it back or store it. `quiet` is what
-// it says when it has had nothing to say for a while; clients skip a comment.
+// Begins the stream of an answer, with headers that forbid proxies to buffer or store it. `quiet`
+// is sent when the stream has been silent for a while; clients skip a comment.
 inline constexpr std::string_view kComment = ": still working\n\n";
 void begin_events(HttpReply& reply, std::string_view quiet = kComment);
 
-// "data: {...}", and with a name "event: NAME" in front of it; the empty line behind included.
+// Returns an event: "data: {...}" and an empty line; with a name, "event: NAME" before it.
 std::string sse_event(const OrderedJson& data);
 std::string sse_event(std::string_view name, const OrderedJson& data);
 

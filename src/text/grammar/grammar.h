@@ -1,8 +1,8 @@
-// Grammars over bytes and marker tokens: what the text of an answer may be.
+// Grammars over bytes and marker tokens. A grammar says which texts an answer may be.
 //
 // A grammar is a set of rules, and a rule a graph of nodes that ends in kEnd. Nodes are made from
-// the back to the front: each function takes the node that follows and returns the new one. Rules
-// call rules, so languages may nest; a call ends where the rule reaches kEnd.
+// back to front: each function takes the node that follows and returns the new one. Rules may call
+// rules, also themselves; a call returns where the rule reaches kEnd.
 #pragma once
 
 #include <cstdint>
@@ -13,13 +13,15 @@
 
 namespace fathom {
 
-// Why a form cannot be made into a grammar, for the one who asked. Caught where forms are compiled.
+// A form cannot be made into a grammar. The message is for the client. Caught where forms are
+// compiled.
 class GrammarRefusal : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// A schema that contradicts itself: no value follows it. As one of several branches it is dropped.
+// A schema contradicts itself, so no value follows it. If it is one of several branches, the branch
+// is dropped.
 class ContradictorySchema : public GrammarRefusal {
  public:
   using GrammarRefusal::GrammarRefusal;
@@ -38,7 +40,7 @@ class Grammar {
     bytes,   // one byte; edges [a, b)
     split,   // any of the targets [a, b)
     call,    // rule a, then node b
-    repeat,  // rule a, `min` to `max` times, then node b; the rule must not match nothing
+    repeat,  // rule a, `min` to `max` times, then node b; the rule must not match ""
     marker,  // the added token a, then node b
   };
   struct Node {
@@ -57,17 +59,17 @@ class Grammar {
 
   Grammar();
 
-  // Edges may overlap: whatever matches is followed.
+  // Edges may overlap: all that match are followed.
   int32_t bytes(const std::vector<Edge>& edges);
   int32_t byte(char c, int32_t next) { return bytes({edge(c, next)}); }
   int32_t literal(std::string_view text, int32_t next);
-  // Any of `texts`, as one graph in which common beginnings are common.
+  // Matches any of `texts`. Texts with a common beginning share its nodes.
   int32_t any_of(std::vector<std::string> texts, int32_t next);
   int32_t split(const std::vector<int32_t>& targets);
   int32_t call(int32_t rule, int32_t next);
   int32_t repeat(int32_t rule, uint32_t min, uint32_t max, int32_t next);
   int32_t marker(int32_t token, int32_t next);
-  // A split without targets yet: for loops.
+  // Makes a split whose targets fill() sets later, for loops.
   int32_t reserve();
   void fill(int32_t reserved, const std::vector<int32_t>& targets);
 
@@ -79,16 +81,17 @@ class Grammar {
     return {byte, byte, target};
   }
 
-  // How much there is of the grammar; take_back() drops what was added since. Nothing that stays
-  // may refer to it.
+  // The size of the grammar at some time. take_back() drops all that was added since; nothing that
+  // stays may refer to it.
   struct Mark {
     size_t nodes, edges, targets, rules;
   };
   Mark mark() const { return {nodes_.size(), edges_.size(), targets_.size(), rules_.size()}; }
   void take_back(const Mark& mark);
 
-  // To be called once all rules are made; nodes and rules may be added and sealed again. Throws
-  // GrammarRefusal if `root` can never end, or if a rule may call itself before any byte.
+  // Call this when all rules are made. Nodes and rules may be added later; then call it again.
+  // Throws GrammarRefusal if `root` can never end, or if a rule may call itself before it has read
+  // a byte.
   void seal(int32_t root);
 
   const Node& node(int32_t index) const { return nodes_[index]; }
@@ -98,8 +101,8 @@ class Grammar {
   const int32_t* targets_begin(const Node& n) const { return targets_.data() + n.a; }
   const int32_t* targets_end(const Node& n) const { return targets_.data() + n.b; }
   int32_t start(int32_t rule) const { return rules_[rule].start; }
-  // How many calls have to be open at once to get from a node to the end of its rule; kNever if
-  // there is no way. After seal().
+  // Returns how many calls must be open at once on the way from a node to the end of its rule;
+  // kNever if there is no way. Valid after seal().
   int need(int32_t node) const { return need_[node]; }
   int max_need() const { return max_need_; }
 

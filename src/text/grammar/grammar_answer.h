@@ -1,4 +1,4 @@
-// Whole answers: what stands around the JSON of a form in each encoding.
+// Grammars of whole answers: the text that each encoding puts around a form's JSON.
 #pragma once
 
 #include <string_view>
@@ -18,15 +18,16 @@ class AnswerGrammar {
   AnswerGrammar(const JsonGrammar& json, const Tokenizer& tokenizer, Encoding encoding)
       : json_(json), g_(json.grammar()), tokenizer_(tokenizer), encoding_(encoding) {}
 
-  // Any text, up to and with </think>, whether that comes as the token or as text.
+  // Any text up to and including </think>, which may be the token or the same text.
   int32_t reasoning(int32_t next);
 
-  // A block with one call or, if the form says parallel_calls, any number of them. Throws
-  // GrammarRefusal led by the form's place of the tool's parameters, or by "tools[i]".
+  // A block with one call or, if the form allows parallel_calls, any number of calls. Throws
+  // GrammarRefusal, whose message begins with the form's place of the tool's parameters, or with
+  // "tools[i]".
   int32_t tool_calls(const AnswerForm& form, int32_t next);
 
  private:
-  // The added token of that text, or the text where the tokenizer has no such token.
+  // The added token `text`, or the same text if the tokenizer has no such token.
   int32_t marker(std::string_view text, int32_t next);
   int32_t dsml_tag(std::string_view begin, std::string_view end, int32_t next);
   int32_t call(const AnswerForm& form, size_t tool, int32_t next);

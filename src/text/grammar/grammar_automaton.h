@@ -1,6 +1,6 @@
-// Regular expressions that several conditions restrict at once: look-ahead at the beginning, and a
-// least and a largest length. Where a grammar goes along one expression, these need an automaton
-// that goes along all of them.
+// Regular expressions under several conditions at once: look-ahead at the beginning, and a least
+// and a greatest length. A plain grammar follows one expression; these need an automaton that
+// follows all of them side by side.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,8 @@ struct Expression {
   int min = 1, max = 1;           // repeat; kUnlimited
 };
 
-// What a text must (or, `negative`, must not) begin with: one of the ways. One that goes `to_end`
-// is the whole text.
+// A condition on the beginning of a text: it must match one of `ways` (none of them, if
+// `negative`). A way with `to_end` must match the whole text.
 struct LookAhead {
   struct Way {
     Expression expression;
@@ -34,14 +34,15 @@ struct LookAhead {
   std::vector<Way> ways;
 };
 
-// Of a text, in characters.
+// The allowed lengths of a text, in characters.
 struct Lengths {
   uint32_t min = 0, max = Grammar::kUnbounded;
   bool restrict() const { return min > 0 || max != Grammar::kUnbounded; }
 };
 
-// Texts that are `whole`, follow all of `ahead` and have such a length, in front of `next`. Throws
-// GrammarRefusal, led by `where`, if that needs more states than kMaxAutomatonStates.
+// Makes the graph of all texts that match `whole` and all of `ahead` and have one of the `lengths`,
+// followed by `next`. Throws GrammarRefusal, whose message begins with `where`, if that needs more
+// than kMaxAutomatonStates states.
 inline constexpr size_t kMaxAutomatonStates = 6000;
 int32_t automaton(const JsonGrammar& json, const Expression& whole,
                   const std::vector<LookAhead>& ahead, const Lengths& lengths, Spelling spelling,

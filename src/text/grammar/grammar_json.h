@@ -1,9 +1,9 @@
-// The rules of JSON as grammars, and the texts around it that are not JSON.
+// Grammars for JSON, and for plain text in answers.
 //
-// What may be written is a little less than all of JSON, so that an answer ends and can be read
-// back: white space stands where people put it and is bounded, numbers have bounded digits, and
-// "<" or "</" is not followed by the bar U+FF5C, with which the markers of both encodings begin,
-// unless that is escaped.
+// They allow a little less than all of JSON, so that an answer ends and can be read back. White
+// space is bounded and stands only where people write it. Numbers have a bounded number of digits.
+// Behind "<" or "</" the bar U+FF5C must be escaped, because the markers of both encodings begin
+// that way.
 #pragma once
 
 #include <cstdint>
@@ -18,22 +18,22 @@ namespace fathom {
 
 inline constexpr uint32_t kBar = 0xFF5C;  // of <｜...｜>
 
-// The text of a JSON string, or the same characters as they are.
+// Characters spelled as in a JSON string (with escapes), or as they are.
 enum class Spelling { json, raw };
 
 class JsonGrammar {
  public:
-  static constexpr int kMaxDigits = 18;  // in front of a decimal point, and behind it
-  static constexpr int kMaxIndent = 48;  // spaces behind a line break
+  static constexpr int kMaxDigits = 18;  // before a decimal point, and after it
+  static constexpr int kMaxIndent = 48;  // spaces after a line break
 
-  // Adds its rules to `grammar`, which must outlive it. In a grammar without any they always get
-  // the same nodes.
+  // Adds its rules to `grammar`, which must outlive it. In an empty grammar they always get the
+  // same nodes.
   explicit JsonGrammar(Grammar& grammar);
 
   Grammar& grammar() const { return grammar_; }
 
-  // Behind "{", "[" and ",", in front of "}" and "]": nothing, a space, or a line break and an
-  // indent.
+  // White space after "{", "[" and "," and before "}" and "]": none, a space, or a line break with
+  // an indent.
   int32_t space(int32_t next) const;
   int32_t colon(int32_t next) const;  // ":" or ": "
   int32_t string(int32_t next) const { return grammar_.call(string_, next); }
@@ -41,7 +41,7 @@ class JsonGrammar {
   int32_t value(int32_t next) const { return grammar_.call(value_, next); }
   int32_t object(int32_t next) const { return grammar_.call(object_, next); }
   int32_t value_rule() const { return value_; }
-  // One value, spelled in the one way that `python_dumps` and JavaScript share, white space aside.
+  // One value, in the spelling that `python_dumps` and JavaScript share; only white space may vary.
   int32_t constant(const OrderedJson& value, int32_t next) const;
 
   // A character of `set`.
@@ -53,7 +53,8 @@ class JsonGrammar {
   // Any text without markers, as it is.
   int32_t raw_text(int32_t next) const;
 
-  // "[" items "]" and "{" members "}", of any number from 0 on; `item` makes a node for one.
+  // "[" items "]" or "{" members "}" with any number of them, also none. `item` makes the node of
+  // one.
   template <class Item>
   int32_t list(char open, char close, Item item, int32_t next) const {
     const int32_t end = space(grammar_.byte(close, next));
@@ -72,8 +73,8 @@ class JsonGrammar {
   int32_t indent_, string_, json_character_, raw_character_, number_, value_, object_;
 };
 
-// `text` as the inside of a JSON string, spelled as in answers; the bar is escaped where it must
-// be.
+// Returns `text` as the inside of a JSON string, spelled as in answers (with the bar escaped where
+// needed).
 std::string json_spelling(std::string_view text);
 
 }  // namespace fathom

@@ -1,10 +1,11 @@
-// From a place in a grammar to the set of tokens that may come next.
+// GrammarMachine: computes which tokens may come next at a place in a grammar.
 //
-// Walking all tokens for every step of every answer would be slow, so most of the work is done once
-// per node: which tokens fit when the walk starts there, and after which beginnings of tokens the
-// rule (or the repetition) around the node is left. The rest of those tokens depends on the calls
-// that are open, and is walked for the answer at hand. A string's inside, for one, is left by
-// tokens with a quotation mark in them: a few hundred of the real vocabulary's 128,000.
+// Trying all tokens at every step of every answer would be slow, so most of the work is done once
+// per node and kept. For a walk over the token trie that starts at a node it is: which tokens fit,
+// and at which trie nodes the walk leaves the rule (or the repetition) around the node. What may
+// follow there depends on the open calls, so those parts of the trie are walked for each answer.
+// For example, the inside of a string is left only by tokens with a quotation mark: a few hundred
+// of the real vocabulary's 128,000.
 #pragma once
 
 #include <cstdint>
@@ -32,17 +33,17 @@ inline bool has_bit(const TokenMask& mask, int32_t token) {
   return token >= 0 && word < mask.size() && mask[word] >> (token % 64) & 1;
 }
 
-// Thread-compatible: the caches are filled as masks are asked for.
+// Thread-compatible: asking for a mask fills the caches.
 class GrammarMachine {
  public:
-  // Calls that may be open at once. Beyond what the form itself needs, this is how deep an answer
-  // may nest where its form does not say (json_object, recursive schemas).
+  // How many calls may be open at once beyond those that the form itself needs. It bounds how deep
+  // an answer may nest where its form does not say (json_object, recursive schemas).
   static constexpr int kFreeDepth = 128;
 
   class Shared;
 
   // `grammar` (sealed), `trie` and `shared` must outlive the machine; `words`: of a mask. `shared`,
-  // if there is one, knows the first nodes of `grammar` already.
+  // if given, has the results for the first nodes of `grammar`.
   GrammarMachine(const Grammar& grammar, const TokenTrie& trie, size_t words,
                  Shared* shared = nullptr);
 
@@ -50,19 +51,19 @@ class GrammarMachine {
     TokenMask tokens;       // that may come, markers included
     bool complete = false;  // the text may end here
   };
-  // `places` are what an answer reached, with stacks of `stacks`. At least one token is allowed or
-  // the text is complete, as far as the vocabulary has ordinary tokens for single bytes.
+  // `places`: where an answer stands, with stacks of `stacks`. At least one token is allowed or the
+  // text is complete, if the vocabulary has an ordinary token for every single byte.
   std::shared_ptr<const Next> next(std::span<const Place> places, const StackPool& stacks);
 
   int max_depth() const { return max_depth_; }
 
  private:
-  // Where a walk starts: a node, and the frame around it if that is a repetition (its counts are
-  // what most often differs between two visits of a node, and they rarely matter).
+  // Where a walk starts: a node, and the frame around it if that is a repetition. (Between two
+  // visits of a node mostly its counts differ, and they rarely matter.)
   struct Start {
     int32_t node = Grammar::kEnd;
     Frame around;  // repeats == false: none
-    int room = 0;  // calls that may be opened; counted alike where it cannot matter
+    int room = 0;  // calls that may still be opened; capped where more cannot matter
     bool operator==(const Start&) const = default;
   };
   struct StartHash {
@@ -78,7 +79,7 @@ class GrammarMachine {
     Reach reach;
     int room = 0;
   };
-  // What walks need to know of a state, side by side.
+  // Flags of a state, which walks read.
   static constexpr uint8_t kEnds = 1, kGoesOn = 2;
   static constexpr int32_t kDead = -1, kUnknown = -2;
 
@@ -100,27 +101,27 @@ class GrammarMachine {
   size_t words_;
   Shared* shared_;
   int max_depth_, near_depth_;
-  StackPool stacks_;  // of states; 0 is what lies below the start
+  StackPool stacks_;  // of states; 0 stands for the stack below the start
   Follower follower_;
   std::vector<State> states_;
   std::vector<uint8_t> flags_;
-  std::vector<int32_t> steps_;  // state * 256 + byte: the state behind it, kDead or kUnknown
+  std::vector<int32_t> steps_;  // state * 256 + byte: the state after it, kDead or kUnknown
   std::unordered_map<std::string, int32_t> state_ids_;
   size_t places_ = 0;  // in states_
   std::unordered_map<Start, std::shared_ptr<const Found>, StartHash> found_;
   size_t found_words_ = 0;  // 8-byte words in found_
   std::unordered_map<std::string, std::shared_ptr<const Next>> masks_;
-  size_t work_ = 0;  // for the mask that is being made
+  size_t work_ = 0;  // for the current mask
   std::vector<int32_t> path_;
   std::vector<Place> targets_;
 };
 
-// A machine for what many grammars begin with (the rules of JSON), so that it is worked out once
-// for all of them. Every method may be called from many threads at once.
+// A machine for the nodes that many grammars begin with (the rules of JSON), so that their results
+// are computed once for all grammars. Every method may be called from many threads at once.
 class GrammarMachine::Shared {
  public:
-  // `grammar` (sealed) and `trie` must outlive this. Grammars that share it begin with the nodes of
-  // `grammar`.
+  // `grammar` (sealed) and `trie` must outlive this. Grammars that use it must begin with the nodes
+  // of `grammar`.
   Shared(const Grammar& grammar, const TokenTrie& trie, size_t words)
       : nodes_(grammar.size()), machine_(grammar, trie, words) {}
 
@@ -130,7 +131,7 @@ class GrammarMachine::Shared {
   std::shared_ptr<const Found> found_from(Start start);
 
   int32_t nodes_;
-  std::mutex mutex_;  // of machine_
+  std::mutex mutex_;  // guards machine_
   GrammarMachine machine_;
 };
 

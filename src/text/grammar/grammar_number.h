@@ -10,7 +10,7 @@
 
 namespace fathom {
 
-// A number by its decimal digits, so that bounds are compared as they were written.
+// A number as its decimal digits, so that bounds are compared exactly as they were written.
 struct Decimal {
   bool negative = false;
   std::string whole = "0";  // without leading zeros
@@ -21,8 +21,8 @@ struct Decimal {
   bool operator==(const Decimal&) const = default;
 };
 
-// Reads a JSON number such as -1.5e3. Nothing if it has more digits in front of or behind the point
-// than numbers in answers may have (JsonGrammar::kMaxDigits).
+// Reads a JSON number such as -1.5e3. Returns nothing if it has more digits before or after the
+// point than numbers in answers may have (JsonGrammar::kMaxDigits).
 std::optional<Decimal> decimal_of(std::string_view text);
 
 struct NumberForm {
@@ -32,13 +32,13 @@ struct NumberForm {
   };
   std::optional<Bound> low, high;
   bool whole = false;        // no fraction
-  int max_fraction = -1;     // digits behind the point; -1: as many as numbers may have
+  int max_fraction = -1;     // digits after the point; -1: as many as numbers may have
   uint32_t multiple_of = 1;  // of whole numbers
   static constexpr uint32_t kMaxMultiple = 1000;
 };
 
-// Numbers of that form, without exponents; "-0" is not among them. Bounds that leave nothing lead
-// to a node from which there is no way to `next`.
+// Makes the graph of all numbers of that form, without exponents and without "-0", followed by
+// `next`. If no number fits the bounds, `next` cannot be reached from the returned node.
 int32_t number_between(Grammar& grammar, const NumberForm& form, int32_t next);
 
 }  // namespace fathom

@@ -1,4 +1,4 @@
-// Where an answer may stand in its grammar: sets of (node, stack of open calls).
+// The state of an answer in its grammar: a set of places, each a node and a stack of open calls.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@
 
 namespace fathom {
 
-// One open call: where it goes on. Where it `repeats`, `node` is the repeat node and the counts say
-// how often the rule must and may still come.
+// One open call: `node` is where the grammar continues after it. If it `repeats`, `node` is the
+// repeat node, and the counts say how often the rule must and may still come.
 struct Frame {
   int32_t node = Grammar::kEnd;
   bool repeats = false;
@@ -20,8 +20,8 @@ struct Frame {
   bool operator==(const Frame&) const = default;
 };
 
-// Stacks that share their lower parts; equal stacks have equal ids. 0 is the empty stack.
-// Thread-compatible.
+// Stacks of frames. They share their lower parts; equal stacks have equal ids; 0 is the empty
+// stack. Thread-compatible.
 class StackPool {
  public:
   StackPool() { clear(); }
@@ -55,31 +55,31 @@ struct Place {
   auto operator<=>(const Place&) const = default;
 };
 
-// A set of places, followed up to what takes a byte, a marker, or the end.
+// A set of places, followed up to nodes that read a byte or a marker, or to the end.
 struct Reach {
-  std::vector<Place> bytes;    // at nodes of kind bytes, without repetition
+  std::vector<Place> bytes;    // at nodes of kind bytes, each place once
   std::vector<Place> markers;  // at nodes of kind marker
   bool ends = false;           // the end was reached with an empty stack
 
   bool dead() const { return bytes.empty() && markers.empty() && !ends; }
 };
 
-// Follows what takes no byte: splits, calls and returns. Places from which the end cannot be
-// reached within the depth limit are left out, so every place that is kept can be completed.
+// Follows what reads no byte: splits, calls and returns. Leaves out places from which the end
+// cannot be reached within the depth limit, so every place that is kept can be completed.
 // Thread-compatible.
 class Follower {
  public:
-  // Places in one set at most; of more, the first are kept. Only grammars in which one text can be
-  // read in very many ways at once get there, and every answer they still allow is a right one.
+  // The most places of one set; of more, the first are kept. Only grammars in which one text can be
+  // read in very many ways reach this. What they then still allow is valid.
   static constexpr size_t kMaxPlaces = 2048;
 
-  // `far`: repetition counts from there on count as unbounded; see GrammarMachine. kUnbounded:
-  // counts are exact.
+  // Repetition counts of `far` or more are treated as unbounded (see GrammarMachine). kUnbounded:
+  // all counts are exact.
   Follower(const Grammar& grammar, StackPool& stacks, uint32_t far)
       : grammar_(grammar), stacks_(stacks), far_(far) {}
 
   void follow(std::span<const Place> from, int max_depth, Reach& out);
-  // What one more byte leads to, not followed yet.
+  // The places after one more byte, not followed yet.
   void targets(const Reach& from, uint8_t byte, std::vector<Place>& out) const;
 
   uint32_t near(uint32_t count) const { return count >= far_ ? Grammar::kUnbounded : count; }

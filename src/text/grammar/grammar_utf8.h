@@ -15,7 +15,7 @@ using CodeSet = std::vector<CodeRange>;
 
 inline constexpr uint32_t kMaxCode = 0x10FFFF;
 
-// Sorted, without overlap and without the surrogates, which no text can contain.
+// Returns the set sorted, without overlaps, and without surrogates, which no text can contain.
 CodeSet normalized(CodeSet set);
 CodeSet complement(const CodeSet& set);
 CodeSet without(const CodeSet& set, const CodeSet& removed);

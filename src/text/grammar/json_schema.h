@@ -1,5 +1,5 @@
-// JSON schemas as grammars: what of them can be told from left to right. docs/server.md,
-// "Structured output", says what that is.
+// JSON schemas as grammars, as far as they can be checked while reading from left to right.
+// docs/server.md, "Structured output", lists what is supported.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +19,9 @@
 
 namespace fathom {
 
-// One schema document on its way into a grammar. Every function throws GrammarRefusal, led by the
-// place in the document, for what is wrong; in strict mode also for what is not supported, which
-// is left out otherwise: the grammar then allows more than the schema.
+// Makes the grammar of one schema document. Every function throws GrammarRefusal, whose message
+// begins with the place in the document, for what is wrong. In strict mode it also throws for what
+// is not supported. Otherwise that is ignored, and the grammar allows more than the schema.
 class SchemaGrammar {
  public:
   static constexpr size_t kMaxProperties = 5000;  // in all
@@ -36,7 +36,7 @@ class SchemaGrammar {
   static constexpr size_t kMaxDistinct = 8;           // values that uniqueItems is enforced for
   static constexpr size_t kMaxRootObjects = 64;       // ways to write the arguments of a tool
 
-  // Which of the values a schema allows, and how they are spelled.
+  // Which of the schema's values are wanted, and in which spelling.
   enum class Want {
     json,        // all, as JSON
     not_string,  // all but strings, as JSON
@@ -51,15 +51,16 @@ class SchemaGrammar {
   };
   struct Members {
     std::vector<Member> list;
-    // Any name may be used, instead of the list's; `values`: their schema, null for any value.
+    // True: any name may be used instead of those in `list`. `values`: the schema of their values;
+    // null for any value.
     bool open = false;
     const OrderedJson* values = nullptr;
     std::string values_where;
-    // Of an open object: what its names are. A schema of strings, or a pattern; empty: any text.
+    // The names of an open object: a schema of strings, or a pattern; both empty: any text.
     const OrderedJson* names = nullptr;
     std::string names_pattern, names_where;
     uint32_t min = 0, max = Grammar::kUnbounded;  // members of an open object
-    bool not_empty = false;                       // of a list in which nothing is required
+    bool not_empty = false;                       // of a list without required members
   };
 
   // `root` is the document that references refer to and must outlive this; `where` stands for it
@@ -71,19 +72,19 @@ class SchemaGrammar {
         root_where_(where),
         core_(root, std::move(where), strict) {}
 
-  // A value that follows the document. A schema that has no such values leads nowhere.
+  // A value that follows the document. If there is none, `next` cannot be reached.
   int32_t root(int32_t next);
   int32_t value(const OrderedJson& schema, const std::string& where, Want want, int32_t next);
 
-  // The members of the object that the document describes: one of these. Refused if it describes
-  // no object.
+  // Returns the ways to write the object that the document describes. Throws if it describes no
+  // object.
   std::vector<Members> root_objects();
-  // One of `count` branches, each made by `branch(i)`. Those that contradict themselves are
-  // dropped; in strict mode, and where that leaves none, they are refused.
+  // One of `count` branches, each made by `branch(i)`. Branches that contradict themselves are
+  // dropped. In strict mode, or if none is left, they are refused.
   int32_t choice(size_t count, const std::function<int32_t(size_t)>& branch);
   int32_t object(const Members& members, int32_t next);
 
-  // Makes the rules of everything that was referred to. Call once, at the end.
+  // Makes the rules of all schemas that were referred to. Call once, at the end.
   void finish();
 
  private:
@@ -92,9 +93,9 @@ class SchemaGrammar {
     const OrderedJson* schema;
     std::string where;
     Want want;
-    bool of_choice;  // it was met inside one of several branches, and may turn out to be dropped
+    bool of_choice;  // it was found inside one of several branches, which may be dropped
   };
-  // Counts how deep value() is inside of itself.
+  // Counts how deep value() calls itself.
   struct Inside;
 
   int32_t value_inside(const OrderedJson& schema, const std::string& where, Want want,
@@ -129,14 +130,14 @@ class SchemaGrammar {
   std::string root_where_;
   SchemaCore core_;
   std::map<std::pair<const OrderedJson*, Want>, int32_t> rules_;  // of references
-  // Of schemas that are put together from several, by their text: they have no other name by which
-  // one that contains itself could be told.
+  // Rules of schemas that are merged from several, by their text. Only the text tells whether such
+  // a schema contains itself.
   std::map<std::pair<std::string, Want>, int32_t> merged_rules_;
   std::deque<Pending> pending_;
-  std::set<const OrderedJson*> counted_;  // schemas that may be read twice count once
+  std::set<const OrderedJson*> counted_;  // schemas whose text is counted; each counts once
   size_t properties_ = 0, enum_values_ = 0, text_ = 0;
   int depth_ = 0, levels_ = 0;
-  int choices_ = 0;       // with several branches, around what is being made
+  int choices_ = 0;       // choices with several branches around the current schema
   int32_t integer_ = -1;  // rule of integers without bounds
 };
 

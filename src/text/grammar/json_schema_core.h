@@ -1,6 +1,6 @@
-// Schemas in fewer words. Generators write one thing in many ways (allOf of one, oneOf beside a
-// discriminator, nullable, the tuples of old drafts, keywords beside a $ref); here they become the
-// few forms that the grammar of schemas knows.
+// SchemaCore rewrites schemas to a few core forms. Generators write the same thing in many ways
+// (allOf of one, oneOf beside a discriminator, nullable, the tuples of old drafts, keywords beside
+// a $ref); SchemaGrammar knows only the core forms.
 #pragma once
 
 #include <deque>
@@ -14,9 +14,9 @@
 
 namespace fathom {
 
-// The schemas of one document. Every function throws GrammarRefusal, led by the place in the
-// document, for what is wrong; in strict mode also for what is not supported, which is left out
-// otherwise.
+// The schemas of one document. Every function throws GrammarRefusal, whose message begins with the
+// place in the document, for what is wrong. In strict mode it also throws for what is not
+// supported, which is otherwise ignored.
 class SchemaCore {
  public:
   // `root` must outlive this; `where` stands for it in messages.
@@ -25,13 +25,13 @@ class SchemaCore {
 
   bool strict() const { return strict_; }
 
-  // What `schema` says, as one of
+  // Returns `schema` in one of the core forms:
   //   true, false
   //   {"$ref": ...}     alone
   //   {"anyOf": [...]}  alone, or {"oneOf": [...]} alone, which is read in the same way
   //   {"enum": [...]}   alone; its values are of the types that were asked for
   //   the keywords of types (properties, items, pattern, minimum, ...), perhaps with `type`
-  // Lives as long as this.
+  // The result lives as long as this object.
   const OrderedJson& of(const OrderedJson& schema, const std::string& where);
 
   // `schema` and {"type": `type`} together, in the same forms.
@@ -42,17 +42,17 @@ class SchemaCore {
   std::pair<const OrderedJson*, std::string> target_of(const OrderedJson& schema,
                                                        const std::string& where);
 
-  // Appends the values that follow `schema` to `values`, each once. False if it does not say them
-  // one by one, or if there are more than `most`.
+  // Appends the values that follow `schema` to `values`, each once. Returns false if the schema
+  // does not list them, or if there are more than `most`.
   bool list_values(const OrderedJson& schema, const std::string& where, size_t most,
                    OrderedJson& values);
 
-  // Refuses in strict mode.
+  // Throws in strict mode; otherwise does nothing.
   void leave_out(const std::string& where, std::string_view reason) const;
 
  private:
-  // Schemas that refer to each other may stand for exponentially many: parts put together, and
-  // bytes of the results.
+  // Limits of merging (schemas that refer to each other may stand for exponentially many): the
+  // number of merged parts, and the bytes of the results.
   static constexpr size_t kMaxParts = 20'000, kMaxKeptBytes = 8'000'000;
 
   struct Conjunction;

@@ -17,32 +17,32 @@ namespace fathom::schema {
 
 std::string_view type_name(const OrderedJson& value);  // with its article: "an object"
 
-// Refuses keywords that are not understood. `where` leads to the schema.
+// Throws for keywords that are not supported. `where`: the place of the schema.
 void check_keywords(const OrderedJson& schema, const std::string& where);
 
-// A keyword that restricts no value: title, description, default, $defs, x-... and the like.
+// Whether the keyword restricts no value: title, description, default, $defs, x-... and the like.
 bool is_annotation(std::string_view key);
-// A keyword of the types and of enum that the grammar of schemas knows.
+// Whether SchemaGrammar knows the keyword: those of the types, and enum.
 bool is_understood(std::string_view key);
-// A keyword that has to be put in other words first (json_schema_core.h).
+// Whether SchemaCore must rewrite the keyword first (json_schema_core.h).
 bool needs_rewriting(std::string_view key, const OrderedJson& value);
 
 // Whether `type` is the name of a type or a list of such names.
 bool are_types(const OrderedJson& type);
-// Refuses what is not, unless it is a text that is only unknown and `strict` is false: generators
-// have types of their own.
+// Throws unless are_types(type). If `strict` is false, unknown names of types are allowed:
+// generators have types of their own.
 void refuse_types(const OrderedJson& type, const std::string& where, bool strict);
 
-// The types a schema names, or that its keywords are about; empty: any.
+// Returns the types that a schema names, or else those that its keywords apply to; empty: any.
 std::vector<std::string> types_of(const OrderedJson& schema, const std::string& where);
 
 bool has_type(const OrderedJson& value, std::string_view type);
 
-// A count such as maxLength; nothing if it is absent.
+// Returns a count such as maxLength; nothing if it is absent.
 std::optional<uint32_t> count_of(const OrderedJson& schema, std::string_view key,
                                  const std::string& where);
 
-// Checks that the value, if there is one, is a number; null if there is none.
+// Returns the value of `key`, which must be a number; null if it is absent.
 const OrderedJson* number_of(const OrderedJson& schema, std::string_view key,
                              const std::string& where);
 

@@ -1,5 +1,5 @@
-// All ordinary tokens of a tokenizer as a tree of bytes, laid out so that a walk over the tokens
-// that some text may begin with reads memory from front to back.
+// A trie of all ordinary tokens of a tokenizer. Its nodes are stored in preorder, so that a walk
+// reads memory from front to back.
 #pragma once
 
 #include <cstdint>
@@ -22,19 +22,19 @@ class TokenTrie {
   };
   static constexpr size_t kMaxTokenBytes = 1024;  // longer ones are left out
 
-  // Added tokens are never part of a text, so they are left out, and so are those in `without`.
+  // Leaves out added tokens, which are never part of a text, and the tokens in `without`.
   TokenTrie(const Tokenizer& tokenizer, std::span<const int32_t> without);
 
   uint32_t size() const { return static_cast<uint32_t>(nodes_.size()) - 1; }
   const Node& node(uint32_t index) const { return nodes_[index]; }
-  // The tokens whose bytes end at a node; several where the vocabulary says a text twice.
+  // Returns the tokens whose bytes end at a node; several if the vocabulary has a text twice.
   std::span<const int32_t> tokens_at(uint32_t index) const {
     return {ids_.data() + nodes_[index].first_id, ids_.data() + nodes_[index + 1].first_id};
   }
   size_t longest_token() const { return longest_; }
 
  private:
-  std::vector<Node> nodes_;  // and one behind the last
+  std::vector<Node> nodes_;  // and one more after the last
   std::vector<int32_t> ids_;
   size_t longest_ = 0;
 };
