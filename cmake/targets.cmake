@@ -28,7 +28,12 @@ function(fathom_library name)
   fathom_edges(${name} edges)
   target_link_libraries(fathom_${name} PUBLIC ${edges} ${ARGN})
   set_target_properties(fathom_${name} PROPERTIES LINKER_LANGUAGE CXX)
-  fathom_precompile(fathom_${name} program)
+  if(name IN_LIST light_rooms)
+    fathom_precompile(fathom_${name} light)
+    fathom_compile_lightly(fathom_${name})
+  else()
+    fathom_precompile(fathom_${name} program)
+  endif()
   fathom_unite(fathom_${name} ${sources})
 endfunction()
 
@@ -81,8 +86,8 @@ function(fathom_precompile_flags target)
   endforeach()
 endfunction()
 
-# Tests measure no speed: compiled with -O1 they take two thirds of the compiler's time.
-function(fathom_tests_flags target)
+# fathom_compile_lightly(target): for tests, which measure no speed, and for rooms that are named light.
+function(fathom_compile_lightly target)
   target_compile_options(${target} PRIVATE $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release>>:-O1>)
 endfunction()
 
@@ -103,7 +108,7 @@ function(fathom_test name)
   target_link_libraries(test_${name} PRIVATE ${ARGN} GTest::gtest GTest::gmock GTest::gtest_main)
   target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
   fathom_precompile(test_${name} tests)
-  fathom_tests_flags(test_${name})
+  fathom_compile_lightly(test_${name})
   fathom_unite(test_${name} ${sources})
   target_compile_definitions(test_${name} PRIVATE FATHOM_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                                   FATHOM_BINARY="$<TARGET_FILE:fathom>")
