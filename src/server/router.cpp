@@ -373,7 +373,7 @@ void Router::run(const Entry& entry, const std::shared_ptr<const HttpRequest>& r
   }
 }
 
-void Router::handle(std::shared_ptr<const HttpRequest> request,
+void Router::handle(const std::shared_ptr<const HttpRequest>& request,
                     std::shared_ptr<HttpReply> reply) const {
   auto ledger = std::make_shared<Observed::Ledger>(metrics_, options_.log);
   const Methods* methods = find(request->path, &ledger->pattern);
@@ -408,7 +408,7 @@ void Router::handle(std::shared_ptr<const HttpRequest> request,
   }
   if (const auto refused = refusal(*request, entry->second.route))
     return send_error(*observed, shape, *refused);
-  run(entry->second, std::move(request), observed);
+  run(entry->second, request, observed);
 }
 
 }  // namespace fathom::server

@@ -60,7 +60,8 @@ class Router {
 
   // Handles a request. If its handler throws, the answer is 500 and the message goes only to the
   // log. Every answer has x-request-id, that of the client if it has sent a valid one.
-  void handle(std::shared_ptr<const HttpRequest> request, std::shared_ptr<HttpReply> reply) const;
+  void handle(const std::shared_ptr<const HttpRequest>& request,
+              std::shared_ptr<HttpReply> reply) const;
 
   bool needs_keys() const { return !options_.api_keys.empty(); }
 

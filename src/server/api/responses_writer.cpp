@@ -99,7 +99,7 @@ void ResponseWriter::open_text(Open kind) {
        {{"output_index", response_["output"].size() - 1}, {"item", item}});
   OrderedJson added = place();
   added["part"] = part_of(reasoning, "");
-  emit("response.content_part.added", std::move(added));
+  emit("response.content_part.added", added);
 }
 
 void ResponseWriter::text_delta(const std::string& text) {
@@ -109,7 +109,7 @@ void ResponseWriter::text_delta(const std::string& text) {
   delta["delta"] = text;
   if (open_ == Open::message) delta["logprobs"] = OrderedJson::array();
   emit(open_ == Open::reasoning ? "response.reasoning_text.delta" : "response.output_text.delta",
-       std::move(delta));
+       delta);
 }
 
 void ResponseWriter::open_call(const CompletionEvent& call) {
@@ -133,7 +133,7 @@ void ResponseWriter::arguments_delta(const std::string& text) {
   if (!stream_) return;
   OrderedJson delta = place();
   delta["delta"] = text;
-  emit("response.function_call_arguments.delta", std::move(delta));
+  emit("response.function_call_arguments.delta", delta);
 }
 
 void ResponseWriter::close(std::string_view status) {
@@ -156,10 +156,10 @@ void ResponseWriter::close_text() {
   OrderedJson done = place();
   done["text"] = text_;
   if (!reasoning) done["logprobs"] = OrderedJson::array();
-  emit(reasoning ? "response.reasoning_text.done" : "response.output_text.done", std::move(done));
+  emit(reasoning ? "response.reasoning_text.done" : "response.output_text.done", done);
   OrderedJson part_done = place();
   part_done["part"] = part;
-  emit("response.content_part.done", std::move(part_done));
+  emit("response.content_part.done", part_done);
   item()["content"].push_back(part);
 }
 
@@ -167,7 +167,7 @@ void ResponseWriter::close_call() {
   OrderedJson done = place();
   done["name"] = item()["name"];
   done["arguments"] = text_;
-  emit("response.function_call_arguments.done", std::move(done));
+  emit("response.function_call_arguments.done", done);
   item()["arguments"] = text_;
 }
 
@@ -190,7 +190,7 @@ void ResponseWriter::finish(const GenerationEvent& event) {
   emit("response." + status, {{"response", response_}});
 }
 
-void ResponseWriter::emit(std::string_view type, OrderedJson data) {
+void ResponseWriter::emit(std::string_view type, const OrderedJson& data) {
   const int64_t number = sequence_++;
   if (!stream_) return;
   OrderedJson event = {{"type", type}, {"sequence_number", number}};

@@ -46,7 +46,7 @@ class ResponseWriter {
   void finish(const GenerationEvent& event);
 
   // Appends an event; `data` gets its type and number.
-  void emit(std::string_view type, OrderedJson data);
+  void emit(std::string_view type, const OrderedJson& data);
   // Returns {item_id, output_index} of the open item, and content_index if it has parts.
   OrderedJson place() const;
   OrderedJson& item() { return response_["output"].back(); }

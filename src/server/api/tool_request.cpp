@@ -273,7 +273,7 @@ void read_anthropic_choice(const JsonField& choice, ToolUse& use) {
 }  // namespace
 
 std::string ToolNames::add(const ToolName& tool) {
-  const std::string wanted = shown(tool);
+  std::string wanted = shown(tool);
   if (by_own_.contains(tool)) return wanted;
   std::string name = wanted;
   for (int i = 2; !tool.name_space.empty() && by_shown_.contains(name); ++i)

@@ -18,6 +18,7 @@ struct ToolName {
   std::string name;
   std::string name_space = {};
 
+  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes <=> for a comparison with 0.
   auto operator<=>(const ToolName&) const = default;
 };
 
