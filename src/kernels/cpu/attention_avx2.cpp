@@ -73,11 +73,6 @@ inline W load_words(const void* p) {
   const __m256i* w = static_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(w), _mm256_loadu_si256(w + 1)};
 }
-inline void store_words(void* p, W x) {
-  __m256i* w = static_cast<__m256i*>(p);
-  _mm256_storeu_si256(w, x.low);
-  _mm256_storeu_si256(w + 1, x.high);
-}
 inline W splat_word(const uint32_t* p) {
   int x;
   __builtin_memcpy(&x, p, 4);

@@ -194,6 +194,8 @@ class States {
     return at->second;
   }
 
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): id_of() moves the states, and the
+  // argument.
   std::vector<Move> find_moves(const Sets sets) {
     std::vector<uint32_t> borders;
     for (const Places::Set& set : sets)
@@ -203,6 +205,7 @@ class States {
     std::map<int, CodeSet> to;
     for (size_t i = 0; i + 1 < borders.size(); ++i) {
       Sets next;
+      next.reserve(sets.size());
       for (const Places::Set& set : sets)
         next.push_back(set == kMet ? kMet : places_.step(set, borders[i]));
       if (settle(next)) to[id_of(std::move(next))].push_back({borders[i], borders[i + 1] - 1});

@@ -269,7 +269,7 @@ class Parser {
         return hex_code(begin, 2);
       case 'u':
         if (take('{')) {
-          const CodeSet code = hex_code(begin, 0);
+          CodeSet code = hex_code(begin, 0);
           if (!take('}')) refuse("the code point does not end", begin);
           return code;
         }

@@ -52,6 +52,7 @@ struct Place {
   int32_t node = Grammar::kEnd;
   int32_t stack = 0;
 
+  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes <=> for a comparison with 0.
   auto operator<=>(const Place&) const = default;
 };
 
