@@ -12,8 +12,10 @@ namespace fathom::eval {
 
 Perplexity::Perplexity(std::string name, const Tokenizer& tokenizer,
                        const std::vector<TextFile>& texts, const PerplexityOptions& options)
-    : name_(std::move(name)), tokenizer_(tokenizer), options_(options) {
-  front_ = front_of(tokenizer);
+    : name_(std::move(name)),
+      tokenizer_(tokenizer),
+      options_(options),
+      front_(front_of(tokenizer)) {
   const int64_t room = options.context - static_cast<int64_t>(front_.size());
   // Without a token before it (front_ is empty) the first token of a window cannot be scored.
   const int64_t most = room - (front_.empty() ? 1 : 0);

@@ -37,8 +37,12 @@ class Run {
  public:
   Run(Engine* engine, const Task& task, const RunLabel& label, ResultsFile& results,
       const RunOptions& options)
-      : engine_(engine), task_(task), label_(label), results_(results), options_(options) {
-    kept_ = results.find(label.run);
+      : engine_(engine),
+        task_(task),
+        label_(label),
+        results_(results),
+        options_(options),
+        kept_(results.find(label.run)) {
     std::erase_if(kept_, [&](const auto& entry) { return entry.first >= task.size(); });
     result_.kept = kept_.size();
     result_.skipped = task.skipped();
