@@ -25,7 +25,7 @@ std::string_view without_white_space(std::string_view text) {
 
 }  // namespace
 
-std::string stranger_kind(std::string_view bytes) {
+std::string unexpected_file_kind(std::string_view bytes) {
   if (bytes.empty()) return "empty, 0 bytes (a download that did not finish?)";
   if (bytes.starts_with(kUtf8Mark)) bytes.remove_prefix(kUtf8Mark.size());
   if (bytes.starts_with("version https://git-lfs.github.com/spec/"))

@@ -1,4 +1,4 @@
-// What a file is that is not what it was taken for, and what stands in front of a text.
+// Recognises files that cannot be what a command expects, and removes byte order marks from texts.
 #pragma once
 
 #include <string>
@@ -6,13 +6,13 @@
 
 namespace fathom {
 
-// What `bytes`, the beginning of a file, obviously are where neither a text of ours nor weights
-// belong: "a Git LFS pointer, not the file itself (git lfs pull fetches it)", "an HTML page ...",
-// "empty". Nothing where they are not one of the things that downloads leave behind.
-std::string stranger_kind(std::string_view bytes);
+// Names what a file is, by its first `bytes`, if a failed download left it in the place of a text
+// or of weights: "a Git LFS pointer, not the file itself (git lfs pull fetches it)", "an HTML page
+// ...", "empty". Returns "" for every other file.
+std::string unexpected_file_kind(std::string_view bytes);
 
-// `text` without the byte order mark of UTF-8 that some editors put in front of it. Throws Error
-// naming `origin` for UTF-16 and UTF-32, which their marks give away.
+// Returns `text` without UTF-8's byte order mark, which some editors write. Throws Error naming
+// `origin` where the mark is that of UTF-16 or UTF-32.
 std::string_view without_byte_order_mark(std::string_view text, std::string_view origin);
 
 }  // namespace fathom

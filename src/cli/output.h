@@ -1,11 +1,9 @@
 // Standard output and standard error where they may be closed, full, or without a reader.
 //
-// What a command says on standard error is for whoever looks: where it cannot be written the
-// command goes on, with its own exit code. What it writes to standard output is what it was run
-// for: where that cannot be written, one line says so and the exit code is 1. A pipe whose reader
-// has gone
-// (`fathom decode ... | head`) is no fault: the command ends quietly by SIGPIPE, as other programs
-// do.
+// A command that cannot write to standard error goes on and keeps its own exit code: messages there
+// are extra. A command that cannot write to standard output has lost its result: it prints one line
+// on standard error and ends with exit code 1. A pipe whose reader has gone (`fathom decode ... |
+// head`) is not a failure: the command ends quietly by SIGPIPE, as other programs do.
 #pragma once
 
 #include <exception>
@@ -14,32 +12,33 @@
 
 namespace fathom::cli {
 
-// To be called first of all. Descriptors 0, 1 and 2 that are closed are taken, so that no file that
-// is opened later gets one of them, and what is written to stderr can no longer fail.
+// To be called before anything else. Opens /dev/null in the place of closed descriptors 0, 1 and 2,
+// so that no file opened later gets one of these numbers. Failed writes to stderr are ignored from
+// then on.
 void guard_standard_streams();
 
-// Something that was written to standard output is lost. No Error: it is not about one prompt or
-// one line of a conversation; main_with() ends the program.
+// Thrown where a write to standard output has failed. It is not an Error, because handlers of Error
+// go on with the next prompt or the next line of a conversation; main_with() ends the program.
 class OutputLost : public std::exception {
  public:
   const char* what() const noexcept override { return "standard output cannot be written"; }
 };
 
-// Writes all of `text` to standard output at once. Never throws; output_lost() tells of a failure,
-// so that it may be called where nothing may be thrown.
+// Writes all of `text` to standard output, unbuffered. Never throws, so destructors and callbacks
+// of C libraries may call it; output_lost() tells whether it failed.
 void write_out(std::string_view text);
 
-// Sends on its way what is buffered: whether that, or anything before, failed.
+// Flushes standard output; true if this or any write before it has failed.
 bool output_lost();
-// The same, as an OutputLost.
+// Flushes likewise, and throws OutputLost in place of returning true.
 void check_output();
 
-// Whether `error` is what fmt::print throws where standard output cannot be written; it is noted
-// then.
+// True if fmt::print threw `error` because standard output cannot be written; output_lost() returns
+// true from then on.
 bool is_output_error(const std::system_error& error);
 
-// The end of the program: `code`, or 1 with a line on standard error when output was lost. Does not
-// return when the reader of a pipe has gone.
+// Returns the program's exit code: `code`, or 1, after a line on standard error, if output was
+// lost. Does not return where the reader of a pipe has gone.
 int end_of_output(int code);
 
 }  // namespace fathom::cli

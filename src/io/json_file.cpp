@@ -26,7 +26,7 @@ json parse_json(const std::string& bytes, const std::string& origin, size_t max_
   try {
     return json::parse(text, limit);
   } catch (const json::parse_error& e) {
-    if (const std::string kind = stranger_kind(text); !kind.empty())
+    if (const std::string kind = unexpected_file_kind(text); !kind.empty())
       fail("{}: not JSON: it is {}", origin, kind);
     fail("{}: not JSON: wrong at byte {}", origin, e.byte);
   } catch (const json::exception&) {

@@ -271,7 +271,7 @@ SafetensorsHeader parse_or_name(const MappedFile& map, const std::string& path) 
   } catch (const Error&) {
     const std::string_view front(reinterpret_cast<const char*>(map.data()),
                                  std::min<size_t>(map.size(), 4096));
-    if (const std::string kind = stranger_kind(front); !kind.empty())
+    if (const std::string kind = unexpected_file_kind(front); !kind.empty())
       fail("{}: not a safetensors file: it is {}", path, kind);
     // What a server says instead of a file; a header's length has bytes of zero.
     const std::string_view line = front.substr(0, std::min<size_t>(front.find('\n'), 60));

@@ -96,7 +96,7 @@ Json parse_json(std::string_view bytes, std::string_view where) {
   try {
     return Json::parse(text);
   } catch (const nlohmann::json::parse_error& e) {
-    if (const std::string kind = stranger_kind(text); !kind.empty())
+    if (const std::string kind = unexpected_file_kind(text); !kind.empty())
       fail("{}: not valid JSON: it is {}", where, kind);
     // The library's message repeats an id and a line number; the reason follows the last of them.
     const std::string_view message = e.what();

@@ -15,22 +15,23 @@ using testing::HasSubstr;
 using namespace std::string_literals;
 
 TEST(StrangerKind, WhatDownloadsLeaveBehind) {
-  EXPECT_THAT(stranger_kind(""), HasSubstr("empty"));
-  EXPECT_THAT(stranger_kind("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 5\n"),
-              HasSubstr("Git LFS pointer"));
+  EXPECT_THAT(unexpected_file_kind(""), HasSubstr("empty"));
+  EXPECT_THAT(
+      unexpected_file_kind("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 5\n"),
+      HasSubstr("Git LFS pointer"));
   for (const char* page :
        {"<!DOCTYPE html><html>", "<!doctype HTML>", "\n\n  <HTML lang=en>", "\xEF\xBB\xBF<html>"})
-    EXPECT_THAT(stranger_kind(page), HasSubstr("HTML page")) << page;
-  EXPECT_THAT(stranger_kind("<?xml version=\"1.0\"?><Error>"), HasSubstr("XML document"));
-  EXPECT_THAT(stranger_kind("PK\x03\x04 archive/data.pkl"), HasSubstr("ZIP archive"));
-  EXPECT_THAT(stranger_kind("GGUF\x03"), HasSubstr("GGUF"));
-  EXPECT_THAT(stranger_kind("\x1F\x8B\x08"), HasSubstr("compressed"));
+    EXPECT_THAT(unexpected_file_kind(page), HasSubstr("HTML page")) << page;
+  EXPECT_THAT(unexpected_file_kind("<?xml version=\"1.0\"?><Error>"), HasSubstr("XML document"));
+  EXPECT_THAT(unexpected_file_kind("PK\x03\x04 archive/data.pkl"), HasSubstr("ZIP archive"));
+  EXPECT_THAT(unexpected_file_kind("GGUF\x03"), HasSubstr("GGUF"));
+  EXPECT_THAT(unexpected_file_kind("\x1F\x8B\x08"), HasSubstr("compressed"));
 }
 
 TEST(StrangerKind, WhatMayBeRightIsNoStranger) {
   for (const std::string& text : {"{\"a\": 1}"s, "Hello"s, "\x02\0\0\0\0\0\0\0{}"s, "<think>"s,
                                   "version https://example"s, " "s})
-    EXPECT_EQ(stranger_kind(text), "") << text;
+    EXPECT_EQ(unexpected_file_kind(text), "") << text;
 }
 
 TEST(ByteOrderMark, Utf8sIsDropped) {

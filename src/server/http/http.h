@@ -23,8 +23,9 @@ struct HttpRequest {
   std::map<std::string, std::string> headers;  // names in lower case; repeated ones joined by ", "
   std::string body;
   std::string peer;  // address of the client
-  // What is wrong with it as HTTP (400, 408, 413, 417, 431, 501, 503, 505); the rest may then be
-  // missing. The router answers such a request, in the words of the protocol it was meant for.
+  // Set where the request is not valid HTTP or breaks a limit (400, 408, 413, 417, 431, 501, 503,
+  // 505); other fields may then be empty. The router still answers it, in the error format of the
+  // protocol that the path belongs to.
   std::optional<Failure> failure;
 
   std::string_view header(std::string_view lower_case_name) const;  // empty when absent
@@ -33,10 +34,10 @@ struct HttpRequest {
 
 using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
 
-// The answer to one request. All methods may be called from any thread, also after the client has
-// gone or the answer is complete (they then do nothing, but tasks are still run); none blocks.
-// Shared: whoever still writes keeps it alive. If all let go of it before the answer is complete,
-// the client is told so: status 500, or a stream that breaks off.
+// The answer to one request. Every method may be called from any thread and none blocks. After the
+// client has gone or the answer is complete, methods do nothing, except that posted tasks still
+// run. The reply is owned jointly by all who write it. If the last owner releases it before the
+// answer is complete, the client receives status 500, or its stream is cut.
 class HttpReply {
  public:
   virtual ~HttpReply() = default;
@@ -49,42 +50,41 @@ class HttpReply {
   virtual void begin(int status, std::string_view content_type, HttpHeaders headers = {}) = 0;
   virtual void write(std::string bytes) = 0;
   virtual void end() = 0;
-  // What a stream says when it has said nothing for some seconds, so that nobody on the way takes
-  // it for dead. After begin().
-  // NOLINTNEXTLINE(performance-unnecessary-value-param): whoever overrides it keeps the bytes.
+  // Bytes that are sent whenever the stream has been quiet for some seconds, so that proxies do not
+  // close it as idle. To be called after begin().
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): overriding methods keep the bytes.
   virtual void keep_alive(std::string /*bytes*/) {}
 
-  // Runs `task` on this connection's own sequence of tasks, on a server thread: tasks of one reply
-  // never run at the same time, and in the order they were posted. None runs while the handler
-  // does.
+  // Runs `task` on a server thread. Tasks of one reply run one at a time, in the order in which
+  // they were posted, and none runs while the request's handler does.
   virtual void post(std::function<void()> task) = 0;
 
-  // As post, but no sooner than in `seconds`; not at all once the answer is complete. At most one
-  // at a time: a later one takes the place of an earlier one that has not run.
-  // NOLINTNEXTLINE(performance-unnecessary-value-param): whoever overrides it keeps the task.
+  // As post, but after `seconds` at the earliest, and never once the answer is complete. A reply
+  // has one such task at most: a later one replaces an earlier one that has not run.
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): overriding methods keep the task.
   virtual void post_after(double /*seconds*/, std::function<void()> /*task*/) {}
 
-  // `task` is run once (as by post) when the client goes away, or reads so slowly that the server
-  // gives it up, before the answer was complete.
+  // Runs `task` once (as post does) if the answer is abandoned before it is complete: the client
+  // has gone, or reads so slowly that the server closes the connection.
   virtual void on_abandoned(std::function<void()> task) = 0;
 
-  // `task` is run once (as by post) when the server stops and the time for answers to finish is
-  // over, if this one is not complete: it should end the answer with an error at once. Shortly
-  // after it, what is still open is abandoned.
-  // NOLINTNEXTLINE(performance-unnecessary-value-param): whoever overrides it keeps the task.
+  // Runs `task` once (as post does) if the server stops and the answer is not complete when the
+  // time for finishing is over: the task should end the answer with an error at once. Replies that
+  // are still open shortly after are abandoned.
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): overriding methods keep the task.
   virtual void on_stopping(std::function<void()> /*task*/) {}
 
-  // A figure for the log line of this request, such as its tokens.
+  // Adds a number to the log line of this request, such as its count of tokens.
   virtual void note(std::string_view /*name*/, int64_t /*value*/) {}
-  // A word for it, such as what of the request was not taken into account.
+  // Adds a text to it, such as the names of parameters that were ignored.
   virtual void note(std::string_view /*name*/, std::string_view /*text*/) {}
 
-  // What was given for the log and metrics; 0 before an answer begins.
+  // HTTP status of the answer, for the log and metrics; 0 before it begins.
   virtual int status() const = 0;
 };
 
-// Called in the connection's sequence of tasks, which goes on when it returns; for a large body on
-// a thread that serves nothing else meanwhile. May return before the answer is given.
+// Handles one request. It runs as one of the connection's tasks; requests with a large body are
+// handled on a separate pool of threads instead. It may return before the answer is given.
 using HttpHandler =
     std::function<void(std::shared_ptr<const HttpRequest>, std::shared_ptr<HttpReply>)>;
 

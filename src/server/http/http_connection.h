@@ -1,5 +1,5 @@
-// One connection of the HTTP server and what all of them share. For http_*.cpp alone: Asio's
-// headers compile slowly.
+// A connection of the HTTP server, and the state that all connections share. Only http_*.cpp
+// includes this header, because Asio's headers compile slowly.
 #pragma once
 
 #include <atomic>
@@ -27,8 +27,8 @@ namespace fathom::server {
 
 class HttpConnection;
 
-// Outlives every connection and every reply: a reply may be kept by whoever writes it long after
-// the server is gone.
+// State of the server that its connections share. It outlives the server itself: an engine may hold
+// a reply, and with it this object, long after the server has ended.
 struct HttpCore {
   HttpCore(HttpServerOptions o, HttpHandler h)
       : options(std::move(o)), handler(std::move(h)), context(options.threads) {}
@@ -56,9 +56,9 @@ struct HttpCore {
   const HttpHandler handler;
   boost::asio::io_context context;
   std::atomic<bool> stopping{false};
-  std::atomic<bool> cutting{false};      // the time for answers under way is over
-  std::atomic<size_t> pending_bytes{0};  // of bodies that are arriving or in line for a thread
-  // There from start() until the I/O threads have ended, which alone use it.
+  std::atomic<bool> cutting{false};      // answers in flight have had their time to finish
+  std::atomic<size_t> pending_bytes{0};  // of bodies that arrive or wait for a thread
+  // Exists from start() until the I/O threads have ended; only these use it.
   std::optional<boost::asio::thread_pool> large_bodies;
 
   std::mutex mutex;  // guards `open`
@@ -70,8 +70,8 @@ struct HttpCore {
   bool closed = false;
 };
 
-// Reads requests and writes their answers, one after the other. Everything happens on its strand,
-// but for the reply_* methods, which any thread may call.
+// Reads requests and writes their answers, one after the other. Everything runs on the connection's
+// strand, except the reply_* methods, which any thread may call.
 class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
  public:
   using Strand = HttpCore::Strand;
@@ -81,15 +81,16 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   // On the strand:
   void start();
-  // The server stops: closes now, or after the answer that is under way. A request that is still
-  // arriving is told.
+  // Called when the server stops: closes at once, or after the answer in flight. A request that is
+  // still arriving is answered with an error.
   void leave_when_idle();
   void announce_stop();  // runs what HttpReply::on_stopping was given
-  void abandon();        // the client is gone, or given up
+  void abandon();        // the client has gone, or is too slow
 
   Strand strand() { return socket_.get_executor(); }
 
-  // What a reply does, by the number of its exchange: one that is over is not written to any more.
+  // The methods of HttpReply, with the number of their exchange (a request and its answer). Calls
+  // for an exchange that is over do nothing.
   using Task = Exchange::Task;
   void reply_send(uint64_t exchange, int status, std::string_view content_type,
                   const std::string& body, const HttpHeaders& headers);
@@ -137,7 +138,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void on_handled();
   // Finds out whether a client that has closed its side still reads.
   void probe_peer();
-  bool in_the_making();  // the answer: whether it is left to whoever holds the reply
+  bool in_the_making();  // true while the handler, or an owner of the reply, may still write
 
   // Writing
   void schedule_flush(std::unique_lock<std::mutex>& lock);

@@ -3,7 +3,7 @@
 // The ranks are threads of one process and their GPUs read and write each other's memory, so an
 // address is all that a rank needs of another. Each rank has one block of memory, laid out alike:
 //
-//   lanes     what lane b, CTA b of every exchange, has to remember from one exchange to the next
+//   lanes     state of lane b (CTA b of every exchange) that is kept between exchanges
 //   mail      for each lane and each rank that writes there: flags and an address
 //   received  rows of one-shot sums: [3 buffers, source rank, lane] of kLaneBytes each
 //
@@ -37,16 +37,16 @@ struct alignas(16) PeerLane {
 
 // Written by one rank for one lane of another.
 struct alignas(16) PeerMail {
-  uint64_t address = 0;   // where the rank that wrote this wants to be read or written
+  uint64_t address = 0;   // the tensor of the rank that wrote this, to be read or written
   uint32_t arrived = 0;   // epoch of the exchange that it has reached: `address` is valid
-  uint32_t finished = 0;  // epoch of the exchange in which it has read and written all it will
+  uint32_t finished = 0;  // epoch of the exchange whose reads and writes it has completed
 };
 
 struct PeerView {
   int rank = 0, ranks = 1;
   int lanes = 0;                      // CTAs of an exchange: all of them run at once on every GPU
   std::byte* memory[kMaxPeers] = {};  // of each rank
-  const uint32_t* stop = nullptr;     // of the host; not 0: whoever waits gives up
+  const uint32_t* stop = nullptr;     // word of the host; not 0: every wait ends
 
   FATHOM_HD PeerLane* lane(int b) const { return reinterpret_cast<PeerLane*>(memory[rank]) + b; }
   // What `from` writes for lane b of `to`.
