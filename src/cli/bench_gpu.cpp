@@ -60,10 +60,10 @@ void print(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o) {
   fmt::print("{:<8} {:<8} {:>8} {:>6} {:>10} {:>10} {:>10} {:>12} {:>12} {:>9}\n", "mode", "phase",
              "context", "tokens", "ms", "tok/s", "ms/layer", "61 layers ms", "tok/s", "$/M tok");
   for (const GpuBenchRow& r : rows) {
-    fmt::print(
-        "{:<8} {:<8} {:>8} {:>6} ", name_of(r.attention), r.decode ? "decode" : "prefill",
-        r.context,
-        r.tokens_per_run == 1 ? fmt::format("{}", r.batch) : fmt::format("{:.2f}", r.batch * r.tokens_per_run));
+    fmt::print("{:<8} {:<8} {:>8} {:>6} ", name_of(r.attention), r.decode ? "decode" : "prefill",
+               r.context,
+               r.tokens_per_run == 1 ? fmt::format("{}", r.batch)
+                                     : fmt::format("{:.2f}", r.batch * r.tokens_per_run));
     if (!r.skipped.empty())
       fmt::print("skipped: {}\n", r.skipped);
     else if (r.whole_ms > 0)
