@@ -24,8 +24,9 @@ class Needles::Hay {
   std::vector<std::string> take(size_t begin, int64_t tokens) {
     std::vector<std::string> out;
     for (size_t i = begin;; ++i) {
-      if (i == sentences_.size() && generated_) add(filler_sentence(numbers_));
-      if (i == sentences_.size())
+      // Also up to a beginning that no text has reached yet.
+      while (i >= sentences_.size() && generated_) add(filler_sentence(numbers_));
+      if (i >= sentences_.size())
         fail(
             "the text has {} sentences: from number {} on it is too short for a prompt with {} "
             "more tokens",

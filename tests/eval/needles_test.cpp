@@ -66,6 +66,23 @@ TEST(Needles, TheSameSeedPlantsTheSameWhateverElseIsAsked) {
   EXPECT_FALSE(needles(o).key() == more.key());
 }
 
+// Short texts end before the place where the next one begins.
+TEST(Needles, ShortTextsBeginWhereTheyWouldAfterLongOnes) {
+  NeedleOptions o;
+  o.lengths = {64};
+  o.depths = {0.5};
+  o.count = 4;
+  const Needles alone = needles(o);
+  o.lengths = {1000, 64};
+  const Needles after = needles(o);
+  std::set<std::vector<int32_t>> texts;
+  for (size_t n = 0; n < 4; ++n) {
+    EXPECT_EQ(alone.asks(n)[0].ids, after.asks(4 + n)[0].ids) << n;
+    texts.insert(alone.asks(n)[0].ids);
+  }
+  EXPECT_EQ(texts.size(), 4u);
+}
+
 TEST(Needles, AnAnswerIsRightByItsWholeNumber) {
   NeedleOptions o;
   o.lengths = {100};

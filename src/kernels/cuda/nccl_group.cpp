@@ -119,10 +119,14 @@ class NcclRanks {
   }
 
  private:
-  // Found by the first that asks: in process 0, which tells the others.
+  // The id under which the ranks find each other. The first rank of a process that asks gets a new
+  // one, from process 0, for all ranks of its process: NCCL takes an id for one join of every rank.
   ncclUniqueId shared_id() {
     std::lock_guard lock(id_mutex_);
-    if (has_id_) return id_;
+    if (ids_left_ > 0) {
+      --ids_left_;
+      return id_;
+    }
     if (!link_ || link_->process() == 0) {
       require(Nccl::get().get_unique_id(&id_));
       for (int p = 1; link_ && p < link_->processes(); ++p)
@@ -133,14 +137,14 @@ class NcclRanks {
       FATHOM_CHECK(message.size() == sizeof(id_), "an id of {} bytes", message.size());
       std::memcpy(&id_, message.data(), sizeof(id_));
     }
-    has_id_ = true;
+    ids_left_ = here_ - 1;
     return id_;
   }
 
   ProcessLink* const link_;
   const int ranks_, here_, first_;
   std::mutex id_mutex_;  // guards
-  bool has_id_ = false;
+  int ids_left_ = 0;     // ranks of this process that have yet to take `id_`
   ncclUniqueId id_{};
   std::mutex mutex_;  // guards
   std::vector<ncclComm_t> comms_;
