@@ -206,8 +206,9 @@ class Router::Observed final : public HttpReply {
             HttpHeaders headers) override {
     if (!claim(status)) return;
     count(body.size());
-    inner_->send(status, content_type, std::move(body), with_always(std::move(headers)));
+    // Counted and logged first: a client that has its answer finds it in the metrics.
     ledger_->close(status, "complete");
+    inner_->send(status, content_type, std::move(body), with_always(std::move(headers)));
   }
   void begin(int status, std::string_view content_type, HttpHeaders headers) override {
     if (claim(status)) inner_->begin(status, content_type, with_always(std::move(headers)));
@@ -217,8 +218,8 @@ class Router::Observed final : public HttpReply {
     inner_->write(std::move(bytes));
   }
   void end() override {
-    inner_->end();
     ledger_->close(status_, "complete");
+    inner_->end();
   }
   void keep_alive(std::string bytes) override { inner_->keep_alive(std::move(bytes)); }
   void post(std::function<void()> task) override { inner_->post(std::move(task)); }

@@ -34,7 +34,7 @@ OrderedJson logged(const std::string& path, const std::string& body,
   ::testing::internal::CaptureStderr();
   {
     RouterOptions options;
-    options.log = std::make_shared<ServerLog>(LogLevel::info);
+    const auto log = options.log = std::make_shared<ServerLog>(LogLevel::info);
     Router router(options, served.metrics);
     add_openai_routes(router, service);
     add_responses_routes(router, service);
@@ -46,6 +46,8 @@ OrderedJson logged(const std::string& path, const std::string& body,
     router.handle(std::move(request), reply);
     EXPECT_TRUE(reply->run_until_complete());
     EXPECT_EQ(reply->status(), 200) << reply->body();
+    // The engine's thread may still hold the reply, and so the log: its end is not waited for.
+    EXPECT_TRUE(log->finish(5));
   }
   std::istringstream text(::testing::internal::GetCapturedStderr());
   OrderedJson line;
