@@ -23,7 +23,8 @@ namespace {
 
 using Clock = BenchClock;
 
-// Counts the experts that steps are routed to.
+// Counts the experts that steps are routed to, of all groups of ranks: each rank gets the choices
+// of all tokens.
 class RouteCounter : public TraceOps {
  public:
   RouteCounter(Ops& inner, int experts) : TraceOps(inner), seen_(static_cast<size_t>(experts)) {}
@@ -31,10 +32,14 @@ class RouteCounter : public TraceOps {
   // Distinct (layer, expert) pairs of the steps since the last call.
   int64_t take() { return std::exchange(distinct_, 0); }
 
+  void moe(Tensor out, Tensor x, Tensor ids, Tensor weights, std::span<const MlpWeights> experts,
+           const MlpWeights* shared) override {
+    count(ids);
+    TraceOps::moe(out, x, ids, weights, experts, shared);
+  }
+
  private:
-  void after(OpKind kind, std::span<const Tensor> results) override {
-    if (kind != OpKind::route) return;
-    const Tensor& ids = results[0];
+  void count(const Tensor& ids) {
     std::fill(seen_.begin(), seen_.end(), 0);
     for (int64_t t = 0; t < ids.rows(); ++t)
       for (int64_t i = 0; i < ids.row_size(); ++i) {
@@ -93,8 +98,9 @@ class BenchRunner::Machine {
         options_(o),
         model_(config, weights, with_pages(plan_of(o), pages),
                [&](Ops& ops, int rank) { return rank == 0 ? counter_around(ops) : nullptr; }),
-        batch_(model_.first().plan().step_tokens, model_.first().plan().sequences,
-               static_cast<int>(pages_for(model_.first().plan().context))),
+        batches_(static_cast<size_t>(groups()),
+                 StepBatch(model_.first().plan().step_tokens, model_.first().plan().sequences,
+                           static_cast<int>(pages_for(model_.first().plan().context)))),
         drafter_(model_.first().plan()) {}
 
   const FormPolicy& forms() const { return model_.first().forms(); }
@@ -104,6 +110,8 @@ class BenchRunner::Machine {
     return layout.ranks() == 1 ? one : fmt::format("{} of: {}", layout.describe(), one);
   }
 
+  // Each has a cache and sequences of its own; what follows is for each of them.
+  int groups() const { return model_.first().plan().layout.data; }
   // Gives `sequences` sequences their pages, for `context` tokens and what is decoded after them.
   void begin_context(int64_t context, int sequences);
   // Runs the first `tokens` of the prompt of sequence `s`; returns seconds, as decode does.
@@ -129,6 +137,20 @@ class BenchRunner::Machine {
     counter_ = counter.get();
     return counter;
   }
+  // Runs a step in which add(group) fills the batch of each group.
+  template <class Add>
+  void step(const Add& add) {
+    for (int g = 0; g < groups(); ++g) {
+      batches_[static_cast<size_t>(g)].clear();
+      add(g);
+    }
+    model_.step(batches_);
+  }
+  std::span<const int32_t> ids_of(int group, int s) const {
+    return ids_[static_cast<size_t>(group) * sequences_ + static_cast<size_t>(s)];
+  }
+  StepCost of_all_groups(const CostModel& model, std::span<const SequenceRun> runs, int rows,
+                         double expert_reads) const;
   std::span<const int32_t> pages_of(int s) const {
     return std::span(pages_).subspan(static_cast<size_t>(s) * pages_each_, pages_each_);
   }
@@ -137,12 +159,13 @@ class BenchRunner::Machine {
   const BenchOptions& options_;
   RouteCounter* counter_ = nullptr;  // around the first rank: all are routed alike
   ModelRanks model_;
-  StepBatch batch_;
+  std::vector<StepBatch> batches_;  // by group
   Drafter drafter_;
   int64_t context_ = 0;
-  size_t pages_each_ = 0;
+  size_t pages_each_ = 0, sequences_ = 0;
   std::vector<int32_t> pages_;
-  std::vector<std::vector<int32_t>> ids_;  // of each sequence: prompt and what is decoded after it
+  // Of each sequence of each group: prompt and what is decoded after it.
+  std::vector<std::vector<int32_t>> ids_;
 };
 
 void BenchRunner::Machine::begin_context(int64_t context, int sequences) {
@@ -154,7 +177,8 @@ void BenchRunner::Machine::begin_context(int64_t context, int sequences) {
                model_.first().cache().pages());
   pages_.resize(static_cast<size_t>(pages));
   for (int p = 0; p < pages; ++p) pages_[static_cast<size_t>(p)] = p;
-  ids_.assign(static_cast<size_t>(sequences), {});
+  sequences_ = static_cast<size_t>(sequences);
+  ids_.assign(static_cast<size_t>(groups()) * sequences_, {});
   for (size_t s = 0; s < ids_.size(); ++s) {
     std::mt19937_64 random(1 + s);  // the same tokens in every run of the program
     for (int64_t t = 0; t < tokens; ++t)
@@ -163,18 +187,19 @@ void BenchRunner::Machine::begin_context(int64_t context, int sequences) {
 }
 
 double BenchRunner::Machine::prefill(int s, int64_t tokens) {
-  std::span<const int32_t> ids(ids_[static_cast<size_t>(s)]);
   const int64_t chunk = options_.compute.step_tokens;
   auto start = Clock::now();
   for (int64_t at = 0; at < tokens; at += chunk) {
     const int64_t n = std::min(chunk, tokens - at);
-    batch_.clear();
-    batch_.add(ids.subspan(static_cast<size_t>(at), static_cast<size_t>(n)), at, pages_of(s), false,
-               forms());
-    if (at + n == tokens) batch_.want_logits(static_cast<int>(n) - 1);
-    model_.step(batch_);
+    step([&](int g) {
+      StepBatch& batch = batches_[static_cast<size_t>(g)];
+      batch.add(ids_of(g, s).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), at,
+                pages_of(s), false, forms());
+      if (at + n == tokens) batch.want_logits(static_cast<int>(n) - 1);
+    });
     if (model_.first().plan().mtp)  // the block's rows of the prompt
-      model_.mtp(batch_, ids.subspan(static_cast<size_t>(at) + 1, static_cast<size_t>(n)));
+      model_.mtp(batches_[0],
+                 ids_of(0, s).subspan(static_cast<size_t>(at) + 1, static_cast<size_t>(n)));
   }
   return seconds_since(start);
 }
@@ -186,15 +211,14 @@ void BenchRunner::Machine::copy_cache(int from, int to) {
 
 double BenchRunner::Machine::decode(int batch, int steps) {
   auto start = Clock::now();
-  for (int64_t at = context_; at < context_ + steps; ++at) {
-    batch_.clear();
-    for (int s = 0; s < batch; ++s) {
-      std::span<const int32_t> ids(ids_[static_cast<size_t>(s)]);
-      batch_.add(ids.subspan(static_cast<size_t>(at), 1), at, pages_of(s), true, forms());
-      batch_.want_logits(s);
-    }
-    model_.step(batch_);
-  }
+  for (int64_t at = context_; at < context_ + steps; ++at)
+    step([&](int g) {
+      StepBatch& rows = batches_[static_cast<size_t>(g)];
+      for (int s = 0; s < batch; ++s) {
+        rows.add(ids_of(g, s).subspan(static_cast<size_t>(at), 1), at, pages_of(s), true, forms());
+        rows.want_logits(s);
+      }
+    });
   return seconds_since(start);
 }
 
@@ -210,12 +234,13 @@ double BenchRunner::Machine::speculate(int batch, int steps, int64_t& tokens) {
   tokens = 0;
   auto start = Clock::now();
   for (int step = 0; step < steps; ++step) {
-    batch_.clear();
+    StepBatch& rows = batches_[0];  // drafts are made in one group
+    rows.clear();
     for (int s = 0; s < batch; ++s) {
       const auto i = static_cast<size_t>(s);
       std::span<const int32_t> ids(ids_[i]);
       DraftRun& r = runs[i];
-      r.first = batch_.tokens();
+      r.first = rows.tokens();
       r.position = at[i];
       int accepted = 0;
       while (accepted < drafts && accepts(random)) ++accepted;
@@ -225,13 +250,13 @@ double BenchRunner::Machine::speculate(int batch, int steps, int64_t& tokens) {
       r.drafts = drafts;
       guessed[i].clear();
       r.guessed = &guessed[i];
-      batch_.add(ids.subspan(static_cast<size_t>(at[i]), static_cast<size_t>(drafts) + 1), at[i],
-                 r.pages, true, forms());
-      for (int t = 0; t <= drafts; ++t) batch_.want_logits(r.first + t);
+      rows.add(ids.subspan(static_cast<size_t>(at[i]), static_cast<size_t>(drafts) + 1), at[i],
+               r.pages, true, forms());
+      for (int t = 0; t <= drafts; ++t) rows.want_logits(r.first + t);
       at[i] += accepted + 1;
       tokens += accepted + 1;
     }
-    model_.step(batch_);
+    model_.step(rows);
     drafter_.run(model_.first(), runs, [&](Tensor logits, std::span<Drafter::Asked> asked) {
       for (size_t row = 0; row < asked.size(); ++row)
         asked[row].guess = greedy({logits.row<float>(static_cast<int64_t>(row)),
@@ -242,6 +267,15 @@ double BenchRunner::Machine::speculate(int batch, int steps, int64_t& tokens) {
   return seconds_since(start);
 }
 
+// Groups share the experts, and read everything else each for itself.
+StepCost BenchRunner::Machine::of_all_groups(const CostModel& model,
+                                             std::span<const SequenceRun> runs, int rows,
+                                             double expert_reads) const {
+  StepCost cost = model.step(runs, rows, expert_reads);
+  for (int g = 1; g < groups(); ++g) cost += model.step(runs, rows, 0);
+  return cost;
+}
+
 StepCost BenchRunner::Machine::prefill_cost(const CostModel& model, double expert_reads) const {
   StepCost cost;
   const int64_t chunk = options_.compute.step_tokens;
@@ -250,7 +284,7 @@ StepCost BenchRunner::Machine::prefill_cost(const CostModel& model, double exper
   for (int64_t at = 0; at < context_; at += chunk) {
     const int n = static_cast<int>(std::min(chunk, context_ - at));
     SequenceRun run{at, n, false};
-    cost += model.step({&run, 1}, at + n == context_ ? 1 : 0, expert_reads / chunks);
+    cost += of_all_groups(model, {&run, 1}, at + n == context_ ? 1 : 0, expert_reads / chunks);
   }
   return cost;
 }
@@ -261,7 +295,8 @@ StepCost BenchRunner::Machine::decode_cost(const CostModel& model, int batch,
   std::vector<SequenceRun> runs(
       static_cast<size_t>(batch),
       {context_ + options_.decode_tokens / 2, 1 + options_.compute.speculative_tokens, true});
-  return model.step(runs, batch * (1 + options_.compute.speculative_tokens), expert_reads);
+  return of_all_groups(model, runs, batch * (1 + options_.compute.speculative_tokens),
+                       expert_reads);
 }
 
 BenchRunner::BenchRunner(const Config& config, const Weights& weights,
@@ -401,7 +436,7 @@ BenchFigure BenchRunner::time_prefill(int64_t context, int sequences) {
   BenchFigure figure;
   figure.seconds = median(seconds);
   figure.runs = runs;
-  figure.tokens = context;
+  figure.tokens = context * machine_->groups();
   figure.cost = machine_->prefill_cost(*model_, reads);
   const int64_t chunks =
       (context + options_.compute.step_tokens - 1) / options_.compute.step_tokens;
@@ -444,7 +479,7 @@ BenchFigure BenchRunner::time_decode(int batch) {
   BenchFigure figure;
   figure.seconds = median(seconds);
   figure.runs = runs;
-  figure.tokens = batch;
+  figure.tokens = int64_t{batch} * machine_->groups();
   if (drafts) figure.tokens_per_run = static_cast<double>(tokens) / (batch * steps);
   figure.cost = machine_->decode_cost(*model_, batch, reads);
   figure.experts_per_layer = reads / std::max(1, setup_.moe_layers);

@@ -25,9 +25,9 @@ constexpr int kMaxBatch = 1024;
 struct BenchOptions {
   ComputePlan compute;  // for a CPU; its context and sequences are replaced by those below
   std::vector<int64_t> contexts;
-  std::vector<int> batches;
-  int decode_tokens = 32;  // steps of one decode figure
-  int repeat = 3;          // a figure is the median of this many runs
+  std::vector<int> batches;  // of each group of ranks; figures are of all groups together
+  int decode_tokens = 32;    // steps of one decode figure
+  int repeat = 3;            // a figure is the median of this many runs
   // With compute.speculative_tokens: the share of drafts that count as accepted, each given that
   // those before it are. The tokens are random, so no draft would really be accepted.
   double acceptance = 0.8;

@@ -69,6 +69,8 @@ void print_head(const BenchSubject& s) {
   fmt::print("compute   {} numerics, {} attention, {} cache of {} bytes a token, {}\n\n",
              name_of(s.compute.numerics), s.attention(), name_of(setup.cache.latent_format),
              setup.cache.bytes_per_token(), setup.kernels);
+  if (const int groups = s.compute.layout.data; groups > 1)
+    fmt::print("batch     of each of {} groups; tok/s of all together\n\n", groups);
   fmt::print("{:>7} {:>5} | {:^28} | {:^62}\n", "", "", "prefill", "decode");
   fmt::print("{:>7} {:>5} | {:>10} {:>9} {:>7} | {:>9} {:>9} {:>9} {:>7} {:>7} {:>8} {:>7}{}\n",
              "context", "batch", "tok/s", "GFLOP/s", "of peak", "tok/s", "ms/step", "MiB/step",
@@ -123,7 +125,8 @@ Json head_json(const BenchSubject& s) {
                   {"step_tokens", s.compute.step_tokens},
                   {"decode_tokens", s.options.steps()},
                   {"speculative_tokens", s.compute.speculative_tokens},
-                  {"tensor_parallel_size", s.compute.layout.tensor}};
+                  {"tensor_parallel_size", s.compute.layout.tensor},
+                  {"data_parallel_size", s.compute.layout.data}};
   if (s.compute.speculative_tokens > 0) j["compute"]["acceptance"] = s.options.acceptance;
   return j;
 }
@@ -192,7 +195,6 @@ constexpr Unused kUnusedOnCpu[] = {
     {"--random",
      "it fills the memory of a GPU; on a CPU measure a folder of `fathom make-checkpoint`"},
     {"--dollars-per-hour", "it is what a GPU costs"},
-    {"--data-parallel-size", "on a CPU one group of ranks is measured; serve has several"},
 };
 constexpr Unused kUnusedWithRandom[] = {{"--config", "--random names its own configuration"}};
 constexpr Unused kUnusedWithFolder[] = {{"--seed", "only the weights of --random have one"}};
@@ -260,8 +262,8 @@ int bench(const CLI::App& command, const BenchFlags& o) {
     ranks = Checkpoint::load(o.path, loading);
   }
   say_threads(o.compute.threads);
-  BenchRunner runner(config, checkpoint->weights(),
-                     ranks ? ranks->rank_weights() : checkpoint->rank_weights(),
+  const DeviceWeights weights(config, (ranks ? *ranks : *checkpoint).rank_weights(), compute);
+  BenchRunner runner(config, ranks ? checkpoint->weights() : weights.get(), weights.ranks(),
                      bench_options(o, compute, config));
   const BenchSubject subject{o, compute, config, runner};
   const MachineLimits& limits = runner.setup().limits;

@@ -216,6 +216,7 @@ void add_logits(CLI::App& app) {
   c->add_flag("--mtp", o->mtp, "also mtp_logits: the MTP module's guess of the token after next")
       ->excludes(hidden);
   o->compute.add_ranks_to(*c);
+  o->compute.add_groups_to(*c);
   o->compute.add_to(*c);
   on_run(*c, [o] { return run(*o); });
 }

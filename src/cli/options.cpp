@@ -142,6 +142,13 @@ void ComputeOptions::add_ranks_to(CLI::App& command) {
                   "the processors, one a NUMA node where there are several (default: 1)")
       ->check(CLI::Range(1, 1024));
   command
+      .add_option(
+          "--exchange", exchange,
+          "between GPUs: peer (through each other's memory, in one process), nccl, or auto: "
+          "peer within a process, nccl between processes")
+      ->check(CLI::IsMember({"auto", "peer", "nccl"}))
+      ->capture_default_str();
+  command
       .add_option("--exchange-timeout", exchange_timeout,
                   "with mpirun: seconds that another process may be silent before the run ends")
       ->check(CLI::Range(0.1, 3600.0))
@@ -215,7 +222,11 @@ ComputePlan ComputeOptions::plan(const std::string& folder) const {
                     : data_parallel > 0 || folder.empty() ? 1
                                                           : ranks_of(folder);
   p.layout.data = std::max(1, data_parallel);
+  p.exchange = exchange == "peer"   ? GpuExchange::peer
+               : exchange == "nccl" ? GpuExchange::nccl
+                                    : GpuExchange::automatic;
   spread_over_processes(p, exchange_timeout);
+  check_exchange(p);
   p.context = context;
   p.step_tokens = step_tokens > 0 ? step_tokens : default_step_tokens(p.device);
   p.sequences = sequences > 0 ? sequences : gpu ? 64 : 16;

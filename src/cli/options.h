@@ -25,6 +25,7 @@ struct ComputeOptions {
   bool speculate_always = false;
   int tensor_parallel = 0, data_parallel = 0;
   double exchange_timeout = 6;
+  std::string exchange = "auto";
 
   // --device, --numerics, --kv, --attention, --kernels, --threads, --batch-invariant
   void add_to(CLI::App& command);

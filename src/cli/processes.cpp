@@ -65,18 +65,24 @@ void spread_over_processes(ComputePlan& plan, double timeout) {
   if (!the_link) return;
   RankLayout& l = plan.layout;
   const int processes = the_link->processes();
-  if (l.data > 1)
-    throw UsageError(fmt::format(
-        "--data-parallel-size {}: groups that compute different sequences work within one process, "
-        "and mpirun has started {}",
-        l.data, processes));
-  if (l.tensor % processes != 0)
+  if (l.data > 1 && plan.device == DeviceKind::cuda)
+    throw UsageError(
+        fmt::format("--data-parallel-size {}: groups of GPUs work within one process, and mpirun "
+                    "has started {}; with --device cpu they may lie in several",
+                    l.data, processes));
+  if (l.data == 1 && l.tensor % processes != 0)
     throw UsageError(
         fmt::format("--tensor-parallel-size {}: mpirun has started {} processes, so a multiple of "
                     "{} is needed, as many ranks for each",
                     l.tensor, processes, processes));
   l.processes = processes;
   l.process = 0;
+  if (l.ranks() % processes != 0 ||
+      (l.ranks_here() % l.tensor != 0 && l.tensor % l.ranks_here() != 0))
+    throw UsageError(
+        fmt::format("{} groups of {} ranks: mpirun has started {} processes, and each needs the "
+                    "same number of whole groups, or an even part of one",
+                    l.data, l.tensor, processes));
   plan.link = the_link.get();
   the_link->set_timeout(timeout);
 }

@@ -100,8 +100,7 @@ void print_json(const std::vector<CheckResult>& results, const SelfcheckFlags& o
 
 int run(const SelfcheckFlags& o) {
   auto start = std::chrono::steady_clock::now();
-  if (process_link())
-    throw UsageError("selfcheck checks the ranks of one process: start it without mpirun");
+  check_processes(o.dir, o.config, o.check.compute);
   std::unique_ptr<Checkpoint> checkpoint = Checkpoint::load(o.dir, {.config_file = o.config});
   std::optional<Tokenizer> tokenizer;
   if (std::filesystem::exists(std::filesystem::path(o.dir) / "tokenizer.json"))
@@ -148,6 +147,7 @@ void add_selfcheck(CLI::App& app) {
   command->add_option("--config", o->config, "config file, in place of the folder's config.json");
   o->compute.add_device_to(*command);
   o->compute.add_ranks_to(*command);
+  o->compute.add_groups_to(*command);
   std::vector<std::string> kernels, groups;
   for (const CpuKernels& k : cpu_kernels()) kernels.emplace_back(k.name);
   for (const CheckGroup& g : selfcheck_groups()) groups.emplace_back(g.name);

@@ -92,8 +92,8 @@ class Comm {
   virtual std::span<const int64_t> gather_groups(Tensor all, Tensor own, int group);
 
   // Replaces own [T, n] by the sum of `own` over the ranks of the group plus the group's rows of
-  // `parts` [all rows, n] over all ranks. Sums are in float32, in rank order, rounded once: every
-  // rank of a group gets the same bits.
+  // `parts` [all rows, n] over all ranks. The rows are those that were gathered last. Sums are in
+  // float32, in rank order, rounded once: every rank of a group gets the same bits.
   virtual void sum_groups(Tensor own, Tensor parts, int group);
 
   // The two exchanges around the experts of a layer. The tensors of `all`, `sum` and `parts` lie in

@@ -303,7 +303,9 @@ void Lifeline::look_for_silence(bool we_slept) {
         lost = fmt::format("{} has not been heard of for {:.3g} s", names_[p], timeout);
     }
   }
-  if (!lost.empty()) fail(lost, -1);
+  if (lost.empty()) return;
+  if (!failed_) heard_silence_ = true;
+  fail(lost, -1);
 }
 
 void Lifeline::fail(const std::string& why, int told_by) {

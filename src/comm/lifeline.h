@@ -58,6 +58,8 @@ class Lifeline {
     if (failed_.load(std::memory_order_acquire)) throw_failure();
   }
   std::string failure() const;
+  // Whether this process has itself found that another one is silent.
+  bool heard_silence() const { return heard_silence_; }
   void on_failure(std::function<void(const std::string&)> call);
   // From now on the others may close their connections.
   void part();
@@ -86,7 +88,7 @@ class Lifeline {
   const int process_;
   const std::vector<std::string> names_;
   std::atomic<double> timeout_{60};  // until the program says: processes start at different times
-  std::atomic<bool> failed_{false}, stop_{false}, parting_{false};
+  std::atomic<bool> failed_{false}, stop_{false}, parting_{false}, heard_silence_{false};
   int wake_ = -1;
 
   mutable std::mutex mutex_;  // guards what follows

@@ -14,14 +14,13 @@
 
 #include "base/check.h"
 #include "comm/comm.h"
+#include "comm/launcher.h"
 #include "comm/lifeline.h"
 #include "comm/message.h"
 #include "comm/process_link.h"
 
 namespace fathom {
 namespace {
-
-enum Tag : int { kMessage = 1, kPiece = 2 };
 
 // A wait within a step is short. Whoever gives the processor away gets it back milliseconds later
 // if another program wants it, too, which is a hundred times an exchange: so a process looks for
@@ -94,193 +93,257 @@ std::string difference(const ProcessIdentity& a, const std::string& name_a,
   return {};
 }
 
-class MpiLink final : public ProcessLink {
+// What all parts of a process's link share.
+struct MpiRun {
+  int process = 0, processes = 1;
+  std::vector<std::string> names;
+  std::mutex mutex;  // one thread at a time calls MPI
+  std::unique_ptr<Lifeline> lifeline;
+};
+
+std::string text_of(int code) {
+  char text[MPI_MAX_ERROR_STRING] = "?";
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  return text;
+}
+
+// What a process waits for, and so how it waits.
+enum class Wait : uint8_t {
+  exchange,  // others are about to be there
+  order,     // the next step follows the last one, or comes much later
+  answer,    // others compute, and so may this process: its processor is given away
+};
+
+class MpiPart : public ProcessLink {
  public:
-  MpiLink() {
-    // Threads that MPI starts must leave the signals that end the program to those who wait for
-    // them.
-    sigset_t ends, before;
-    sigemptyset(&ends);
-    sigaddset(&ends, SIGINT);
-    sigaddset(&ends, SIGTERM);
-    pthread_sigmask(SIG_BLOCK, &ends, &before);
-    int given = 0;
-    const int code = MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &given);
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    if (code != MPI_SUCCESS) fathom::fail("MPI does not start: {}", text_of(code));
-    if (given < MPI_THREAD_SERIALIZED)
-      fathom::fail("this MPI cannot be used by threads in turn (MPI_THREAD_SERIALIZED)");
-    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
-    MPI_Comm_rank(MPI_COMM_WORLD, &process_);
-    MPI_Comm_size(MPI_COMM_WORLD, &processes_);
-    requests_.resize(2 * static_cast<size_t>(processes_));
-  }
+  // Processes [first, first + count) of the run. Messages of different channels never meet.
+  MpiPart(std::shared_ptr<MpiRun> run, int first, int count, int channel)
+      : run_(std::move(run)),
+        first_(first),
+        count_(count),
+        message_tag_(2 * channel),
+        piece_tag_(2 * channel + 1),
+        requests_(2 * static_cast<size_t>(count)) {}
 
-  void meet(const ProcessIdentity& identity) {
-    std::vector<Hello> hellos = exchange_hellos({host_name(), ::getpid(), identity});
-    for (int p = 0; p < processes_; ++p) {
-      const Hello& h = hellos[static_cast<size_t>(p)];
-      names_.push_back(fmt::format("process {} ({}, pid {})", p, h.host, h.pid));
-    }
-    for (int p = 1; p < processes_; ++p) {
-      const std::string why =
-          difference(hellos[0].identity, names_[0], hellos[static_cast<size_t>(p)].identity,
-                     names_[static_cast<size_t>(p)]);
-      if (!why.empty()) refuse(why);
-    }
-    std::vector<int> connections(static_cast<size_t>(processes_), -1);
-    if (process_ == 0) {
-      LifelineDoor door(processes_here() == processes_);
-      for (int p = 1; p < processes_; ++p) send(p, std::as_bytes(std::span(door.invitation())));
-      connections = door.accept(processes_, kPatience);
-    } else {
-      std::vector<std::byte> invitation;
-      receive(0, invitation);
-      connections[0] = connect_lifeline(
-          {reinterpret_cast<const char*>(invitation.data()), invitation.size()}, process_);
-    }
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);
-    lifeline_ = std::make_unique<Lifeline>(process_, names_, std::move(connections));
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  int process() const override { return run_->process - first_; }
+  int processes() const override { return count_; }
+  std::string name(int process) const override {
+    return run_->names[static_cast<size_t>(first_ + process)];
   }
-
-  int process() const override { return process_; }
-  int processes() const override { return processes_; }
-  std::string name(int process) const override { return names_[static_cast<size_t>(process)]; }
 
   void send(int to, std::span<const std::byte> message) override {
     FATHOM_CHECK(message.size() <= kMostBytes, "a message of {} bytes", message.size());
     MPI_Request request;
-    require(MPI_Isend(message.data(), static_cast<int>(message.size()), MPI_BYTE, to, kMessage,
-                      MPI_COMM_WORLD, &request));
-    await(
-        [&] {
-          int done = 0;
-          require(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
-          return done != 0;
-        },
-        false);
+    require([&] {
+      return MPI_Isend(message.data(), static_cast<int>(message.size()), MPI_BYTE, first_ + to,
+                       message_tag_, MPI_COMM_WORLD, &request);
+    });
+    complete({&request, 1});
   }
 
   void receive(int from, std::vector<std::byte>& message) override {
     MPI_Message found;
     MPI_Status status;
-    await(
-        [&] {
-          int there = 0;
-          require(MPI_Improbe(from, kMessage, MPI_COMM_WORLD, &there, &found, &status));
-          return there != 0;
-        },
-        true);
+    await(run_->process == 0 ? Wait::answer : Wait::order, [&](int& there) {
+      return MPI_Improbe(first_ + from, message_tag_, MPI_COMM_WORLD, &there, &found, &status);
+    });
     int bytes = 0;
-    MPI_Get_count(&status, MPI_BYTE, &bytes);
-    message.resize(static_cast<size_t>(bytes));
     MPI_Request request;
-    require(MPI_Imrecv(message.data(), bytes, MPI_BYTE, &found, &request));
-    await(
-        [&] {
-          int done = 0;
-          require(MPI_Test(&request, &done, MPI_STATUS_IGNORE));
-          return done != 0;
-        },
-        false);
+    require([&] { return MPI_Get_count(&status, MPI_BYTE, &bytes); });
+    message.resize(static_cast<size_t>(bytes));
+    require([&] { return MPI_Imrecv(message.data(), bytes, MPI_BYTE, &found, &request); });
+    complete({&request, 1});
   }
 
-  void all_gather(std::span<const std::byte> mine,
-                  std::span<const std::span<std::byte>> pieces) override {
-    FATHOM_CHECK(pieces.size() == static_cast<size_t>(processes_), "pieces of {} processes of {}",
-                 pieces.size(), processes_);
-    size_t most = mine.size();
-    for (const auto& piece : pieces) most = std::max(most, piece.size());
-    for (size_t at = 0; at == 0 || at < most; at += kMostBytes) gather_part(mine, pieces, at);
+  void exchange(std::span<const std::span<const std::byte>> to,
+                std::span<const std::span<std::byte>> from) override {
+    FATHOM_CHECK(to.size() == static_cast<size_t>(count_) && from.size() == to.size(),
+                 "pieces for {} and from {} processes of {}", to.size(), from.size(), count_);
+    size_t most = 0;
+    for (size_t p = 0; p < to.size(); ++p) most = std::max({most, to[p].size(), from[p].size()});
+    for (size_t at = 0; at == 0 || at < most; at += kMostBytes) exchange_part(to, from, at);
   }
 
-  void set_timeout(double seconds) override { lifeline_->set_timeout(seconds); }
-  void fail(const std::string& why) override { lifeline_->fail(why); }
-  std::string failure() const override { return lifeline_->failure(); }
+  std::unique_ptr<ProcessLink> part(int first, int count, int channel) override {
+    FATHOM_CHECK(channel > 0 && first >= 0 && first + count <= count_,
+                 "channel {} of processes {} to {} of {}", channel, first, first + count, count_);
+    return std::make_unique<MpiPart>(run_, first_ + first, count, channel);
+  }
+
+  void set_timeout(double seconds) override { run_->lifeline->set_timeout(seconds); }
+  void fail(const std::string& why) override { run_->lifeline->fail(why); }
+  std::string failure() const override { return run_->lifeline->failure(); }
   void on_failure(std::function<void(const std::string&)> call) override {
-    lifeline_->on_failure(std::move(call));
+    run_->lifeline->on_failure(std::move(call));
   }
+  void end() override { FATHOM_CHECK(false, "a part of a link is ended"); }
 
-  void end() override {
-    if (!failure().empty()) {
-      // Without MPI_Finalize, which would wait for the lost. Process 0 ends first: mpirun ends the
-      // others as soon as one has failed, and clients of process 0 still get their answers.
-      // Where process 0 is what was lost, there is nothing to wait for.
-      if (process_ > 0 && !failure().starts_with(names_[0])) lifeline_->await_hang_up(kAnswering);
-      return;
-    }
-    lifeline_->part();
-    leave();
-  }
+ protected:
+  const std::shared_ptr<MpiRun> run_;
 
  private:
-  static std::string text_of(int code) {
-    char text[MPI_MAX_ERROR_STRING] = "?";
-    int length = 0;
-    MPI_Error_string(code, text, &length);
-    return text;
-  }
-
-  void require(int code) const {
+  void check(int code) const {
     if (code == MPI_SUCCESS) return;
-    if (lifeline_) lifeline_->check();  // that is the cause, and this what came of it
+    if (run_->lifeline) run_->lifeline->check();  // that is the cause, and this what came of it
     fathom::fail("MPI: {}", text_of(code));
   }
 
-  // `long_wait`: for something that may take any time.
-  template <class Done>
-  void await(const Done& done, bool long_wait) {
-    for (int look = 0; !done(); ++look) {
-      if (lifeline_) lifeline_->check();
-      if (look < looks_) continue;
-      if (look < looks_ + kYields || !long_wait)
+  template <class Call>
+  void require(const Call& call) const {
+    int code = MPI_SUCCESS;
+    {
+      std::lock_guard lock(run_->mutex);
+      code = call();
+    }
+    check(code);
+  }
+
+  // Calls look(done) until it sets `done`.
+  template <class Look>
+  void await(Wait wait, const Look& look) const {
+    const int looks = wait == Wait::answer ? kLooksInTurn : looks_;
+    const int yields = wait == Wait::answer ? 0 : kYields;
+    for (int64_t looked = 0;; ++looked) {
+      int done = 0, code = MPI_SUCCESS;
+      // Another thread that is at it looks for all.
+      if (std::unique_lock lock(run_->mutex, std::try_to_lock); lock) code = look(done);
+      check(code);
+      if (done) return;
+      if (run_->lifeline) run_->lifeline->check();
+      if (looked < looks) continue;
+      if (looked < looks + yields || wait == Wait::exchange)
         std::this_thread::yield();
       else
-        std::this_thread::sleep_for(look < looks_ + kYields + kNaps ? kNap : kLongNap);
+        std::this_thread::sleep_for(looked < looks + yields + kNaps ? kNap : kLongNap);
     }
   }
 
+  void complete(std::span<MPI_Request> requests) const {
+    await(Wait::exchange, [&](int& done) {
+      return MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done,
+                         MPI_STATUSES_IGNORE);
+    });
+  }
+
   // Bytes [at, at + kMostBytes) of each piece.
-  void gather_part(std::span<const std::byte> mine, std::span<const std::span<std::byte>> pieces,
-                   size_t at) {
+  void exchange_part(std::span<const std::span<const std::byte>> to,
+                     std::span<const std::span<std::byte>> from, size_t at) {
     const auto cut = [at](auto bytes) {
       return bytes.size() <= at ? bytes.first(0)
                                 : bytes.subspan(at, std::min(kMostBytes, bytes.size() - at));
     };
-    int started = 0;
-    for (int p = 0; p < processes_; ++p) {
-      const std::span<std::byte> theirs = cut(pieces[static_cast<size_t>(p)]);
-      if (p == process_ || theirs.empty()) continue;
-      require(MPI_Irecv(theirs.data(), static_cast<int>(theirs.size()), MPI_BYTE, p, kPiece,
-                        MPI_COMM_WORLD, &requests_[static_cast<size_t>(started++)]));
+    size_t started = 0;
+    for (int p = 0; p < count_; ++p) {
+      const std::span<std::byte> theirs = cut(from[static_cast<size_t>(p)]);
+      if (p == process() || theirs.empty()) continue;
+      require([&] {
+        return MPI_Irecv(theirs.data(), static_cast<int>(theirs.size()), MPI_BYTE, first_ + p,
+                         piece_tag_, MPI_COMM_WORLD, &requests_[started]);
+      });
+      ++started;
     }
     // Each begins with its neighbour, so that no process is sent to by all at once.
-    const std::span<const std::byte> ours = cut(mine);
-    for (int step = 1; step < processes_ && !ours.empty(); ++step)
-      require(MPI_Isend(ours.data(), static_cast<int>(ours.size()), MPI_BYTE,
-                        (process_ + step) % processes_, kPiece, MPI_COMM_WORLD,
-                        &requests_[static_cast<size_t>(started++)]));
-    await(
-        [&] {
-          int done = 0;
-          require(MPI_Testall(started, requests_.data(), &done, MPI_STATUSES_IGNORE));
-          return done != 0;
-        },
-        false);
+    for (int step = 1; step < count_; ++step) {
+      const int p = (process() + step) % count_;
+      const std::span<const std::byte> ours = cut(to[static_cast<size_t>(p)]);
+      if (ours.empty()) continue;
+      require([&] {
+        return MPI_Isend(ours.data(), static_cast<int>(ours.size()), MPI_BYTE, first_ + p,
+                         piece_tag_, MPI_COMM_WORLD, &requests_[started]);
+      });
+      ++started;
+    }
+    complete(std::span(requests_).first(started));
   }
 
+  const int first_, count_, message_tag_, piece_tag_;
+  const int looks_ = processes_here() <= ::sysconf(_SC_NPROCESSORS_ONLN) ? kLooks : kLooksInTurn;
+  std::vector<MPI_Request> requests_;
+};
+
+// Starts MPI. Throws Error when it does not start.
+std::shared_ptr<MpiRun> start_mpi() {
+  // Threads that MPI starts must leave the signals that end the program to those who wait for
+  // them.
+  sigset_t ends, before;
+  sigemptyset(&ends);
+  sigaddset(&ends, SIGINT);
+  sigaddset(&ends, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &ends, &before);
+  int given = 0;
+  const int code = MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &given);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (code != MPI_SUCCESS) fail("MPI does not start: {}", text_of(code));
+  if (given < MPI_THREAD_SERIALIZED)
+    fail("this MPI cannot be used by threads in turn (MPI_THREAD_SERIALIZED)");
+  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  auto run = std::make_shared<MpiRun>();
+  MPI_Comm_rank(MPI_COMM_WORLD, &run->process);
+  MPI_Comm_size(MPI_COMM_WORLD, &run->processes);
+  return run;
+}
+
+// The whole link.
+class MpiLink final : public MpiPart {
+ public:
+  explicit MpiLink(std::shared_ptr<MpiRun> run) : MpiPart(run, 0, run->processes, 0) {}
+
+  void meet(const ProcessIdentity& identity) {
+    std::vector<Hello> hellos = exchange_hellos({host_name(), ::getpid(), identity});
+    std::vector<std::string>& names = run_->names;
+    for (int p = 0; p < processes(); ++p) {
+      const Hello& h = hellos[static_cast<size_t>(p)];
+      names.push_back(fmt::format("process {} ({}, pid {})", p, h.host, h.pid));
+    }
+    for (int p = 1; p < processes(); ++p) {
+      const std::string why =
+          difference(hellos[0].identity, names[0], hellos[static_cast<size_t>(p)].identity,
+                     names[static_cast<size_t>(p)]);
+      if (!why.empty()) refuse(why);
+    }
+    std::vector<int> connections(static_cast<size_t>(processes()), -1);
+    if (process() == 0) {
+      LifelineDoor door(processes_here() == processes());
+      for (int p = 1; p < processes(); ++p) send(p, std::as_bytes(std::span(door.invitation())));
+      connections = door.accept(processes(), kPatience);
+    } else {
+      std::vector<std::byte> invitation;
+      receive(0, invitation);
+      connections[0] = connect_lifeline(
+          {reinterpret_cast<const char*>(invitation.data()), invitation.size()}, process());
+    }
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    run_->lifeline = std::make_unique<Lifeline>(process(), names, std::move(connections));
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  }
+
+  void end() override {
+    Lifeline& lifeline = *run_->lifeline;
+    if (const std::string why = failure(); !why.empty()) {
+      // Without MPI_Finalize, which would wait for the lost. Process 0 ends first: mpirun ends the
+      // others as soon as one has failed, and clients of process 0 still get their answers.
+      // Where process 0 is what was lost, there is nothing to wait for.
+      if (process() > 0 && !why.starts_with(name(0))) lifeline.await_hang_up(kAnswering);
+      if (lifeline.heard_silence()) end_launcher_that_waits();
+      return;
+    }
+    lifeline.part();
+    leave();
+  }
+
+ private:
   std::vector<Hello> exchange_hellos(const Hello& own) {
     MessageWriter w;
     own.write_to(w);
-    std::vector<Hello> all(static_cast<size_t>(processes_));
-    for (int p = 0; p < processes_; ++p)
-      if (p != process_) send(p, w.bytes());
+    std::vector<Hello> all(static_cast<size_t>(processes()));
+    for (int p = 0; p < processes(); ++p)
+      if (p != process()) send(p, w.bytes());
     std::vector<std::byte> message;
-    for (int p = 0; p < processes_; ++p) {
-      if (p == process_) {
+    for (int p = 0; p < processes(); ++p) {
+      if (p == process()) {
         all[static_cast<size_t>(p)] = own;
         continue;
       }
@@ -294,7 +357,7 @@ class MpiLink final : public ProcessLink {
   // Every process finds the same, process 0 says it.
   [[noreturn]] void refuse(const std::string& why) {
     leave();
-    if (process_ == 0) fathom::fail("{}", why);
+    if (process() == 0) fathom::fail("{}", why);
     std::_Exit(0);  // mpirun ends all where one has failed, perhaps before process 0 has spoken
   }
 
@@ -315,18 +378,12 @@ class MpiLink final : public ProcessLink {
     changed.notify_one();
     watch.join();
   }
-
-  int process_ = 0, processes_ = 1;
-  const int looks_ = processes_here() <= ::sysconf(_SC_NPROCESSORS_ONLN) ? kLooks : kLooksInTurn;
-  std::vector<std::string> names_;
-  std::vector<MPI_Request> requests_;
-  std::unique_ptr<Lifeline> lifeline_;
 };
 
 }  // namespace
 
 std::unique_ptr<ProcessLink> join_processes(const ProcessIdentity& identity) {
-  auto link = std::make_unique<MpiLink>();
+  auto link = std::make_unique<MpiLink>(start_mpi());
   link->meet(identity);
   return link;
 }

@@ -17,9 +17,9 @@
 
 namespace fathom {
 
-// Thread-compatible: one thread of a process uses it at a time. fail(), failure() and the
-// registration of on_failure() may be called from any. Every wait throws ExchangeEnded (comm.h)
-// once a process has failed.
+// Thread-compatible: one thread of a process uses it at a time, and each part of it likewise, at
+// the same time as others. fail(), failure() and the registration of on_failure() may be called
+// from any. Every wait throws ExchangeEnded (comm.h) once a process has failed.
 class ProcessLink {
  public:
   virtual ~ProcessLink() = default;
@@ -32,10 +32,15 @@ class ProcessLink {
   virtual void send(int to, std::span<const std::byte> message) = 0;
   // Waits for the next message, without a time limit.
   virtual void receive(int from, std::vector<std::byte>& message) = 0;
-  // Sends `mine` to all others and receives theirs: pieces[p] must have the size of what process p
-  // sends. pieces[process()] is not changed.
-  virtual void all_gather(std::span<const std::byte> mine,
-                          std::span<const std::span<std::byte>> pieces) = 0;
+  // Sends to[p] to process p and receives from[p], which must have the size of what p sends; this
+  // process's own entries are not used. Every process of the link takes part.
+  virtual void exchange(std::span<const std::span<const std::byte>> to,
+                        std::span<const std::span<std::byte>> from) = 0;
+
+  // Returns a link of processes [first, first + count) alone, numbered from 0; a process outside
+  // has a negative or too great number. Its messages and exchanges never meet those of another
+  // channel; channel 0 is this link's. This link must outlive it.
+  virtual std::unique_ptr<ProcessLink> part(int first, int count, int channel) = 0;
 
   // Sets how long another process may be silent before it counts as lost.
   virtual void set_timeout(double seconds) = 0;
@@ -62,7 +67,8 @@ struct ProcessIdentity {
 // Returns how many processes the launcher has started; 1 without a launcher. Throws Error for the
 // launcher of an MPI that fathom is not built for.
 int launched_processes();
-int launched_process();  // the number of this one
+int launched_process();   // the number of this one
+int launched_machines();  // on which they are, as many on each
 
 // Joins the processes that mpirun started. Throws Error when this build has no MPI, and when
 // another process has another identity.

@@ -1,4 +1,5 @@
 // What is known of the launcher without MPI.
+#include <algorithm>
 #include <cstdlib>
 
 #include "base/error.h"
@@ -26,6 +27,11 @@ int launched_process() {
   for (const char* variable : {"OMPI_COMM_WORLD_RANK", "PMI_RANK"})
     if (const char* text = std::getenv(variable)) return std::atoi(text);
   return 0;
+}
+
+int launched_machines() {
+  const char* here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+  return std::max(1, launched_processes() / std::max(1, here ? std::atoi(here) : 1));
 }
 
 #if !defined(FATHOM_WITH_MPI)

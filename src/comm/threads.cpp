@@ -87,7 +87,10 @@ struct Board {
         barrier(here),
         shown(static_cast<size_t>(ranks)),
         parts(static_cast<size_t>(ranks)),
-        pieces(others ? static_cast<size_t>(others->processes()) : 0) {}
+        third(static_cast<size_t>(ranks)),
+        part_first(static_cast<size_t>(ranks)),
+        to(others ? static_cast<size_t>(others->processes()) : 0),
+        from(to.size()) {}
 
   bool is_here(int rank) const { return first <= rank && rank < first + here; }
 
@@ -106,21 +109,143 @@ struct Board {
     }
     for (int r = 0; r < static_cast<int>(shown.size()); ++r) {
       const Extent e = extent_of(r);
-      if (r % here == 0) pieces[static_cast<size_t>(r / here)] = {in, 0};
+      if (r % here == 0) from[static_cast<size_t>(r / here)] = {in, 0};
       if (is_here(r)) continue;
       shown[static_cast<size_t>(r)] = Tensor(in, type, {e.rows, e.columns});
       in += e.bytes(type);
-      auto& piece = pieces[static_cast<size_t>(r / here)];
+      auto& piece = from[static_cast<size_t>(r / here)];
       piece = {piece.data(), piece.size() + e.bytes(type)};
     }
-    link->all_gather({outgoing.of(own), own}, pieces);
+    std::fill(to.begin(), to.end(), std::span<const std::byte>(outgoing.of(own), own));
+    link->exchange(to, from);
   }
 
-  ProcessLink* const link;                   // to other processes; null without any
-  const int here, first;                     // ranks of this process
-  Barrier barrier;                           // of those
-  std::vector<Tensor> shown, parts;          // by rank
-  std::vector<std::span<std::byte>> pieces;  // by process
+  // Tensor i of those that a rank shows in an exchange of groups.
+  std::vector<Tensor>& plane(size_t i) { return i == 0 ? shown : i == 1 ? parts : third; }
+
+  // Groups whose first rank, or any rank, is in process `p`.
+  PartRange groups_from(int p, int group) const {
+    return {(int64_t{p} * here + group - 1) / group, (int64_t{p + 1} * here + group - 1) / group};
+  }
+  PartRange groups_on(int p, int group) const {
+    return {int64_t{p} * here / group, (int64_t{p + 1} * here - 1) / group + 1};
+  }
+
+  // Brings the rows that the groups of other processes show, `like.size()` tensors of each: what
+  // their first rank has. First how many rows there are.
+  void bring_groups(std::span<const Tensor> like, int group) {
+    rows.resize(shown.size() / static_cast<size_t>(group));
+    const int own = link->process();
+    const std::span<int64_t> counts(rows);
+    const auto counts_of = [&](int p) {
+      const PartRange g = groups_from(p, group);
+      return counts.subspan(static_cast<size_t>(g.begin), static_cast<size_t>(g.size()));
+    };
+    const PartRange mine = groups_from(own, group);
+    for (int64_t g = mine.begin; g < mine.end; ++g)
+      counts[static_cast<size_t>(g)] = shown[static_cast<size_t>(g * group)].rows();
+    for (int p = 0; p < link->processes(); ++p) {
+      to[static_cast<size_t>(p)] = std::as_bytes(counts_of(own));
+      from[static_cast<size_t>(p)] = std::as_writable_bytes(counts_of(p));
+    }
+    link->exchange(to, from);
+
+    const auto bytes_of = [&](int64_t g, const Tensor& x) {
+      return Extent{counts[static_cast<size_t>(g)], x.row_size()}.bytes(x.dtype);
+    };
+    size_t ours = 0, theirs = 0;
+    for (size_t g = 0; g < counts.size(); ++g)
+      for (const Tensor& x : like)
+        (is_here(static_cast<int>(g) * group) ? ours : theirs) +=
+            bytes_of(static_cast<int64_t>(g), x);
+    std::byte* out = outgoing.of(ours);
+    std::fill(to.begin(), to.end(), std::span<const std::byte>(out, ours));
+    std::byte* in = incoming.of(theirs);
+    for (int p = 0; p < link->processes(); ++p) {
+      std::byte* const begin = in;
+      const PartRange groups = groups_from(p, group);
+      for (int64_t g = groups.begin; g < groups.end; ++g)
+        for (size_t i = 0; i < like.size(); ++i) {
+          Tensor& x = plane(i)[static_cast<size_t>(g * group)];
+          const size_t bytes = bytes_of(g, like[i]);
+          if (p == own) {
+            copy_rows(out, x);
+            out += bytes;
+          } else {
+            x = Tensor(in, like[i].dtype, {counts[static_cast<size_t>(g)], like[i].row_size()});
+            in += bytes;
+          }
+        }
+      from[static_cast<size_t>(p)] = {begin, static_cast<size_t>(in - begin)};
+    }
+    link->exchange(to, from);
+  }
+
+  // For sum_groups: brings the parts of the ranks of other processes for the rows of the groups
+  // that have ranks here, and what those ranks show if they belong to such a group. `like`: a
+  // tensor as any rank shows.
+  void bring_parts(const Tensor& like, int group, std::span<const int64_t> offsets) {
+    const auto rows_on = [&](int p) {
+      const PartRange g = groups_on(p, group);
+      return PartRange{offsets[static_cast<size_t>(g.begin)], offsets[static_cast<size_t>(g.end)]};
+    };
+    // Rows that rank r shows to process p.
+    const auto own_rows = [&](int r, int p) {
+      const PartRange on = groups_on(p, group);
+      const int64_t g = r / group;
+      if (g < on.begin || g >= on.end) return int64_t{0};
+      return offsets[static_cast<size_t>(g) + 1] - offsets[static_cast<size_t>(g)];
+    };
+    const int own = link->process();
+    const auto bytes_between = [&](int sender, int receiver) {
+      int64_t count = 0;
+      for (int r = sender * here; r < (sender + 1) * here; ++r)
+        count += rows_on(receiver).size() + own_rows(r, receiver);
+      return Extent{count, like.row_size()}.bytes(like.dtype);
+    };
+    size_t ours = 0, theirs = 0;
+    for (int p = 0; p < link->processes(); ++p) {
+      if (p == own) continue;
+      ours += bytes_between(own, p);
+      theirs += bytes_between(p, own);
+    }
+    std::byte *out = outgoing.of(ours), *in = incoming.of(theirs);
+    const auto append = [&](const Tensor& x) {
+      copy_rows(out, x);
+      out += Extent{x.rows(), like.row_size()}.bytes(like.dtype);
+    };
+    const auto next = [&](int64_t count) {
+      const Tensor x(in, like.dtype, {count, like.row_size()});
+      in += Extent{count, like.row_size()}.bytes(like.dtype);
+      return x;
+    };
+    for (int p = 0; p < link->processes(); ++p) {
+      if (p == own) continue;
+      const auto q = static_cast<size_t>(p);
+      to[q] = {out, bytes_between(own, p)};
+      from[q] = {in, bytes_between(p, own)};
+      const PartRange wanted = rows_on(p), mine = rows_on(own);
+      for (int r = first; r < first + here; ++r) {
+        append(parts[static_cast<size_t>(r)].slice(wanted.begin, wanted.end));
+        if (own_rows(r, p) > 0) append(shown[static_cast<size_t>(r)]);
+      }
+      for (int r = p * here; r < (p + 1) * here; ++r) {
+        parts[static_cast<size_t>(r)] = next(mine.size());
+        part_first[static_cast<size_t>(r)] = mine.begin;
+        if (const int64_t n = own_rows(r, own); n > 0) shown[static_cast<size_t>(r)] = next(n);
+      }
+    }
+    link->exchange(to, from);
+  }
+
+  ProcessLink* const link;                     // to other processes; null without any
+  const int here, first;                       // ranks of this process
+  Barrier barrier;                             // of those
+  std::vector<Tensor> shown, parts, third;     // by rank
+  std::vector<int64_t> part_first;             // by rank: the first row of `parts` that is there
+  std::vector<std::span<const std::byte>> to;  // by process
+  std::vector<std::span<std::byte>> from;      // by process
+  std::vector<int64_t> rows;                   // by group
   Room outgoing, incoming;
 };
 
@@ -170,27 +295,28 @@ class ThreadsComm final : public Comm {
   }
 
   std::span<const int64_t> gather_groups(Tensor all, Tensor own, int group) override {
-    FATHOM_CHECK(!board_->link, "groups of ranks are spread over processes");
-    show(own);
-    find_offsets(group);
-    FATHOM_CHECK(offsets_.back() <= all.rows(), "{} rows of all groups, room for {}",
-                 offsets_.back(), all.rows());
-    const int64_t size = static_cast<int64_t>(size_of(all.dtype));
-    for (size_t g = 0; g + 1 < offsets_.size(); ++g) {
-      const Tensor& from = board_->shown[g * static_cast<size_t>(group)];
-      for (int64_t r = 0; r < from.rows(); ++r)
-        std::memcpy(static_cast<char*>(all.data) + (offsets_[g] + r) * all.row_stride * size,
-                    static_cast<const char*>(from.data) + r * from.row_stride * size,
-                    static_cast<size_t>(all.row_size() * size));
-    }
-    board_->barrier.wait();
-    return offsets_;
+    return gather({&all, 1}, {&own, 1}, group);
+  }
+
+  std::span<const int64_t> gather_expert_rows(const ExpertRows& all, const ExpertRows& own,
+                                              const ExpertSpread& spread) override {
+    const Tensor to[] = {all.hidden, all.ids, all.weights};
+    const Tensor from[] = {own.hidden, own.ids, own.weights};
+    return gather(to, from, spread.group);
   }
 
   void sum_groups(Tensor own, Tensor parts, int group) override {
     board_->parts[static_cast<size_t>(rank_)] = parts;
     show(own);
-    find_offsets(group);
+    if (!board_->link) {
+      find_offsets(group);
+    } else {
+      const auto g = static_cast<size_t>(rank_ / group);
+      FATHOM_CHECK(g + 1 < offsets_.size() && offsets_[g + 1] - offsets_[g] == own.rows(),
+                   "a sum of {} rows that were not gathered before", own.rows());
+      if (rank_ == board_->first) board_->bring_parts(own, group, offsets_);
+      board_->barrier.wait();
+    }
     if (own.dtype == DType::f32)
       sum_own<float>(own, group);
     else
@@ -256,6 +382,26 @@ class ThreadsComm final : public Comm {
     }
   }
 
+  std::span<const int64_t> gather(std::span<const Tensor> all, std::span<const Tensor> own,
+                                  int group) {
+    for (size_t i = 0; i < own.size(); ++i) board_->plane(i)[static_cast<size_t>(rank_)] = own[i];
+    board_->barrier.wait();
+    if (board_->link) {
+      if (rank_ == board_->first) board_->bring_groups(own, group);
+      board_->barrier.wait();
+    }
+    find_offsets(group);
+    FATHOM_CHECK(offsets_.back() <= all[0].rows(), "{} rows of all groups, room for {}",
+                 offsets_.back(), all[0].rows());
+    for (size_t i = 0; i < own.size(); ++i)
+      for (size_t g = 0; g + 1 < offsets_.size(); ++g) {
+        const Tensor& from = board_->plane(i)[g * static_cast<size_t>(group)];
+        for (int64_t r = 0; r < from.rows(); ++r) copy_row(all[i], offsets_[g] + r, from, r);
+      }
+    board_->barrier.wait();
+    return offsets_;
+  }
+
   // Where the rows of each group begin among those of all.
   void find_offsets(int group) {
     offsets_.assign(1, 0);
@@ -263,19 +409,24 @@ class ThreadsComm final : public Comm {
       offsets_.push_back(offsets_.back() + board_->shown[static_cast<size_t>(r)].rows());
   }
 
-  // The ranks of a group share its rows out.
+  // The ranks of a group that are in this process share its rows out.
   template <class T>
   void sum_own(const Tensor& own, int group) {
     const int first = rank_ / group * group;
-    const auto ranks = static_cast<size_t>(size()), here = static_cast<size_t>(group);
+    const int first_here = std::max(first, board_->first);
+    const int here = std::min(first + group, board_->first + board_->here) - first_here;
+    const auto ranks = static_cast<size_t>(size()), of_group = static_cast<size_t>(group);
     const int64_t offset = offsets_[static_cast<size_t>(rank_ / group)];
     std::vector<T*>& rows = places<T>();
-    rows.resize(here + ranks);
-    for (int64_t r = rank_ - first; r < own.rows(); r += group) {
-      for (size_t i = 0; i < here; ++i)
+    rows.resize(of_group + ranks);
+    const std::span<T*> results =
+        std::span(rows).subspan(static_cast<size_t>(first_here - first), static_cast<size_t>(here));
+    for (int64_t r = rank_ - first_here; r < own.rows(); r += here) {
+      for (size_t i = 0; i < of_group; ++i)
         rows[i] = board_->shown[static_cast<size_t>(first) + i].row<T>(r);
-      for (size_t i = 0; i < ranks; ++i) rows[here + i] = board_->parts[i].row<T>(offset + r);
-      sum_elements<T>(rows, std::span(rows).first(here), 0, own.row_size());
+      for (size_t i = 0; i < ranks; ++i)
+        rows[of_group + i] = board_->parts[i].row<T>(offset + r - board_->part_first[i]);
+      sum_elements<T>(rows, results, 0, own.row_size());
     }
   }
 
@@ -289,7 +440,9 @@ class ThreadsComm final : public Comm {
 
   // Row `r` of `to` becomes row `from_row` of what rank `other` shows.
   void copy_row(const Tensor& to, int64_t r, int other, int64_t from_row) {
-    const Tensor& from = board_->shown[static_cast<size_t>(other)];
+    copy_row(to, r, board_->shown[static_cast<size_t>(other)], from_row);
+  }
+  static void copy_row(const Tensor& to, int64_t r, const Tensor& from, int64_t from_row) {
     const size_t size = size_of(to.dtype);
     std::memcpy(static_cast<std::byte*>(to.data) + static_cast<size_t>(r * to.row_stride) * size,
                 static_cast<const std::byte*>(from.data) +

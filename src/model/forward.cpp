@@ -148,7 +148,7 @@ Forward::Activations Forward::activations(int tokens) {
 }
 
 void Forward::step(const StepBatch& batch, std::span<const KvView> kv, Tensor logits) {
-  if (batch.tokens() == 0) return serve_others();
+  if (batch.tokens() == 0) return serve_others(0);
   Activations a = activations(batch.tokens());
   const StepInputs in = ops_.begin_step(batch.inputs());
   ops_.embed(a.residual, in.ids, weights_.embed);
@@ -158,7 +158,7 @@ void Forward::step(const StepBatch& batch, std::span<const KvView> kv, Tensor lo
 
 void Forward::step_from(int first, Tensor hidden, const StepBatch& batch,
                         std::span<const KvView> kv, Tensor logits) {
-  if (batch.tokens() == 0) return;
+  if (batch.tokens() == 0) return serve_others(first);
   Activations a = activations(batch.tokens());
   const StepInputs in = ops_.begin_step(batch.inputs());
   std::vector<std::byte> rows = converted(hidden, a.residual.dtype);
@@ -262,11 +262,11 @@ void Forward::ffn_of_all(const LayerWeights& w, const Activations& a, Tensor sum
   all_->sum_expert_rows(sum, x.update.slice(0, tokens), a.expert_ids, spread);
 }
 
-// A step of a group that has no tokens.
-void Forward::serve_others() {
+// A step of a group that has no tokens, from layer `first` on.
+void Forward::serve_others(int first) {
   if (!all_) return;
   const Activations none = activations(0);
-  for (int l = 0; l < config_.layers; ++l) {
+  for (int l = first; l < config_.layers; ++l) {
     if (!weights_.layers[l].is_moe) continue;
     ops_.enter_layer(l);
     ffn_of_all(weights_.layers[l], none, all_tokens_.sum.slice(0, 0));

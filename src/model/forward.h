@@ -72,7 +72,7 @@ class Forward {
   void add_update(const Activations& a, const float* gain);
   void ffn(const LayerWeights& w, const Activations& a);
   void ffn_of_all(const LayerWeights& w, const Activations& a, Tensor sum);
-  void serve_others();
+  void serve_others(int first);
   void head(Tensor wanted, Tensor hidden, std::span<const int32_t> rows, Tensor logits);
   void mtp_block(const Activations& a, const StepInputs& in, Tensor states,
                  std::span<const KvView> kv, Tensor logits);

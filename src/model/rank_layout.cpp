@@ -50,8 +50,9 @@ std::string obstacle(const Config& c, int tensor) {
 }  // namespace
 
 std::string RankLayout::describe() const {
-  return processes == 1 ? fmt::format("{} ranks", tensor)
-                        : fmt::format("{} ranks of {} processes", tensor, processes);
+  const std::string groups = data == 1 ? "" : fmt::format("{} groups of ", data);
+  const std::string ranks = fmt::format("{}{} rank{}", groups, tensor, tensor == 1 ? "" : "s");
+  return processes == 1 ? ranks : fmt::format("{} of {} processes", ranks, processes);
 }
 
 bool experts_by_columns(const Config& c, const RankLayout& l) {
@@ -88,13 +89,13 @@ void check_layout(const Config& c, const RankLayout& l) {
   if (l.tensor < 1 || l.data < 1 || l.tensor > kMostRanks || l.data > kMostRanks)
     fail("{} ranks of {} groups: counts from 1 to {} are accepted", l.tensor, l.data, kMostRanks);
   FATHOM_CHECK(0 <= l.rank && l.rank < l.ranks(), "rank {} of {}", l.rank, l.ranks());
-  if (l.processes > 1 && l.data > 1)
-    fail(
-        "{} groups of ranks on {} processes: groups that compute different sequences work within "
-        "one process",
-        l.data, l.processes);
   if (l.ranks() % l.processes != 0)
     fail("{} ranks cannot be dealt out evenly to {} processes", l.ranks(), l.processes);
+  if (l.ranks_here() % l.tensor != 0 && l.tensor % l.ranks_here() != 0)
+    fail(
+        "{} groups of {} ranks cannot be dealt out to {} processes: each would have {} ranks, no "
+        "whole groups and no even part of one",
+        l.data, l.tensor, l.processes, l.ranks_here());
   const std::string why = obstacle(c, l.tensor);
   if (why.empty()) return;
   std::vector<int> others;

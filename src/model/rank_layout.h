@@ -21,7 +21,7 @@ struct RankLayout {
   int data = 1;    // attention groups
   int rank = 0;    // this rank, of tensor * data; consecutive ranks form a group
   // The number of processes, and the number of this one. Each process has the same number of
-  // consecutive ranks. With several processes there is only one attention group.
+  // consecutive ranks: some whole groups, or an even part of one.
   int process = 0, processes = 1;
 
   int ranks() const { return tensor * data; }
@@ -32,7 +32,25 @@ struct RankLayout {
   int ranks_here() const { return ranks() / processes; }
   int first_here() const { return process * ranks_here(); }
   int place_here() const { return rank - first_here(); }  // among those
-  std::string describe() const;                           // "4 ranks of 2 processes"
+  // The groups that this process has ranks of: [first_group_here(), .. + groups_here()).
+  int first_group_here() const { return first_here() / tensor; }
+  int groups_here() const {
+    return (first_here() + ranks_here() - 1) / tensor + 1 - first_group_here();
+  }
+  // A group lies in consecutive processes, with as many ranks in each.
+  int group_ranks_here() const { return tensor < ranks_here() ? tensor : ranks_here(); }
+  int group_processes() const { return tensor / group_ranks_here(); }
+  int first_process_of(int group) const { return group * tensor / ranks_here(); }
+  bool has_group(int group) const {
+    const int at = group - first_group_here();
+    return 0 <= at && at < groups_here();
+  }
+  // The layout of the first rank that this process has in a group.
+  RankLayout in_group(int group) const {
+    const int first = group * tensor;
+    return at(first < first_here() ? first_here() : first);
+  }
+  std::string describe() const;  // "4 ranks of 2 processes"
   bool operator==(const RankLayout&) const = default;
 };
 

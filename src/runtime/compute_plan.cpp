@@ -8,6 +8,22 @@
 
 namespace fathom {
 
+void check_exchange(const ComputePlan& p) {
+  const RankLayout& l = p.layout;
+  if (p.exchange == GpuExchange::automatic) return;
+  const std::string_view name = name_of(p.exchange);
+  if (p.device == DeviceKind::cpu)
+    fail("an exchange by {} is asked for: that is between GPUs, and processors compute here", name);
+  if (p.exchange == GpuExchange::peer && l.processes > 1)
+    fail("an exchange through GPUs' memory is asked for: {} processes reach only their own",
+         l.processes);
+  if (p.exchange == GpuExchange::nccl && l.data > 1)
+    fail(
+        "an exchange by nccl is asked for: {} groups send rows to the ranks of their experts "
+        "through GPUs' memory alone",
+        l.data);
+}
+
 void check_plan(const Config& whole, const ComputePlan& p) {
   if (p.sequences < 1) fail("{} sequences at once: at least 1 is needed", p.sequences);
   if (p.step_tokens < 1) fail("{} tokens a step: at least 1 is needed", p.step_tokens);
@@ -19,6 +35,7 @@ void check_plan(const Config& whole, const ComputePlan& p) {
   if (p.speculative_tokens > 0 && p.layout.data > 1)
     fail("{} speculative tokens in {} groups of ranks: the MTP block runs in one group",
          p.speculative_tokens, p.layout.data);
+  check_exchange(p);
   if (p.context < 0) fail("a context of {} tokens: at least 1 is needed", p.context);
   check_layout(whole, p.layout);
 }

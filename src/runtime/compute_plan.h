@@ -31,6 +31,14 @@ constexpr int64_t default_index_budget(DeviceKind d) {
   return int64_t{d == DeviceKind::cpu ? 64 : 512} << 20;
 }
 
+// How the GPUs of a group exchange: through each other's memory, which one process can reach, or by
+// NCCL. Automatic: within a process through memory, between processes by NCCL.
+enum class GpuExchange : uint8_t { automatic, peer, nccl };
+
+constexpr std::string_view name_of(GpuExchange e) {
+  return e == GpuExchange::peer ? "peer" : e == GpuExchange::nccl ? "nccl" : "auto";
+}
+
 struct ComputePlan {
   // How the model is computed. The weights must lie on the device (DeviceWeights).
   DeviceKind device = DeviceKind::cpu;
@@ -58,12 +66,15 @@ struct ComputePlan {
   int cache_pages = 0;                // of all sequences together, kPageRows tokens each
   int logit_rows = 0;                 // of one step; 0: one per sequence
 
+  GpuExchange exchange = GpuExchange::automatic;
   RankLayout layout;            // how the model is spread over ranks, and which of them this is
   ProcessLink* link = nullptr;  // to the other processes of the layout; null if there are none
 
   KvFormat latent_format() const { return cache_format.value_or(default_kv_format(numerics)); }
 };
 
+// Throws Error if the exchange that the plan asks for cannot be had.
+void check_exchange(const ComputePlan& plan);
 // Throws Error if a size is below 1, or if the model cannot be divided over the plan's ranks.
 void check_plan(const Config& whole, const ComputePlan& plan);
 

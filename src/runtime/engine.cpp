@@ -10,6 +10,7 @@
 #include "runtime/cache_origin.h"
 #include "runtime/engine_impl.h"
 #include "runtime/ranked_runner.h"
+#include "runtime/remote_runner.h"
 #include "runtime/request_check.h"
 
 namespace fathom {
@@ -53,6 +54,9 @@ std::unique_ptr<StepRunner> make_runner(const Config& config, const RankWeights&
                                         ThreadPool& pool) {
   RunnerSetup s = setup_of(config, o, plan.context, plan.pages);
   s.links.all = o.world.get();
+  s.orders = o.orders;
+  const RankLayout& layout = o.compute.layout;
+  if (!layout.has_group(layout.group())) return std::make_unique<RemoteRunner>(s);
   if (o.compute.layout.ranks() > 1) return std::make_unique<RankedRunner>(s, weights);
   s.weights = &weights[0];
   return make_step_runner(s, pool);

@@ -58,6 +58,7 @@ struct EngineOptions {
   // For one of several groups (GroupedEngine): the link of all ranks, and the ids of its requests:
   // first_id + id_step, first_id + 2 id_step, ...
   std::shared_ptr<CommGroup> world;
+  ProcessLink* orders = nullptr;  // RunnerSetup::orders
   RequestId first_id = 0, id_step = 1;
 };
 

@@ -31,7 +31,8 @@ RankWrapper wrapper_of(const EvalOptions& o) {
 
 Evaluator::Evaluator(const Config& config, const RankWeights& weights, const EvalOptions& options)
     : config_(config),
-      ranks_(config, weights, plan_of(options), wrapper_of(options)),
+      ranks_(config, weights, plan_of(options),
+             options.record_ranks ? RankWrapper() : wrapper_of(options), options.record_ranks),
       batch_(options.compute.step_tokens, 1, ranks_.first().plan().cache_pages),
       pages_(options.pages) {
   if (!pages_.empty()) return;

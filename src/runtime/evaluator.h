@@ -1,5 +1,6 @@
 // Evaluator: runs one sequence through the model under any plan, as prefill or decode, perhaps with
-// an observer around the ops. `logits` and `selfcheck` are built on it.
+// an observer around the ops. If the plan has several groups of ranks, the sequence lives in the
+// first. `logits` and `selfcheck` are built on it.
 #pragma once
 
 #include <functional>
@@ -18,7 +19,8 @@ struct EvalOptions {
   ComputePlan compute;         // of one sequence; `context` is its greatest length
   std::vector<int32_t> pages;  // page table, a permutation; empty: in order
   OpsWrapper wrap;             // an observer around the ops (of several ranks, the first)
-  RankWrapper wrap_others;     // observers around the other ranks' ops
+  RankWrapper wrap_others;     // observers around the other ranks' ops, those of this process
+  bool record_ranks = false;   // keep what each rank chooses; without observers
 };
 
 class Evaluator {
@@ -34,6 +36,9 @@ class Evaluator {
   Ops& ops() { return ranks_.first().ops(); }
   ThreadPool& pool() { return ranks_.pool(); }  // for loops of the caller, between ops
   std::string describe() const { return ranks_.describe(); }
+
+  // With record_ranks: of every rank, in all processes.
+  std::vector<RankRecord> rank_records() { return ranks_.records(); }
 
   // Continues the sequence. `rows`: ascending positions whose logits go to `sink`. With `decode`
   // every token is a step of its own and takes the decode form of attention.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <thread>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -12,26 +13,32 @@
 #include "kernels/gpu.h"
 #include "model/checkpoint.h"
 #include "runtime/cache_origin.h"
+#include "runtime/channels.h"
 #include "runtime/device.h"
 #include "runtime/model_ranks.h"
 #include "runtime/orders.h"
-#include "runtime/ranked_runner.h"
+#include "runtime/runner_follower.h"
 
 namespace fathom {
 namespace {
 
-// The counterpart of one runner or model of process 0.
-struct Opened {
-  Opened(const Config& whole, int index_topk, const ComputePlan& plan)
-      : config(whole),
-        batch(plan.step_tokens, step_sequences(plan.sequences),
-              static_cast<int>(pages_for(plan.context))) {
-    config.index_topk = index_topk;
+// The counterpart of one model of process 0.
+struct ModelFollower {
+  ModelFollower(const Config& whole, int index_topk, const RankWeights& weights,
+                const ComputePlan& plan, bool record)
+      : config(with_topk(whole, index_topk)),
+        batches(static_cast<size_t>(plan.layout.data),
+                StepBatch(plan.step_tokens, step_sequences(plan.sequences),
+                          static_cast<int>(pages_for(plan.context)))),
+        model(config, weights, plan, {}, record) {}
+
+  static Config with_topk(Config c, int index_topk) {
+    c.index_topk = index_topk;
+    return c;
   }
-  Config config;
-  StepBatch batch;
-  std::unique_ptr<RankedRunner> runner;
-  std::unique_ptr<ModelRanks> model;
+  const Config config;
+  std::vector<StepBatch> batches;  // of each group
+  ModelRanks model;
 };
 
 class Follower {
@@ -57,21 +64,21 @@ class Follower {
       weights_for(with_mtp, plan_of(m));
       return;
     }
+    if (order == Order::open_groups) return follow_groups(m);
     const uint32_t id = m.get<uint32_t>();
     if (order == Order::open_engine) return open_engine(id, m);
     if (order == Order::open_model) return open_model(id, m);
     if (order == Order::close) {
-      opened_.erase(id);
+      runners_.erase(id);
+      models_.erase(id);
       return;
     }
-    const auto it = opened_.find(id);
-    FATHOM_CHECK(it != opened_.end(), "an order {} for {}, which is not open",
+    if (const auto it = runners_.find(id); it != runners_.end())
+      return it->second->carry_out(order, m);
+    const auto it = models_.find(id);
+    FATHOM_CHECK(it != models_.end(), "an order {} for {}, which is not open",
                  static_cast<int>(order), id);
-    Opened& o = *it->second;
-    if (o.runner)
-      run_engine(order, o, m);
-    else
-      run_model(order, o, m);
+    run_model(order, *it->second, m);
   }
 
   ComputePlan plan_of(MessageReader& m) {
@@ -126,7 +133,8 @@ class Follower {
   const Checkpoint& checkpoint_for(bool with_mtp, const RankLayout& layout) {
     if (checkpoint_ && with_mtp_ == with_mtp && checkpoint_->layout() == layout)
       return *checkpoint_;
-    opened_.clear();
+    runners_.clear();
+    models_.clear();
     weights_.reset();
     CheckpointOptions options;
     options.config_file = config_file_;
@@ -149,96 +157,102 @@ class Follower {
     return weights_->ranks();
   }
 
-  Opened& open(uint32_t id, bool with_mtp, int index_topk, const ComputePlan& plan) {
-    const Config& whole = checkpoint_for(with_mtp, plan.layout).config();
-    auto& place = opened_[id];
-    place = std::make_unique<Opened>(whole, index_topk, plan);
-    return *place;
-  }
-
   void open_engine(uint32_t id, MessageReader& m) {
-    const bool with_mtp = m.get<bool>();
-    const int index_topk = m.get<int>();
-    RunnerSetup setup;
-    setup.keep_selection = m.get<bool>();
-    setup.compute = plan_of(m);
-    const RankWeights weights = weights_for(with_mtp, setup.compute);
-    Opened& o = open(id, with_mtp, index_topk, setup.compute);
-    setup.config = &o.config;
-    o.runner = std::make_unique<RankedRunner>(setup, weights);
-    answer({}, 0);
+    const EngineOrder order = read_engine_order(m, link_);
+    const RankWeights weights = weights_for(order.with_mtp, order.setup.compute);
+    runners_[id] = std::make_unique<RunnerFollower>(checkpoint_->config(), order, weights, link_);
   }
 
   void open_model(uint32_t id, MessageReader& m) {
     const bool with_mtp = m.get<bool>();
     const int index_topk = m.get<int>();
+    const bool record = m.get<bool>();
     const ComputePlan plan = plan_of(m);
     const RankWeights weights = weights_for(with_mtp, plan);
-    Opened& o = open(id, with_mtp, index_topk, plan);
-    o.model = std::make_unique<ModelRanks>(o.config, weights, plan);
+    models_[id] =
+        std::make_unique<ModelFollower>(checkpoint_->config(), index_topk, weights, plan, record);
     answer({}, 0);
   }
 
-  void run_engine(Order order, Opened& o, MessageReader& m) {
-    if (order == Order::launch) {
-      o.batch.read_from(m);
-      m.get_all(draws_);
-      m.get_all(carried_);
-      return o.runner->launch(o.batch, draws_, carried_);
-    }
-    if (order == Order::finish) return o.runner->finish(tokens_);
-    if (order == Order::draft) return draft(o, m);
-    FATHOM_CHECK(order == Order::write_page, "order {} for a runner", static_cast<int>(order));
-    const auto page = m.get<int32_t>();
-    m.get_all(bytes_);
-    o.runner->write_page(page, bytes_.data());
+  // Each group of this process is followed by a thread, as process 0 has one for each.
+  void follow_groups(MessageReader& m) {
+    const bool with_mtp = m.get<bool>();
+    const ComputePlan plan = plan_of(m);
+    const RankWeights weights = weights_for(with_mtp, plan);
+    const World world(plan);
+    const RankLayout& l = plan.layout;
+    std::vector<std::string> failures(static_cast<size_t>(l.groups_here()));
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < failures.size(); ++i)
+      threads.emplace_back([&, i] {
+        const int group = l.first_group_here() + static_cast<int>(i);
+        try {
+          follow_group(group, weights.part(l.in_group(group).place_here(), l.group_ranks_here()),
+                       world.group.get());
+        } catch (const std::exception& e) {
+          failures[i] = fmt::format("{}: {}", link_.name(link_.process()), e.what());
+          world.group->abort(failures[i]);
+          link_.fail(failures[i]);  // where it is not known yet
+        }
+      });
+    for (std::thread& t : threads) t.join();
+    for (const std::string& why : failures)
+      if (!why.empty()) throw ExchangeEnded(link_.failure());
   }
 
-  void draft(Opened& o, MessageReader& m) {
-    const uint64_t runs = m.get<uint64_t>();
-    runs_.resize(runs);
-    contents_.resize(std::max<size_t>(contents_.size(), runs));
-    for (size_t i = 0; i < runs; ++i) {
-      DraftRun& run = runs_[i];
-      RunContents& contents = contents_[i];
-      run.first = m.get<int>();
-      run.position = m.get<int64_t>();
-      m.get_all(contents.next_ids);
-      m.get_all(contents.pages);
-      run.decode = m.get<bool>();
-      run.drafts = m.get<int>();
-      run.params = m.get<SamplingParams>();
-      m.get_all(contents.guessed);
-      run.next_ids = contents.next_ids;
-      run.pages = contents.pages;
-      run.guessed = &contents.guessed;
+  void follow_group(int group, const RankWeights& weights, CommGroup* all) {
+    const auto channel = link_.part(0, link_.processes(), orders_channel(group));
+    std::unique_ptr<RunnerFollower> runner;
+    std::vector<std::byte> bytes;
+    for (;;) {
+      channel->receive(0, bytes);
+      MessageReader m(bytes);
+      const Order order = m.get<Order>();
+      if (order == Order::leave) return;
+      m.get<uint32_t>();  // there is one runner at a time
+      if (order == Order::close)
+        runner.reset();
+      else if (order == Order::open_engine)
+        runner = std::make_unique<RunnerFollower>(
+            checkpoint_->config(), read_engine_order(m, link_), weights, *channel, all);
+      else
+        runner->carry_out(order, m);
     }
-    o.runner->draft(runs_);
   }
 
-  void run_model(Order order, Opened& o, MessageReader& m) {
+  void run_model(Order order, ModelFollower& f, MessageReader& m) {
     if (order == Order::copy_pages) {
       const int from = m.get<int>(), to = m.get<int>();
-      return o.model->copy_pages(from, to, m.get<int>());
+      return f.model.copy_pages(from, to, m.get<int>());
     }
+    if (order == Order::records) {
+      MessageWriter w;
+      w.put_text({});
+      const std::vector<RankRecord> records = f.model.records();
+      w.put_all(std::span(records));
+      return link_.send(0, w.bytes());
+    }
+    if (order == Order::step) {
+      const uint64_t n = m.get<uint64_t>();
+      for (uint64_t g = 0; g < n; ++g) f.batches[g].read_from(m);
+      f.model.step(std::span(f.batches).first(n));
+      return;
+    }
+    StepBatch& batch = f.batches[0];
     if (order == Order::step_from) {
       const int first = m.get<int>();
       const DType type = m.get<DType>();
       const auto rows = m.get<int64_t>(), width = m.get<int64_t>();
       m.get_all(bytes_);
-      o.batch.read_from(m);
-      o.model->step_from(first, Tensor(bytes_.data(), type, {rows, width}), o.batch);
-      return;
-    }
-    o.batch.read_from(m);
-    if (order == Order::step) {
-      o.model->step(o.batch);
+      batch.read_from(m);
+      f.model.step_from(first, Tensor(bytes_.data(), type, {rows, width}), batch);
       return;
     }
     FATHOM_CHECK(order == Order::mtp, "order {} for a model", static_cast<int>(order));
+    batch.read_from(m);
     m.get_all(next_ids_);
     m.get_all(from_);
-    o.model->mtp(o.batch, next_ids_, from_);
+    f.model.mtp(batch, next_ids_, from_);
   }
 
   ProcessLink& link_;
@@ -247,16 +261,9 @@ class Follower {
   std::unique_ptr<Checkpoint> checkpoint_;
   ComputePlan placed_;  // what the weights were placed for
   std::unique_ptr<DeviceWeights> weights_;
-  std::map<uint32_t, std::unique_ptr<Opened>> opened_;
-  // Contents of the last orders.
-  std::vector<Draw> draws_;
-  std::vector<CarriedId> carried_;
-  std::vector<Result<int32_t>> tokens_;
-  std::vector<DraftRun> runs_;
-  struct RunContents {
-    std::vector<int32_t> next_ids, pages, guessed;
-  };
-  std::vector<RunContents> contents_;  // of those runs
+  std::map<uint32_t, std::unique_ptr<RunnerFollower>> runners_;  // by the number of the order
+  std::map<uint32_t, std::unique_ptr<ModelFollower>> models_;
+  // Contents of the last orders for a model.
   std::vector<std::byte> bytes_;
   std::vector<int32_t> next_ids_, from_;
 };

@@ -30,22 +30,26 @@ void GroupChoice::note(std::span<const PageKey> keys, int group) {
 
 GroupedEngine::GroupedEngine(const Config& config, const RankWeights& weights,
                              const EngineOptions& options)
-    : options_(options), threads_(options.compute.layout.data, /*with_caller=*/false) {
-  check_plan(config, options.compute);
+    : options_(options),
+      world_((check_plan(config, options.compute), options.compute)),
+      threads_(options.compute.layout.data, /*with_caller=*/false) {
   const RankLayout& layout = options.compute.layout;
-  FATHOM_CHECK(weights.size() == layout.ranks(), "weights of {} ranks for {}", weights.size(),
-               layout.ranks());
-  // As in rank_team.cpp.
+  FATHOM_CHECK(weights.size() == layout.ranks_here(), "weights of {} ranks for {}", weights.size(),
+               layout.ranks_here());
   const bool gpus = options.compute.device == DeviceKind::cuda && !options.compute.observed;
-  world_ = gpus ? make_gpu_group(layout.ranks()) : make_thread_group(layout.ranks());
+  if (options.compute.link) {
+    open_groups(config, options.compute);
+    for (int g = 0; g < layout.data; ++g)
+      channels_.push_back(std::make_unique<GroupChannel>(*options.compute.link, layout, g));
+  }
   engines_.resize(static_cast<size_t>(layout.data));
   const int64_t available = options.available_bytes ? *options.available_bytes
                             : gpus                  ? find_gpu(layout.ranks()).free
                                                     : available_memory();
   threads_.run([&](int g) {
     try {
-      engines_[static_cast<size_t>(g)] = std::make_unique<Engine>(
-          config, weights.part(g * layout.tensor, layout.tensor), options_of(g, available));
+      engines_[static_cast<size_t>(g)] =
+          std::make_unique<Engine>(config, weights_of(g, weights), options_of(g, available));
     } catch (const std::exception& e) {
       std::lock_guard lock(mutex_);
       if (cause_.empty()) cause_ = e.what();
@@ -59,11 +63,19 @@ GroupedEngine::GroupedEngine(const Config& config, const RankWeights& weights,
 
 GroupedEngine::~GroupedEngine() = default;
 
+// A group that lies in other processes has none here.
+RankWeights GroupedEngine::weights_of(int group, const RankWeights& weights) const {
+  const RankLayout& layout = options_.compute.layout;
+  if (!layout.has_group(group)) return {};
+  return weights.part(layout.in_group(group).place_here(), layout.group_ranks_here());
+}
+
 EngineOptions GroupedEngine::options_of(int group, int64_t available) {
   EngineOptions o = options_;
   const int groups = o.compute.layout.data;
   o.compute.layout = o.compute.layout.at(group * o.compute.layout.tensor);
-  o.world = world_;
+  o.world = world_.group;
+  if (!channels_.empty()) o.orders = channels_[static_cast<size_t>(group)]->link();
   o.available_bytes = available;
   o.first_id = group;
   o.id_step = groups;
@@ -149,7 +161,8 @@ void GroupedEngine::fail(int group, const std::string& why) {
     if (cause_.empty()) cause_ = why;
     cause = cause_;
   }
-  world_->abort(cause);
+  world_.group->abort(cause);
+  if (options_.compute.link) options_.compute.link->fail(cause);
   engines_[static_cast<size_t>(group)]->fail(cause);
 }
 

@@ -1,7 +1,8 @@
 // GroupedEngine: data parallelism. Several groups of ranks compute different sequences. Each group
 // has its own Engine, with scheduler, pages and kept prompts. The routed experts are spread over
 // all groups, so all groups take their steps together. A group without work still computes its
-// experts for the others.
+// experts for the others. The groups may lie in several processes: all engines are in process 0,
+// and give orders to the ranks elsewhere.
 //
 // A request belongs to one group. It is the group that has had the longest beginning of its prompt,
 // if that group has a free place, else the group with the fewest requests.
@@ -14,6 +15,8 @@
 
 #include "cache/page_key.h"
 #include "runtime/engine.h"
+#include "runtime/orders.h"
+#include "runtime/rank_team.h"
 #include "runtime/thread_team.h"
 
 namespace fathom {
@@ -35,7 +38,7 @@ class GroupChoice {
 
 class GroupedEngine final : public ModelEngine {
  public:
-  // `weights`: of every rank of the layout. Each group gets the options' sequences, and as many
+  // `weights`: of every rank of this process. Each group gets the options' sequences, and as many
   // pages as the memory has room for. Config and weights must outlive the engine.
   GroupedEngine(const Config& config, const RankWeights& weights, const EngineOptions& options);
   ~GroupedEngine() override;
@@ -58,13 +61,15 @@ class GroupedEngine final : public ModelEngine {
 
  private:
   EngineOptions options_of(int group, int64_t available);
+  RankWeights weights_of(int group, const RankWeights& weights) const;
   int choose(std::span<const PageKey> keys) const;
   bool step_group(int group);
   void fail(int group, const std::string& why);
   void wake();
 
   const EngineOptions options_;
-  std::shared_ptr<CommGroup> world_;
+  const World world_;
+  std::vector<std::unique_ptr<GroupChannel>> channels_;  // with several processes
   std::vector<std::unique_ptr<Engine>> engines_;
   MemoryPlan memory_;  // of all groups together
   GroupChoice choice_;

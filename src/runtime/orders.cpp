@@ -1,23 +1,26 @@
 #include "runtime/orders.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "base/check.h"
 #include "base/error.h"
 #include "runtime/cache_origin.h"
+#include "runtime/channels.h"
 
 namespace fathom {
 namespace {
 
-void send_to_all(ProcessLink& link, const MessageWriter& message) {
-  for (int p = 1; p < link.processes(); ++p) link.send(p, message.bytes());
+void send_to(ProcessLink& link, const Followers& followers, const MessageWriter& message) {
+  for (int p = followers.first; p < followers.end; ++p) link.send(p, message.bytes());
 }
+Followers all_of(const ProcessLink& link) { return {1, link.processes()}; }
 
-// Answers of all others: an empty text, or why not.
+// Answers of followers: an empty text, or why not.
 template <class Read>
-void await_answers(ProcessLink& link, const Read& read) {
+void read_answers(ProcessLink& link, const Followers& followers, const Read& read) {
   std::vector<std::byte> bytes;
-  for (int p = 1; p < link.processes(); ++p) {
+  for (int p = followers.first; p < followers.end; ++p) {
     link.receive(p, bytes);
     MessageReader answer(bytes);
     if (const std::string why = answer.get_text(); !why.empty()) fail("{}: {}", link.name(p), why);
@@ -44,6 +47,7 @@ void write_plan(MessageWriter& m, const ComputePlan& p) {
   m.put(p.index_budget);
   m.put(p.cache_pages);
   m.put(p.logit_rows);
+  m.put(p.exchange);
   m.put(p.layout);
 }
 
@@ -65,139 +69,164 @@ ComputePlan read_plan(MessageReader& m, int process) {
   p.index_budget = m.get<int64_t>();
   p.cache_pages = m.get<int>();
   p.logit_rows = m.get<int>();
+  p.exchange = m.get<GpuExchange>();
   p.layout = m.get<RankLayout>();
   p.layout.process = process;
   return p;
 }
 
-Orders::Orders(ProcessLink* link) : link_(link && link->process() == 0 ? link : nullptr) {
-  static uint32_t last_id = 0;  // of this process, whose thread that opens is one
+Orders::Orders(ProcessLink* link, Followers followers)
+    : link_(link && link->process() == 0 && followers.first < followers.end ? link : nullptr),
+      followers_(followers) {
+  static std::atomic<uint32_t> last_id = 0;
   if (link_) id_ = ++last_id;
 }
 
 Orders::~Orders() {
   if (!open_ || !link_->failure().empty()) return;
   try {
-    begin(Order::close);
-    send();
+    send(Order::close, [](MessageWriter&) {});
   } catch (const Error&) {
     // Whoever does not hear it any more has ended.
   }
 }
 
-MessageWriter& Orders::begin(Order order) {
+template <class Fill>
+void Orders::send(Order order, const Fill& fill) {
+  if (!link_) return;
   message_.clear();
   message_.put(order);
   message_.put(id_);
-  return message_;
+  fill(message_);
+  send_to(*link_, followers_, message_);
 }
-
-void Orders::send() { send_to_all(*link_, message_); }
 
 void Orders::open_engine(const RunnerSetup& s) {
-  if (!link_) return;
-  MessageWriter& m = begin(Order::open_engine);
-  m.put(s.config->mtp_layers > 0);
-  m.put(s.config->index_topk);
-  m.put(s.keep_selection);
-  write_plan(m, s.compute);
-  send();
-  open_ = true;
+  send(Order::open_engine, [&](MessageWriter& m) {
+    m.put(s.config->mtp_layers > 0);
+    m.put(s.config->index_topk);
+    m.put(s.keep_selection);
+    write_plan(m, s.compute);
+  });
+  open_ = link_ != nullptr;
 }
 
-void Orders::open_model(const Config& config, const ComputePlan& plan) {
-  if (!link_) return;
-  MessageWriter& m = begin(Order::open_model);
-  m.put(config.mtp_layers > 0);
-  m.put(config.index_topk);
-  write_plan(m, plan);
-  send();
-  open_ = true;
+void Orders::open_model(const Config& config, const ComputePlan& plan, bool record) {
+  send(Order::open_model, [&](MessageWriter& m) {
+    m.put(config.mtp_layers > 0);
+    m.put(config.index_topk);
+    m.put(record);
+    write_plan(m, plan);
+  });
+  open_ = link_ != nullptr;
 }
 
-void Orders::wait_until_open() {
-  if (link_) await_answers(*link_, [](MessageReader&) {});
+void Orders::await_answers(const ReadAnswer& read) {
+  if (!link_) return;
+  read_answers(*link_, followers_, [&](MessageReader& answer) {
+    if (read) read(answer);
+  });
+}
+
+void Orders::await_answer(const ReadAnswer& read) {
+  if (link_) read_answers(*link_, {followers_.first, followers_.first + 1}, read);
 }
 
 void Orders::launch(const StepBatch& batch, std::span<const Draw> draws,
                     std::span<const CarriedId> carried) {
-  if (!link_) return;
-  MessageWriter& m = begin(Order::launch);
-  batch.write_to(m);
-  m.put_all(draws);
-  m.put_all(carried);
-  send();
+  send(Order::launch, [&](MessageWriter& m) {
+    batch.write_to(m);
+    m.put_all(draws);
+    m.put_all(carried);
+  });
 }
 
 void Orders::finish() {
-  if (!link_) return;
-  begin(Order::finish);
-  send();
+  send(Order::finish, [](MessageWriter&) {});
 }
 
 void Orders::draft(std::span<const DraftRun> runs) {
-  if (!link_) return;
-  MessageWriter& m = begin(Order::draft);
-  m.put<uint64_t>(runs.size());
-  for (const DraftRun& run : runs) {
-    m.put(run.first);
-    m.put(run.position);
-    m.put_all(run.next_ids);
-    m.put_all(run.pages);
-    m.put(run.decode);
-    m.put(run.drafts);
-    m.put(run.params);
-    m.put_all(std::span<const int32_t>(*run.guessed));
-  }
-  send();
+  send(Order::draft, [&](MessageWriter& m) {
+    m.put<uint64_t>(runs.size());
+    for (const DraftRun& run : runs) {
+      m.put(run.first);
+      m.put(run.position);
+      m.put_all(run.next_ids);
+      m.put_all(run.pages);
+      m.put(run.decode);
+      m.put(run.drafts);
+      m.put(run.params);
+      m.put_all(std::span<const int32_t>(*run.guessed));
+    }
+  });
 }
 
 void Orders::write_page(int32_t page, std::span<const std::byte> bytes) {
-  if (!link_) return;
-  MessageWriter& m = begin(Order::write_page);
-  m.put(page);
-  m.put_all(bytes);
-  send();
+  send(Order::write_page, [&](MessageWriter& m) {
+    m.put(page);
+    m.put_all(bytes);
+  });
 }
 
-void Orders::step(const StepBatch& batch) {
-  if (!link_) return;
-  batch.write_to(begin(Order::step));
-  send();
+void Orders::read_page(int32_t page) {
+  send(Order::read_page, [&](MessageWriter& m) { m.put(page); });
+}
+
+void Orders::step(std::span<const StepBatch> batches) {
+  send(Order::step, [&](MessageWriter& m) {
+    m.put<uint64_t>(batches.size());
+    for (const StepBatch& batch : batches) batch.write_to(m);
+  });
 }
 
 void Orders::step_from(int first_layer, Tensor hidden, const StepBatch& batch) {
-  if (!link_) return;
   FATHOM_CHECK(hidden.row_stride == hidden.row_size(), "rows of {}, {} apart", hidden.row_size(),
                hidden.row_stride);
-  MessageWriter& m = begin(Order::step_from);
-  m.put(first_layer);
-  m.put(hidden.dtype);
-  m.put(hidden.rows());
-  m.put(hidden.row_size());
-  m.put_all(std::span(static_cast<const std::byte*>(hidden.data),
-                      static_cast<size_t>(hidden.size()) * size_of(hidden.dtype)));
-  batch.write_to(m);
-  send();
+  send(Order::step_from, [&](MessageWriter& m) {
+    m.put(first_layer);
+    m.put(hidden.dtype);
+    m.put(hidden.rows());
+    m.put(hidden.row_size());
+    m.put_all(std::span(static_cast<const std::byte*>(hidden.data),
+                        static_cast<size_t>(hidden.size()) * size_of(hidden.dtype)));
+    batch.write_to(m);
+  });
 }
 
 void Orders::mtp(const StepBatch& batch, std::span<const int32_t> next_ids,
                  std::span<const int32_t> from) {
-  if (!link_) return;
-  MessageWriter& m = begin(Order::mtp);
-  batch.write_to(m);
-  m.put_all(next_ids);
-  m.put_all(from);
-  send();
+  send(Order::mtp, [&](MessageWriter& m) {
+    batch.write_to(m);
+    m.put_all(next_ids);
+    m.put_all(from);
+  });
 }
 
 void Orders::copy_pages(int from, int to, int count) {
-  if (!link_) return;
-  MessageWriter& m = begin(Order::copy_pages);
-  m.put(from);
-  m.put(to);
-  m.put(count);
-  send();
+  send(Order::copy_pages, [&](MessageWriter& m) {
+    m.put(from);
+    m.put(to);
+    m.put(count);
+  });
+}
+
+void Orders::ask_for_records() {
+  send(Order::records, [](MessageWriter&) {});
+}
+
+GroupChannel::GroupChannel(ProcessLink& link, const RankLayout& layout, int group)
+    : link_(link.part(0, link.processes(), orders_channel(group))),
+      followers_(Followers::of(layout, group)) {}
+
+GroupChannel::~GroupChannel() {
+  if (!link_->failure().empty()) return;
+  MessageWriter m;
+  m.put(Order::leave);
+  try {
+    send_to(*link_, followers_, m);
+  } catch (const Error&) {
+    // Whoever does not hear it any more has ended.
+  }
 }
 
 FollowersReport check_followers(ProcessLink& link, const std::string& folder,
@@ -209,10 +238,10 @@ FollowersReport check_followers(ProcessLink& link, const std::string& folder,
   m.put(checkpoint_digest(folder, config_file));
   write_plan(m, plan);
   m.put_text(link.name(0));
-  send_to_all(link, m);
+  send_to(link, all_of(link), m);
   FollowersReport report;
   report.available = INT64_MAX;
-  await_answers(link, [&](MessageReader& answer) {
+  read_answers(link, all_of(link), [&](MessageReader& answer) {
     report.available = std::min(report.available, answer.get<int64_t>());
   });
   return report;
@@ -224,14 +253,23 @@ void place_followers(const Config& config, const ComputePlan& plan) {
   m.put(Order::place);
   m.put(config.mtp_layers > 0);
   write_plan(m, plan);
-  send_to_all(*plan.link, m);
+  send_to(*plan.link, all_of(*plan.link), m);
+}
+
+void open_groups(const Config& config, const ComputePlan& plan) {
+  if (!plan.link) return;
+  MessageWriter m;
+  m.put(Order::open_groups);
+  m.put(config.mtp_layers > 0);
+  write_plan(m, plan);
+  send_to(*plan.link, all_of(*plan.link), m);
 }
 
 void end_followers(ProcessLink& link) {
   if (!link.failure().empty()) return;
   MessageWriter m;
   m.put(Order::end);
-  send_to_all(link, m);
+  send_to(link, all_of(link), m);
 }
 
 }  // namespace fathom

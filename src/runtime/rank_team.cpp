@@ -1,32 +1,58 @@
 #include "runtime/rank_team.h"
 
+#include "base/check.h"
 #include "base/error.h"
 #include "base/numa.h"
-#include "comm/process_link.h"
 #include "kernels/gpu.h"
 #include "kernels/nccl.h"
+#include "runtime/channels.h"
 
 namespace fathom {
 namespace {
 
-std::shared_ptr<CommGroup> group_of(const ComputePlan& p) {
-  if (p.layout.tensor == 1) return nullptr;
-  // What an observed GPU works on is memory of the host, too, and complete after every op.
-  if (p.device == DeviceKind::cuda && !p.observed)
-    return p.link ? make_nccl_group(p.link, p.layout.tensor)
-                  : make_gpu_group(p.layout.tensor, p.layout.group() * p.layout.tensor);
-  if (p.link) return make_process_group(*p.link, p.layout.tensor);
-  return make_thread_group(p.layout.tensor);
+// What an observed GPU works on is memory of the host, too, and complete after every op.
+bool exchange_on_gpus(const ComputePlan& p) { return p.device == DeviceKind::cuda && !p.observed; }
+
+std::unique_ptr<ProcessLink> link_of(const ComputePlan& p) {
+  const RankLayout& l = p.layout;
+  if (!p.link || l.group_processes() == 1) return nullptr;
+  return p.link->part(l.first_process_of(l.group()), l.group_processes(),
+                      exchange_channel(l.group()));
+}
+
+std::shared_ptr<CommGroup> group_of(const ComputePlan& p, ProcessLink* link) {
+  const RankLayout& l = p.layout;
+  if (l.tensor == 1) return nullptr;
+  if (exchange_on_gpus(p))
+    return p.link || p.exchange == GpuExchange::nccl
+               ? make_nccl_group(p.link, l.tensor)
+               : make_gpu_group(l.tensor, l.group() * l.tensor);
+  if (link) return make_process_group(*link, l.tensor);
+  return make_thread_group(l.tensor);
 }
 
 }  // namespace
 
+World::World(const ComputePlan& p) {
+  if (p.layout.data == 1) return;
+  if (exchange_on_gpus(p)) {
+    FATHOM_CHECK(!p.link, "groups of GPUs in several processes");
+    group = make_gpu_group(p.layout.ranks());
+  } else if (p.link) {
+    link = p.link->part(0, p.layout.processes, kWorldChannel);
+    group = make_process_group(*link, p.layout.ranks());
+  } else {
+    group = make_thread_group(p.layout.ranks());
+  }
+}
+
 RankTeam::RankTeam(const ComputePlan& plan, CommGroup* all)
     : plan_(plan),
-      comm_(group_of(plan)),
+      link_(link_of(plan)),
+      comm_(group_of(plan, link_.get())),
       all_(all),
-      pools_(static_cast<size_t>(plan.layout.tensor / plan.layout.processes)),
-      threads_(plan.layout.tensor / plan.layout.processes, /*with_caller=*/true) {
+      pools_(static_cast<size_t>(plan.layout.group_ranks_here())),
+      threads_(plan.layout.group_ranks_here(), /*with_caller=*/true) {
   run([&](int rank) { prepare(rank); });
 }
 
@@ -41,7 +67,8 @@ void RankTeam::prepare(int rank) {
 
 ComputePlan RankTeam::plan_of(int i) const {
   ComputePlan p = plan_;
-  p.layout = p.layout.at(p.layout.group() * p.layout.tensor + p.layout.process * size() + i);
+  const RankLayout first = p.layout.in_group(p.layout.group());
+  p.layout = first.at(first.rank + i);
   return p;
 }
 

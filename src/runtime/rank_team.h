@@ -1,5 +1,6 @@
 // RankTeam: the ranks of one attention group in this process, each with a thread, a share of the
-// processors and a link to the others. run() gets what the ranks compute.
+// processors and a link to the others. run() gets what the ranks compute. World: the link of the
+// ranks of all groups.
 #pragma once
 
 #include <functional>
@@ -10,16 +11,25 @@
 
 #include "base/thread_pool.h"
 #include "comm/comm.h"
+#include "comm/process_link.h"
 #include "runtime/compute_plan.h"
 #include "runtime/thread_team.h"
 
 namespace fathom {
 
+// What the ranks of all groups share; empty for a plan with one group.
+struct World {
+  explicit World(const ComputePlan& plan);
+  std::unique_ptr<ProcessLink> link;  // to the other processes of the plan, if there are any
+  std::shared_ptr<CommGroup> group;
+};
+
 // Thread-compatible: run() is always called from the thread that made the team, which is rank 0's.
 class RankTeam {
  public:
-  // Uses the plan's device, layout, threads and `observed`. On GPUs each thread uses the GPU of its
-  // rank. `all` links the ranks of all groups, if there are several.
+  // Uses the plan's device, layout, threads and `observed`; the layout's rank says which group. On
+  // GPUs each thread uses the GPU of its rank. `all` links the ranks of all groups, if there are
+  // several.
   explicit RankTeam(const ComputePlan& plan, CommGroup* all = nullptr);
 
   int size() const { return static_cast<int>(pools_.size()); }
@@ -40,6 +50,7 @@ class RankTeam {
   std::string name_of(int rank) const;  // for messages
 
   const ComputePlan plan_;
+  std::unique_ptr<ProcessLink> link_;  // of the processes that the group lies in, if several
   std::shared_ptr<CommGroup> comm_;
   CommGroup* all_;
   std::vector<std::unique_ptr<ThreadPool>> pools_;

@@ -7,7 +7,8 @@ namespace fathom {
 RankedRunner::RankedRunner(const RunnerSetup& setup, const RankWeights& weights)
     : rank_config_(config_of_rank(*setup.config, setup.compute.layout)),
       plan_(setup.compute),
-      orders_(setup.compute.link),
+      orders_(setup.orders ? setup.orders : setup.compute.link,
+              Followers::of(setup.compute.layout, setup.compute.layout.group())),
       team_(setup.compute, setup.links.all) {
   FATHOM_CHECK(weights.size() == team_.size(), "weights of {} ranks for {}", weights.size(),
                team_.size());
@@ -75,9 +76,10 @@ int64_t RankedRunner::cache_bytes() const {
   return bytes;
 }
 
+int64_t RankedRunner::page_bytes() const { return kv_shape(rank_config_, plan_).bytes_per_page(); }
+
 void RankedRunner::write_page(int32_t page, const std::byte* from) {
-  orders_.write_page(page,
-                     {from, static_cast<size_t>(kv_shape(rank_config_, plan_).bytes_per_page())});
+  orders_.write_page(page, {from, static_cast<size_t>(page_bytes())});
   team_.run([&](int rank) { runners_[static_cast<size_t>(rank)]->write_page(page, from); });
 }
 

@@ -31,6 +31,7 @@ class RankedRunner final : public StepRunner {
   }
   std::string describe() const override;
   int64_t cache_bytes() const override;
+  int64_t page_bytes() const;
   // Every rank keeps the same rows.
   void read_page(int32_t page, std::byte* to) override { runners_[0]->read_page(page, to); }
   void write_page(int32_t page, const std::byte* from) override;

@@ -58,7 +58,9 @@ struct RunnerSetup {
   const Weights* weights = nullptr;  // the rank's, where the device reads them
   ComputePlan compute;               // with context and pages chosen
   RankLinks links = {};              // for a plan with several ranks
-  bool keep_selection = false;       // Draw::keep_selection will be used
+  // Leads to the group's ranks in other processes, for their orders; null: the plan's link does.
+  ProcessLink* orders = nullptr;
+  bool keep_selection = false;  // Draw::keep_selection will be used
   // Caches by rank, used instead of the runner's own, so that a benchmark can run two runners on
   // the same rows. Each has `compute.cache_pages` pages (and one more on a GPU).
   std::vector<KvPool*> shared_caches;

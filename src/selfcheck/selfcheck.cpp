@@ -22,7 +22,7 @@ constexpr CheckGroup kGroups[] = {
     {"text", "tokenizer"},
     {"finite", "results are numbers"},
     {"mtp", "the block that guesses tokens for speculation"},
-    {"ranks", "several ranks compute what one does (with --tensor-parallel-size)"},
+    {"ranks", "several ranks compute what one does (with --tensor- or --data-parallel-size)"},
 };
 
 // Above this, prompts are kept short and weights are sampled: a minute is the budget.
@@ -91,7 +91,7 @@ std::vector<CheckResult> run_selfcheck(const Config& config, const Weights& weig
   if (wanted("text")) check_tokenizer(c);
   if (wanted("finite")) check_finite(c);
   if (wanted("mtp")) check_mtp(c);
-  if (wanted("ranks") && options.ranks.size() > 1) check_ranks(c);
+  if (wanted("ranks") && options.compute.layout.ranks() > 1) check_ranks(c);
   return std::move(c.results);
 }
 

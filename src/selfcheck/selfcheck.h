@@ -36,7 +36,9 @@ struct SelfcheckOptions {
   // Only its device, kernels, threads and layout are used; the checks choose the rest. With a GPU,
   // bf16 and fp8 numerics are checked on the GPU and exact numerics on the CPU.
   ComputePlan compute;
-  RankWeights ranks;              // in the host's memory; for a layout of several ranks
+  // In the host's memory, of the ranks of this process; for a layout of several ranks. With several
+  // processes the others follow.
+  RankWeights ranks;
   std::vector<std::string> only;  // groups to run; empty: all
   // Wraps the kernels, so that a test can inject one fault at a time.
   OpsWrapper wrap;

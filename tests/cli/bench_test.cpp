@@ -59,6 +59,26 @@ void expect_figure(const json& f) {
               f.at("tokens").get<double>(), 1e-6 * f.at("tokens").get<double>());
 }
 
+// Each has the batch to itself; everything but the experts is read by each.
+TEST(BenchCommand, CountsTheTokensOfAllGroups) {
+  const auto rows_of = [](const std::string& layout) {
+    const Outcome outcome = bench("--ckpt-path " + kTiny + kShort + "--json --threads 2 " + layout);
+    EXPECT_EQ(outcome.code, 0) << layout;
+    return json::parse(outcome.text).at("rows");
+  };
+  const json one = rows_of(""), two = rows_of("--data-parallel-size 2");
+  ASSERT_EQ(one.size(), two.size());
+  for (size_t i = 0; i < one.size(); ++i) {
+    const json &a = one[i].at("decode"), &b = two[i].at("decode");
+    expect_figure(b);
+    EXPECT_EQ(b.at("tokens"), 2 * a.at("tokens").get<int>());
+    EXPECT_EQ(b.at("bytes").at("weights"), 2 * a.at("bytes").at("weights").get<double>());
+    EXPECT_EQ(b.at("bytes").at("cache"), 2 * a.at("bytes").at("cache").get<double>());
+    EXPECT_GE(b.at("experts_per_layer"), a.at("experts_per_layer"));
+    EXPECT_LT(b.at("experts_per_layer"), 2.5 * a.at("experts_per_layer").get<double>());
+  }
+}
+
 TEST(BenchCommand, JsonIsOneObjectWithEveryRow) {
   const Outcome outcome = bench("--ckpt-path " + kTiny + kShort + "--json --threads 1");
   ASSERT_EQ(outcome.code, 0);

@@ -1,134 +1,33 @@
 // Several processes, started by mpirun on this machine: the bits of as many ranks in one process,
 // and what users get when processes do not fit together, or one is lost.
-#include <fcntl.h>
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "cli/mpirun.h"
 
-#include <chrono>
-#include <cstdlib>
+#include <gmock/gmock.h>
+#include <signal.h>
+
 #include <filesystem>
 #include <fstream>
-#include <iterator>
-#include <sstream>
+#include <nlohmann/json.hpp>
 #include <thread>
-#include <vector>
 
-#include "cli/run_fathom.h"
 #include "server/http_client.h"
-#include "support/temp_folder.h"
 
 namespace fathom {
 namespace {
 
 namespace fs = std::filesystem;
 using server::HttpClient;
+using test::has_ended;
+using test::kMpirun;
 using test::kSmall;
 using test::kTiny;
+using test::Running;
 using test::TempFolder;
+using test::why_no_mpirun;
 using testing::AllOf;
+using testing::AnyOf;
 using testing::HasSubstr;
 using testing::Not;
-
-// --bind-to none: a container may not let processes be bound.
-const std::string kMpirun =
-    "mpirun --allow-run-as-root --oversubscribe --bind-to none --mca btl self,vader,tcp ";
-
-// Why there can be no test here; empty where there can.
-std::string why_no_mpirun() {
-  if (std::system("command -v mpirun >/dev/null") != 0) return "mpirun is not installed";
-  if (std::system((std::string("ldd ") + FATHOM_BINARY + " | grep -q libmpi").c_str()) != 0)
-    return "this build has no MPI";
-  return {};
-}
-
-std::vector<std::string> words_of(const std::string& text) {
-  std::istringstream in(text);
-  return {std::istream_iterator<std::string>(in), {}};
-}
-
-// A program with its output in files; ended with the test whatever happens.
-class Running {
- public:
-  explicit Running(const std::string& command) {
-    std::vector<std::string> words = words_of(command);
-    std::vector<char*> argv;
-    for (std::string& w : words) argv.push_back(w.data());
-    argv.push_back(nullptr);
-    child_ = ::fork();
-    if (child_ != 0) return;
-    const auto open_as = [&](const char* name, int to) {
-      ::dup2(::open(folder_.file(name).c_str(), O_CREAT | O_WRONLY, 0600), to);
-    };
-    ::dup2(::open("/dev/null", O_RDONLY), STDIN_FILENO);
-    open_as("out", STDOUT_FILENO);
-    open_as("err", STDERR_FILENO);
-    ::setenv("TMPDIR", "/tmp", 1);  // mpirun's own sockets need short names
-    ::execvp(argv[0], argv.data());
-    ::_exit(127);
-  }
-  ~Running() {
-    for (pid_t p : processes()) ::kill(p, SIGKILL);
-    if (child_ > 0) ::kill(child_, SIGKILL);
-    if (child_ > 0) ::waitpid(child_, nullptr, 0);
-  }
-  std::string out() const { return test::read_file(folder_.file("out")); }
-  std::string err() const { return test::read_file(folder_.file("err")); }
-  pid_t pid() const { return child_; }
-
-  // The processes that mpirun has started.
-  std::vector<pid_t> processes() const {
-    std::vector<pid_t> found;
-    for (const auto& entry : fs::directory_iterator("/proc")) {
-      const pid_t p = std::atoi(entry.path().filename().c_str());
-      std::ifstream stat(entry.path() / "stat");
-      std::string name, state;
-      pid_t number = 0, parent = 0;
-      if (p > 0 && stat >> number >> name >> state >> parent && parent == child_ && state != "Z")
-        found.push_back(p);
-    }
-    return found;
-  }
-  // That which computes as process `rank`.
-  pid_t process(int rank) const {
-    for (pid_t p : processes()) {
-      std::ifstream in("/proc/" + std::to_string(p) + "/environ", std::ios::binary);
-      const std::string variables{std::istreambuf_iterator<char>(in), {}};
-      if (variables.find("OMPI_COMM_WORLD_RANK=" + std::to_string(rank)) != std::string::npos)
-        return p;
-    }
-    return -1;
-  }
-  // The exit code, once it has ended; -1 if it does not within `seconds`.
-  int wait(int seconds = 60) {
-    int status = 0;
-    const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
-    while (::waitpid(child_, &status, WNOHANG) == 0) {
-      if (std::chrono::steady_clock::now() > give_up) return -1;
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    child_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  }
-  // The port of a server, once it listens; 0 if that does not come.
-  int port() const {
-    const std::string listening = "listening on http://127.0.0.1:";
-    for (int look = 0; look < 12000; ++look) {
-      const std::string said = out();
-      if (const size_t at = said.find(listening);
-          at != std::string::npos && said.find('\n', at) != std::string::npos)
-        return std::atoi(said.c_str() + at + listening.size());
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    return 0;
-  }
-
- private:
-  TempFolder folder_;
-  pid_t child_ = -1;
-};
 
 class MpirunTest : public testing::Test {
  protected:
@@ -185,15 +84,53 @@ TEST_F(MpirunTest, LogitsHaveTheBitsOfThreads) {
   }
 }
 
+// Also in groups of ranks: a group a process, several in each, one that lies in two, and one that
+// process 0 has no rank of.
 TEST_F(MpirunTest, GenerateSaysWhatThreadsSay) {
   const std::string prompts = folder_.file("prompts");
-  std::ofstream(prompts) << "Hello!\n\nWhat is the capital of France?\n";
+  std::ofstream(prompts) << "Hello!\n\nWhat is the capital of France?\n\nTell me a story.\n\n"
+                            "Count to ten.\n";
   const std::string arguments = "generate --ckpt-path " + kSmall + " --device cpu --input-file " +
-                                prompts +
-                                " --temperature 0 --max-new-tokens 12 --tensor-parallel-size 2";
-  const Ran alone = fathom(0, arguments), spread = fathom(2, arguments);
-  ASSERT_EQ(spread.code, 0) << spread.err;
-  EXPECT_EQ(spread.out, alone.out);  // and once
+                                prompts + " --temperature 0 --max-new-tokens 12 ";
+  for (const auto& [processes, layout] : {std::pair{2, "--tensor-parallel-size 2"},
+                                          {2, "--data-parallel-size 2"},
+                                          {2, "--data-parallel-size 4"},
+                                          {2, "--tensor-parallel-size 2 --data-parallel-size 2"},
+                                          {4, "--tensor-parallel-size 2 --data-parallel-size 2"}}) {
+    SCOPED_TRACE(fmt::format("{} processes, {}", processes, layout));
+    const Ran alone = fathom(0, arguments + layout), spread = fathom(processes, arguments + layout);
+    ASSERT_EQ(alone.code, 0) << alone.err;
+    ASSERT_EQ(spread.code, 0) << spread.err;
+    EXPECT_EQ(spread.out, alone.out);  // and once
+  }
+}
+
+TEST_F(MpirunTest, BenchMeasuresGroupsOfSeveralProcesses) {
+  const Ran ran =
+      fathom(2, "bench --ckpt-path " + kTiny +
+                    " --device cpu --threads 1 --context 80 --batch 2 --decode-tokens 2 "
+                    "--repeat 1 --data-parallel-size 2");
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_THAT(ran.out, HasSubstr("of each of 2 groups; tok/s of all together"));
+}
+
+TEST_F(MpirunTest, SelfcheckChecksTheRanksOfAllProcesses) {
+  for (const auto& [processes, layout] : {std::pair{2, "--tensor-parallel-size 4"},
+                                          {4, "--tensor-parallel-size 2 --data-parallel-size 2"}}) {
+    const std::string arguments =
+        "selfcheck --ckpt-path " + kTiny + " --device cpu --threads 2 --only ranks " + layout;
+    const Ran alone = fathom(0, arguments), spread = fathom(processes, arguments);
+    EXPECT_EQ(alone.code, 0) << alone.out << alone.err;
+    EXPECT_EQ(spread.code, 0) << spread.out << spread.err;
+    EXPECT_THAT(spread.out, AllOf(HasSubstr("exact equal  bf16 equal  fp8 equal"),
+                                  HasSubstr("4 checks passed, 0 failed")));
+    // The distance from one rank is the same to the last bit.
+    const auto figure = [](const std::string& out) {
+      const size_t at = out.find("KL mean");
+      return at == std::string::npos ? "no figure" : out.substr(at, 30);
+    };
+    EXPECT_EQ(figure(spread.out), figure(alone.out));
+  }
 }
 
 TEST_F(MpirunTest, ProcessesThatDoNotFitAreRefusedBeforeAnythingIsLoaded) {
@@ -203,6 +140,9 @@ TEST_F(MpirunTest, ProcessesThatDoNotFitAreRefusedBeforeAnythingIsLoaded) {
   Ran ran = fathom(2, arguments + "1");
   EXPECT_EQ(ran.code, 2);
   EXPECT_THAT(ran.err, HasSubstr("mpirun has started 2 processes, so a multiple of 2 is needed"));
+  ran = fathom(2, arguments + "1 --data-parallel-size 3");
+  EXPECT_EQ(ran.code, 2);
+  EXPECT_THAT(ran.err, HasSubstr("3 groups of 1 ranks: mpirun has started 2 processes"));
 
   const std::string program = std::string("-np 1 ") + FATHOM_BINARY + " ";
   ran = run(kMpirun + program + arguments + "2 : " + program + arguments + "4");
@@ -234,8 +174,9 @@ TEST_F(MpirunTest, ProcessesThatDoNotFitAreRefusedBeforeAnythingIsLoaded) {
                              HasSubstr("process 0 (")));
 }
 
-const std::string kServe = "serve --ckpt-path " + kSmall +
-                           " --device cpu --port 0 --tensor-parallel-size 2 --max-model-len 4096 ";
+const std::string kServeAnywhere =
+    "serve --ckpt-path " + kSmall + " --device cpu --port 0 --max-model-len 4096 ";
+const std::string kServe = kServeAnywhere + "--tensor-parallel-size 2 ";
 const std::string kStoryStream =
     R"({"messages":[{"role":"user","content":"Tell me a story."}],"stream":true,)"
     R"("ignore_eos":true,"max_tokens":4000})";
@@ -251,15 +192,52 @@ TEST_F(MpirunTest, ServesAndStopsWhenTold) {
   EXPECT_THAT(r.err(), Not(HasSubstr("has ended")));
 }
 
-bool has_ended(pid_t process) {
-  std::ifstream stat("/proc/" + std::to_string(process) + "/stat");
-  std::string number, name, state;
-  return !(stat >> number >> name >> state) || state == "Z";
+// Log-probabilities, penalties and a form of the answer, which process 0 works on with logits that
+// the ranks of other groups send it; pages that were kept in a folder.
+TEST_F(MpirunTest, GroupsServeWhatThreadsServe) {
+  const std::string bodies[] = {
+      R"({"messages":[{"role":"user","content":"Hello!"}],"temperature":0,"logprobs":true,"top_logprobs":3})",
+      R"({"messages":[{"role":"user","content":"Count to ten."}],"temperature":0,"max_tokens":20,"frequency_penalty":1.5})",
+      R"({"messages":[{"role":"user","content":"Name a colour."}],"temperature":0,"max_tokens":30,)"
+      R"("response_format":{"type":"json_schema","json_schema":{"name":"c","schema":{"type":"object",)"
+      R"("properties":{"name":{"enum":["red","blue"]}},"required":["name"],"additionalProperties":false}}}})",
+      R"({"messages":[{"role":"user","content":"Tell me a story."}],"seed":7,"max_tokens":20,"logprobs":true})"};
+  const auto answers = [&](int processes, const std::string& layout) {
+    const std::string serve =
+        FATHOM_BINARY + (" " + kServeAnywhere) + layout + " --cache-dir " + folder_.file("kept");
+    Running r(processes == 0 ? serve : kMpirun + "-np " + std::to_string(processes) + " " + serve);
+    const int port = r.port();
+    std::vector<std::string> got;
+    for (int round = 0; round < 2; ++round) {
+      std::vector<HttpClient> clients;  // at once, so that each group gets some
+      for (const std::string& body : bodies) {
+        clients.emplace_back(port);
+        EXPECT_TRUE(clients.back().post("/v1/chat/completions", body)) << r.err();
+      }
+      for (HttpClient& c : clients) {
+        const std::string body = c.answer().body;
+        const auto answer = nlohmann::json::parse(body, nullptr, false);
+        got.push_back(answer.is_object() && answer.contains("choices") ? answer["choices"].dump()
+                                                                       : body);
+      }
+    }
+    ::kill(processes == 0 ? r.pid() : r.process(0), SIGTERM);
+    EXPECT_EQ(r.wait(), 0) << r.err();
+    return got;
+  };
+  for (const auto& [processes, layout] : {std::pair{2, "--data-parallel-size 2"},
+                                          {4, "--tensor-parallel-size 2 --data-parallel-size 2"}}) {
+    SCOPED_TRACE(layout);
+    const auto alone = answers(0, layout);
+    EXPECT_THAT(alone[2], AnyOf(HasSubstr("red"), HasSubstr("blue")));
+    EXPECT_EQ(answers(processes, layout), alone);
+  }
 }
 
 // Kills or stops one process while an answer is on its way.
-void expect_end(int victim, int how, const std::string& flags, const std::string& cause) {
-  Running r(kMpirun + "-np 2 " + FATHOM_BINARY + " " + kServe + flags);
+void expect_end(int victim, int how, const std::string& flags, const std::string& cause,
+                const std::string& serve = kServe) {
+  Running r(kMpirun + "-np 2 " + FATHOM_BINARY + " " + serve + flags);
   HttpClient c(r.port());
   ASSERT_TRUE(c.post("/v1/chat/completions", kStoryStream));
   ASSERT_THAT(c.read_until("data: {"), HasSubstr("200 OK"));
@@ -281,6 +259,10 @@ void expect_end(int victim, int how, const std::string& flags, const std::string
 
 TEST_F(MpirunTest, AKilledFollowerEndsRequestsAndProgram) {
   expect_end(1, SIGKILL, "", "process 1 (");
+}
+
+TEST_F(MpirunTest, AKilledFollowerEndsTheRequestsOfAllGroups) {
+  expect_end(1, SIGKILL, "--data-parallel-size 2", "process 1 (", kServeAnywhere);
 }
 
 TEST_F(MpirunTest, WithoutProcess0TheOthersEnd) { expect_end(0, SIGKILL, "", "process 0 ("); }

@@ -25,8 +25,8 @@ namespace {
 
 // Where the links of all processes meet.
 struct Hub {
-  explicit Hub(int processes) : shown(static_cast<size_t>(processes)), meet(processes) {}
-  std::vector<std::span<const std::byte>> shown;
+  explicit Hub(int processes) : sent(static_cast<size_t>(processes)), meet(processes) {}
+  std::vector<std::span<const std::span<const std::byte>>> sent;  // by process, for each other
   std::barrier<> meet;
 };
 
@@ -34,21 +34,24 @@ class HubLink final : public ProcessLink {
  public:
   HubLink(Hub& hub, int process) : hub_(hub), process_(process) {}
   int process() const override { return process_; }
-  int processes() const override { return static_cast<int>(hub_.shown.size()); }
+  int processes() const override { return static_cast<int>(hub_.sent.size()); }
   std::string name(int process) const override { return fmt::format("process {}", process); }
   void send(int, std::span<const std::byte>) override { FAIL(); }
   void receive(int, std::vector<std::byte>&) override { FAIL(); }
-  void all_gather(std::span<const std::byte> mine,
-                  std::span<const std::span<std::byte>> pieces) override {
-    hub_.shown[static_cast<size_t>(process_)] = mine;
+  void exchange(std::span<const std::span<const std::byte>> to,
+                std::span<const std::span<std::byte>> from) override {
+    const auto own = static_cast<size_t>(process_);
+    hub_.sent[own] = to;
     hub_.meet.arrive_and_wait();
-    for (size_t p = 0; p < pieces.size(); ++p) {
-      if (static_cast<int>(p) == process_) continue;
-      ASSERT_EQ(pieces[p].size(), hub_.shown[p].size()) << "of process " << p;
-      std::copy(hub_.shown[p].begin(), hub_.shown[p].end(), pieces[p].begin());
+    for (size_t p = 0; p < from.size(); ++p) {
+      if (p == own) continue;
+      const std::span<const std::byte> theirs = hub_.sent[p][own];
+      ASSERT_EQ(from[p].size(), theirs.size()) << "of process " << p;
+      std::copy(theirs.begin(), theirs.end(), from[p].begin());
     }
     hub_.meet.arrive_and_wait();
   }
+  std::unique_ptr<ProcessLink> part(int, int, int) override { return nullptr; }
   void set_timeout(double) override {}
   void fail(const std::string&) override {}
   std::string failure() const override { return {}; }
@@ -127,6 +130,84 @@ TEST(ProcessGroup, ExchangesEndWithTheBitsOfThreads) {
     expect_as_threads(ranks, processes, [](Comm& c, Tensor x) { c.all_gather_rows(x, 4); });
     expect_as_threads(ranks, processes, [](Comm& c, Tensor x) { c.all_gather_rows(x, 64); });
   }
+}
+
+// The two exchanges around the experts of a layer, of groups with `rows` each: what every rank has
+// after each of two rounds.
+std::vector<std::vector<float>> after_experts(int ranks, int processes, int group, DType dtype,
+                                              const std::vector<int64_t>& rows) {
+  constexpr int64_t kWidth = 70, kChosen = 3;
+  int64_t all_rows = 0;
+  for (int64_t n : rows) all_rows += n;
+  std::vector<std::vector<float>> seen(static_cast<size_t>(ranks));
+  on_ranks(ranks, processes, [&](Comm& comm) {
+    const auto fill = [&](Bytes& bytes, int64_t n, int64_t width, unsigned seed) {
+      bytes.resize(static_cast<size_t>(n * (width + 3)) * size_of(dtype));
+      std::mt19937 random(seed);
+      std::normal_distribution<float> normal;
+      for (int64_t i = 0; i < n * (width + 3); ++i) {
+        const float v = normal(random) * std::exp2(static_cast<float>(i % 40));
+        if (dtype == DType::bf16)
+          reinterpret_cast<Bf16*>(bytes.data())[i] = to_bf16(v);
+        else
+          reinterpret_cast<float*>(bytes.data())[i] = v;
+      }
+      return Tensor(bytes.data(), dtype, {n, width + 3}).columns(0, width);
+    };
+    std::vector<float>& saw = seen[static_cast<size_t>(comm.rank())];
+    const auto note = [&](const Tensor& x) {
+      for (int64_t r = 0; r < x.rows(); ++r)
+        for (int64_t i = 0; i < x.row_size(); ++i)
+          saw.push_back(x.dtype == DType::f32 ? x.row<float>(r)[i] : to_float(x.row<Bf16>(r)[i]));
+    };
+    for (unsigned round = 0; round < 2; ++round) {
+      // In the second round the groups have each other's rows.
+      const auto g = static_cast<unsigned>(comm.rank() / group);
+      const int64_t n = round == 0 ? rows[g] : rows[rows.size() - 1 - g];
+      Bytes hidden, sum, parts, gathered;
+      std::vector<int32_t> ids(static_cast<size_t>(n * kChosen), static_cast<int32_t>(g)),
+          all_ids(static_cast<size_t>(all_rows * kChosen));
+      std::vector<float> weights(ids.size(), 0.5F * static_cast<float>(g)),
+          all_weights(all_ids.size());
+      // Alike in a group, as a sum leaves them; the shared expert's part is each rank's own.
+      const ExpertRows own{fill(hidden, n, kWidth, 100 + g),
+                           Tensor(ids.data(), DType::i32, {n, kChosen}),
+                           Tensor(weights.data(), DType::f32, {n, kChosen})};
+      const Tensor own_sum = fill(sum, n, kWidth, static_cast<unsigned>(200 + comm.rank()));
+      const ExpertRows all{fill(gathered, all_rows, kWidth, 1),
+                           Tensor(all_ids.data(), DType::i32, {all_rows, kChosen}),
+                           Tensor(all_weights.data(), DType::f32, {all_rows, kChosen})};
+      const ExpertSpread spread{group, 8, false};
+      for (int64_t offset : comm.gather_expert_rows(all, own, spread))
+        saw.push_back(static_cast<float>(offset));
+      note(all.hidden);
+      note(all.weights);
+      saw.insert(saw.end(), all_ids.begin(), all_ids.end());
+      comm.sum_expert_rows(own_sum,
+                           fill(parts, all_rows, kWidth, static_cast<unsigned>(300 + comm.rank())),
+                           own.ids, spread);
+      note(own_sum);
+    }
+  });
+  return seen;
+}
+
+// Whole groups in a process, and groups that lie in several; groups without rows.
+TEST(ProcessGroup, GroupsExchangeTheirRowsWithTheBitsOfThreads) {
+  struct Case {
+    int ranks, processes, group;
+    std::vector<int64_t> rows;
+  };
+  for (const Case& c :
+       {Case{2, 2, 1, {3, 5}}, Case{2, 2, 1, {0, 4}}, Case{4, 2, 1, {1, 0, 0, 7}},
+        Case{4, 2, 2, {9, 2}}, Case{4, 4, 2, {2, 0}}, Case{6, 2, 1, {1, 2, 3, 4, 5, 6}},
+        Case{6, 3, 2, {130, 1, 0}}, Case{8, 4, 4, {5, 33}}, Case{8, 8, 4, {0, 0}}})
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      SCOPED_TRACE(fmt::format("{} ranks of {} processes in groups of {}, {}", c.ranks, c.processes,
+                               c.group, name_of(dtype)));
+      EXPECT_EQ(after_experts(c.ranks, c.processes, c.group, dtype, c.rows),
+                after_experts(c.ranks, 0, c.group, dtype, c.rows));
+    }
 }
 
 TEST(MessageTest, GivesBackWhatWasPut) {

@@ -36,6 +36,56 @@ ComputePlan small_plan() {
   return p;
 }
 
+TEST(ComputePlan, AnExchangeBetweenGpusNeedsGpusThatCanHaveIt) {
+  ComputePlan p = small_plan();
+  p.layout.tensor = 2;
+  for (GpuExchange e : {GpuExchange::peer, GpuExchange::nccl}) {
+    p.exchange = e;
+    p.device = DeviceKind::cpu;
+    EXPECT_THAT(refusal(p), HasSubstr("an exchange by " + std::string(name_of(e)) +
+                                      " is asked for: that is between GPUs"));
+    p.device = DeviceKind::cuda;
+    EXPECT_EQ(refusal(p), "accepted");
+  }
+  p.layout = {1, 2, 0};
+  EXPECT_THAT(refusal(p), HasSubstr("2 groups send rows to the ranks of their experts"));
+  p.layout = {2, 1, 0, 0, 2};
+  EXPECT_EQ(refusal(p), "accepted");
+  p.exchange = GpuExchange::peer;
+  EXPECT_THAT(refusal(p), HasSubstr("2 processes reach only their own"));
+}
+
+// Each process has whole groups or an even part of one.
+TEST(RankLayout, DealsGroupsOutToProcesses) {
+  const auto dealt = [](int tensor, int data, int processes) {
+    ComputePlan p = small_plan();
+    p.layout = {tensor, data, 0, 0, processes};
+    return refusal(p);
+  };
+  EXPECT_EQ(dealt(2, 2, 2), "accepted");
+  EXPECT_EQ(dealt(2, 2, 4), "accepted");
+  EXPECT_EQ(dealt(1, 6, 3), "accepted");
+  EXPECT_THAT(dealt(1, 3, 2), HasSubstr("3 ranks cannot be dealt out evenly to 2 processes"));
+  EXPECT_THAT(dealt(2, 3, 2), HasSubstr("no whole groups and no even part of one"));
+
+  const RankLayout whole{2, 4, 0, 1, 2};  // process 1 of 2 has groups 2 and 3
+  EXPECT_EQ(whole.first_group_here(), 2);
+  EXPECT_EQ(whole.groups_here(), 2);
+  EXPECT_EQ(whole.group_ranks_here(), 2);
+  EXPECT_EQ(whole.group_processes(), 1);
+  EXPECT_EQ(whole.in_group(3).rank, 6);
+  EXPECT_EQ(whole.in_group(3).place_here(), 2);
+  EXPECT_FALSE(whole.has_group(1));
+  const RankLayout part{4, 2, 0, 3, 4};  // process 3 of 4 has the second half of group 1
+  EXPECT_EQ(part.first_group_here(), 1);
+  EXPECT_EQ(part.groups_here(), 1);
+  EXPECT_EQ(part.group_ranks_here(), 2);
+  EXPECT_EQ(part.group_processes(), 2);
+  EXPECT_EQ(part.first_process_of(1), 2);
+  EXPECT_EQ(part.in_group(1).rank, 6);
+  EXPECT_FALSE(part.has_group(0));
+}
+
 TEST(ComputePlan, RefusesSizesBelowOneAndRanksThatDoNotDivideTheModel) {
   EXPECT_EQ(refusal(small_plan()), "accepted");
   ComputePlan p = small_plan();

@@ -184,6 +184,7 @@ inline void expect_layers_within_floor(EvalOptions o, LayerLimits allowed = {}) 
   std::vector<int64_t> rows(static_cast<size_t>(tokens));
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int64_t>(i);
   std::vector<float> input = to_floats(file.at("hidden"));
+  double worst = 0;  // median error of a layer, in floors
 
   for (int layer = 0; layer < c.config().layers; ++layer) {
     std::string p = "L" + std::to_string(layer) + ".";
@@ -217,6 +218,7 @@ inline void expect_layers_within_floor(EvalOptions o, LayerLimits allowed = {}) 
         equal_picks += in && got.selected[t * tokens + s];
       }
     }
+    worst = std::max(worst, summary(errors).median / floor[0]);
     EXPECT_LE(summary(errors).median, allowed.error * floor[0]) << "layer " << layer;
     EXPECT_GE(static_cast<double>(equal_picks) / static_cast<double>(picks), allowed.picks)
         << "layer " << layer;
@@ -232,6 +234,7 @@ inline void expect_layers_within_floor(EvalOptions o, LayerLimits allowed = {}) 
     }
     input = want;
   }
+  testing::Test::RecordProperty("worst_layer_in_floors", fmt::format("{:.3f}", worst));
 }
 
 }  // namespace fathom::golden

@@ -46,6 +46,58 @@ TEST_P(RanksTest, StayWithinTheBoundsOfTheGoldenFiles) {
   }
 }
 
+// A sequence in one of several groups, whose experts the others compute, too.
+class GroupsTest : public testing::TestWithParam<std::pair<int, int>> {
+ protected:
+  static EvalOptions options(Numerics numerics) {
+    const auto [tensor, data] = GetParam();
+    EvalOptions o = ranks(numerics, tensor);
+    o.compute.layout.data = data;
+    o.compute.threads = tensor * data;
+    return o;
+  }
+};
+
+TEST_P(GroupsTest, AgreeWithTheOracleInExactNumerics) {
+  for (const char* name : {"tiny", "small-find-700"}) {
+    SCOPED_TRACE(name);
+    const Summary s = summary(Golden(name).distance("exact.logits", options(Numerics::exact)));
+    EXPECT_LE(s.mean, 1e-6);
+    EXPECT_LE(s.max, 1e-4);
+  }
+}
+
+TEST_P(GroupsTest, StayWithinTheBoundsOfTheGoldenFiles) {
+  for (Numerics n : {Numerics::bf16, Numerics::fp8}) {
+    SCOPED_TRACE(name_of(n));
+    for (const char* name : {"tiny", "small-find-700"})
+      expect_within_floor(Golden(name), options(n), 1);
+  }
+}
+
+TEST_P(GroupsTest, EachLayerOnTheOraclesInputIsWithinItsFloor) {
+  expect_layers_within_floor(options(Numerics::fp8));
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, GroupsTest,
+                         testing::Values(std::pair(1, 2), std::pair(1, 4), std::pair(2, 2)),
+                         [](const auto& instance) {
+                           return fmt::format("tp_{}_dp_{}", instance.param.first,
+                                              instance.param.second);
+                         });
+
+TEST(Groups, AModelWithAnMtpBlockIsRefused) {
+  EvalOptions o = options_of(Numerics::exact);
+  o.compute.layout.data = 2;
+  o.compute.mtp = true;
+  o.compute.context = 8;
+  EXPECT_THROW(Evaluator(checkpoint(true).config(), rank_weights_for(true, o), o), Error);
+}
+
+TEST_P(RanksTest, EachLayerOnTheOraclesInputIsWithinItsFloor) {
+  expect_layers_within_floor(ranks(Numerics::fp8, GetParam()));
+}
+
 TEST_P(RanksTest, ChooseAlikeInEveryNumerics) {
   for (Numerics n : {Numerics::bf16, Numerics::fp8}) {
     const EvalOptions o = ranks(n, GetParam());

@@ -1,0 +1,109 @@
+#include "runtime/runner_follower.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "runtime/remote_runner.h"
+
+namespace fathom {
+namespace {
+
+Config config_with(const Config& whole, int index_topk) {
+  Config c = whole;
+  c.index_topk = index_topk;
+  return c;
+}
+
+// Whether this process is the first of a group that process 0 has no rank of.
+bool leads(const RankLayout& l) {
+  const int first = l.first_process_of(l.group());
+  return first > 0 && first == l.process;
+}
+
+}  // namespace
+
+EngineOrder read_engine_order(MessageReader& m, ProcessLink& link) {
+  EngineOrder o;
+  o.with_mtp = m.get<bool>();
+  o.index_topk = m.get<int>();
+  o.setup.keep_selection = m.get<bool>();
+  o.setup.compute = read_plan(m, link.process());
+  o.setup.compute.link = &link;
+  return o;
+}
+
+RunnerFollower::RunnerFollower(const Config& config, const EngineOrder& order,
+                               const RankWeights& weights, ProcessLink& link, CommGroup* all)
+    : config_(config_with(config, order.index_topk)),
+      link_(link),
+      answers_(leads(order.setup.compute.layout)),
+      batch_(order.setup.compute.step_tokens, step_sequences(order.setup.compute.sequences),
+             static_cast<int>(pages_for(order.setup.compute.context))) {
+  RunnerSetup setup = order.setup;
+  setup.config = &config_;
+  setup.links.all = all;
+  runner_ = std::make_unique<RankedRunner>(setup, weights);
+  answer_.put_text({});
+  answer_.put_text(runner_->describe());
+  answer_.put(runner_->cache_bytes());
+  link_.send(0, answer_.bytes());
+}
+
+void RunnerFollower::carry_out(Order order, MessageReader& m) {
+  if (order == Order::launch) return launch(m);
+  if (order == Order::finish) return finish();
+  if (order == Order::draft) return draft(m);
+  const auto page = m.get<int32_t>();
+  if (order == Order::read_page) {
+    bytes_.resize(static_cast<size_t>(runner_->page_bytes()));
+    if (!answers_) return;
+    runner_->read_page(page, bytes_.data());
+    answer_.clear();
+    answer_.put_text({});
+    answer_.put_all(std::span<const std::byte>(bytes_));
+    return link_.send(0, answer_.bytes());
+  }
+  FATHOM_CHECK(order == Order::write_page, "order {} for a runner", static_cast<int>(order));
+  m.get_all(bytes_);
+  runner_->write_page(page, bytes_.data());
+}
+
+void RunnerFollower::launch(MessageReader& m) {
+  batch_.read_from(m);
+  m.get_all(draws_);
+  m.get_all(carried_);
+  runner_->launch(batch_, draws_, carried_);
+}
+
+void RunnerFollower::finish() {
+  runner_->finish(tokens_);
+  if (!answers_) return;
+  answer_.clear();
+  answer_.put_text({});
+  write_results(answer_, *runner_, tokens_, draws_, config_.layers);
+  link_.send(0, answer_.bytes());
+}
+
+void RunnerFollower::draft(MessageReader& m) {
+  const uint64_t runs = m.get<uint64_t>();
+  runs_.resize(runs);
+  contents_.resize(std::max<size_t>(contents_.size(), runs));
+  for (size_t i = 0; i < runs; ++i) {
+    DraftRun& run = runs_[i];
+    RunContents& contents = contents_[i];
+    run.first = m.get<int>();
+    run.position = m.get<int64_t>();
+    m.get_all(contents.next_ids);
+    m.get_all(contents.pages);
+    run.decode = m.get<bool>();
+    run.drafts = m.get<int>();
+    run.params = m.get<SamplingParams>();
+    m.get_all(contents.guessed);
+    run.next_ids = contents.next_ids;
+    run.pages = contents.pages;
+    run.guessed = &contents.guessed;
+  }
+  runner_->draft(runs_);
+}
+
+}  // namespace fathom
