@@ -6,7 +6,6 @@
 #include "base/error.h"
 #include "base/units.h"
 #include "io/machine.h"
-#include "model/host_weights.h"
 #include "model/tensor_list.h"
 #include "model/tensor_parts.h"
 
@@ -120,11 +119,6 @@ std::unique_ptr<Checkpoint> Checkpoint::load(const std::string& dir,
       c->fill(spec, share_of(spec, c->config_, layout), slot);
     });
     for_each_layer(weights, [&](LayerWeights& l) { l.attention.kv_up.heads /= layout.tensor; });
-  }
-  // Ranks share matrices, and may each have memory of their own near them: theirs stay mapped.
-  if (c->weights_.size() == 1 && copy_pays(c->weights_[0], available_memory())) {
-    const Buffer& copy = c->buffers_.emplace_back(copy_matrices(c->weights_[0]));
-    c->owned_bytes_ += static_cast<int64_t>(copy.size());
   }
   return c;
 }

@@ -38,11 +38,10 @@ CheckpointReport check_checkpoint(const CheckpointFiles& files, const Config& co
 // for a checkpoint without problems.
 int64_t bytes_to_own(const CheckpointFiles& files, const Config& c, const RankLayout& layout = {});
 
-// A weight (or a rank's part of one) that lies in one file is used where it is mapped. If the model
-// is small, all weights are copied instead (host_weights.h). Always copied into owned memory are
-// norms and other vectors (as float32), weights joined from several shards, and weights that are
-// not aligned. So each rank reads only its own ranges of the files. The files may be converted for
-// the same number of ranks, for another number, or not at all.
+// A weight (or a rank's part of one) that lies in one file is used where it is mapped. Copied into
+// owned memory are norms and other vectors (as float32), weights joined from several shards, and
+// weights that are not aligned. So each rank reads only its own ranges of the files. The files may
+// be converted for the same number of ranks, for another number, or not at all.
 class Checkpoint {
  public:
   // Loads a Hugging Face folder or a converted one. Throws Error that lists every problem.

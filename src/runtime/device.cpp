@@ -7,6 +7,8 @@
 
 #include "base/error.h"
 #include "base/units.h"
+#include "io/machine.h"
+#include "model/host_weights.h"
 #include "runtime/orders.h"
 #include "runtime/rank_team.h"
 
@@ -37,7 +39,14 @@ DeviceWeights::DeviceWeights(const Config& config, const RankWeights& host, cons
                              bool progress)
     : host_(host) {
   place_followers(config, plan);
-  if (plan.device == DeviceKind::cpu) return;
+  if (plan.device == DeviceKind::cpu) {
+    // Ranks share matrices, and may each have memory of their own near them: theirs stay mapped.
+    if (host.size() != 1 || !copy_pays(host[0], available_memory())) return;
+    copied_ = std::make_unique<Weights>(host[0]);
+    matrices_ = copy_matrices(*copied_);
+    host_ = *copied_;
+    return;
+  }
   const auto begin = std::chrono::steady_clock::now();
   placed_.resize(static_cast<size_t>(host.size()));
   // The ranks of all groups load alike.

@@ -1,6 +1,7 @@
 // Chooses the device that a model runs on, and places its weights there.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -10,6 +11,7 @@
 #include "model/config.h"
 #include "model/placed_weights.h"
 #include "runtime/compute_plan.h"
+#include "tensor/buffer.h"
 
 namespace fathom {
 
@@ -23,8 +25,8 @@ struct DeviceChoice {
 // there are GPUs but fewer than the layout has ranks.
 DeviceChoice choose_device(std::string_view asked, const RankLayout& layout = {});
 
-// The weights of a model's ranks where their devices read them: the host's own, or a copy of each
-// rank's on its GPU.
+// The weights of a model's ranks where their devices read them: a copy of each rank's on its GPU,
+// or on a CPU the host's own, copied into huge pages if the model is small (model/host_weights.h).
 class DeviceWeights {
  public:
   // Uses the plan's device, numerics, layout, link and `observed`. The plan's other processes do
@@ -40,6 +42,9 @@ class DeviceWeights {
 
  private:
   RankWeights host_;
+  // On a CPU: the copy of a small model, and its matrices.
+  std::unique_ptr<Weights> copied_;
+  Buffer matrices_;
   std::vector<PlacedWeights> placed_;  // by rank; empty on a CPU
 };
 
