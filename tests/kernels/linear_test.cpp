@@ -13,7 +13,7 @@ struct Shape {
 constexpr Shape kShapes[] = {{64, 384},  {576, 256},    {17, 200},      {1, 128},     {5, 1},
                              {128, 768}, {40, 1040},    {130, 130, 64}, {33, 512, 5}, {300, 24},
                              {16, 16},   {100, 513, 7}, {48, 1536}};
-constexpr int kTokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 33};
+constexpr int kTokens[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 33};
 
 std::string name(const CpuKernels& k, Numerics n, const Shape& s, DType type, int tokens) {
   return fmt::format("{} {} [{}, {}]+{} {} T={}", k.name, name_of(n), s.rows, s.cols, s.row_offset,

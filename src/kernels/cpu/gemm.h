@@ -23,11 +23,11 @@
 
 namespace fathom {
 
-inline constexpr int kStripRows = 16;  // weight rows a kernel works on: 4 vectors of 4 rows
-inline constexpr int kDepth = 512;     // columns of one pass: 16 rows of them fit half of L1
-inline constexpr int kBlock = 128;     // columns under one scale
-inline constexpr int kStep = 16;       // activations and panels are zero-padded to this
-inline constexpr int kStreamRows = 8;  // most activation rows that vectors stream weights for
+inline constexpr int kStripRows = 16;   // weight rows a kernel works on: 4 vectors of 4 rows
+inline constexpr int kDepth = 512;      // columns of one pass: 16 rows of them fit half of L1
+inline constexpr int kBlock = 128;      // columns under one scale
+inline constexpr int kStep = 16;        // activations and panels are zero-padded to this
+inline constexpr int kStreamRows = 12;  // most activation rows that vectors stream weights for
 inline constexpr int kMaxPanelStrips = 8;
 // Bytes of a panel's values, at most 4 each; after them is room for one factor per block.
 inline constexpr int kPanelValueBytes = kStripRows * kDepth * 4;

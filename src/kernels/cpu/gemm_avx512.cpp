@@ -128,6 +128,7 @@ inline void stream_columns(const StreamJob& job, const Table& table, int z0, int
     for (int64_t k = line / kSize; k < stop; k += kStep) {
       const uint8_t* from = s.data + z0 * stride + k * kSize;
       __m512 w[kZ][2];
+#pragma GCC unroll 4
       for (int z = 0; z < kZ; ++z, from += stride) {
         if constexpr (kFp8) {
           expand(table, gather4(from, stride4), &w[z][0], &w[z][1]);
@@ -137,9 +138,12 @@ inline void stream_columns(const StreamJob& job, const Table& table, int z0, int
         }
       }
       const uint8_t* x = job.x + k / 8 * (16 * kRows);
+#pragma GCC unroll 2
       for (int h = 0; h < 2; ++h)
+#pragma GCC unroll 12
         for (int m = 0; m < kRows; ++m, x += 16) {
           __m512 unit = V::broadcast_unit(x);
+#pragma GCC unroll 4
           for (int z = 0; z < kZ; ++z) a[m][z] = DotBf16::add(a[m][z], unit, w[z][h]);
         }
     }
@@ -185,30 +189,17 @@ void stream_rows(const StreamJob& job) {
     store_outputs(job.out, job.out_bf16, m * job.out_stride, kStripRows, sum[m]);
 }
 
-template <bool kFp8>
+template <bool kFp8, int kMax>
 void stream_code(const StreamJob& job) {
-  switch (job.rows) {
-    case 1:
-      return stream_rows<1, kFp8>(job);
-    case 2:
-      return stream_rows<2, kFp8>(job);
-    case 3:
-      return stream_rows<3, kFp8>(job);
-    case 4:
-      return stream_rows<4, kFp8>(job);
-    case 5:
-      return stream_rows<5, kFp8>(job);
-    case 6:
-      return stream_rows<6, kFp8>(job);
-    case 7:
-      return stream_rows<7, kFp8>(job);
-    default:
-      return stream_rows<8, kFp8>(job);
+  if constexpr (kMax > 1) {
+    if (job.rows < kMax) return stream_code<kFp8, kMax - 1>(job);
   }
+  stream_rows<kMax, kFp8>(job);
 }
 
 void stream_bf16(const StreamJob& job) {
-  job.strip.code == WeightCode::fp8 ? stream_code<true>(job) : stream_code<false>(job);
+  job.strip.code == WeightCode::fp8 ? stream_code<true, kStreamRows>(job)
+                                    : stream_code<false, kStreamRows>(job);
 }
 
 }  // namespace
