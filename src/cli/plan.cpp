@@ -41,6 +41,7 @@ plan::Machine named_processors(const PlanFlags& o) {
   // Ranks may also be parts of one NUMA node's processors.
   if (!o.numa_nodes && (o.tensor || o.data))
     m.per_node = std::max(1, o.tensor.value_or(1) * o.data.value_or(1) / o.nodes);
+  if (!o.numa_nodes) m.parts = std::max(1, m.per_node / numa_nodes());
   const int parts = o.numa_nodes ? numa_nodes() : m.per_node;  // of what is here
   m.memory = o.memory_gib ? static_cast<int64_t>(*o.memory_gib * kGiB) : available_memory() / parts;
   if (o.read_rate) m.read_rate = *o.read_rate * 1e9;

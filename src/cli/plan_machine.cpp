@@ -1,6 +1,9 @@
 #include "cli/plan_machine.h"
 
+#include <algorithm>
+
 #include "base/error.h"
+#include "comm/process_link.h"
 #include "io/machine.h"
 #include "kernels/gpu.h"
 #include "plan/plan_text.h"
@@ -9,14 +12,15 @@ namespace fathom::cli {
 
 plan::Machine machine_of(const ComputePlan& compute) {
   plan::Machine m;
-  m.per_node = compute.layout.ranks_here();
-  m.nodes = compute.layout.processes;
+  m.nodes = launched_machines();
+  m.per_node = compute.layout.ranks() / m.nodes;
   if (compute.device == DeviceKind::cuda) {
     const GpuInfo gpu = find_gpu(compute.layout.ranks_here());
     m.gpu = plan::gpu_model_of_driver(gpu.name);
     if (m.gpu) m.memory = gpu.free;
   } else {
     m.memory = available_memory() / m.per_node;
+    m.parts = std::max(1, m.per_node / numa_nodes());
   }
   return m;
 }

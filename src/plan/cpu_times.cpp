@@ -21,8 +21,7 @@ double CpuTimes::expert_share(double tokens) const {
   const double all = tokens * layout_.data;
   if (experts_by_columns(c, layout_) || layout_.ranks() == 1)
     return distinct_experts(c.experts, c.experts_per_token, all) / c.experts;
-  return busiest_rank_experts(c.experts, c.experts_per_token, all, layout_.ranks()) /
-         volume_.experts_held;
+  return busiest_rank_experts(c, all, layout_.ranks()) / volume_.experts_held;
 }
 
 double CpuTimes::flops(double tokens, double pairs, double scored_pairs) const {

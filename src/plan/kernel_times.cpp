@@ -33,8 +33,12 @@ constexpr std::array kRest = {Rest{1, 30}, Rest{16, 53}, Rest{64, 115}, Rest{409
 constexpr double kOneShotStart = 3.2, kOneShotRate = 0.32e6, kOneShotBytes = 2.0 * (1 << 20);
 constexpr double kTwoShotStart = 6.2, kTwoShotRate = 0.345e6;
 constexpr double kGatherStart = 6.2, kGatherRate = 0.35e6;
-// Rows that go to the ranks of their experts: NCCL's all-gather and reduce-scatter on the same two.
-constexpr double kNcclStart = 12.0, kNcclRate = 0.27e6;
+// Rows that go to the ranks of their experts, and back, summed up.
+constexpr double kSendStart = 5.5, kSendRate = 0.346e6;
+constexpr double kBringStart = 6.5, kBringRate = 0.33e6;
+// A row of another rank is permuted, summed and sent beside a rank's own: chunks of 4,096 at 8K in
+// `dp` on two H200.
+constexpr double kOtherRow = 0.26;
 // Between nodes: one 400 Gbit/s adapter a GPU. Assumed, not measured.
 constexpr double kNodeStart = 30.0, kNodeRate = 0.04e6;
 
@@ -131,9 +135,16 @@ double ExchangeTimes::gather(int ranks, double bytes) const {
   return start(ranks, kGatherStart) + bytes * (ranks - 1) / ranks / rate(ranks, kGatherRate);
 }
 
-double ExchangeTimes::scatter(int ranks, double bytes) const {
+double ExchangeTimes::send_rows(int ranks, double bytes) const {
   if (ranks == 1) return 0;
-  return start(ranks, kNcclStart) + bytes / rate(ranks, kNcclRate);
+  return start(ranks, kSendStart) + bytes / rate(ranks, kSendRate);
 }
+
+double ExchangeTimes::bring_rows(int ranks, double bytes) const {
+  if (ranks == 1) return 0;
+  return start(ranks, kBringStart) + bytes / rate(ranks, kBringRate);
+}
+
+double ExchangeTimes::rest_of_others(double rows) const { return kOtherRow * rows; }
 
 }  // namespace fathom::plan

@@ -55,8 +55,12 @@ class ExchangeTimes {
   double sum(int ranks, double rows, double row_bytes) const;
   // Every rank gets the data of all others; `bytes` is the data of all ranks together.
   double gather(int ranks, double bytes) const;
-  // Every rank sends `bytes` to others and receives as much.
-  double scatter(int ranks, double bytes) const;
+  // Rows go to the ranks of their experts, and what these have made of them comes back: every rank
+  // sends `bytes` to others and receives as much.
+  double send_rows(int ranks, double bytes) const;
+  double bring_rows(int ranks, double bytes) const;
+  // Passes over the rows of other ranks, beside rest_of_layer() for a rank's own.
+  double rest_of_others(double rows) const;
 
  private:
   double rate(int ranks, double measured) const;

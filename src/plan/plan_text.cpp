@@ -39,7 +39,10 @@ std::string count(int n, const char* one, const char* many) {
 std::string machine_line(const Plan& p) {
   const Machine& m = p.machine;
   const std::string what = m.gpu ? fmt::format("{} x {}", m.ranks(), m.gpu->title)
-                                 : "processors: " + count(m.ranks(), "NUMA node", "NUMA nodes");
+                           : m.parts > 1
+                               ? fmt::format("processors: {}, {} to a NUMA node",
+                                             count(m.ranks(), "rank", "ranks"), m.parts)
+                               : "processors: " + count(m.ranks(), "NUMA node", "NUMA nodes");
   std::string line = what;
   if (m.nodes > 1) line += fmt::format(" in {} machines", m.nodes);
   line += fmt::format(", {} free{}", bytes_text(m.rank_memory()), m.ranks() > 1 ? " each" : "");

@@ -267,15 +267,13 @@ std::vector<std::string> commands_of(const Config& c, const Machine& m, const Re
 }
 
 // Layouts that this build computes. Whoever makes it compute more changes this.
-bool built(const Machine& m, const RankLayout& l) {
-  return m.nodes == 1 || (!m.gpu && l.data == 1);
-}
+bool built(const Machine& m) { return m.nodes == 1 || !m.gpu; }
 
 std::vector<std::string> notes_of(const Config& c, const Machine& m, const Plan& plan) {
   std::vector<std::string> notes;
-  if (const LayoutPlan* best = plan.best(); best && !built(m, best->layout))
+  if (const LayoutPlan* best = plan.best(); best && !built(m))
     notes.push_back(
-        "on several machines this build computes tp on their processors: the plan is ahead of it");
+        "on several machines this build computes on their processors: the plan is ahead of it");
   if (const int ranks = plan.request.converted_ranks; ranks > 1 && ranks != m.ranks())
     notes.push_back(fmt::format(
         "{} is converted for {} ranks: on {} some of its tensors are joined in memory; converted "

@@ -22,6 +22,7 @@ struct Machine {
   const GpuModel* gpu = nullptr;  // null: processors
   int per_node = 1;               // ranks of a machine
   int nodes = 1;                  // machines
+  int parts = 1;                  // ranks that share a NUMA node, of processors
   int64_t memory = 0;             // bytes of one rank; 0 with a GPU: GpuModel::memory
   double dollars_per_hour = 2;    // of one GPU, or of one machine of processors
 

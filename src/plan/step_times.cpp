@@ -32,12 +32,37 @@ double distinct_experts(double experts, double per_token, double tokens) {
   return experts * (1 - std::pow(1 - per_token / experts, tokens));
 }
 
-double busiest_rank_experts(double experts, double per_token, double tokens, int ranks) {
-  const double held = part(experts, ranks);
-  const double mean = distinct_experts(experts, per_token, tokens) / ranks;
+// Standard deviations that the greatest of so many draws lies above the mean, expected.
+double expected_greatest(int draws) {
+  constexpr double kOfPowers[] = {0, 0.564, 1.029, 1.424, 1.766, 2.070, 2.343, 2.595, 2.829};
+  constexpr double kLast = std::size(kOfPowers) - 1;
+  const double at = std::min(std::log2(draws), kLast);
+  const auto below = static_cast<size_t>(at);
+  const size_t above = std::min(below + 1, std::size(kOfPowers) - 1);
+  return std::lerp(kOfPowers[below], kOfPowers[above], at - static_cast<double>(below));
+}
+
+// How much more than independent draws of experts spread over `ranks` ranks, as variances: the
+// experts of a token lie in few groups, and these on few ranks.
+double clustering(const Config& c, int ranks) {
+  const double groups = c.groups, kept = c.kept_groups, k = c.experts_per_token, r = ranks;
+  if (ranks > c.groups) return 1 + k * groups / (kept * r) * (1 - kept / groups);
+  if (c.groups < 2) return 1;
+  // Of the number of kept groups that lie on a rank.
+  const double variance = kept / r * (1 - 1 / r) * (groups - kept) / (groups - 1);
+  const double within = k * (1 / r - variance / (kept * kept) - 1 / (r * r));
+  return ((k / kept) * (k / kept) * variance + within) / (k / r);
+}
+
+double busiest_rank_experts(const Config& c, double tokens, int ranks) {
+  const double held = part(c.experts, ranks), k = c.experts_per_token;
+  const double mean = distinct_experts(c.experts, k, tokens) / ranks;
   if (ranks == 1) return mean;
   const double share = std::min(1.0, mean / held);
-  return std::min({held, per_token * tokens, mean + 2 * std::sqrt(held * share * (1 - share))});
+  const double deviation = std::sqrt(held * share * (1 - share) * clustering(c, ranks));
+  // The ranks share a total: where one has more, the others have less.
+  const double together = std::sqrt(ranks / (ranks - 1.0));
+  return std::min({held, k * tokens, mean + expected_greatest(ranks) * together * deviation});
 }
 
 double destinations(const Config& c, int ranks) {
@@ -128,7 +153,7 @@ double StepTimes::experts(double tokens) const {
   if (experts_by_columns(c, layout_)) {
     columns /= ranks;
   } else {
-    active = busiest_rank_experts(c.experts, c.experts_per_token, all, ranks);
+    active = busiest_rank_experts(c, all, ranks);
     rows /= ranks;
   }
   return kernels_.grouped(rows, active, 2 * columns, c.hidden) +
@@ -146,7 +171,8 @@ double StepTimes::exchange(bool moe, const Rows& r) const {
   // group are its ranks' in equal parts.
   const double sent = r.tokens / t * destinations(c, ranks);
   const double coded = wide_ ? row : c.hidden + 4.0 * c.hidden / kFp8Block;
-  us += links_.scatter(ranks, sent * coded) + links_.scatter(ranks, sent * row);
+  us += links_.send_rows(ranks, sent * coded) + links_.bring_rows(ranks, sent * row);
+  us += links_.rest_of_others(sent);  // as many come from others
   return us + links_.gather(t, r.tokens * row);
 }
 

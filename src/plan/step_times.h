@@ -65,9 +65,9 @@ class StepTimes {
 // `experts` each, if all are equally likely.
 double distinct_experts(double experts, double per_token, double tokens);
 
-// The same for the busiest of `ranks` ranks that hold `experts / ranks` experts each: the mean plus
-// two standard deviations, but at most all that it holds.
-double busiest_rank_experts(double experts, double per_token, double tokens, int ranks);
+// The same for the busiest of `ranks` ranks that hold `experts / ranks` experts each: what the
+// greatest of so many draws is expected to be, but at most all that it holds.
+double busiest_rank_experts(const Config& config, double tokens, int ranks);
 
 // Returns the average number of other ranks to which a token's row is sent. Routing keeps
 // kept_groups of the groups of experts, and groups lie on consecutive ranks.

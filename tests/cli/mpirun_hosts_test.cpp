@@ -160,7 +160,8 @@ TEST_F(HostsTest, ACutCableEndsRequestsAndProgram) {
       std::this_thread::sleep_for(std::chrono::milliseconds(50));
     EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
     EXPECT_THAT(hosts_->processes(), testing::IsEmpty());
-    EXPECT_THAT(r.err(), HasSubstr("process 1 (fathom-b, pid "));
+    EXPECT_THAT(r.err(), AllOf(HasSubstr("process 1 (fathom-b, pid "),
+                               HasSubstr("on processors: 2 NUMA nodes in 2 machines")));
     hosts_.reset();
     hosts_ = std::make_unique<TwoHosts>();
   }

@@ -189,7 +189,8 @@ TEST_F(MpirunTest, ServesAndStopsWhenTold) {
   EXPECT_THAT(c.answer().body, HasSubstr("Hello! How can I help you today?"));
   ::kill(r.process(0), SIGTERM);
   EXPECT_EQ(r.wait(), 0) << r.err();
-  EXPECT_THAT(r.err(), Not(HasSubstr("has ended")));
+  EXPECT_THAT(r.err(), AllOf(Not(HasSubstr("has ended")), HasSubstr("plan: tp on processors: 2 "),
+                             Not(HasSubstr("machines"))));
 }
 
 // Log-probabilities, penalties and a form of the answer, which process 0 works on with logits that

@@ -293,6 +293,18 @@ TEST(Planner, NumaNodes) {
   EXPECT_EQ(make_plan(c, m, r).best(), nullptr);
 }
 
+TEST(Planner, SaysWhatRanksOnProcessorsAre) {
+  Machine m;
+  m.memory = int64_t{1000} << 30;
+  m.per_node = 4;
+  Request r;
+  EXPECT_THAT(text_of(make_plan(release(), m, r)), HasSubstr("processors: 4 NUMA nodes, "));
+  m.parts = 2;
+  m.nodes = 2;
+  EXPECT_THAT(text_of(make_plan(release(), m, r)),
+              HasSubstr("processors: 8 ranks, 2 to a NUMA node in 2 machines, "));
+}
+
 TEST(StepTimes, ReproducesWhatWasMeasured) {
   const auto rows = compare_with_measured(release());
   EXPECT_GE(rows.size(), 20u);
@@ -340,10 +352,17 @@ TEST(Routing, Expectations) {
   EXPECT_NEAR(distinct_experts(256, 8, 1e6), 256, 1e-9);
   EXPECT_EQ(distinct_experts(0, 0, 5), 0);
   // Of 8 experts over 8 ranks the busiest has about 3; of 512 tokens' every one.
-  EXPECT_NEAR(busiest_rank_experts(256, 8, 1, 8), 3, 0.1);
-  EXPECT_EQ(busiest_rank_experts(256, 8, 512, 8), 32);
-  EXPECT_NEAR(busiest_rank_experts(256, 8, 1, 1), 8, 1e-9);
-  EXPECT_LE(busiest_rank_experts(16, 4, 1, 64), 1);
+  // Of two ranks the busier has 5.6 of 8.
+  const Config c = release();
+  EXPECT_NEAR(busiest_rank_experts(c, 1, 8), 3, 0.1);
+  EXPECT_NEAR(busiest_rank_experts(c, 1, 2), 5.6, 0.1);
+  EXPECT_EQ(busiest_rank_experts(c, 512, 8), 32);
+  EXPECT_NEAR(busiest_rank_experts(c, 1, 1), 8, 1e-9);
+  Config few = c;
+  few.experts = 16;
+  few.experts_per_token = 4;
+  few.groups = few.kept_groups = 1;
+  EXPECT_LE(busiest_rank_experts(few, 1, 64), 1);
   // A group of experts is a rank: a row reaches at most 4 of 8, itself included.
   const double reached = destinations(release(), 8);
   EXPECT_NEAR(reached, 4 * (1 - std::pow(0.75, 8)) * 7 / 8, 1e-9);
