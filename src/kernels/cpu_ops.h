@@ -16,6 +16,7 @@ struct CpuKernels {
   std::string_view needs;  // in words, for the user
   bool (*usable)();
   std::unique_ptr<Ops> (*make)(Numerics, const Workload&, ThreadPool&);
+  bool reads_words = false;  // products with few rows are faster with QWeight::words
 };
 
 // "amx", "avx512", "avx512f32", "avx2", "reference": best first; the reference is always usable.

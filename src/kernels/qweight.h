@@ -10,6 +10,9 @@
 
 namespace fathom {
 
+inline constexpr int kWordRows = 16;     // rows of a strip of QWeight::words
+inline constexpr int kWordColumns = 16;  // its columns are a multiple of
+
 // [rows, cols] row-major, applied as y = x W^T. FP8: value = code * scale of its 128x128 block.
 // Non-owning: points into a mapped file or into memory owned by Weights. May be a rectangle of a
 // larger matrix; its first column is then the first of a block.
@@ -22,6 +25,11 @@ struct QWeight {
   int row_offset = 0;            // row 0 is row `row_offset` of its block (a slice of a matrix)
   bool pow2_scale = false;       // every scale is a power of two (ue8m0)
   int64_t columns_stored = 0;    // columns of the whole matrix, if it has more; 0: cols
+  // A second copy of FP8 or bf16 elements for kernels whose lanes are outputs, or null: strips of
+  // kWordRows rows, one behind the other, each [word of columns][row], where a word is as many
+  // columns as 4 bytes hold. Rows behind the last whole strip are missing; strips do not cross
+  // blocks of scales. There are no NaN codes.
+  const uint8_t* words = nullptr;
 
   // Elements from one row to the next.
   int64_t stride() const { return columns_stored > 0 ? columns_stored : cols; }
@@ -46,6 +54,9 @@ struct QWeight {
       w.scale = scales_of_row(begin);
       w.row_offset = static_cast<int>((begin + row_offset) % kFp8Block);
     }
+    if (words)
+      w.words = begin % kWordRows == 0 ? words + begin * cols * static_cast<int64_t>(size_of(dtype))
+                                       : nullptr;
     return w;
   }
   // Columns [begin, end) as a weight of their own. FP8: `begin` is the first column of a block.
@@ -56,6 +67,7 @@ struct QWeight {
     w.data = static_cast<const char*>(data) + begin * static_cast<int64_t>(size_of(dtype));
     w.cols = end - begin;
     w.columns_stored = w.cols == stride() ? 0 : stride();
+    if (w.cols != cols) w.words = nullptr;
     if (scale) w.scale = scale + begin / kFp8Block;
     return w;
   }

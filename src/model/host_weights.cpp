@@ -2,12 +2,16 @@
 
 #include <cstring>
 
+#include "kernels/cpu/words.h"
+
 namespace fathom {
 namespace {
 
 constexpr int64_t kLine = 64;              // bytes of a cache line
 constexpr int64_t kMostBytes = 1LL << 30;  // copied in well under a second
 constexpr int64_t kMostShare = 8;          // at most an eighth of the available memory
+// Words are made after memory was planned: within what the plan leaves free (MemoryNeeds).
+constexpr int64_t kMostShareOfWords = 16;
 
 int64_t lines(int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 
@@ -68,6 +72,13 @@ void move_matrix(QWeight& w, std::byte* to) {
   w.scale_stride = columns;
 }
 
+int64_t bytes_of_words(const Weights& weights) {
+  Weights views = weights;
+  int64_t bytes = 0;
+  for_each_matrix(views, [&](const QWeight& w) { bytes += words_bytes(w); });
+  return bytes - words_bytes(weights.embed);
+}
+
 int64_t bytes_of(const Weights& weights) {
   Weights views = weights;
   int64_t bytes = 0;
@@ -75,11 +86,14 @@ int64_t bytes_of(const Weights& weights) {
   return bytes;
 }
 
+bool few_bytes(int64_t bytes, int64_t available, int64_t share) {
+  return bytes <= kMostBytes && bytes <= available / share;
+}
+
 }  // namespace
 
 bool copy_pays(const Weights& weights, int64_t available) {
-  const int64_t bytes = bytes_of(weights);
-  return bytes <= kMostBytes && bytes <= available / kMostShare;
+  return few_bytes(bytes_of(weights), available, kMostShare);
 }
 
 Buffer copy_matrices(Weights& weights) {
@@ -90,6 +104,19 @@ Buffer copy_matrices(Weights& weights) {
     const int64_t bytes = bytes_of_matrix(w);
     move_matrix(w, to);
     to += bytes;
+  });
+  return memory;
+}
+
+bool words_pay(const Weights& weights, int64_t available) {
+  return few_bytes(bytes_of_words(weights), available, kMostShareOfWords);
+}
+
+Buffer add_words(Weights& weights) {
+  Buffer memory(static_cast<size_t>(bytes_of_words(weights)));
+  std::byte* to = memory.data();
+  for_each_matrix(weights, [&](QWeight& w) {
+    if (&w != &weights.embed && add_words(w, to)) to += words_bytes(w);
   });
   return memory;
 }

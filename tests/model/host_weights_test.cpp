@@ -92,5 +92,28 @@ TEST(HostWeights, ACopyTakesLittleOfTheMemory) {
   EXPECT_FALSE(copy_pays(copied, int64_t{1} << 40));
 }
 
+TEST(HostWeights, WordsAreAddedToWhatStays) {
+  const auto checkpoint = Checkpoint::load(kTinyFolder);
+  Weights turned = checkpoint->weights();
+  const Buffer memory = add_words(turned);
+  const auto before = all_matrices(checkpoint->weights()), after = all_matrices(turned);
+  ASSERT_EQ(before.size(), after.size());
+  int with = 0;
+  for (size_t i = 0; i < before.size(); ++i) {
+    SCOPED_TRACE(i);
+    EXPECT_EQ(after[i]->data, before[i]->data);
+    EXPECT_EQ(after[i]->scale, before[i]->scale);
+    if (after[i]->words == nullptr) continue;
+    ++with;
+    const auto* place = reinterpret_cast<const std::byte*>(after[i]->words);
+    EXPECT_TRUE(memory.data() <= place && place < memory.data() + memory.size());
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(place) % 64, 0u);
+  }
+  EXPECT_GT(with, 0);
+  EXPECT_EQ(turned.embed.words, nullptr);
+  EXPECT_TRUE(words_pay(checkpoint->weights(), int64_t{1} << 40));
+  EXPECT_FALSE(words_pay(checkpoint->weights(), static_cast<int64_t>(memory.size())));
+}
+
 }  // namespace
 }  // namespace fathom

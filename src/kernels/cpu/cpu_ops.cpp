@@ -94,11 +94,13 @@ constexpr CpuKernels kTable[] = {
      has_avx512_base,
      [](Numerics n, const Workload& w, ThreadPool& p) -> std::unique_ptr<Ops> {
        return std::make_unique<AttentionOps>(n, w, p, kGemmAvx512F32, kAttentionAvx512F32);
-     }},
+     },
+     true},
     {"avx2", "AVX2, FMA, F16C and BMI2", has_avx2,
      [](Numerics n, const Workload& w, ThreadPool& p) -> std::unique_ptr<Ops> {
        return std::make_unique<AttentionOps>(n, w, p, kGemmAvx2, kAttentionAvx2);
-     }},
+     },
+     true},
 #endif
     {"reference", "any processor", [] { return true; }, make_reference_ops},
 };

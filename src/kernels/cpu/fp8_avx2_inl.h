@@ -30,6 +30,17 @@
   w[3] = _mm256_cvtph_ps(_mm256_extracti128_si256(high, 1));
 }
 
+// Every second one of the four codes of each word, as 2^-120 of its value: bytes 0 and 2, or 1 and
+// 3. A NaN code becomes a finite number.
+template <bool kOdd>
+[[gnu::always_inline]] inline void fp8_of_words(__m256i words, __m256 (&w)[2]) {
+  // Sign, four copies of it, magnitude: in the upper bits of both halves of a word.
+  const __m256i halves = _mm256_srai_epi16(kOdd ? words : _mm256_slli_epi16(words, 8), 4);
+  const __m256i mask = _mm256_set1_epi32(static_cast<int>(0x87F00000));
+  w[0] = _mm256_castsi256_ps(_mm256_and_si256(_mm256_slli_epi32(halves, 16), mask));
+  w[1] = _mm256_castsi256_ps(_mm256_and_si256(halves, mask));
+}
+
 inline bool fp8_nan_seen(__m256i seen) {
   return _mm256_movemask_epi8(_mm256_cmpeq_epi8(seen, _mm256_set1_epi8(0x7F))) != 0;
 }

@@ -20,6 +20,14 @@
   w[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
 }
 
+template <bool kOdd>
+[[gnu::always_inline]] inline void fp8_of_words(__m512i words, __m512 (&w)[2]) {
+  const __m512i halves = _mm512_srai_epi16(kOdd ? words : _mm512_slli_epi16(words, 8), 4);
+  const __m512i mask = _mm512_set1_epi32(static_cast<int>(0x87F00000));
+  w[0] = _mm512_castsi512_ps(_mm512_and_si512(_mm512_slli_epi32(halves, 16), mask));
+  w[1] = _mm512_castsi512_ps(_mm512_and_si512(halves, mask));
+}
+
 inline bool fp8_nan_seen(__m256i seen) {
   return _mm256_movemask_epi8(_mm256_cmpeq_epi8(seen, _mm256_set1_epi8(0x7F))) != 0;
 }

@@ -38,8 +38,9 @@ enum class WeightCode : uint8_t { fp8, bf16, f16, f32 };
 // Up to 16 consecutive rows of a weight matrix that lie in the same row of scale blocks.
 struct Strip {
   const uint8_t* data = nullptr;
-  int64_t stride = 0;            // bytes between rows
-  const float* scale = nullptr;  // per kBlock columns; null: 1 (or applied to the products)
+  int64_t stride = 0;              // bytes between rows
+  const uint8_t* words = nullptr;  // the strip's part of QWeight::words, or null
+  const float* scale = nullptr;    // per kBlock columns; null: 1 (or applied to the products)
   int rows = 0;
   int64_t columns = 0;
   WeightCode code = WeightCode::fp8;
@@ -83,7 +84,8 @@ struct StreamJob {
   const uint8_t* next = nullptr;  // the strip that this thread computes next, to prefetch
   // The activation rows, interleaved as [unit][rows], or in blocks.
   const uint8_t* x = nullptr;
-  int64_t x_row_bytes = 0;  // room of a row in blocks
+  const uint8_t* x_lifted = nullptr;  // the rows as `lift` leaves them, or null
+  int64_t x_row_bytes = 0;            // room of a row in blocks
   int rows = 0;
   const float* const* x_scale = nullptr;
   const float* w_scale = nullptr;
@@ -146,8 +148,11 @@ struct ProductKernels {
   void (*pack)(const Strip& strip, int64_t k0, int depth, uint8_t* panel) = nullptr;
   void (*tile)(const TileJob& job) = nullptr;
   void (*stream)(const StreamJob& job) = nullptr;
-  int stream_rows = 0;   // most activation rows that `stream` takes: with more, panels are faster
-  int stream_unit = 0;   // bytes of a row that stay together when rows are interleaved
+  int stream_rows = 0;  // most activation rows that `stream` takes: with more, panels are faster
+  int stream_unit = 0;  // bytes of a row that stay together when rows are interleaved
+  // Multiplies n activations by the power of two with which FP8 words are multiplied fastest.
+  // False: they are too great for that, and words are streamed without. Null: no use for it.
+  bool (*lift)(const float* x, int64_t n, float* to) = nullptr;
   int panel_strips = 4;  // strips packed at once for many rows, at most kMaxPanelStrips
 
   // Another panel, and products with it that are the same bit for bit, for `many_rows` activation

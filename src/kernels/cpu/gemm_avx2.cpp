@@ -18,6 +18,7 @@ struct V {
   static constexpr int kLanes = 8;
   static constexpr int kTileRows = 3;     // x 4 accumulators, 3 activations, 1 weight: 16 registers
   static constexpr int kStreamSums = 12;  // accumulators beside the weights being expanded
+  static constexpr int kWordSums = 8;     // the same where each activation is a vector, too
 
   static F zero() { return _mm256_setzero_ps(); }
   static F set1(float v) { return _mm256_set1_ps(v); }
@@ -96,6 +97,24 @@ struct V {
   }
   static F load_fp8(const uint8_t* p) { return fp8_values(p); }
 
+  // Of QWeight::words: a word of 8 rows.
+  using Words = __m256i;
+  static Words load_words(const uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  template <bool kOdd>
+  [[gnu::always_inline]] static void half_of_codes(Words x, F (&w)[2]) {
+    fp8_of_words<kOdd>(x, w);
+  }
+  static F lower_bf16(Words x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
+  static F upper_bf16(Words x) {
+    return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(-0x10000)));
+  }
+  // In each lane: the sum of x in the order in which lane_sums adds lanes.
+  static F sum_in_lane_order(const F (&x)[kLanes]) {
+    return add(add(add(x[0], x[1]), add(x[2], x[3])), add(add(x[4], x[5]), add(x[6], x[7])));
+  }
+
   // Rounds |v| <= 448 to e4m3. Normal values are rounded at mantissa bit 20. Below 2^-6 the step of
   // e4m3 is 2^-9, the last place of 2^14, so adding and subtracting 2^14 rounds to it.
   static F round_e4m3(F v) {
@@ -118,6 +137,7 @@ struct V {
 #include "kernels/cpu/gemm_inl.h"
 #include "kernels/cpu/product_f32_inl.h"
 #include "kernels/cpu/product_outer_inl.h"
+#include "kernels/cpu/product_words_inl.h"
 #include "kernels/cpu/rows_inl.h"
 
 }  // namespace
@@ -129,6 +149,7 @@ const GemmKernels kGemmAvx2 = {
             .stream = stream_f32,
             .stream_rows = kStreamRowsF32,
             .stream_unit = sizeof(V::F),
+            .lift = lift,
             .pack_many = pack_outer,
             .tile_many = tile_outer,
             .many_rows = kOuterRows,

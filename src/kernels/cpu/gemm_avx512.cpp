@@ -206,7 +206,7 @@ void stream_bf16(const StreamJob& job) {
 
 const GemmKernels kGemmAvx512 = {
     .name = "avx512",
-    .f32 = {pack_f32, tile_f32, stream_f32, kStreamRowsF32, sizeof(V::F)},
+    .f32 = {pack_f32, tile_f32, stream_strip, kStreamRowsF32, sizeof(V::F)},
     .bf16 = {pack_bf16, tile<DotBf16>, stream_bf16, kStreamRows, 16},
     .prepare = prepare,
     .norm = norm,

@@ -29,13 +29,19 @@ inline __m256i to_bf16_bits(__m512 v) {
 
 #include "kernels/cpu/gemm_inl.h"
 #include "kernels/cpu/product_f32_inl.h"
+#include "kernels/cpu/product_words_inl.h"
 #include "kernels/cpu/rows_inl.h"
 
 }  // namespace
 
 const GemmKernels kGemmAvx512F32 = {
     .name = "avx512f32",
-    .f32 = {pack_f32, tile_f32, stream_f32, kStreamRowsF32, sizeof(V::F)},
+    .f32 = {.pack = pack_f32,
+            .tile = tile_f32,
+            .stream = stream_f32,
+            .stream_rows = kStreamRowsF32,
+            .stream_unit = sizeof(V::F),
+            .lift = lift},
     .bf16 = {},
     .prepare = prepare,
     .norm = norm,

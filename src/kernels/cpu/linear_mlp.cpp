@@ -62,7 +62,8 @@ void LinearOps::gate_up(Form form, Inputs x, Tensor act) {
                 std::min(Product::first_row(g.w->gate, stop), g.w->gate.rows) - column;
             for (int64_t row = 0; row < g.rows; row += kRowChunk) {
               int64_t rows = std::min<int64_t>(kRowChunk, g.rows - row), at = g.begin + row;
-              Inputs in = interleaved(form, x.slice(at, rows), g.w->gate.cols, thread, at);
+              Inputs in = interleaved(form, x.slice(at, rows), g.w->gate.cols, thread,
+                                      has_words(g.w->gate) || has_words(g.w->up), at);
               product_.run(g.w->gate, form, s, stop, in, gate, scratch);
               product_.run(g.w->up, form, s, stop, in, up, scratch);
               Outputs out{act.data, act.row_stride, act.dtype == DType::bf16};
@@ -103,8 +104,8 @@ void LinearOps::down(Form form, Tensor act, Tensor out) {
         in_groups(begin, end, &MlpWeights::down, [&](const Group& g, int64_t from, int64_t to) {
           Outputs all{out.data, out.row_stride, out.dtype == DType::bf16};
           Outputs here{all.at(g.begin, Product::first_row(g.w->down, from)), all.stride, all.bf16};
-          Inputs in =
-              interleaved(form, inputs.slice(g.begin, g.rows), g.w->down.cols, thread, g.begin);
+          Inputs in = interleaved(form, inputs.slice(g.begin, g.rows), g.w->down.cols, thread,
+                                  has_words(g.w->down), g.begin);
           product_.run(g.w->down, form, from, to, in, here, scratch_[static_cast<size_t>(thread)]);
         });
       });

@@ -63,8 +63,9 @@ LinearOps::LinearOps(Numerics numerics, const Workload& w, ThreadPool& pool,
   }
   scratch_.resize(static_cast<size_t>(pool.size()));
   interleaved_bytes_ = Product::interleaved_bytes(widest_input(w), kStreamRows);
-  interleaved_ = Buffer(static_cast<size_t>(interleaved_bytes_ * pool.size()));
+  interleaved_ = Buffer(static_cast<size_t>(2 * interleaved_bytes_ * pool.size()));
   interleaved_key_.resize(scratch_.size());
+  lifted_.resize(scratch_.size());
   if (const int64_t unit = kernels.bf16.block_columns; unit > 0)
     blocks_ = Buffer(static_cast<size_t>(
         2 * std::max(max_prepared_ + unit * max_entries_, max_entries_ * (w.hidden + unit))));
@@ -171,18 +172,29 @@ void LinearOps::prepare(Prepared& place, Form form, Tensor x, int64_t first, int
 
 // -------------------------------------------------------------------------------- projections
 
-Inputs LinearOps::interleaved(Form form, Inputs in, int64_t columns, int thread, int64_t key) {
-  if (in.rows == 1 && product_.row_is_block(form, columns)) {
-    in.interleaved = in.x[0];
-    return in;
-  }
-  // in_blocks has interleaved them, or nothing is.
+Inputs LinearOps::interleaved(Form form, Inputs in, int64_t columns, int thread, bool words,
+                              int64_t key) {
+  const bool itself = in.rows == 1 && product_.row_is_block(form, columns);
+  if (itself) in.interleaved = in.x[0];
+  // If in_blocks has not interleaved them, nothing is that is not streamed.
   if (product_.takes_blocks(form) || !product_.streams(form, columns, in.rows)) return in;
-  uint8_t* place = reinterpret_cast<uint8_t*>(interleaved_.data()) + thread * interleaved_bytes_;
+  const bool lifts = words && product_.lifts(form);
+  if (itself && !lifts) return in;
+  uint8_t* place =
+      reinterpret_cast<uint8_t*>(interleaved_.data()) + 2 * thread * interleaved_bytes_;
+  uint8_t* lifted = place + interleaved_bytes_;
   int64_t& there = interleaved_key_[static_cast<size_t>(thread)];
-  if (key < 0 || there != key) product_.interleave(form, in, columns, place);
+  const bool fresh = key < 0 || there != key;
   there = key;
-  in.interleaved = place;
+  if (!itself) {
+    if (fresh) product_.interleave(form, in, columns, place);
+    in.interleaved = place;
+  }
+  if (lifts) {
+    uint8_t& could = lifted_[static_cast<size_t>(thread)];
+    if (fresh) could = product_.lift(form, in.interleaved, in.rows * columns, lifted);
+    if (could) in.lifted = lifted;
+  }
   return in;
 }
 
@@ -221,8 +233,8 @@ Inputs LinearOps::in_blocks(Form form, Inputs in) {
 
 void LinearOps::multiply_rows(const QWeight& w, Inputs x, Outputs out, int thread) {
   const Form form{.f32 = true};
-  product_.run(w, form, 0, Product::strips(w), interleaved(form, x, w.cols, thread), out,
-               scratch_[static_cast<size_t>(thread)]);
+  product_.run(w, form, 0, Product::strips(w), interleaved(form, x, w.cols, thread, has_words(w)),
+               out, scratch_[static_cast<size_t>(thread)]);
 }
 
 void LinearOps::over_strips(Form form, int64_t strips, int64_t bytes, int64_t rows, bool even,
@@ -251,15 +263,18 @@ bool LinearOps::project_alike(std::span<const Projection> projections, Tensor x,
   bool here = in_place(form, x);
   Prepared& place = here ? plain_ : prepared_;
   prepare(place, form, x, 0, padded(x.row_size()));
-  // Interleaved once for all threads.
-  runs_.assign(1, {0, x.rows(), x.row_size()});
-  Inputs in = interleaved(form, in_blocks(form, place.inputs(form, 0, x.rows())), x.row_size(), 0);
   int64_t strips = 0, bytes = 0;
+  bool words = false;
   for (size_t i = first; i < projections.size(); ++i) {
     if (form_at(i) != form) continue;
     strips += Product::strips(projections[i].weight);
     bytes += projections[i].weight.bytes();
+    words |= has_words(projections[i].weight);
   }
+  // Interleaved once for all threads.
+  runs_.assign(1, {0, x.rows(), x.row_size()});
+  Inputs in =
+      interleaved(form, in_blocks(form, place.inputs(form, 0, x.rows())), x.row_size(), 0, words);
   over_strips(form, strips, bytes, x.rows(), true, [&](int64_t begin, int64_t end, int thread) {
     int64_t offset = 0;  // strips of the projections before this one
     for (size_t i = first; i < projections.size() && offset < end; ++i) {

@@ -61,13 +61,15 @@ class LinearOps : public ReferenceOps {
     return common_form(weights, numerics_, workload_.ue8m0, kernels_.bf16.tile != nullptr);
   }
   static bool in_place(Form form, Tensor x);
+  static bool has_words(const QWeight& w) { return w.words != nullptr && w.is_fp8(); }
   bool fits(int64_t rows, int64_t columns) const;
   // Rows of x become rows [first, ...) of `place`, `stride` elements apart where they are copied.
   void prepare(Prepared& place, Form form, Tensor x, int64_t first, int64_t stride);
   // Returns `in` as product_.run needs it: interleaved in the thread's memory if weights are
-  // streamed. `key` identifies the input, so that it is interleaved only once until
-  // interleaved_key_ is reset; -1: no key.
-  Inputs interleaved(Form form, Inputs in, int64_t columns, int thread, int64_t key = -1);
+  // streamed, and lifted if `words`: some of the weights have them. `key` identifies the input, so
+  // that it is interleaved only once until interleaved_key_ is reset; -1: no key.
+  Inputs interleaved(Form form, Inputs in, int64_t columns, int thread, bool words,
+                     int64_t key = -1);
   // Rows [begin, begin + rows) that are multiplied with the same weights.
   struct Run {
     int64_t begin, rows, columns;
@@ -104,10 +106,11 @@ class LinearOps : public ReferenceOps {
   int64_t max_prepared_;  // elements of prepared_
   Prepared prepared_, plain_;
   Buffer act_, parts_, logits_;
-  std::vector<ProductScratch> scratch_;  // per thread
-  int64_t interleaved_bytes_;            // of one thread in interleaved_
-  Buffer interleaved_;
+  std::vector<ProductScratch> scratch_;   // per thread
+  int64_t interleaved_bytes_;             // of one thread in interleaved_
+  Buffer interleaved_;                    // behind a thread's rows is room for lifted ones
   std::vector<int64_t> interleaved_key_;  // per thread: the key of the rows in its part, or -1
+  std::vector<uint8_t> lifted_;           // per thread: whether those rows could be lifted
   Buffer blocks_;                         // activations in blocks
   std::vector<Run> runs_;
 

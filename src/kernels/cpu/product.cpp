@@ -98,6 +98,7 @@ Strip Product::strip_at(const QWeight& w, Form form, int64_t strip) const {
           .columns = w.cols,
           .code = code_of(w.dtype),
           .round_to_bf16 = numerics_ != Numerics::exact};
+  if (w.words) s.words = w.words + begin * w.cols * static_cast<int64_t>(size_of(w.dtype));
   if (w.is_fp8() && form.quant != Form::Quant::coded) s.scale = w.scales_of_row(begin);
   return s;
 }
@@ -127,8 +128,9 @@ void Product::run(const QWeight& w, Form form, int64_t begin, int64_t end, Input
   if (streaming) {
     // The last strip may have fewer rows than a stream needs; both ways give the same bits.
     for (; begin < end; ++begin) {
-      if (strip_at(w, form, begin).rows == kStripRows)
-        stream(w, form, begin, in, from(begin, 0));
+      const Strip strip = strip_at(w, form, begin);
+      if (strip.rows == kStripRows)
+        stream(w, form, begin, strip, in, from(begin, 0));
       else
         panel(w, form, begin, begin + 1, in, from(begin, 0), scratch);
     }
@@ -141,9 +143,11 @@ void Product::run(const QWeight& w, Form form, int64_t begin, int64_t end, Input
             in.slice(row, std::min<int64_t>(kRowChunk, in.rows - row)), from(begin, row), scratch);
 }
 
-void Product::stream(const QWeight& w, Form form, int64_t strip, Inputs in, Outputs out) const {
-  StreamJob job{.strip = strip_at(w, form, strip),
+void Product::stream(const QWeight& w, Form form, int64_t at, const Strip& strip, Inputs in,
+                     Outputs out) const {
+  StreamJob job{.strip = strip,
                 .x = in.interleaved,
+                .x_lifted = in.lifted,
                 .x_row_bytes = in.row_bytes,
                 .rows = static_cast<int>(in.rows),
                 .out = out.data,
@@ -152,7 +156,7 @@ void Product::stream(const QWeight& w, Form form, int64_t strip, Inputs in, Outp
   job.next = job.strip.data + kStripRows * job.strip.stride;
   if (form.quant == Form::Quant::coded) {
     job.x_scale = in.scale;
-    job.w_scale = w.scales_of_row(first_row(w, strip));
+    job.w_scale = w.scales_of_row(first_row(w, at));
   }
   of(form).stream(job);
 }

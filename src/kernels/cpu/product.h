@@ -42,6 +42,7 @@ struct Inputs {
   int64_t rows = 0;
   const uint8_t* interleaved = nullptr;  // the rows as Product::interleave leaves them
   int64_t row_bytes = 0;                 // bytes reserved per row there, if it makes blocks
+  const uint8_t* lifted = nullptr;       // `interleaved` as Product::lift leaves it, or null
 
   // Of rows in blocks, `begin` must be the first row of a block.
   Inputs slice(int64_t begin, int64_t count) const {
@@ -106,6 +107,12 @@ class Product {
   }
   // [unit][row of in], the units of the form's kernels: interleaved_bytes() at `to`.
   void interleave(Form form, Inputs in, int64_t columns, uint8_t* to) const;
+  // Whether streaming words (QWeight::words) is faster with lifted activations.
+  bool lifts(Form form) const { return of(form).lift != nullptr; }
+  // `n` interleaved activations. False: they cannot be lifted.
+  bool lift(Form form, const uint8_t* x, int64_t n, uint8_t* to) const {
+    return of(form).lift(reinterpret_cast<const float*>(x), n, reinterpret_cast<float*>(to));
+  }
   static int64_t interleaved_bytes(int64_t columns, int64_t rows) { return rows * columns * 4; }
 
   // Strips [begin, end) of w. Column 0 of `out` is row first_row(begin) of w.
@@ -114,7 +121,8 @@ class Product {
 
  private:
   Strip strip_at(const QWeight& w, Form form, int64_t strip) const;
-  void stream(const QWeight& w, Form form, int64_t strip, Inputs in, Outputs out) const;
+  void stream(const QWeight& w, Form form, int64_t at, const Strip& strip, Inputs in,
+              Outputs out) const;
   void panel(const QWeight& w, Form form, int64_t begin, int64_t end, Inputs in, Outputs out,
              const ProductScratch& scratch) const;
   // The rows of `in` from `row` on that panel() multiplies at a time, `rows` of them, with columns

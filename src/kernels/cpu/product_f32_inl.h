@@ -386,7 +386,7 @@ void stream_rows(const StreamJob& job) {
   for (int quad = 0; quad < kStripRows / kQuad; ++quad) stream_quad<kCode, kMax>(job, quad);
 }
 
-void stream_f32(const StreamJob& job) {
+void stream_strip(const StreamJob& job) {
   switch (job.strip.code) {
     case WeightCode::fp8:
       return stream_rows<WeightCode::fp8, kStreamRowsF32>(job);

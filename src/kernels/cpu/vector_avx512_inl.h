@@ -9,6 +9,7 @@ struct V {
   static constexpr int kLanes = 16;
   static constexpr int kTileRows = 6;     // x 4 accumulators, and up to 7 operands: 31 registers
   static constexpr int kStreamSums = 24;  // accumulators besides the weights being expanded
+  static constexpr int kWordSums = 24;
 
   static F zero() { return _mm512_setzero_ps(); }
   static F set1(float v) { return _mm512_set1_ps(v); }
@@ -72,6 +73,26 @@ struct V {
     fp8_halves(p, w, seen);
   }
   static F load_fp8(const uint8_t* p) { return fp8_values(p); }
+
+  // Of QWeight::words: a word of 16 rows.
+  using Words = __m512i;
+  static Words load_words(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  template <bool kOdd>
+  [[gnu::always_inline]] static void half_of_codes(Words x, F (&w)[2]) {
+    fp8_of_words<kOdd>(x, w);
+  }
+  static F lower_bf16(Words x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); }
+  static F upper_bf16(Words x) {
+    return _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32(-0x10000)));
+  }
+  // In each lane: the sum of x in the order in which lane_sums adds lanes.
+  static F sum_in_lane_order(const F (&x)[kLanes]) {
+    auto quad = [&](int i) {
+      auto both = [&](int j) { return add(x[j], x[j + 8]); };
+      return add(add(both(i), both(i + 1)), add(both(i + 2), both(i + 3)));
+    };
+    return add(quad(0), quad(4));
+  }
 
   // Rounds |v| <= 448 to e4m3. Normal values are rounded at mantissa bit 20. Below 2^-6 the step of
   // e4m3 is 2^-9, the last place of 2^14, so adding and subtracting 2^14 rounds to it.
