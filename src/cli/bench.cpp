@@ -75,10 +75,11 @@ void print_head(const BenchSubject& s) {
   fmt::print("{:>7} {:>5} | {:>10} {:>9} {:>7} | {:>9} {:>9} {:>9} {:>7} {:>7} {:>8} {:>7}{}\n",
              "context", "batch", "tok/s", "GFLOP/s", "of peak", "tok/s", "ms/step", "MiB/step",
              "GB/s", "of mem", "GFLOP/s", "experts",
-             s.compute.speculative_tokens > 0 ? " tok/step" : "");
+             s.compute.speculative_tokens > 0 ? " tok/step accepted" : "");
 }
 
-void print_row(const MachineLimits& limits, const BenchRow& row, bool drafts) {
+// `drafts`: of a sequence in a step.
+void print_row(const MachineLimits& limits, const BenchRow& row, int drafts) {
   fmt::print("{:>7} {:>5} | ", row.context, row.batch);
   if (!row.skipped.empty()) {
     fmt::print("skipped: {}\n", row.skipped);
@@ -94,7 +95,9 @@ void print_row(const MachineLimits& limits, const BenchRow& row, bool drafts) {
   fmt::print("{:>9.1f} {:>9.3f} {:>9.2f} {:>7.2f} {:>6.1f}% {:>8.1f} {:>7.1f}{}\n",
              d.tokens_per_s(), d.seconds * 1e3, d.cost.bytes.total() / kMiB, d.bytes_per_s() / 1e9,
              100 * d.bytes_per_s() / limits.read_per_s, d.flops_per_s() / 1e9, d.experts_per_layer,
-             drafts ? fmt::format(" {:>8.2f}", d.tokens_per_run) : "");
+             drafts > 0 ? fmt::format(" {:>8.2f} {:>7.1f}%", d.tokens_per_run,
+                                      100 * (d.tokens_per_run - 1) / drafts)
+                        : "");
   check_output();  // long runs are watched through pipes
 }
 
@@ -275,7 +278,7 @@ int bench(const CLI::App& command, const BenchFlags& o) {
     if (o.json)
       rows.push_back(row_json(limits, row));
     else
-      print_row(limits, row, compute.speculative_tokens > 0);
+      print_row(limits, row, compute.speculative_tokens);
   });
 
   if (o.json) {

@@ -1,63 +1,165 @@
-// DraftRegulator decides how many drafts a sequence gets, by what drafts have cost and gained so
+// DraftRegulator decides how many drafts each sequence gets, by what drafts have cost and gained so
 // far. It changes the speed of an answer, never its tokens.
 //
-// A draft pays if its chance to be accepted is greater than its cost. The cost is counted in
-// decoded tokens: the time that one more draft adds to a step, divided by the time of one decoded
-// token (a step without drafts, per sequence). Both times are measured while the engine works, by
-// the number of sequences.
+// Two costs are measured while the engine works: what a step of so many rows takes, and what the
+// making of so many drafts takes. They are kept apart because the drafts made behind one step are
+// verified in the next. A choice is judged by the tokens that it may expect in the time of its step
+// and of its drafting. Choices that are not made are tried now and then; all trials together may
+// cost a small share of the time.
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <span>
+#include <vector>
+
+#include "runtime/speculation.h"
 
 namespace fathom {
 
-class DraftRegulator {
- public:
-  // Begins a step of about that many sequences; drafts() is then called for each of them.
-  void begin(int sequences);
-  // Returns how many drafts, up to `most`, a sequence should get. `acceptance`: the chance that one
-  // of its drafts is accepted, given that those before it were.
-  int drafts(int most, double acceptance) const;
-  // Records the time of a step of decodes alone, with drafting.
-  void observe(int sequences, int drafts, double seconds);
-
-  // Returns the cost of one draft in decoded tokens.
-  double cost(int sequences) const;
-
- private:
-  // A running mean in which new values count more than old ones.
-  struct Mean {
-    double value = 0;
-    int64_t count = 0;
-    void add(double x);
-  };
-  struct Times {
-    Mean plain;            // seconds of a step without drafts,
-    Mean drafted, drafts;  // of one with drafts, and how many it had
-    double sequences = 1;  // of the last of either
-  };
-  static size_t place(int sequences);
-
-  std::array<Times, 16> times_;  // by the sequences' power of two
-  int sequences_ = 1;
-  // Both kinds of steps must be measured. So now and then a step has no drafts, or has one draft
-  // for sequences that would get none.
-  enum class Turn { usual, none, one };
-  Turn turn_ = Turn::usual;
-  int64_t turns_ = 0;
-};
-
-// The running rate at which a request's drafts are accepted.
+// The running rates at which drafts are accepted: at each place, the share of those that were in
+// question there, because those before them were accepted.
 class AcceptanceRate {
  public:
-  explicit AcceptanceRate(double start = kStart) : rate_(start) {}
-  void add(bool accepted);
-  double value() const { return rate_; }
+  // A rate counts about as many of the last observations as `memory` says.
+  explicit AcceptanceRate(double memory = 16) : memory_(memory) {}
+  // Of `drafts` in a row the first `accepted` were. `age`: steps since the last call.
+  void add(int drafts, int accepted, int64_t age = 1);
+  double at(int place) const { return rates_[static_cast<size_t>(place)].value; }
+  // Returns the variance that at(place) has by chance.
+  double luck_at(int place) const;
+  // Returns what is assumed of a sequence of which nothing is known but this, the rates of others.
+  AcceptanceRate start_of_another() const;
 
  private:
-  static constexpr double kStart = 0.7;
-  double rate_;
+  struct Rate {
+    double value;
+    double weight = kFirstWeight;  // observations that the value stands for, up to memory_
+  };
+  static constexpr double kFirstWeight = 4;
+
+  double memory_;
+  // As the bundled model's block guesses prose.
+  std::array<Rate, kMaxSpeculativeTokens> rates_ = {{{0.7}, {0.55}, {0.5}, {0.5}}};
+};
+
+// Seconds as a function of a count, measured at some counts. Between them they are interpolated;
+// beyond them, they are assumed to grow on. Where one count alone was measured, one twice as high
+// is assumed to take a certain share longer.
+class CostCurve {
+ public:
+  explicit CostCurve(double growth = 0) : growth_(growth) {}
+  // A change of the seconds at a count that was last measured at `since`.
+  struct Change {
+    double factor = 1;
+    int64_t since = 0;
+  };
+  // `now`: a number that grows with every step.
+  Change add(double count, double seconds, int64_t now);
+  // Changes what was last measured before that, alike.
+  void follow(const Change& change);
+  bool known() const { return !points_.empty(); }
+  // Returns the seconds at a count, if known().
+  double at(double count) const;
+
+ private:
+  struct Point {
+    int place = 0;
+    double count = 0, seconds = 0;
+    int64_t times = 0, last = 0;
+  };
+  static int place_of(double count);
+
+  double growth_;
+  uint64_t seen_ = 0;          // places that were measured at all
+  std::vector<Point> points_;  // in the order of places
+};
+
+// What is assumed before anything is measured, as shares of the time of a step with one row a
+// sequence: the time that one more row a sequence adds, and that of one pass of the MTP block.
+struct DraftCosts {
+  double row, pass;
+};
+// As the bundled model and layers of the large one took them, with one sequence.
+inline constexpr DraftCosts kGpuDraftCosts = {0.3, 0.15}, kCpuDraftCosts = {0.5, 0.33};
+
+class DraftRegulator {
+ public:
+  explicit DraftRegulator(const DraftCosts& assumed);
+
+  // A sequence whose next step is to be prepared.
+  struct Candidate {
+    const AcceptanceRate* acceptance = nullptr;
+    int most = 0;    // the most drafts that it may get
+    int drafts = 0;  // set by choose()
+  };
+  void choose(std::span<Candidate> candidates);
+  // Records the time of a step of decodes alone, without drafting.
+  void observe_step(int sequences, int rows, double seconds);
+  // Records the time of drafting behind such a step. `passes`: the most drafts of a sequence.
+  void observe_drafting(int sequences, int passes, int drafts, double seconds);
+
+  // Counts drafts for the rates that a new sequence starts with.
+  void count(int drafts, int accepted) { typical_.add(drafts, accepted); }
+  AcceptanceRate start() const { return typical_.start_of_another(); }
+
+  // Return the seconds that are assumed of a step, and of drafting.
+  double step_seconds(int sequences, int rows) const;
+  double drafting_seconds(int sequences, int passes, int drafts) const;
+
+ private:
+  // How many drafts all sequences get: those at the places below `passes` whose chance to be
+  // accepted is of `level` or above.
+  struct Choice {
+    int passes = 0, level = 0;
+    int drafts = 0;     // of all sequences
+    double tokens = 0;  // expected
+    double seconds = 0;
+    double speed() const { return tokens / seconds; }
+  };
+  static constexpr int kLevels = 64;
+  using Uniform = std::array<Choice, kMaxSpeculativeTokens + 1>;
+
+  static int level_of(double chance);
+  void level_out(std::span<const Candidate> candidates);
+  double rate_of(const Candidate& c, int place) const;
+  void count_chances(std::span<const Candidate> candidates);
+  Choice best_choice(int sequences, Uniform& uniform) const;
+  Choice trial_instead_of(const Choice& best, const Uniform& uniform, int sequences);
+  double seconds_of(int sequences, int passes, int drafts) const;
+
+  const DraftCosts assumed_;
+  CostCurve step_;                                             // by rows
+  std::array<CostCurve, kMaxSpeculativeTokens + 1> drafting_;  // by passes, then drafts a pass
+  AcceptanceRate typical_;
+
+  // Of the candidates' rates, by place: their mean, and the share of a difference from it that is
+  // believed.
+  struct Leveled {
+    double mean = 0, share = 1;
+  };
+  std::array<Leveled, kMaxSpeculativeTokens> leveled_;
+  // Of the candidates, by place and level of the chance: how many, and the sum of their chances.
+  struct Chances {
+    int count = 0;
+    double sum = 0;
+  };
+  std::array<std::array<Chances, kLevels>, kMaxSpeculativeTokens> at_;
+  int most_ = 0;  // drafts that any candidate may get
+
+  // When all sequences had so many drafts the last time, by the power of two of their number.
+  struct Tried {
+    int64_t last = 0;
+    int times = 0;
+  };
+  using TriedByDrafts = std::array<Tried, kMaxSpeculativeTokens + 1>;
+  TriedByDrafts& tried(int sequences);
+
+  std::array<TriedByDrafts, 16> tried_{};
+  int64_t now_ = 0;
+  int pending_ = -1;   // the drafts that all sequences were given last, if all had as many
+  double credit_ = 4;  // what trials may cost, in steps
 };
 
 }  // namespace fathom

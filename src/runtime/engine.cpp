@@ -125,6 +125,7 @@ Engine::Impl::Impl(const Config& config, std::unique_ptr<StepRunner> runner, con
       forms_(form_policy(config, options.compute)),
       batch_(options.compute.step_tokens, step_sequences(options.compute.sequences),
              static_cast<int>(pages_for(plan.context))),
+      regulator_(options.compute.device == DeviceKind::cpu ? kCpuDraftCosts : kGpuDraftCosts),
       pages_(plan.pages),
       prefixes_(pages_, options.keep_prefixes,
                 options.cache_dir.empty() ? PageKey{} : cache_origin(config, options)) {

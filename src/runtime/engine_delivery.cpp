@@ -15,11 +15,11 @@ void Engine::Impl::retire(Flight& flight) {
   for (size_t row = 0; row < flight.rows.size(); ++row) deliver(flight, row);
   if (speculates()) {
     const auto begin = Clock::now();
+    observe_step(flight, begin);
     draft(flight);
     over += Clock::now() - begin;
   }
   account(flight, over);
-  observe_drafts(flight);
   keep_pages(flight);
   for (const Member& m : flight.members) --m.sequence->in_flight;
   prefixes_.store_some();

@@ -13,16 +13,38 @@ namespace fathom {
 
 void Engine::Impl::draft(Flight& flight) {
   draft_runs_.clear();
-  regulator_.begin(static_cast<int>(running_.size()));
+  choose_drafts(flight);
   for (const Member& m : flight.members) {
     // The block joins a token's state with the token that follows it, which the text must know.
     const int64_t end = std::min(m.end, m.sequence->known() - 1);
     if (end > m.begin && wants_block_rows(m, end)) add_draft_runs(m, end);
   }
   if (draft_runs_.empty()) return;
+  const auto begin = Clock::now();
   runner_->draft(draft_runs_);
+  observe_drafting(flight, seconds_between(begin, Clock::now()));
   for (const Member& m : flight.members)
     if (!m.sequence->ended) settle_drafts(*m.sequence);
+}
+
+// How many tokens are worth guessing for each sequence of which a token was drawn: no more than the
+// answer may still have beside the token that is drawn in any case.
+void Engine::Impl::choose_drafts(const Flight& flight) {
+  candidates_.clear();
+  for (const Member& m : flight.members) {
+    Sequence& s = *m.sequence;
+    if (!m.drew || s.ended) continue;
+    const int64_t most = std::min<int64_t>({options_.compute.speculative_tokens,
+                                            s.request.max_new_tokens - s.generated() - 1,
+                                            context() - s.known() - 1});
+    s.wanted_drafts = static_cast<int>(std::max<int64_t>(0, most));
+    candidates_.push_back({&s.acceptance, s.wanted_drafts});
+  }
+  if (!options_.regulate_drafts) return;
+  regulator_.choose(candidates_);
+  size_t i = 0;
+  for (const Member& m : flight.members)
+    if (m.drew && !m.sequence->ended) m.sequence->wanted_drafts = candidates_[i++].drafts;
 }
 
 // A text that has ended needs them only if they complete a page that is kept.
@@ -60,21 +82,17 @@ void Engine::Impl::add_draft_runs(const Member& m, int64_t end) {
   s.block_rows = end;
 }
 
-// How many tokens are worth guessing: no more than the answer may still have beside the token that
-// is drawn in any case. The second guess and later ones write rows of the block at positions that
-// are still to be computed, for which the pages must be there.
+// The second guess and later ones write rows of the block at positions that are still to be
+// computed, for which the pages must be there: fewer are made if there are none.
 int Engine::Impl::drafts_for(Sequence& s) {
-  int most = options_.compute.speculative_tokens;
-  if (options_.regulate_drafts) most = regulator_.drafts(most, s.acceptance.value());
-  int64_t drafts = std::min<int64_t>(
-      {most, s.request.max_new_tokens - s.generated() - 1, context() - s.known() - 1});
+  int drafts = s.wanted_drafts;
   while (pages_for(s.known() + drafts - 2) > static_cast<int64_t>(s.pages.size())) {
     if (pages_.free_pages() > 0)
       s.pages.push_back(pages_.take());
     else
       --drafts;
   }
-  return static_cast<int>(std::max<int64_t>(0, drafts));
+  return drafts;
 }
 
 // Removes drafts that cannot become tokens: those after a stop token, and those that the answer's
@@ -84,29 +102,48 @@ void Engine::Impl::settle_drafts(Sequence& s) {
   const auto stop =
       std::find_first_of(s.drafts.begin(), s.drafts.end(), stops.begin(), stops.end());
   if (stop != s.drafts.end()) s.drafts.erase(stop + 1, s.drafts.end());
-  if (s.request.constraint && !s.drafts.empty())
-    s.drafts.resize(std::min(s.drafts.size(), s.request.constraint->possible(s.drafts)));
+  s.forbidden_draft = 0;
+  if (!s.request.constraint || s.drafts.empty()) return;
+  const size_t possible = s.request.constraint->possible(s.drafts);
+  if (possible >= s.drafts.size()) return;
+  s.drafts.resize(possible);
+  s.forbidden_draft = 1;
+  if (s.drafts.empty()) count_acceptance(s, 1, 0);
 }
 
-// Counts the drafts of a verified run. Drafts after the first rejected one tell nothing about
-// acceptance, so they are not counted as rejected.
+// Counts the drafts of a verified run. A draft behind them that the answer's form forbids was made
+// and not accepted, either.
 void Engine::Impl::count_run(Sequence& s, int drafts, int accepted) {
   SpeculationStats& all = stats_.speculation;
   ++all.drafts;
   all.draft_tokens += drafts;
   all.accepted_tokens += accepted;
-  for (int i = 0; i < accepted; ++i) {
-    ++all.accepted_at[static_cast<size_t>(i)];
-    s.acceptance.add(true);
-  }
-  if (accepted < drafts) s.acceptance.add(false);
+  for (int i = 0; i < accepted; ++i) ++all.accepted_at[static_cast<size_t>(i)];
+  count_acceptance(s, drafts + s.forbidden_draft, accepted);
 }
 
-// Only steps of decodes are measured: the time of others depends on their prompts.
-void Engine::Impl::observe_drafts(const Flight& flight) {
-  if (!speculates() || flight.decodes != flight.tokens || flight.tokens == 0) return;
-  const int sequences = static_cast<int>(flight.members.size());
-  regulator_.observe(sequences, flight.tokens - sequences, flight.seconds);
+void Engine::Impl::count_acceptance(Sequence& s, int drafts, int accepted) {
+  s.acceptance.add(drafts, accepted, stats_.steps - s.last_drafts);
+  s.last_drafts = stats_.steps;
+  regulator_.count(drafts, accepted);
+}
+
+// Only steps of decodes are measured: the time of others depends on their prompts. The host's part
+// counts, too: it is the same for a step with many tokens as for one with few.
+void Engine::Impl::observe_step(const Flight& flight, Clock::time_point over) {
+  if (flight.decodes != flight.tokens || flight.tokens == 0) return;
+  regulator_.observe_step(static_cast<int>(flight.members.size()), flight.tokens,
+                          flight.host_seconds + seconds_between(flight.launched, over));
+}
+
+void Engine::Impl::observe_drafting(const Flight& flight, double seconds) {
+  if (flight.decodes != flight.tokens) return;
+  int passes = 0, drafts = 0;
+  for (const DraftRun& r : draft_runs_) {
+    passes = std::max(passes, r.drafts);
+    drafts += r.drafts;
+  }
+  regulator_.observe_drafting(static_cast<int>(draft_runs_.size()), passes, drafts, seconds);
 }
 
 }  // namespace fathom

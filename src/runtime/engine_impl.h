@@ -117,12 +117,15 @@ class Engine::Impl {
 
   // engine_draft.cpp: the MTP block's part of a step
   void draft(Flight& flight);
+  void choose_drafts(const Flight& flight);
   bool wants_block_rows(const Member& member, int64_t end) const;
   void add_draft_runs(const Member& member, int64_t end);
   int drafts_for(Sequence& s);
   void settle_drafts(Sequence& s);
   void count_run(Sequence& s, int drafts, int accepted);
-  void observe_drafts(const Flight& flight);
+  void count_acceptance(Sequence& s, int drafts, int accepted);
+  void observe_step(const Flight& flight, Clock::time_point over);
+  void observe_drafting(const Flight& flight, double seconds);
 
   const Config& config_;
   const EngineOptions options_;
@@ -137,6 +140,7 @@ class Engine::Impl {
   std::vector<TokenLogprobs> logprobs_;  // one per logit row, if asked for
   std::vector<size_t> rows_to_read_;     // rows that the host reads; of a run with drafts the first
   std::vector<DraftRun> draft_runs_;
+  std::vector<DraftRegulator::Candidate> candidates_;
   DraftRegulator regulator_;
   std::vector<RuledSampler> samplers_;  // one per thread
   Selection selection_;

@@ -199,7 +199,11 @@ void Engine::Impl::admit_and_preempt(const Plan& plan) {
     waiting_.pop_front();
     s->pages = prefixes_.hold(s->prefix, reusable(*s));
     s->cached = s->block_rows = static_cast<int64_t>(s->pages.size()) * kPageRows;
-    if (s->stats.preemptions == 0) count_reuse(*s);
+    if (s->stats.preemptions == 0) {
+      count_reuse(*s);
+      s->acceptance = regulator_.start();
+      s->last_drafts = stats_.steps;
+    }
     insert_by_rank(running_, std::move(s));
   }
   for (Owned& s : out) insert_by_rank(waiting_, std::move(s));

@@ -42,7 +42,10 @@ struct Sequence {
   // or the step in flight if it has been launched.
   std::vector<int32_t> drafts;
   AcceptanceRate acceptance;
-  int64_t block_rows = 0;  // positions below this have rows of the MTP block in the cache
+  int64_t last_drafts = 0;  // EngineStats::steps when it last had some
+  int wanted_drafts = 0;    // how many the next step should verify
+  int forbidden_draft = 0;  // 1: the one behind `drafts` is forbidden by the answer's form
+  int64_t block_rows = 0;   // positions below this have rows of the MTP block in the cache
 
   int64_t known() const { return static_cast<int64_t>(ids.size()); }
   int64_t generated() const { return known() - prompt; }

@@ -68,6 +68,7 @@ void random_load(FakeMode mode, unsigned seed, LoadCounts& counts, const std::st
   o.compute.batch_invariant = roll(2) == 0;
   o.keep_selection = true;
   o.compute.speculative_tokens = speculative_tokens;
+  o.regulate_drafts = seed % 3 == 0;  // this device takes no time, so any number may be chosen
   o.overlap = roll(5) > 0;
   o.compute.threads = 1 + roll(3);
   if (!dir.empty()) {

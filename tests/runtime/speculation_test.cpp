@@ -96,6 +96,8 @@ void record(Request& r, Seen& seen) {
   };
 }
 
+constexpr size_t kCancelledAt = 6;
+
 // Requests that differ in all that decides a token, several of them in more than one.
 std::vector<Request> requests(bool tiny) {
   const int vocab = checkpoint(tiny).config().vocab;
@@ -117,6 +119,7 @@ std::vector<Request> requests(bool tiny) {
   Request& ruled = add(text("story", 64, 4), 14, 0);
   ruled.rules.repetition_penalty = 1.3f;
   ruled.rules.frequency_penalty = 0.4f;
+  ruled.rules.presence_penalty = 0.2f;
   ruled.rules.bias = {{17, 2.0f}, {40, -3.0f}};
   ruled.rules.min_new_tokens = 8;
   ruled.stop_ids = {17};
@@ -134,6 +137,8 @@ std::vector<Request> requests(bool tiny) {
   // The same text for several: pages are shared, and n > 1 is this.
   const std::vector<int32_t> shared = random_ids(124, 9, vocab);
   for (int i = 0; i < 3; ++i) add(shared, 10, 1.0f).priority = i;
+  // The last one is cancelled when it has so many tokens.
+  add(text("story", 40, 10), 60, 0).priority = -1;
   return list;
 }
 
@@ -147,12 +152,17 @@ Outcome run(bool tiny, const EngineOptions& o, const RankWeights& weights) {
   std::vector<Request> list = requests(tiny);
   Outcome out;
   out.seen.resize(list.size());
+  RequestId last = 0;
   for (size_t i = 0; i < list.size(); ++i) {
     record(list[i], out.seen[i]);
     const Result<RequestId> id = engine.submit(std::move(list[i]));
     EXPECT_TRUE(id.ok()) << id.failure().message;
+    last = id.value();
   }
-  while (engine.step()) engine.check_integrity();
+  while (engine.step()) {
+    engine.check_integrity();
+    if (out.seen.back().ids.size() >= kCancelledAt) engine.cancel(last);
+  }
   out.stats = engine.stats();
   return out;
 }
@@ -172,9 +182,18 @@ EngineOptions options(int speculative_tokens) {
 }
 
 void expect_same(const Outcome& got, const Outcome& want) {
-  for (size_t i = 0; i < want.seen.size(); ++i) {
+  for (size_t i = 0; i + 1 < want.seen.size(); ++i) {
     EXPECT_EQ(got.seen[i].ids, want.seen[i].ids) << "request " << i;
     EXPECT_TRUE(got.seen[i] == want.seen[i]) << "request " << i;
+  }
+  // How many tokens a step brings decides how many the cancelled one got.
+  for (const Outcome* o : {&got, &want}) {
+    const Seen& cancelled = o->seen.back();
+    EXPECT_EQ(cancelled.finish, Finish::cancelled);
+    ASSERT_GE(cancelled.ids.size(), kCancelledAt);
+    EXPECT_LE(cancelled.ids.size(), kCancelledAt + kMaxSpeculativeTokens);
+    EXPECT_TRUE(std::equal(cancelled.ids.begin(), cancelled.ids.begin() + kCancelledAt,
+                           want.seen.back().ids.begin()));
   }
 }
 

@@ -133,6 +133,9 @@ TEST_F(OpenAiEngineTest, DraftsChangeNothingThatAClientSees) {
   for (const char* more :
        {R"("temperature": 0, "logprobs": true, "top_logprobs": 2)",
         R"("n": 2, "seed": 5, "frequency_penalty": 0.5, "stop": [" the"])",
+        R"("n": 3, "seed": 9, "presence_penalty": 0.7, "repetition_penalty": 1.2, "top_p": 0.9)",
+        R"("temperature": 0, "min_tokens": 30, "logit_bias": {"1": 8, "17": 2}, "stop": ["."])",
+        R"("temperature": 0, "ignore_eos": true, "logit_bias": {"1": 6}, "stream": false)",
         R"("temperature": 0, "response_format": {"type": "json_schema", "json_schema": {
             "name": "answer", "strict": true, "schema": {"type": "object", "properties": {
             "name": {"type": "string", "enum": ["Ann", "Bob"]}, "old": {"type": "boolean"}},
