@@ -29,13 +29,13 @@ test-long:                       ## the tests that take minutes, and the fuzz ta
 
 tsan:                            ## engine and server tests under ThreadSanitizer
 	@scripts/setup.sh --tests
-	@cmake -S . -B $(BUILD)-tsan -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1" -DFATHOM_SANITIZE=thread -DFATHOM_CUDA=OFF
+	@cmake -S . -B $(BUILD)-tsan -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1" -DFATHOM_SANITIZE=thread -DFATHOM_CUDA=OFF -DFATHOM_UNITY=ON
 	@cmake --build $(BUILD)-tsan -j $(JOBS) --target fathom test_runtime test_server test_text
 	@cd $(BUILD)-tsan && ctest --output-on-failure -R '^(runtime|server|text)$$'
 
 asan:                            ## all tests under AddressSanitizer and UBSan
 	@scripts/setup.sh --tests
-	@cmake -S . -B $(BUILD)-asan -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1" -DFATHOM_SANITIZE=address,undefined -DFATHOM_CUDA=OFF
+	@cmake -S . -B $(BUILD)-asan -G Ninja -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1" -DFATHOM_SANITIZE=address,undefined -DFATHOM_CUDA=OFF -DFATHOM_UNITY=ON
 	@cmake --build $(BUILD)-asan -j $(JOBS)
 	@cd $(BUILD)-asan && LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp ctest --output-on-failure -LE long
 
