@@ -14,7 +14,7 @@ scripts/check_layers.sh
 build=${1:-build}-lint
 cmake -S . -B "$build" -G Ninja -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DFATHOM_UNITY=ON \
   -DFATHOM_TESTS=OFF -DFATHOM_CUDA=OFF >/dev/null
-cmake --build "$build" --target fathom_precompiled_program >/dev/null
+cmake --build "$build" --target fathom_precompiled_light fathom_precompiled_program >/dev/null
 grep -o '"file": "[^"]*"' "$build/compile_commands.json" | cut -d'"' -f4 | sort -u |
   grep -E '/Unity/|/src/' |
   xargs -P "$(nproc)" -n 1 clang-tidy -p "$build" --quiet --checks=-bugprone-suspicious-include --warnings-as-errors='*' 2>/dev/null
