@@ -264,7 +264,7 @@ int bench(const CLI::App& command, const BenchFlags& o) {
     loading.layout = compute.layout;
     ranks = Checkpoint::load(o.path, loading);
   }
-  say_threads(o.compute.threads);
+  say_computing_threads(o.compute.threads);
   const DeviceWeights weights(config, (ranks ? *ranks : *checkpoint).rank_weights(), compute);
   BenchRunner runner(config, ranks ? checkpoint->weights() : weights.get(), weights.ranks(),
                      bench_options(o, compute, config));

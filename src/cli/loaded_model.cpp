@@ -108,7 +108,7 @@ LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
   engine_ = make_engine(config(), weights_->ranks(), e);
   for (const std::string& warning : checkpoint_->warnings())
     fmt::print(stderr, "note: {}\n", warning);
-  say_threads(options.compute.threads);
+  say_computing_threads(options.compute.threads);
   fmt::print(stderr, "{}; {} prompts\n", engine_->describe(), encoding_name(encoding_));
 }
 

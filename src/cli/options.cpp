@@ -216,7 +216,7 @@ ComputePlan ComputeOptions::plan(const std::string& folder) const {
     p.cache_format = kv == "f32" ? KvFormat::f32 : kv == "bf16" ? KvFormat::bf16 : KvFormat::fp8;
   p.attention = attention == "dense" ? AttentionMode::dense : AttentionMode::sparse;
   if (!gpu) p.kernels = pick_cpu_kernels(kernels).name;
-  p.threads = threads > 0 ? threads : usable_processors();
+  p.threads = computing_threads(threads);
   p.batch_invariant = batch_invariant;
   p.layout.tensor = tensor_parallel > 0                   ? tensor_parallel
                     : data_parallel > 0 || folder.empty() ? 1
@@ -261,6 +261,17 @@ void say_threads(int asked) {
   if (asked > 0) return;
   if (const std::string why = find_processors().describe(); !why.empty())
     fmt::print(stderr, "note: {}\n", why);
+}
+
+int computing_threads(int asked) {
+  const Processors processors = find_processors();
+  return asked > 0 ? std::min(asked, processors.at_once()) : processors.threads();
+}
+
+void say_computing_threads(int asked) {
+  say_threads(asked);
+  if (const int threads = computing_threads(asked); threads < asked)
+    fmt::print(stderr, "note: {} of {} threads: no more can run at once here\n", threads, asked);
 }
 
 std::vector<int32_t> encode_text(const Tokenizer& tokenizer, const std::string& text) {

@@ -68,6 +68,13 @@ inline constexpr const char* kThreadsHelp =
 // number of threads was asked for.
 void say_threads(int asked);
 
+// Returns the threads that compute: those asked for, but no more than can run at once, since a loop
+// ends with its last thread and more would wait for one another; 0: one a physical core.
+int computing_threads(int asked);
+
+// As say_threads(); also says if computing_threads() are fewer than asked for.
+void say_computing_threads(int asked);
+
 // Returns the ids of a text as Tokenizer::encode() gives them. Prints a note on standard error if
 // the text already begins with the tokenizer's beginning of sentence, which is then not added
 // again.

@@ -106,7 +106,7 @@ int run(const SelfcheckFlags& o) {
   if (std::filesystem::exists(std::filesystem::path(o.dir) / "tokenizer.json"))
     tokenizer = Tokenizer::from_folder(o.dir);
   const Config& c = checkpoint->config();
-  say_threads(o.compute.threads);
+  say_computing_threads(o.compute.threads);
 
   SelfcheckOptions options = o.check;
   std::unique_ptr<Checkpoint> ranks;  // of the same files, in parts

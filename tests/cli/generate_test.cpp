@@ -1,4 +1,5 @@
 // generate and chat as a user meets them: the program itself, by pipes and once by a terminal.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
@@ -14,6 +15,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "base/processors.h"
 #include "cli/run_fathom.h"
 
 namespace fathom {
@@ -105,6 +107,22 @@ TEST_F(GenerateTest, RanksSayWhatOneSays) {
   EXPECT_EQ(r.code, 1);
   EXPECT_THAT(r.err, HasSubstr("a tensor-parallel size of 3 does not fit this model: "
                                "num_attention_heads = 4 is not divisible by it; 1, 2, 4 would"));
+}
+
+// More threads than processors would wait for one another.
+TEST_F(GenerateTest, NoMoreThreadsThanCanRunAtOnce) {
+  const int at_once = find_processors().at_once();
+  const std::string words = "generate --ckpt-path " + kSmall +
+                            " --device cpu --temperature 0 --max-new-tokens 4 --interactive "
+                            "--threads ";
+  const Ran all = run(words + std::to_string(at_once), "Hello!\n"),
+            more = run(words + std::to_string(at_once + 3), "Hello!\n");
+  EXPECT_EQ(more.code, 0) << more.err;
+  EXPECT_EQ(more.out, all.out);
+  const std::string note =
+      fmt::format("note: {} of {} threads: no more can run at once here\n", at_once, at_once + 3);
+  EXPECT_THAT(more.err, HasSubstr(note));
+  EXPECT_THAT(all.err, Not(HasSubstr("at once")));
 }
 
 // The release's two commands. Without a GPU for each file one rank computes all of them.
