@@ -194,8 +194,8 @@ class States {
     return at->second;
   }
 
-  // NOLINTNEXTLINE(performance-unnecessary-value-param): id_of() moves the states, and the
-  // argument.
+  // A copy, since id_of() moves the states, and the argument with them.
+  // NOLINTNEXTLINE(performance-unnecessary-value-param)
   std::vector<Move> find_moves(const Sets sets) {
     std::vector<uint32_t> borders;
     for (const Places::Set& set : sets)
@@ -211,6 +211,7 @@ class States {
       if (settle(next)) to[id_of(std::move(next))].push_back({borders[i], borders[i + 1] - 1});
     }
     std::vector<Move> moves;
+    moves.reserve(to.size());
     for (auto& [state, characters] : to) moves.push_back({std::move(characters), state});
     return moves;
   }
