@@ -306,7 +306,7 @@ void add_bench(CLI::App& app) {
   command
       ->add_option("--dollars-per-hour", o->dollars_per_hour,
                    "on a GPU: what it costs, for the price of a million tokens")
-      ->check(CLI::PositiveNumber)
+      ->check(number_from(1e-6, 1e6))
       ->capture_default_str();
   command->add_option("--config", o->config,
                       "config file instead of the folder's config.json (both formats)");
@@ -332,7 +332,7 @@ void add_bench(CLI::App& app) {
       ->add_option("--acceptance", o->acceptance,
                    "with drafts: the share of them that is taken as accepted, as the "
                    "tokens are random")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_from(0.0, 1.0))
       ->capture_default_str();
   command->add_flag("--json", o->json, "print one JSON object");
   o->compute.add_speculation_to(*command);

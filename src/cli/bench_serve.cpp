@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "cli/file_limit.h"
+#include "cli/options.h"
 #include "loadgen/load_client.h"
 #include "loadgen/load_plan.h"
 #include "loadgen/load_report.h"
@@ -70,12 +71,12 @@ std::function<bool(int&)> add_bench_serve(CLI::App& bench) {
   command
       ->add_option("--request-rate", o->load.rate,
                    "arrivals a second at random moments (Poisson); 0: all at once")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(number_from(0.0, 1e6))
       ->capture_default_str();
   command
       ->add_option("--burstiness", o->load.burstiness,
                    "1: Poisson; below 1: arrivals come in bursts; above: evenly")
-      ->check(CLI::Range(0.01, 1e4))
+      ->check(number_from(0.01, 1e4))
       ->capture_default_str();
   command
       ->add_option("--max-concurrency", o->max_concurrency,
@@ -94,7 +95,7 @@ std::function<bool(int&)> add_bench_serve(CLI::App& bench) {
   command
       ->add_option("--random-range-ratio", o->load.range_ratio,
                    "both lengths spread evenly by up to this share either way")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_from(0.0, 1.0))
       ->capture_default_str();
   command
       ->add_option("--random-prefix-len", o->load.shared_prefix,
@@ -104,7 +105,7 @@ std::function<bool(int&)> add_bench_serve(CLI::App& bench) {
   command->add_option("--seed", o->load.seed, "the same seed sends the same load")
       ->capture_default_str();
   command->add_option("--timeout", o->request_seconds, "seconds after which a request has failed")
-      ->check(CLI::PositiveNumber)
+      ->check(number_from(0.001, 1e7))
       ->capture_default_str();
   command->add_flag("--ignore-eos,!--no-ignore-eos", o->ignore_eos,
                     "ask for answers of full length (default)");

@@ -18,12 +18,23 @@
 #include "io/json_file.h"
 
 namespace fathom::cli {
+namespace {
+
+// A command as it is written: "eval parity".
+std::string words_of(const CLI::App& command) {
+  const CLI::App* above = command.get_parent();
+  if (!above || !above->get_parent()) return command.get_name();
+  return words_of(*above) + " " + command.get_name();
+}
+
+}  // namespace
 
 void on_run(CLI::App& command, Run run) {
   command.callback([&command, run = std::move(run)] {
-    if (process_link() && !command.get_option_no_throw("--tensor-parallel-size"))
+    // Commands that can be spread over processes have this option; plan has sizes, but no ranks.
+    if (process_link() && !command.get_option_no_throw("--exchange-timeout"))
       throw UsageError(
-          fmt::format("{} runs in one process: start it without mpirun", command.get_name()));
+          fmt::format("{} runs in one process: start it without mpirun", words_of(command)));
     if (int code = run(); code != 0) throw CLI::RuntimeError(code);
   });
 }

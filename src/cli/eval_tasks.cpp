@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "cli/command.h"
+#include "cli/options.h"
 #include "eval/answer.h"
 #include "eval/choice.h"
 #include "text/utf8.h"
@@ -57,9 +58,9 @@ void add_answer_flags(CLI::App& c, eval::ItemSettings& s) {
   setting(c, "--samples", s.samples, "answers an item; above 1 pass@k is estimated")
       ->check(CLI::Range(1, 1000));
   setting(c, "--temperature", s.temperature, "(default: 0; with several samples 0.6)")
-      ->check(CLI::Range(0.0, 100.0));
+      ->check(number_from(0.0, 100.0));
   setting(c, "--top-p", s.top_p, "(default: 1; with several samples 0.95)")
-      ->check(CLI::Range(1e-9, 1.0));
+      ->check(number_from(1e-9, 1.0));
 }
 
 }  // namespace
@@ -112,7 +113,7 @@ void NeedleFlags::add_to(CLI::App& c) {
       ->check(CLI::Range(int64_t{16}, int64_t{1} << 40));
   c.add_option("--depths", options.depths, "where the fact stands, 0 (first) to 1 (last)")
       ->delimiter(',')
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_from(0.0, 1.0))
       ->capture_default_str();
   c.add_option("--count", options.count, "facts for each length and depth")
       ->check(CLI::Range(1, 10000))

@@ -25,7 +25,7 @@ void GenerationOptions::add_to(CLI::App& command) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->capture_default_str();
   command.add_option("--temperature", temperature, "0 takes the most probable token every time")
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(number_from(0.0, 100.0))
       ->capture_default_str();
   command.add_option("--top-k", top_k, "draw from the k most probable tokens, 0 for all")
       ->check(CLI::NonNegativeNumber)
@@ -33,12 +33,12 @@ void GenerationOptions::add_to(CLI::App& command) {
   command
       .add_option("--top-p", top_p,
                   "draw from the fewest most probable tokens that make up p (after top-k)")
-      ->check(CLI::Range(1e-9, 1.0))
+      ->check(number_from(1e-9, 1.0))
       ->capture_default_str();
   command
       .add_option("--min-p", min_p,
                   "leave out tokens less than p times as probable as the first (after top-p)")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_from(0.0, 1.0))
       ->capture_default_str();
   command.add_option("--seed", seed, "the same seed draws the same tokens (default: a new one)");
   command.add_flag("--thinking", thinking, "let the model reason before it answers");

@@ -59,6 +59,17 @@ void add_named(CLI::App& command, const std::vector<std::string>& names, T& valu
 
 }  // namespace
 
+CLI::Validator number_from(double low, double high) {
+  return CLI::Validator(
+      [low, high](const std::string& text) {
+        double value = 0;
+        if (CLI::detail::lexical_cast(text, value) && value >= low && value <= high)
+          return std::string();
+        return fmt::format("Value {} not in range {:g} to {:g}", text, low, high);
+      },
+      fmt::format("FLOAT in [{:g} - {:g}]", low, high));
+}
+
 void ComputeOptions::add_device_to(CLI::App& command) {
   command
       .add_option("--device", device,
@@ -151,7 +162,7 @@ void ComputeOptions::add_ranks_to(CLI::App& command) {
   command
       .add_option("--exchange-timeout", exchange_timeout,
                   "with mpirun: seconds that another process may be silent before the run ends")
-      ->check(CLI::Range(0.1, 3600.0))
+      ->check(number_from(0.1, 3600.0))
       ->capture_default_str();
 }
 

@@ -57,6 +57,10 @@ struct ComputeOptions {
   mutable std::optional<int> ranks_;  // of the folder
 };
 
+// A check that a value is a number from `low` to `high`. CLI::Range lets NaN through: it is neither
+// below nor above anything.
+CLI::Validator number_from(double low, double high);
+
 // Reads whitespace-separated token ids. Throws Error that shows what is not a number.
 std::vector<int32_t> parse_ids(const std::string& text, const std::string& origin);
 

@@ -8,6 +8,7 @@
 #include "base/units.h"
 #include "bench/machine_limits.h"
 #include "cli/command.h"
+#include "cli/options.h"
 #include "cli/plan_machine.h"
 #include "convert/presets.h"
 #include "io/machine.h"
@@ -205,13 +206,13 @@ void add_planned_machine(CLI::App& c, PlanFlags& o) {
       ->check(CLI::Range(1, 64));
   c.add_option("--memory-gib", o.memory_gib,
                "GiB that a GPU or NUMA node has free (default: its model's, or what is free here)")
-      ->check(CLI::Range(0.001, 1e6));
+      ->check(number_from(0.001, 1e6));
   c.add_option("--read-rate", o.read_rate,
                "GB/s that a NUMA node reads (default: measured where this machine is planned for)")
-      ->check(CLI::Range(0.001, 1e6));
+      ->check(number_from(0.001, 1e6));
   c.add_option("--dollars-per-hour", o.dollars,
                "what a GPU costs, or a machine of processors (default: 2)")
-      ->check(CLI::PositiveNumber);
+      ->check(number_from(1e-6, 1e6));
 }
 
 }  // namespace

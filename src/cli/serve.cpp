@@ -17,6 +17,7 @@
 #include "cli/command.h"
 #include "cli/file_limit.h"
 #include "cli/loaded_model.h"
+#include "cli/options.h"
 #include "cli/output.h"
 #include "cli/plan_machine.h"
 #include "cli/processes.h"
@@ -288,10 +289,10 @@ void add_network_options(CLI::App& c, ServeFlags& o) {
       ->capture_default_str();
   c.add_option("--request-timeout", o.request_timeout,
                "seconds that an answer may take, 0 for any time")
-      ->check(CLI::Range(0.0, 1e7))
+      ->check(number_from(0.0, 1e7))
       ->capture_default_str();
   c.add_option("--grace", o.grace, "seconds for answers to finish after SIGTERM or Ctrl-C")
-      ->check(CLI::Range(0.0, 1e7))
+      ->check(number_from(0.0, 1e7))
       ->capture_default_str();
   c.add_option("--http-threads", o.http_threads, "threads that read requests and write answers")
       ->check(CLI::Range(1, 256))
@@ -323,7 +324,7 @@ void add_engine_options(CLI::App& c, ServeFlags& o) {
       ->excludes(none);
   c.add_option("--cache-dir-gib", o.cache_dir_gib,
                "GiB of that folder at most; what was not used for longest is removed")
-      ->check(CLI::Range(0.001, 1e6))
+      ->check(number_from(0.001, 1e6))
       ->capture_default_str();
   c.add_flag("--keep-selection", o.keep_selection,
              "keep what the indexer selected for the last answers (the page's DSA view)");

@@ -119,6 +119,11 @@ SafetensorsWriter::SafetensorsWriter(std::string path, std::vector<TensorDecl> t
   offsets_ = std::move(layout.offsets);
   file_bytes_ = layout.file_bytes;
 
+  // Renaming a file over a device would replace it for every user.
+  struct stat info {};
+  if (stat(path_.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
+    fail("cannot write {}: it is {}, and a file is expected", path_,
+         S_ISDIR(info.st_mode) ? "a folder" : "a device, pipe or socket");
   fd_ = open_locked(part_);
   try {
     if (int error = reserve(fd_, file_bytes_))

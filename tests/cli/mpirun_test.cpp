@@ -144,6 +144,13 @@ TEST_F(MpirunTest, ProcessesThatDoNotFitAreRefusedBeforeAnythingIsLoaded) {
   EXPECT_EQ(ran.code, 2);
   EXPECT_THAT(ran.err, HasSubstr("3 groups of 1 ranks: mpirun has started 2 processes"));
 
+  ran = fathom(2, "plan --ckpt-path " + kTiny + " --device cpu");
+  EXPECT_EQ(ran.code, 2);
+  EXPECT_THAT(ran.err, HasSubstr("fathom: plan runs in one process"));
+  ran = fathom(2, "eval parity --ckpt-path " + kTiny);
+  EXPECT_EQ(ran.code, 2);
+  EXPECT_THAT(ran.err, HasSubstr("fathom: eval parity runs in one process"));
+
   const std::string program = std::string("-np 1 ") + FATHOM_BINARY + " ";
   ran = run(kMpirun + program + arguments + "2 : " + program + arguments + "4");
   EXPECT_EQ(ran.code, 1);

@@ -60,6 +60,11 @@ TEST(Plan, ExitCodes) {
   EXPECT_EQ(run_fathom("plan " + kRelease + "--gpu h200 --concurrency 0").code, 2);
   EXPECT_EQ(run_fathom("plan " + kRelease + "--gpu h200 --device cpu").code, 2);
   EXPECT_EQ(run_fathom("plan " + kRelease + "--gpu h200 --numa-nodes 2").code, 2);
+  for (const char* flag : {"--memory-gib", "--read-rate", "--dollars-per-hour"}) {
+    const Ran ran = run_fathom("plan " + kRelease + "--gpu h200 " + flag + " nan");
+    EXPECT_EQ(ran.code, 2) << flag;
+    EXPECT_THAT(ran.out, HasSubstr(std::string(flag) + ": Value nan not in range")) << flag;
+  }
   const Ran far = run_fathom("plan " + kRelease + "--gpu h200 --context 200000");
   EXPECT_EQ(far.code, 1);
   EXPECT_THAT(far.out, HasSubstr("the model's own is 163840"));

@@ -2,8 +2,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstring>
+#include <filesystem>
 #include <thread>
 
 #include "base/error.h"
@@ -16,6 +18,7 @@ namespace {
 using test::read_file;
 using test::TempFolder;
 using test::write_file;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 std::string with_header(const std::string& header, const std::string& data = {},
@@ -314,6 +317,24 @@ TEST(SafetensorsWriter, SaysWhyItCannotWrite) {
     EXPECT_THAT(e.what(), HasSubstr("it takes 36028797018964"));
   }
   EXPECT_FALSE(std::filesystem::exists(dir.file("w.part")));
+}
+
+// A device that a file is renamed over is gone for every program.
+TEST(SafetensorsWriter, LeavesWhatIsNoFileAlone) {
+  TempFolder dir;
+  ASSERT_EQ(mkfifo(dir.file("pipe").c_str(), 0600), 0);
+  for (const std::string& path : {dir.file("pipe"), dir.path(), std::string("/dev/null")}) {
+    try {
+      SafetensorsWriter writer(path, {{"t", DType::f32, {4}}});
+      FAIL() << path;
+    } catch (const Error& e) {
+      EXPECT_THAT(e.what(),
+                  AllOf(HasSubstr("cannot write " + path), HasSubstr("a file is expected")));
+    }
+    EXPECT_FALSE(std::filesystem::exists(path + ".part")) << path;
+  }
+  EXPECT_TRUE(std::filesystem::is_fifo(dir.file("pipe")));
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
 }
 
 TEST(SafetensorsWriterDeathTest, MissingBytesAreABug) {

@@ -191,8 +191,14 @@ TEST(Planner, WhatDoesNotDivideIsNamed) {
               AllOf(HasSubstr("tensor-parallel size of 3"), HasSubstr("num_attention_heads = 128"),
                     HasSubstr("2, 4, 8")));
   EXPECT_THAT(error_of([&] { make_plan(c, machine("h200", 8), r); }),
-              AllOf(HasSubstr("--tensor-parallel-size 3"), HasSubstr("6 ranks, there are 8")));
+              HasSubstr("--tensor-parallel-size 3 does not divide the 8 GPUs"));
+  r.tensor = 16;
+  EXPECT_THAT(error_of([&] { make_plan(c, machine("h200", 8), r); }),
+              HasSubstr("--tensor-parallel-size 16 does not divide the 8 GPUs"));
+  r.tensor = 3;
   r.data = 2;
+  EXPECT_THAT(error_of([&] { make_plan(c, machine("h200", 8), r); }),
+              AllOf(HasSubstr("--tensor-parallel-size 3"), HasSubstr("6 ranks, there are 8")));
   EXPECT_TRUE(error_of([&] { make_plan(c, machine("h200", 6), Request{}); }).empty())
       << "layouts that nobody asked for are refused one by one";
   r = {};
