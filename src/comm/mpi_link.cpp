@@ -129,7 +129,8 @@ class MpiPart : public ProcessLink {
   int process() const override { return run_->process - first_; }
   int processes() const override { return count_; }
   std::string name(int process) const override {
-    return run_->names[static_cast<size_t>(first_ + process)];
+    const int of_run = first_ + process;
+    return run_->names[static_cast<size_t>(of_run)];
   }
 
   void send(int to, std::span<const std::byte> message) override {
@@ -287,7 +288,7 @@ std::shared_ptr<MpiRun> start_mpi() {
 // The whole link.
 class MpiLink final : public MpiPart {
  public:
-  explicit MpiLink(std::shared_ptr<MpiRun> run) : MpiPart(run, 0, run->processes, 0) {}
+  explicit MpiLink(const std::shared_ptr<MpiRun>& run) : MpiPart(run, 0, run->processes, 0) {}
 
   void meet(const ProcessIdentity& identity) {
     std::vector<Hello> hellos = exchange_hellos({host_name(), ::getpid(), identity});
