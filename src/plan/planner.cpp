@@ -14,16 +14,18 @@
 namespace fathom::plan {
 namespace {
 
-constexpr int kMostPerNode = 64, kMostNodes = 64, kMostSequences = 65536;
+// A CPU's ranks may be any parts of its processors, as many as --data-parallel-size takes.
+constexpr int kMostGpus = 64, kMostParts = 1024, kMostNodes = 64, kMostSequences = 65536;
 constexpr int64_t kPredictedContext = 32768;  // where no context is asked for
 constexpr int64_t kNcclBytes = 512LL << 20;   // NCCL's own buffers in a rank: assumed
 
 // ---- what is asked ----
 
 void check(const Config& c, const Machine& m, const Request& r) {
-  if (m.per_node < 1 || m.per_node > kMostPerNode || m.nodes < 1 || m.nodes > kMostNodes)
+  const int most = m.gpu ? kMostGpus : kMostParts;
+  if (m.per_node < 1 || m.per_node > most || m.nodes < 1 || m.nodes > kMostNodes)
     throw UsageError(fmt::format("{} {} in each of {} machines: 1 to {} in 1 to {} are accepted",
-                                 m.per_node, m.gpu ? "GPUs" : "NUMA nodes", m.nodes, kMostPerNode,
+                                 m.per_node, m.gpu ? "GPUs" : "NUMA nodes", m.nodes, most,
                                  kMostNodes));
   if (r.concurrency < 0 || r.concurrency > kMostSequences)
     throw UsageError(

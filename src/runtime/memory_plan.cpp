@@ -26,7 +26,8 @@ MemoryPlan plan_memory(const MemoryNeeds& n, int64_t available) {
         bytes_text(cache), bytes_text(n.weights + n.workspace + cache), bytes_text(usable),
         bytes_text(available),
         fitting > 0 ? fmt::format("{} tokens would fit", fitting * kPageRows)
-                    : std::string("not even one page of cache would fit"));
+                    : std::string("not even one page of cache would fit; --step-tokens and "
+                                  "--index-budget make the workspace smaller"));
   };
 
   MemoryPlan plan;

@@ -49,7 +49,8 @@ void check_coded(const Config& config, const Weights& weights, const ComputePlan
 
 ModelInstance::WordWeights::WordWeights(const Weights& from, const ComputePlan& plan) {
   if (plan.device != DeviceKind::cpu || !pick_cpu_kernels(plan.kernels).reads_words) return;
-  if (!words_pay(from, available_memory())) return;
+  // The ranks of a process see the same free memory, and each takes a part of it.
+  if (!words_pay(from, available_memory() / plan.layout.ranks_here())) return;
   weights = from;
   memory = add_words(*weights);
 }
