@@ -62,6 +62,7 @@ template <WeightCode kCode, bool kCareful, bool kOdd, int kUnits, int kOutputs, 
       for (int o = 0; o < kOutputs; ++o) {
         const uint8_t* word = p + U::word(u + kOdd) * kWordLine + o * int64_t{sizeof(V::F)};
         V::F w[2];
+        // NOLINTNEXTLINE(misc-redundant-expression): the template arguments differ.
         (u + kOdd) % 2 ? U::template expand<true>(word, w) : U::template expand<false>(word, w);
 #pragma GCC unroll 2
         for (int i = 0; i < 2; ++i) {
