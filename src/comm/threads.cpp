@@ -354,7 +354,9 @@ class ThreadsComm final : public Comm {
     const size_t bytes = static_cast<size_t>(x.row_size()) * size_of(x.dtype);
     std::byte* to = packed_.of(static_cast<size_t>(count) * bytes);
     const Tensor packed(to, x.dtype, {count, x.row_size()});
-    for (int64_t r = int64_t{rank_} * block; r < x.rows(); r += int64_t{block} * size()) {
+    const auto first = static_cast<int64_t>(rank_) * block,
+               stride = static_cast<int64_t>(size()) * block;
+    for (int64_t r = first; r < x.rows(); r += stride) {
       const Tensor rows = x.slice(r, std::min(x.rows(), r + block));
       copy_rows(to, rows);
       to += static_cast<size_t>(rows.rows()) * bytes;

@@ -20,6 +20,13 @@ bool leads(const RankLayout& l) {
   return first > 0 && first == l.process;
 }
 
+// The setup as it was sent, with what lies in this process.
+RunnerSetup setup_here(RunnerSetup setup, const Config& config, CommGroup* all) {
+  setup.config = &config;
+  setup.links.all = all;
+  return setup;
+}
+
 }  // namespace
 
 EngineOrder read_engine_order(MessageReader& m, ProcessLink& link) {
@@ -38,11 +45,8 @@ RunnerFollower::RunnerFollower(const Config& config, const EngineOrder& order,
       link_(link),
       answers_(leads(order.setup.compute.layout)),
       batch_(order.setup.compute.step_tokens, step_sequences(order.setup.compute.sequences),
-             static_cast<int>(pages_for(order.setup.compute.context))) {
-  RunnerSetup setup = order.setup;
-  setup.config = &config_;
-  setup.links.all = all;
-  runner_ = std::make_unique<RankedRunner>(setup, weights);
+             static_cast<int>(pages_for(order.setup.compute.context))),
+      runner_(std::make_unique<RankedRunner>(setup_here(order.setup, config_, all), weights)) {
   answer_.put_text({});
   answer_.put_text(runner_->describe());
   answer_.put(runner_->cache_bytes());
