@@ -271,6 +271,14 @@ TEST(LifelineTest, AProcessThatEndsIsMissedByAllOthers) {
   l.line[1].reset();
   EXPECT_EQ(l.found_by(0), "process 1 has ended");
   EXPECT_EQ(l.found_by(2), "process 1 has ended");
+  // The call follows what found_by() sees, on the lifeline's own thread.
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  const auto known = [&] {
+    std::lock_guard lock(mutex);
+    return !called.empty();
+  };
+  while (!known() && std::chrono::steady_clock::now() < until)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
   l.line[0]->on_failure({});
   EXPECT_EQ(called, "process 1 has ended");
   EXPECT_THROW(l.line[2]->check(), ExchangeEnded);
