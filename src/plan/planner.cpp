@@ -44,15 +44,17 @@ std::vector<RankLayout> layouts_of(const Machine& m, const Request& r) {
   if (r.tensor || r.data) {
     const int tensor = r.tensor.value_or(ranks / std::max(1, *r.data));
     const int data = r.data.value_or(ranks / std::max(1, tensor));
-    if (!(r.tensor && r.data) && (tensor < 1 || data < 1 || tensor * data != ranks))
+    const bool fits = tensor >= 1 && data >= 1 && int64_t{tensor} * data == ranks;
+    const char* what = m.gpu ? "GPUs" : "NUMA nodes";
+    if (!fits && !(r.tensor && r.data))
       fail("{} {} does not divide the {} {} into whole groups",
            r.tensor ? "--tensor-parallel-size" : "--data-parallel-size",
-           r.tensor ? *r.tensor : *r.data, ranks, m.gpu ? "GPUs" : "NUMA nodes");
-    if (tensor < 1 || data < 1 || int64_t{tensor} * data != ranks)
+           r.tensor ? *r.tensor : *r.data, ranks, what);
+    if (!fits)
       fail(
           "--tensor-parallel-size {} and --data-parallel-size {} are {} ranks, there are {}: their "
           "product has to be the number of {}",
-          tensor, data, int64_t{tensor} * data, ranks, m.gpu ? "GPUs" : "NUMA nodes");
+          tensor, data, int64_t{tensor} * data, ranks, what);
     return {{tensor, data, 0}};
   }
   std::vector<RankLayout> all;
