@@ -50,7 +50,7 @@ dev_packages=(
 needed_by_libraries=(
   libfmt9 libpcre2-8-0 libedit2 libbsd0 libmd0 libnuma1 libspdlog1.10
   libprometheus-cpp-core1.0 libprometheus-cpp-pull1.0 libprometheus-cpp-push1.0
-  civetweb libcivetweb1 libcivetweb-dev libcurl4-openssl-dev zlib1g-dev
+  civetweb libcivetweb1 libcivetweb-dev libcurl4-openssl-dev zlib1g-dev zlib1g libzstd1
   pkgconf pkgconf-bin libpkgconf3
 )
 
