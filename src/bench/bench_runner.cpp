@@ -75,7 +75,7 @@ void touch(const Config& config, const Weights& weights, ThreadPool& pool) {
 // Positions behind the prompt that one run of decode steps may use.
 int64_t most_decoded(const BenchOptions& o) {
   const int64_t drafts = o.compute.speculative_tokens;
-  return o.decode_tokens * (1 + drafts) + drafts;  // the last step's guesses, too
+  return o.decode_tokens * (1 + drafts) + drafts;  // the last step's drafts, too
 }
 
 // The options' plan with sizes for the largest rows. The caller adds the pages.
@@ -223,13 +223,13 @@ double BenchRunner::Machine::decode(int batch, int steps) {
 }
 
 // Each step as the engine does it: a run of the last token and its drafts, then the block over what
-// was accepted, and its further guesses. Which drafts count as accepted is drawn at random.
+// was accepted, and makes the next drafts. Which drafts count as accepted is drawn at random.
 double BenchRunner::Machine::speculate(int batch, int steps, int64_t& tokens) {
   const int drafts = model_.first().plan().speculative_tokens;
   std::mt19937_64 random(7);
   std::bernoulli_distribution accepts(options_.acceptance);
   std::vector<int64_t> at(static_cast<size_t>(batch), context_);
-  std::vector<std::vector<int32_t>> guessed(static_cast<size_t>(batch));
+  std::vector<std::vector<int32_t>> drafted(static_cast<size_t>(batch));
   std::vector<DraftRun> runs(static_cast<size_t>(batch));
   tokens = 0;
   auto start = Clock::now();
@@ -247,9 +247,9 @@ double BenchRunner::Machine::speculate(int batch, int steps, int64_t& tokens) {
       r.next_ids = ids.subspan(static_cast<size_t>(at[i]) + 1, static_cast<size_t>(accepted) + 1);
       r.pages = pages_of(s);
       r.decode = true;
-      r.drafts = drafts;
-      guessed[i].clear();
-      r.guessed = &guessed[i];
+      r.wanted = drafts;
+      drafted[i].clear();
+      r.drafts = &drafted[i];
       rows.add(ids.subspan(static_cast<size_t>(at[i]), static_cast<size_t>(drafts) + 1), at[i],
                r.pages, true, forms());
       for (int t = 0; t <= drafts; ++t) rows.want_logits(r.first + t);
@@ -259,7 +259,7 @@ double BenchRunner::Machine::speculate(int batch, int steps, int64_t& tokens) {
     model_.step(rows);
     drafter_.run(model_.first(), runs, [&](Tensor logits, std::span<Drafter::Asked> asked) {
       for (size_t row = 0; row < asked.size(); ++row)
-        asked[row].guess = greedy({logits.row<float>(static_cast<int64_t>(row)),
+        asked[row].draft = greedy({logits.row<float>(static_cast<int64_t>(row)),
                                    static_cast<size_t>(config_.vocab)})
                                .value();
     });

@@ -35,13 +35,26 @@ struct Key {
 };
 using Times = std::map<Key, double>;
 
-// The first `layers` of a model, and its MTP block where that runs.
-Config cut(Config c, int layers, const ComputePlan& plan) {
-  c.layers = layers;
-  c.dense_layers = std::min(c.dense_layers, layers);
-  if (!plan.mtp) c.mtp_layers = 0;
-  return c;
-}
+// The first layers of a model, or the first of them twice, and its MTP block where that runs.
+struct Cut {
+  int layers;
+  bool first_twice = false;
+  auto operator<=>(const Cut&) const = default;  // NOLINT(modernize-use-nullptr): compares with 0
+
+  Config config_of(Config c, const ComputePlan& plan) const {
+    c.layers = layers;
+    c.dense_layers = first_twice ? layers : std::min(c.dense_layers, layers);
+    if (!plan.mtp) c.mtp_layers = 0;
+    return c;
+  }
+  Weights weights_of(Weights w, const ComputePlan& plan) const {
+    w.layers.resize(static_cast<size_t>(layers));
+    if (first_twice) w.layers[1] = w.layers[0];
+    if (!plan.mtp) w.mtp.reset();
+    return w;
+  }
+};
+constexpr Cut kOne = {1}, kTwo = {2}, kFirstTwice = {2, true};
 
 // The runners of all groups of ranks, which take their steps together.
 class GroupRunners {
@@ -103,16 +116,13 @@ class GroupRunners {
 
 class Run {
  public:
-  Run(const Config& config, const RankWeights& weights, const GpuBenchOptions& o)
-      : config_(config),
-        rank_config_(config_of_rank(config, o.compute.layout)),
+  Run(const Config& whole, const Cut& cut, const RankWeights& weights, const GpuBenchOptions& o)
+      : config_(cut.config_of(whole, o.compute)),
+        rank_config_(config_of_rank(config_, o.compute.layout)),
         options_(o),
-        shape_(kv_shape(config, o.compute)) {
-    for (int rank = 0; rank < weights.size(); ++rank) {
-      weights_.push_back(weights[rank]);
-      weights_.back().layers.resize(static_cast<size_t>(config.layers));
-      if (!o.compute.mtp) weights_.back().mtp.reset();
-    }
+        shape_(kv_shape(config_, o.compute)) {
+    for (int rank = 0; rank < weights.size(); ++rank)
+      weights_.push_back(cut.weights_of(weights[rank], o.compute));
     longest_ = *std::max_element(o.contexts.begin(), o.contexts.end()) + kBenchSlack;
     pages_each_ = static_cast<int>(pages_for(longest_));
     most_ = *std::max_element(o.batches.begin(), o.batches.end());
@@ -205,10 +215,12 @@ class Run {
       const auto start = Clock::now();
       runners.run(batches, {});
       if (drafts() > 0) {  // the block's rows of the chunk
+        std::vector<int32_t> none;
         DraftRun run;
         run.position = begin;
         run.next_ids = ids;
         run.pages = table;
+        run.drafts = &none;
         runners.first().draft({&run, 1});
       }
       return ms_since(start);
@@ -244,13 +256,13 @@ class Run {
     std::vector<StepBatch> batches(static_cast<size_t>(runners.groups()),
                                    StepBatch(options_.compute.step_tokens, 2 * sequences + 1,
                                              static_cast<int>(pages_for(longest_))));
-    std::vector<std::vector<int32_t>> tables, ids(static_cast<size_t>(sequences)), guessed = ids;
+    std::vector<std::vector<int32_t>> tables, ids(static_cast<size_t>(sequences)), drafted = ids;
     for (int s = 0; s < sequences; ++s) tables.push_back(page_table(s, context));
     std::vector<Draw> draws;
     std::vector<DraftRun> runs;
     std::vector<double> each_ms;
     for (int step = 0; step < options_.decode_steps + kBenchWarmup; ++step) {
-      // A run of all drafts, and the block's guesses behind it, fit into the slack.
+      // A run of all drafts, and the drafts made behind it, fit into the slack.
       const int64_t position = context + step % (kBenchSlack - 1 - 2 * drafts());
       for (StepBatch& batch : batches) {
         batch.clear();
@@ -268,7 +280,7 @@ class Run {
             draws.back().position = position + t + 1;
           }
           if (drafts() > 0)
-            runs.push_back(accepted_run(first, position, ids[i], tables[i], guessed[i]));
+            runs.push_back(accepted_run(first, position, ids[i], tables[i], drafted[i]));
         }
       }
       const auto start = Clock::now();
@@ -281,20 +293,20 @@ class Run {
 
   // What the block is given after a step: the tokens whose drafts are taken as accepted.
   DraftRun accepted_run(int first, int64_t position, std::span<const int32_t> ids,
-                        std::span<const int32_t> table, std::vector<int32_t>& guessed) {
+                        std::span<const int32_t> table, std::vector<int32_t>& drafted) {
     std::bernoulli_distribution accepts(options_.acceptance);
     size_t tokens = 1;
     while (tokens < ids.size() && accepts(random_)) ++tokens;
-    guessed.clear();
+    drafted.clear();
     DraftRun run;
     run.first = first;
     run.position = position;
     run.next_ids = ids.first(tokens);
     run.pages = table;
     run.decode = true;
-    run.drafts = drafts();
+    run.wanted = drafts();
     run.params.temperature = 0;
-    run.guessed = &guessed;
+    run.drafts = &drafted;
     return run;
   }
 
@@ -323,15 +335,18 @@ std::vector<GpuBenchRow> bench_gpu(const Config& config, const RankWeights& weig
                                    const GpuBenchOptions& o,
                                    const std::function<void(const std::string&)>& progress) {
   const bool extrapolate = o.whole_layers > 0 && config.layers >= 3 && config.dense_layers == 1;
-  std::map<int, Times> times;
+  const Cut all = {config.layers};
+  std::map<Cut, Times> times;
   std::map<int64_t, int> rooms;
-  for (int layers :
-       extrapolate ? std::vector<int>{config.layers, 2, 1} : std::vector<int>{config.layers}) {
-    if (progress) progress(fmt::format("running {} layers", layers));
-    Run run(cut(config, layers, o.compute), weights, o);
-    if (layers == config.layers)
+  for (const Cut& cut :
+       extrapolate ? std::vector<Cut>{all, kTwo, kOne, kFirstTwice} : std::vector<Cut>{all}) {
+    if (progress)
+      progress(fmt::format("running {} layers{}", cut.layers,
+                           cut.first_twice ? ", the first one twice" : ""));
+    Run run(config, cut, weights, o);
+    if (cut == all)
       for (int64_t context : o.contexts) rooms[context] = run.room(context);
-    run.measure(times[layers]);
+    run.measure(times[cut]);
   }
 
   std::vector<GpuBenchRow> rows;
@@ -343,17 +358,16 @@ std::vector<GpuBenchRow> bench_gpu(const Config& config, const RankWeights& weig
     row.batch = key.batch;
     row.groups = o.compute.layout.data;
     if (key.decode) row.tokens_per_run = tokens_per_run(o);
-    auto it = times[config.layers].find(key);
-    if (it == times[config.layers].end()) {
+    auto it = times[all].find(key);
+    if (it == times[all].end()) {
       row.skipped = fmt::format("the cache has room for {} sequences", rooms[key.context]);
     } else {
       row.ms = it->second;
       if (extrapolate) {
-        const double one = times[1].at(key), two = times[2].at(key);
-        row.layer_ms = (row.ms - two) / (config.layers - 2);
-        row.whole_ms = one * o.whole_dense + row.layer_ms * (o.whole_layers - o.whole_dense);
-        // Every run has the MTP block, which is an MoE layer: it is there once.
-        if (o.compute.mtp) row.whole_ms -= row.layer_ms * (o.whole_dense - 1);
+        const double one = times[kOne].at(key);
+        row.layer_ms = (row.ms - times[kTwo].at(key)) / (config.layers - 2);
+        row.whole_ms = one + (times[kFirstTwice].at(key) - one) * (o.whole_dense - 1) +
+                       row.layer_ms * (o.whole_layers - o.whole_dense);
       }
     }
     rows.push_back(row);

@@ -2,8 +2,8 @@
 // engine (recorded graphs, sampling included), of a model or of a slice of one.
 //
 // From a slice of 1 dense and N MoE layers the cost of the whole model is extrapolated: it is run
-// with 1, 2 and 1 + N layers, and differences give the cost of an MoE layer. Embedding and head are
-// counted once too often for each dense layer but one.
+// with 1, 2 and 1 + N layers, and with its dense layer twice. Differences give the cost of a layer
+// of either kind; what is left are embedding, head and drafts, which are there once.
 #pragma once
 
 #include <functional>

@@ -163,9 +163,6 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
     loading.layout = layout;
     checkpoint = Checkpoint::load(flags.path, loading);
     config = checkpoint->config();
-    if (compute.mtp && config.mtp_layers == 0)
-      fail("{} speculative tokens: this checkpoint has no MTP block, which guesses them",
-           compute.speculative_tokens);
     check_plan(config, compute);
     weights = std::make_unique<DeviceWeights>(config, checkpoint->rank_weights(), compute, true);
   }

@@ -131,7 +131,7 @@ void ComputeOptions::add_speculation_to(CLI::App& command) {
       command
           .add_option(
               "--speculative-tokens", speculative_tokens,
-              "tokens that the MTP block guesses ahead in a step, 0 for none; the answers "
+              "tokens that the MTP block drafts ahead in a step, 0 for none; the answers "
               "stay the same (default: 1 on a GPU where the checkpoint has the block, else 0)")
           ->check(CLI::Range(0, kMaxSpeculativeTokens));
   command
@@ -142,7 +142,7 @@ void ComputeOptions::add_speculation_to(CLI::App& command) {
       ->group("Other names")
       ->excludes(tokens);
   command.add_flag("--speculative-always", speculate_always,
-                   "guess as many tokens in every step, also where it does not pay (for "
+                   "draft as many tokens in every step, also where it does not pay (for "
                    "measurements)");
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/check.h"
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "base/units.h"
@@ -28,12 +29,15 @@ void check_plan(const Config& whole, const ComputePlan& p) {
   if (p.sequences < 1) fail("{} sequences at once: at least 1 is needed", p.sequences);
   if (p.step_tokens < 1) fail("{} tokens a step: at least 1 is needed", p.step_tokens);
   if (p.speculative_tokens < 0 || p.speculative_tokens > kMaxSpeculativeTokens)
-    fail("{} speculative tokens: 0 to {} are possible", p.speculative_tokens,
+    fail("speculative tokens: {} asked for, 0 to {} are possible", p.speculative_tokens,
          kMaxSpeculativeTokens);
-  if (p.speculative_tokens > 0 && !p.mtp)
-    fail("{} speculative tokens without the MTP block, which guesses them", p.speculative_tokens);
+  if (p.speculative_tokens > 0 && whole.mtp_layers == 0)
+    fail("speculative tokens: {} asked for, and this checkpoint has no MTP block to draft them",
+         p.speculative_tokens);
+  FATHOM_CHECK(p.speculative_tokens == 0 || p.mtp, "{} drafts a step, and no MTP block is run",
+               p.speculative_tokens);
   if (p.speculative_tokens > 0 && p.layout.data > 1)
-    fail("{} speculative tokens in {} groups of ranks: the MTP block runs in one group",
+    fail("speculative tokens: {} asked for in {} groups of ranks, and the MTP block runs in one",
          p.speculative_tokens, p.layout.data);
   check_exchange(p);
   if (p.context < 0) fail("a context of {} tokens: at least 1 is needed", p.context);

@@ -40,7 +40,7 @@ class AcceptanceRate {
   static constexpr double kFirstWeight = 4;
 
   double memory_;
-  // As the bundled model's block guesses prose.
+  // Those of the bundled model's block in prose.
   std::array<Rate, kMaxSpeculativeTokens> rates_ = {{{0.7}, {0.55}, {0.5}, {0.5}}};
 };
 

@@ -22,7 +22,7 @@ void Drafter::run(ModelInstance& model, std::span<const DraftRun> runs, const Dr
     if (asked_.empty()) return;
     draw(logits, asked_);
     for (const Asked& a : asked_)
-      if (a.guess >= 0) runs[a.run].guessed->push_back(a.guess);
+      if (a.draft >= 0) runs[a.run].drafts->push_back(a.draft);
   }
 }
 
@@ -33,19 +33,19 @@ void Drafter::first_pass(ModelInstance& model, std::span<const DraftRun> runs) {
     for (size_t t = 0; t < r.next_ids.size(); ++t)
       from_.push_back(r.first + static_cast<int32_t>(t));
     add(model, r.next_ids, r.position, r, r.decode);
-    if (r.drafts > 0) ask(i);
+    if (r.wanted > 0) ask(i);
   }
 }
 
-// Runs that need another guess continue from the block's state at their last one.
+// Runs that need another draft continue from the block's state at their last one.
 void Drafter::next_pass(ModelInstance& model, std::span<const DraftRun> runs, int pass) {
   before_.swap(asked_);
   begin();
   for (const Asked& a : before_) {
     const DraftRun& r = runs[a.run];
-    if (a.guess < 0 || r.drafts <= pass) continue;
+    if (a.draft < 0 || r.wanted <= pass) continue;
     from_.push_back(a.token);
-    add(model, {&a.guess, 1}, guessed_position(r) - 2, r, true);
+    add(model, {&a.draft, 1}, draft_position(r) - 2, r, true);
     ask(a.run);
   }
 }

@@ -1,6 +1,6 @@
 // Drafter makes drafts on any device, by passes of the MTP block over all runs at once. The first
 // pass starts from the model's states and completes the block's cache rows. Each further pass
-// starts from the block's own state after its last guess.
+// starts from the block's own state after its last draft.
 #pragma once
 
 #include <functional>
@@ -22,9 +22,9 @@ class Drafter {
   struct Asked {
     size_t run = 0;      // the run whose next token it predicts
     int token = 0;       // token of the pass's batch
-    int32_t guess = -1;  // set by Draw; -1: no valid logits, the run gets no more drafts
+    int32_t draft = -1;  // set by Draw; -1: no valid logits, the run gets no more drafts
   };
-  // Draws a guess from each row: logits [asked.size(), vocab].
+  // Draws a draft from each row: logits [asked.size(), vocab].
   using Draw = std::function<void(Tensor logits, std::span<Asked> asked)>;
 
   // Called right after the step that computed the tokens of the runs.
@@ -43,10 +43,10 @@ class Drafter {
   std::vector<Asked> asked_, before_;
 };
 
-// Returns the position of the token that a run's next guess is for. It decides the random number of
+// Returns the position of the token that a run's next draft is for. It decides the random number of
 // the draw.
-inline int64_t guessed_position(const DraftRun& run) {
-  return run.position + static_cast<int64_t>(run.next_ids.size() + run.guessed->size()) + 1;
+inline int64_t draft_position(const DraftRun& run) {
+  return run.position + static_cast<int64_t>(run.next_ids.size() + run.drafts->size()) + 1;
 }
 
 }  // namespace fathom

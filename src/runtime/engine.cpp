@@ -36,9 +36,6 @@ const EngineOptions& usable(const Config& config, const EngineOptions& o) {
          o.max_prompt_rows);
   if (o.max_waiting < 0)
     fail("a queue of {} requests: a count, or 0 for any number, is needed", o.max_waiting);
-  if (o.compute.speculative_tokens > 0 && config.mtp_layers == 0)
-    fail("{} speculative tokens: this checkpoint has no MTP block, which guesses them",
-         o.compute.speculative_tokens);
   if (!o.cache_dir.empty() && (!o.keep_prefixes || o.checkpoint == PageKey{}))
     fail("a cache folder needs kept prefixes and the checkpoint's digest: {} and {} are given",
          o.keep_prefixes ? "the first" : "not the first",

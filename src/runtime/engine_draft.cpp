@@ -1,6 +1,6 @@
 // Speculation in the engine. After a step's tokens are delivered, the MTP block runs over the same
 // tokens. So every position with cache rows of the model also has rows of the block. The block then
-// guesses the next tokens: the drafts. The next step verifies them: it computes them after the last
+// makes drafts, of the next tokens. The next step verifies them: it computes them after the last
 // known token, and a draft is accepted if it is the token that is drawn from the logits before it.
 // Tokens are drawn as without speculation, so the answer is the same.
 #include <algorithm>
@@ -22,12 +22,12 @@ void Engine::Impl::draft(Flight& flight) {
   if (draft_runs_.empty()) return;
   const auto begin = Clock::now();
   runner_->draft(draft_runs_);
-  observe_drafting(flight, seconds_between(begin, Clock::now()));
+  if (runner_->took_usual_time()) observe_drafting(flight, seconds_between(begin, Clock::now()));
   for (const Member& m : flight.members)
     if (!m.sequence->ended) settle_drafts(*m.sequence);
 }
 
-// How many tokens are worth guessing for each sequence of which a token was drawn: no more than the
+// How many drafts are worth making for each sequence of which a token was drawn: no more than the
 // answer may still have beside the token that is drawn in any case.
 void Engine::Impl::choose_drafts(const Flight& flight) {
   candidates_.clear();
@@ -72,9 +72,9 @@ void Engine::Impl::add_draft_runs(const Member& m, int64_t end) {
         std::span(s.ids).subspan(static_cast<size_t>(from) + 1, static_cast<size_t>(to - from));
     run.pages = s.pages;
     run.decode = decode;
-    run.drafts = to == end ? drafts : 0;
+    run.wanted = to == end ? drafts : 0;
     run.params = s.request.sampling;
-    run.guessed = &s.drafts;
+    run.drafts = &s.drafts;
     draft_runs_.push_back(run);
   };
   add(m.begin, middle, false);
@@ -82,7 +82,7 @@ void Engine::Impl::add_draft_runs(const Member& m, int64_t end) {
   s.block_rows = end;
 }
 
-// The second guess and later ones write rows of the block at positions that are still to be
+// The second draft and later ones write rows of the block at positions that are still to be
 // computed, for which the pages must be there: fewer are made if there are none.
 int Engine::Impl::drafts_for(Sequence& s) {
   int drafts = s.wanted_drafts;
@@ -129,9 +129,10 @@ void Engine::Impl::count_acceptance(Sequence& s, int drafts, int accepted) {
 }
 
 // Only steps of decodes are measured: the time of others depends on their prompts. The host's part
-// counts, too: it is the same for a step with many tokens as for one with few.
+// counts, too: it is the same for a step with many tokens as for one with few. A step that is
+// recorded takes fifty times as long as its replays: taken for what drafts cost, it would end them.
 void Engine::Impl::observe_step(const Flight& flight, Clock::time_point over) {
-  if (flight.decodes != flight.tokens || flight.tokens == 0) return;
+  if (flight.decodes != flight.tokens || flight.tokens == 0 || !flight.usual_time) return;
   regulator_.observe_step(static_cast<int>(flight.members.size()), flight.tokens,
                           flight.host_seconds + seconds_between(flight.launched, over));
 }
@@ -140,8 +141,8 @@ void Engine::Impl::observe_drafting(const Flight& flight, double seconds) {
   if (flight.decodes != flight.tokens) return;
   int passes = 0, drafts = 0;
   for (const DraftRun& r : draft_runs_) {
-    passes = std::max(passes, r.drafts);
-    drafts += r.drafts;
+    passes = std::max(passes, r.wanted);
+    drafts += r.wanted;
   }
   regulator_.observe_drafting(static_cast<int>(draft_runs_.size()), passes, drafts, seconds);
 }

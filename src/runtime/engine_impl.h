@@ -69,6 +69,7 @@ class Engine::Impl {
     int rejected = 0;             // of these, rejected drafts
     bool logits = false;  // the host reads some row: the next step is launched only after that
     Clock::time_point launched;
+    bool usual_time = true;   // StepRunner::took_usual_time()
     double seconds = 0;       // of model and sampling
     double host_seconds = 0;  // of planning
   };

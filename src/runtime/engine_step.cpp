@@ -78,6 +78,7 @@ std::optional<Engine::Impl::Flight> Engine::Impl::launch_next(bool ahead) {
   flight.host_seconds = seconds_between(begin, flight.launched);
   finish_idle(runner_->steps_at_once() - (flight_ ? 2 : 1));
   runner_->launch(batch_, draws_, carried_);
+  flight.usual_time = runner_->took_usual_time();
   launched_ = true;
   return flight;
 }

@@ -212,6 +212,7 @@ class GraphRunner final : public StepRunner {
     rows_of_ids_.assign(static_cast<size_t>(batch.tokens()), -1);
     for (const CarriedId& c : carried) rows_of_ids_[static_cast<size_t>(c.token)] = c.row;
     if (picks_) picks_->watch(batch.logit_rows());
+    usual_time_ = true;
     NoAlloc guard("a step of the engine");
     if (idle && decodes)
       serve_others(padded);
@@ -240,23 +241,25 @@ class GraphRunner final : public StepRunner {
     }
   }
   int steps_at_once() const override { return 2; }
+  bool took_usual_time() const override { return usual_time_; }
 
   // After a recorded step the block's passes are recorded, too, and the host waits once, for all
-  // guesses. Otherwise they are launched kernel by kernel.
+  // drafts. Otherwise they are launched kernel by kernel.
   void draft(std::span<const DraftRun> runs) override {
     FATHOM_CHECK(drafter_ && launched_ == finished_, "drafts asked for with {} steps in flight",
                  launched_ - finished_);
+    usual_time_ = true;
     const bool decodes = last_recorded_ && std::all_of(runs.begin(), runs.end(),
                                                        [](const DraftRun& r) { return r.decode; });
     if (decodes && !runs.empty()) return draft_recorded(runs);
     drafter_->run(instance_, runs, [&](Tensor logits, std::span<Drafter::Asked> asked) {
       std::vector<size_t> of_row;
       for (const Drafter::Asked& a : asked) of_row.push_back(a.run);
-      stage_guesses(runs, of_row, 0, 0);
+      stage_drafts(runs, of_row, 0, 0);
       sample(logits.row<float>(0), static_cast<int>(asked.size()));
-      fetch_guesses(asked.size(), 0);
+      fetch_drafts(asked.size(), 0);
       FATHOM_CUDA(cudaStreamSynchronize(stream_));
-      for (size_t i = 0; i < asked.size(); ++i) asked[i].guess = guess(i);
+      for (size_t i = 0; i < asked.size(); ++i) asked[i].draft = drafted(i);
     });
   }
 
@@ -298,7 +301,7 @@ class GraphRunner final : public StepRunner {
 
  private:
   // What a recording depends on, beside sizes that never change.
-  enum class Kind : uint8_t { step, first_guess, next_guess, others };
+  enum class Kind : uint8_t { step, first_draft, next_draft, others };
   using Key = std::tuple<Kind, int, int, int64_t>;  // tokens, logit rows, context limit
 
   std::unique_ptr<Ops> observer(const RunnerSetup& s, Ops& ops) {
@@ -368,27 +371,27 @@ class GraphRunner final : public StepRunner {
                         reinterpret_cast<int32_t*>(ids_.data()), launch_);
   }
 
-  // Pass after pass: the ids that one guesses are the next one's inputs without passing through the
+  // Pass after pass: the drafts of one are the next one's inputs without passing through the
   // host. Rows of rejected drafts go through the first pass, too, so that it has the shape of the
   // step; what they leave in the cache lies behind what is read, and is overwritten. The further
-  // passes have those runs alone that need another guess, which come first in order, and padding.
+  // passes have those runs alone that need another draft, which come first in order, and padding.
   void draft_recorded(std::span<const DraftRun> runs) {
     asking_.clear();
     for (size_t i = 0; i < runs.size(); ++i)
-      if (runs[i].drafts > 0) asking_.push_back(i);
+      if (runs[i].wanted > 0) asking_.push_back(i);
     std::stable_sort(asking_.begin(), asking_.end(),
-                     [&](size_t a, size_t b) { return runs[a].drafts > runs[b].drafts; });
+                     [&](size_t a, size_t b) { return runs[a].wanted > runs[b].wanted; });
     size_t at = 0, count = asking_.size();
     for (int pass = 0; pass == 0 || count > 0; ++pass) {
       const std::span<const size_t> of_row = std::span(asking_).first(count);
-      stage_guesses(runs, of_row, at, pass);
+      stage_drafts(runs, of_row, at, pass);
       if (pass == 0)
-        first_guess(runs);
+        first_draft(runs);
       else
-        next_guess(runs, of_row, pass);
-      fetch_guesses(count, at);
+        next_draft(runs, of_row, pass);
+      fetch_drafts(count, at);
       at += count;
-      while (count > 0 && runs[asking_[count - 1]].drafts <= pass + 1) --count;
+      while (count > 0 && runs[asking_[count - 1]].wanted <= pass + 1) --count;
     }
     if (asking_.empty()) return;
     FATHOM_CUDA(cudaStreamSynchronize(stream_));
@@ -396,18 +399,18 @@ class GraphRunner final : public StepRunner {
     count = asking_.size();
     for (int pass = 0; count > 0; ++pass) {
       for (size_t i = 0; i < count; ++i) {
-        std::vector<int32_t>& guessed = *runs[asking_[i]].guessed;
-        const int32_t id = guess(at + i);
+        std::vector<int32_t>& drafts = *runs[asking_[i]].drafts;
+        const int32_t id = drafted(at + i);
         // None behind one that is broken.
-        if (id >= 0 && guessed.size() == static_cast<size_t>(pass)) guessed.push_back(id);
+        if (id >= 0 && drafts.size() == static_cast<size_t>(pass)) drafts.push_back(id);
       }
       at += count;
-      while (count > 0 && runs[asking_[count - 1]].drafts <= pass + 1) --count;
+      while (count > 0 && runs[asking_[count - 1]].wanted <= pass + 1) --count;
     }
   }
 
   // Counts are padded, so that few recordings serve all divisions into runs.
-  void first_guess(std::span<const DraftRun> runs) {
+  void first_draft(std::span<const DraftRun> runs) {
     last_.want_no_logits();
     next_ids_.assign(static_cast<size_t>(last_.tokens()), 0);
     for (const DraftRun& r : runs)
@@ -420,13 +423,13 @@ class GraphRunner final : public StepRunner {
     for (int row = static_cast<int>(asking_.size()); row > 0 && row < rows; ++row)
       last_.want_logits(token);
     rows_of_ids_.clear();
-    pass(Kind::first_guess, last_, [&] { return instance_.mtp(last_, next_ids_); });
+    pass(Kind::first_draft, last_, [&] { return instance_.mtp(last_, next_ids_); });
   }
 
-  void next_guess(std::span<const DraftRun> runs, std::span<const size_t> of_row, int pass_number) {
+  void next_draft(std::span<const DraftRun> runs, std::span<const size_t> of_row, int pass_number) {
     const int asked = static_cast<int>(of_row.size());
     again_.clear();
-    const int32_t unknown = 0;  // the ids just guessed are carried
+    const int32_t unknown = 0;  // the drafts just made are carried
     for (size_t i : of_row) {
       const DraftRun& r = runs[i];
       again_.add({&unknown, 1},
@@ -439,10 +442,10 @@ class GraphRunner final : public StepRunner {
     next_ids_.assign(static_cast<size_t>(padded), 0);
     rows_of_ids_.resize(of_row.size());
     std::iota(rows_of_ids_.begin(), rows_of_ids_.end(), 0);
-    pass(Kind::next_guess, again_, [&] { return instance_.mtp_again(again_, next_ids_); });
+    pass(Kind::next_draft, again_, [&] { return instance_.mtp_again(again_, next_ids_); });
   }
 
-  // One pass of the block over `batch` with next_ids_, some of them carried, and guesses from its
+  // One pass of the block over `batch` with next_ids_, some of them carried, and drafts from its
   // logit rows.
   template <class Block>
   void pass(Kind kind, const StepBatch& batch, const Block& block) {
@@ -455,26 +458,26 @@ class GraphRunner final : public StepRunner {
     });
   }
 
-  // Guesses go through the slot of the step that is launched next. Row i of a pass is run
+  // Drafts go through the slot of the step that is launched next. Row i of a pass is run
   // of_row[i]'s; the pass's rows begin at `at`.
-  void stage_guesses(std::span<const DraftRun> runs, std::span<const size_t> of_row, size_t at,
-                     int pass_number) {
+  void stage_drafts(std::span<const DraftRun> runs, std::span<const size_t> of_row, size_t at,
+                    int pass_number) {
     if (of_row.empty()) return;
     auto* rows = reinterpret_cast<cuda::SampleRow*>(slots_[launched_ % 2].draws.data()) + at;
     for (size_t i = 0; i < of_row.size(); ++i) {
       const DraftRun& run = runs[of_row[i]];
-      rows[i] = {run.params, static_cast<uint64_t>(guessed_position(run) + pass_number)};
+      rows[i] = {run.params, static_cast<uint64_t>(draft_position(run) + pass_number)};
     }
     FATHOM_CUDA(cudaMemcpyAsync(draws_.data(), rows, of_row.size() * sizeof(cuda::SampleRow),
                                 cudaMemcpyHostToDevice, stream_));
   }
-  void fetch_guesses(size_t rows, size_t at) {
+  void fetch_drafts(size_t rows, size_t at) {
     if (rows == 0) return;
     FATHOM_CUDA(cudaMemcpyAsync(slots_[launched_ % 2].ids.data() + at * sizeof(int32_t),
                                 ids_.data(), rows * sizeof(int32_t), cudaMemcpyDeviceToHost,
                                 stream_));
   }
-  int32_t guess(size_t at) const {
+  int32_t drafted(size_t at) const {
     const int32_t id = reinterpret_cast<const int32_t*>(slots_[launched_ % 2].ids.data())[at];
     return id == cuda::kBrokenLogits ? -1 : id;
   }
@@ -501,6 +504,7 @@ class GraphRunner final : public StepRunner {
       graph.launch(stream_);
     };
     if (auto it = graphs_.find(key); it != graphs_.end()) return launch(it->second);
+    usual_time_ = false;
     if (met_.insert(key).second) return work();
     ops_.synchronize();
     FATHOM_CUDA(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
@@ -532,9 +536,10 @@ class GraphRunner final : public StepRunner {
   cuda::Launch launch_;
   const StepBatch none_;            // without tokens
   std::optional<Drafter> drafter_;  // with speculation, as what follows:
+  bool usual_time_ = true;          // see took_usual_time()
   bool last_recorded_ = false;      // the step launched last was of decodes alone,
   StepBatch last_;                  // and this was its batch
-  StepBatch again_;                 // of a further guess
+  StepBatch again_;                 // of a further draft
   std::vector<int32_t> next_ids_;
   std::vector<size_t> asking_;  // runs with drafts, those with most first
   std::set<Key> met_;

@@ -154,9 +154,9 @@ void Orders::draft(std::span<const DraftRun> runs) {
       m.put_all(run.next_ids);
       m.put_all(run.pages);
       m.put(run.decode);
-      m.put(run.drafts);
+      m.put(run.wanted);
       m.put(run.params);
-      m.put_all(std::span<const int32_t>(*run.guessed));
+      m.put_all(std::span<const int32_t>(*run.drafts));
     }
   });
 }

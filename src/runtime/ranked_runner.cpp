@@ -55,9 +55,9 @@ void RankedRunner::draft(std::span<const DraftRun> runs) {
   for (size_t r = 1; r < drafts_.size(); ++r) {
     RankDrafts& own = drafts_[r];
     own.runs.assign(runs.begin(), runs.end());
-    own.guessed.clear();
-    for (const DraftRun& run : runs) own.guessed.push_back(*run.guessed);
-    for (size_t i = 0; i < runs.size(); ++i) own.runs[i].guessed = &own.guessed[i];
+    own.drafts.clear();
+    for (const DraftRun& run : runs) own.drafts.push_back(*run.drafts);
+    for (size_t i = 0; i < runs.size(); ++i) own.runs[i].drafts = &own.drafts[i];
   }
   team_.run([&](int rank) {
     const auto r = static_cast<size_t>(rank);

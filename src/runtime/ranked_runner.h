@@ -22,9 +22,10 @@ class RankedRunner final : public StepRunner {
   void launch(StepBatch& batch, std::span<const Draw> draws,
               std::span<const CarriedId> carried) override;
   void finish(std::vector<Result<int32_t>>& tokens) override;
-  // All ranks have the same logits, so each draws the same guesses for its own next pass.
+  // All ranks have the same logits, so each makes the same drafts for its own next pass.
   void draft(std::span<const DraftRun> runs) override;
   int steps_at_once() const override { return runners_[0]->steps_at_once(); }
+  bool took_usual_time() const override { return runners_[0]->took_usual_time(); }
   std::span<const float> logits(int row) const override { return runners_[0]->logits(row); }
   std::span<const int32_t> picked(int row, int layer) const override {
     return runners_[0]->picked(row, layer);
@@ -46,7 +47,7 @@ class RankedRunner final : public StepRunner {
   std::vector<std::vector<Result<int32_t>>> finished_;  // by rank: the results
   struct RankDrafts {
     std::vector<DraftRun> runs;
-    std::vector<std::vector<int32_t>> guessed;  // of each run
+    std::vector<std::vector<int32_t>> drafts;  // of each run
   };
   std::vector<RankDrafts> drafts_;  // by rank; the first rank uses the caller's
 };

@@ -107,7 +107,7 @@ class TokenConstraint {
   // Advances the constraint by the token that was drawn, and returns at once: another thread
   // computes the next mask while the model computes the next logits.
   virtual void accept(int32_t token) = 0;
-  // Returns how many of `drafts` (guesses of the next tokens), from the first on, the constraint
+  // Returns how many of `drafts` (of the next tokens), from the first on, the constraint
   // allows. The others need not be verified. Changes nothing. A constraint that cannot tell returns
   // their number: each token is drawn under its own mask in any case.
   virtual size_t possible(std::span<const int32_t> drafts) { return drafts.size(); }

@@ -47,7 +47,7 @@ RunnerFollower::RunnerFollower(const Config& config, const EngineOrder& order,
       batch_(order.setup.compute.step_tokens, step_sequences(order.setup.compute.sequences),
              static_cast<int>(pages_for(order.setup.compute.context))),
       runner_(std::make_unique<RankedRunner>(setup_here(order.setup, config_, all), weights)) {
-  answer_.put_text({});
+  begin_answer();
   answer_.put_text(runner_->describe());
   answer_.put(runner_->cache_bytes());
   link_.send(0, answer_.bytes());
@@ -57,19 +57,27 @@ void RunnerFollower::carry_out(Order order, MessageReader& m) {
   if (order == Order::launch) return launch(m);
   if (order == Order::finish) return finish();
   if (order == Order::draft) return draft(m);
-  const auto page = m.get<int32_t>();
-  if (order == Order::read_page) {
-    bytes_.resize(static_cast<size_t>(runner_->page_bytes()));
-    if (!answers_) return;
-    runner_->read_page(page, bytes_.data());
-    answer_.clear();
-    answer_.put_text({});
-    answer_.put_all(std::span<const std::byte>(bytes_));
-    return link_.send(0, answer_.bytes());
-  }
+  if (order == Order::read_page) return read_page(m);
   FATHOM_CHECK(order == Order::write_page, "order {} for a runner", static_cast<int>(order));
+  const auto page = m.get<int32_t>();
   m.get_all(bytes_);
   runner_->write_page(page, bytes_.data());
+}
+
+// Before what is asked for an answer has the text of an error: none.
+void RunnerFollower::begin_answer() {
+  answer_.clear();
+  answer_.put_text({});
+}
+
+void RunnerFollower::read_page(MessageReader& m) {
+  const auto page = m.get<int32_t>();
+  if (!answers_) return;
+  bytes_.resize(static_cast<size_t>(runner_->page_bytes()));
+  runner_->read_page(page, bytes_.data());
+  begin_answer();
+  answer_.put_all(std::span<const std::byte>(bytes_));
+  link_.send(0, answer_.bytes());
 }
 
 void RunnerFollower::launch(MessageReader& m) {
@@ -82,8 +90,7 @@ void RunnerFollower::launch(MessageReader& m) {
 void RunnerFollower::finish() {
   runner_->finish(tokens_);
   if (!answers_) return;
-  answer_.clear();
-  answer_.put_text({});
+  begin_answer();
   write_results(answer_, *runner_, tokens_, draws_, config_.layers);
   link_.send(0, answer_.bytes());
 }
@@ -100,12 +107,12 @@ void RunnerFollower::draft(MessageReader& m) {
     m.get_all(contents.next_ids);
     m.get_all(contents.pages);
     run.decode = m.get<bool>();
-    run.drafts = m.get<int>();
+    run.wanted = m.get<int>();
     run.params = m.get<SamplingParams>();
-    m.get_all(contents.guessed);
+    m.get_all(contents.drafts);
     run.next_ids = contents.next_ids;
     run.pages = contents.pages;
-    run.guessed = &contents.guessed;
+    run.drafts = &contents.drafts;
   }
   runner_->draft(runs_);
 }

@@ -31,6 +31,8 @@ class RunnerFollower {
   void launch(MessageReader& message);
   void finish();
   void draft(MessageReader& message);
+  void read_page(MessageReader& message);
+  void begin_answer();
 
   Config config_;
   ProcessLink& link_;
@@ -45,7 +47,7 @@ class RunnerFollower {
   std::vector<Result<int32_t>> tokens_;
   std::vector<DraftRun> runs_;
   struct RunContents {
-    std::vector<int32_t> next_ids, pages, guessed;
+    std::vector<int32_t> next_ids, pages, drafts;
   };
   std::vector<RunContents> contents_;  // of those runs
   std::vector<std::byte> bytes_;

@@ -38,7 +38,7 @@ struct Sequence {
   int pending = 0;       // 1: a token is being drawn and its id is not known yet
   int pending_row = -1;  // its logit row in that step
 
-  // With speculation: guesses of the tokens after the last known one. The next step verifies them,
+  // With speculation: drafts of the tokens after the last known one. The next step verifies them,
   // or the step in flight if it has been launched.
   std::vector<int32_t> drafts;
   AcceptanceRate acceptance;

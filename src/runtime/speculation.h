@@ -1,4 +1,4 @@
-// Speculation: the MTP block guesses the next tokens of a sequence (drafts), and one step of the
+// Speculation: the MTP block drafts the next tokens of a sequence, and one step of the
 // model verifies them. How it works and what it costs: docs/speculation.md.
 #pragma once
 

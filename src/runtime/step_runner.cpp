@@ -55,8 +55,8 @@ class HostRunner final : public StepRunner {
           Drafter::Asked& a = asked[static_cast<size_t>(i)];
           const DraftRun& run = runs[a.run];
           const Result<int32_t> token = sampler.sample(
-              {rows.row<float>(i), static_cast<size_t>(vocab_)}, run.params, guessed_position(run));
-          if (token.ok()) a.guess = token.value();
+              {rows.row<float>(i), static_cast<size_t>(vocab_)}, run.params, draft_position(run));
+          if (token.ok()) a.draft = token.value();
         }
       };
       pool_.parallel_dynamic(static_cast<int64_t>(asked.size()), 1, draw);

@@ -46,11 +46,12 @@ struct DraftRun {
   int64_t position = 0;  // and the position of that
   // For each token the one that follows it in the text. Rejected drafts of the step are left out.
   std::span<const int32_t> next_ids;
-  std::span<const int32_t> pages;  // cover position + next_ids.size() + drafts - 1 positions
+  std::span<const int32_t> pages;  // cover position + next_ids.size() + wanted - 1 positions
   bool decode = false;
-  int drafts = 0;  // how many tokens after the last of next_ids are to be guessed
+  int wanted = 0;  // how many drafts are to be made, of the tokens after the last of next_ids
   SamplingParams params;
-  std::vector<int32_t>* guessed = nullptr;  // guesses are appended; fewer if logits are not numbers
+  // To which they are appended, fewer if logits are not numbers. Never null.
+  std::vector<int32_t>* drafts = nullptr;
 };
 
 struct RunnerSetup {
@@ -83,9 +84,12 @@ class StepRunner : public PageRows {
   // host draws. A Failure there concerns that row's request alone.
   virtual void finish(std::vector<Result<int32_t>>& tokens) = 0;
   // Runs the MTP block over tokens of the step finished last: that completes the block's cache rows
-  // and guesses the next tokens. Called before the next launch(), and after the caller has read the
+  // and makes the drafts. Called before the next launch(), and after the caller has read the
   // step's logits, which it overwrites. Only with ComputePlan::speculative_tokens.
   virtual void draft(std::span<const DraftRun> runs);
+  // Whether the launch() or draft() called last takes as long whenever it comes again. It does not
+  // where a GPU loads kernels or records its work for the first time.
+  virtual bool took_usual_time() const { return true; }
   // How many steps may be in flight at once. If above 1, launch() may be given carried ids.
   virtual int steps_at_once() const { return 1; }
 

@@ -133,7 +133,7 @@ TEST_P(EngineOnFake, RandomLoadGivesEachItsOwnAnswer) {
 
 // Drafts change neither an answer nor who gets one, though pages run out at every turn, texts share
 // pages, and rules, masks and log-probabilities make the host draw. The device checks that the MTP
-// block's rows are complete wherever it is asked to guess.
+// block's rows are complete wherever it is asked for drafts.
 TEST_P(EngineOnFake, RandomLoadWithDrafts) {
   LoadCounts counts;
   test::TempFolder folder;

@@ -124,7 +124,7 @@ class FakeRunner final : public StepRunner {
   }
 
   // The block joins a position with the token behind it, and its row is that token. Before it
-  // guesses, every position of the text must have its row. That of a page's last position depends
+  // drafts, every position of the text must have its row. That of a page's last position depends
   // on the page behind it: in a shared page it may be the one of another text.
   void draft(std::span<const DraftRun> runs) override {
     EXPECT_TRUE(under_way_.empty());
@@ -136,7 +136,7 @@ class FakeRunner final : public StepRunner {
         EXPECT_EQ(place(finished_, token, static_cast<int>(position)), place(r, position));
         block_[place(r, position)] = r.next_ids[i];
       }
-      if (r.drafts == 0) continue;
+      if (r.wanted == 0) continue;
       const int64_t known = r.position + static_cast<int64_t>(r.next_ids.size()) + 1;
       std::vector<int32_t> text;
       for (int64_t p = 0; p + 1 < known; ++p) text.push_back(cache_[place(r, p)]);
@@ -147,7 +147,7 @@ class FakeRunner final : public StepRunner {
             << "the block's row of position " << p << " of " << known << " is " << row << ", not "
             << next;
       }
-      guess(r, text);
+      make_drafts(r, text);
     }
   }
 
@@ -208,15 +208,15 @@ class FakeRunner final : public StepRunner {
            static_cast<size_t>(position % kPageRows);
   }
 
-  void guess(const DraftRun& r, std::vector<int32_t> text) {
-    for (int i = 0; i < r.drafts; ++i) {
+  void make_drafts(const DraftRun& r, std::vector<int32_t> text) {
+    for (int i = 0; i < r.wanted; ++i) {
       const uint64_t hash = hash_of(text);
-      // Its own guesses leave rows, too, which later steps overwrite.
+      // Its own drafts leave rows, too, which later steps overwrite.
       if (i > 0) block_[place(r, static_cast<int64_t>(text.size()) - 2)] = text.back();
       int32_t token =
           sampler_.sample(fake_logits(hash), r.params, static_cast<int64_t>(text.size())).value();
       if (static_cast<int>(mixed(hash + 5) % 10) >= right_of_ten) token = (token + 1) % kFakeVocab;
-      r.guessed->push_back(token);
+      r.drafts->push_back(token);
       text.push_back(token);
     }
   }

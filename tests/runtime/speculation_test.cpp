@@ -242,7 +242,7 @@ TEST_P(Speculation, ChangesNothingThatAClientSees) {
     EXPECT_LE(s.draft_tokens, c.drafts * s.drafts);
     preemptions += got.stats.preemptions;
     reused += got.stats.reused_tokens;
-    if (tiny) continue;  // its weights are random: nothing can be guessed
+    if (tiny) continue;  // its weights are random: no draft can be right
     EXPECT_GT(s.accepted_tokens, s.draft_tokens / 8);
     EXPECT_LT(got.stats.generated_tokens, plain[c.one_form].stats.generated_tokens * 3 / 2);
   }
@@ -258,7 +258,7 @@ INSTANTIATE_TEST_SUITE_P(Models, Speculation,
                                   std::string(name_of(p.param.second));
                          });
 
-// Every rank runs the block and makes the same guesses.
+// Every rank runs the block and makes the same drafts.
 TEST(SpeculationOnRanks, ChangesNothingThatAClientSees) {
   for (bool tiny : {false, true}) {
     SCOPED_TRACE(tiny ? "tiny" : "small");
@@ -278,7 +278,7 @@ TEST(SpeculationOnRanks, ChangesNothingThatAClientSees) {
     const Outcome got = run(tiny, with, ranks->rank_weights());
     expect_same(got, want);
     EXPECT_GT(got.stats.speculation.draft_tokens, 20);
-    if (tiny) continue;  // its weights are random: nothing can be guessed
+    if (tiny) continue;  // its weights are random: no draft can be right
     EXPECT_GT(got.stats.speculation.accepted_tokens, got.stats.speculation.draft_tokens / 8);
   }
 }
@@ -330,12 +330,13 @@ TEST(SpeculationOptions, AreChecked) {
     return "";
   };
   EXPECT_EQ(refused(without, options(1)),
-            "1 speculative tokens: this checkpoint has no MTP block, which guesses them");
-  EXPECT_EQ(refused(c.config(), options(5)), "5 speculative tokens: 0 to 4 are possible");
+            "speculative tokens: 1 asked for, and this checkpoint has no MTP block to draft them");
+  EXPECT_EQ(refused(c.config(), options(5)),
+            "speculative tokens: 5 asked for, 0 to 4 are possible");
   EngineOptions groups = options(1);
   groups.compute.layout.data = 2;
   EXPECT_EQ(refused(c.config(), groups),
-            "1 speculative tokens in 2 groups of ranks: the MTP block runs in one group");
+            "speculative tokens: 1 asked for in 2 groups of ranks, and the MTP block runs in one");
 }
 
 }  // namespace

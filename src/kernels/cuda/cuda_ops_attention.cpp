@@ -238,6 +238,10 @@ void CudaOpsImpl::pick_rows(const Tensor& picked, const Tensor& index_q, const T
   const int tile = all ? batch.tokens : score_tile(workload_.index_budget, longest_, batch.tokens);
   float* scores = scratch.take<float>(all ? 4 : tile * stride);
   const bool recorded = capturing();
+  // A recording serves other divisions into runs, too: which rows are neighbours is found out in
+  // each replay. Reading keys in pairs pays where there are such rows.
+  const bool runs = std::any_of(batch.spans.begin(), batch.spans.end(),
+                                [](const AttentionSpan& s) { return s.end - s.begin > 1; });
   for (int begin = 0; begin < batch.tokens; begin += tile) {
     const int end = std::min(begin + tile, batch.tokens);
     if (!all) {
@@ -245,7 +249,7 @@ void CudaOpsImpl::pick_rows(const Tensor& picked, const Tensor& index_q, const T
       p.scores = scores;
       p.stride = stride;
       if (recorded)
-        index_scores_decode(p, 0, end - begin, launch_);
+        index_scores_decode(p, 0, end - begin, launch_, runs);
       else
         cuda::index_scores(p, scored_spans(batch, begin, end, topk), launch_);
     }
