@@ -85,6 +85,7 @@ void check_finite(CheckContext& c);
 void check_tokenizer(CheckContext& c);    // text.cpp
 void check_mtp(CheckContext& c);          // mtp.cpp
 void check_mtp_guesses(CheckContext& c);  // its part that runs the block wrongly on purpose
+void check_mtp_norms(CheckContext& c);    // mtp_norms.cpp
 void check_ranks(CheckContext& c);        // ranks.cpp
 
 // About 1,400 bytes of English, repeated to make a prompt.

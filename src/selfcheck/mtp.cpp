@@ -265,6 +265,7 @@ void check_mtp(CheckContext& c) {
     check_decode(c);
   else
     c.skip("mtp.decode", kDecodeWords, "no MTP block");
+  check_mtp_norms(c);
   check_mtp_guesses(c);
 }
 

@@ -539,13 +539,22 @@ TEST(SelfcheckMtp, AWrongBlockIsCaught) {
       scales[r * 2 * blocks + c] = right.scale[r * 2 * blocks + (c + blocks) % (2 * blocks)];
   swapped.mtp->combine.data = codes.data();
   swapped.mtp->combine.scale = scales.data();
-  EXPECT_EQ(block.failed_with(swapped), (Ids{"mtp.acceptance", "mtp.variants"}));
+  EXPECT_EQ(block.failed_with(swapped), (Ids{"mtp.acceptance", "mtp.norms", "mtp.variants"}));
 
   // No norm of the embedding: its values are as small as they are in the table.
   const std::vector<float> small(hidden, 0.02f);
   Weights bare = block.right();
   bare.mtp->embed_norm = small.data();
   EXPECT_EQ(block.failed_with(bare), (Ids{"mtp.acceptance", "mtp.variants"}));
+}
+
+// The formulas take the files' word for which norm is which, and the block drafts as well with the
+// two exchanged. That gains fit the columns behind them tells.
+TEST(SelfcheckMtp, ExchangedNormsInTheFilesAreCaught) {
+  WrongMtpBlock block;
+  Weights exchanged = block.right();
+  std::swap(exchanged.mtp->embed_norm, exchanged.mtp->hidden_norm);
+  EXPECT_EQ(block.failed_with(exchanged), Ids{"mtp.norms"});
 }
 
 // Blocks that guess nearly as well as the right one: their acceptance tells nothing.
