@@ -1,6 +1,7 @@
 // Both attention forms against float64 loops with bounds derived from the rounding points, and
 // bit-equality where a result must not depend on its surroundings.
 #include "kernels/attention_fixture.h"
+#include "kernels/cpu/words.h"
 
 namespace fathom {
 namespace {
@@ -279,7 +280,7 @@ TEST(Attention, BitEqualForThreadsChunksAndBatches) {
         }
         ThreadPool pool(2);
         auto ops = make(choice, numerics, s.w, pool);
-        for (int chunk : {1, 7, 64, 100}) {
+        for (int chunk : {1, 3, 4, 7, 64, 100}) {                       // up to 4 multiply codes
           if (chunk == 1 && form == AttentionForm::expanded) continue;  // slow, and 7 shows it
           Memory got(want.tensor.dtype, {s.batch.tokens, s.w.heads * K::kValue});
           for (AttentionSpan span : s.spans)
@@ -288,6 +289,36 @@ TEST(Attention, BitEqualForThreadsChunksAndBatches) {
               attend(*ops, s, in, &picked, s.part_of(piece), got);
             }
           ASSERT_EQ(want.bytes, got.bytes) << choice.name << " chunk " << chunk;
+        }
+      }
+}
+
+// Few rows are multiplied with codes as words, where a matrix has them, and queries that are too
+// large for that with codes as halves.
+TEST(Attention, WordsChangeNothing) {
+  ThreadPool pool(2);
+  for (const OpsChoice& choice : fast_choices())
+    for (Numerics numerics : {Numerics::exact, Numerics::bf16})
+      for (int tokens : {1, 2, 5}) {
+        Random random(17);
+        Scene s(numerics, numerics == Numerics::exact ? KvFormat::f32 : KvFormat::bf16,
+                {{90, tokens, AttentionForm::absorbed}}, 3, 1, 48);
+        s.fill_cache(random);
+        Inputs in(s, DType::fp8_e4m3, random);
+        Memory picked = random_picks(s, 48, random);
+        auto ops = make(choice, numerics, s.w, pool);
+        std::vector<std::byte> memory(static_cast<size_t>(words_bytes(in.kv_b.view)));
+        QWeight with_words = in.kv_b.view;
+        ASSERT_TRUE(add_words(with_words, memory.data(), true));
+        for (float factor : {1.0f, 0x1p18f}) {
+          for (int t = 0; t < tokens; ++t)
+            for (int64_t i = 0; i < in.q.tensor.row_size(); ++i)
+              in.q.set(t, i, in.q.at(t, i) * factor);
+          in.up.kv_b = in.kv_b.view;
+          const Memory want = attend(*ops, s, in, &picked);
+          in.up.kv_b = with_words;
+          ASSERT_EQ(want.bytes, attend(*ops, s, in, &picked).bytes)
+              << choice.name << ' ' << name_of(numerics) << ' ' << tokens << " times " << factor;
         }
       }
 }

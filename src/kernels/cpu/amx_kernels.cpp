@@ -20,6 +20,7 @@ const AttentionKernels kAttentionAmx = [] {
   AttentionKernels k = kAttentionAvx512;
   k.name = "amx";
   k.bf16.product = multiply_panel_by_tiles;
+  k.bf16.mix_codes = nullptr;
   k.mixes_pairs = false;
   return k;
 }();

@@ -75,8 +75,7 @@ void AttentionOps::attend_token(const Attention& a, int t) {
 // The key rows of a head as the panel that a query is multiplied with. The panel keeps the order of
 // the weight's columns; bf16 rows are interleaved in pairs.
 const uint32_t* AttentionOps::load_key_panel(const QWeight& w, int64_t row, Scratch& s) const {
-  const bool one_block = w.is_fp8() && (row + w.row_offset) % kFp8Block == 0;
-  if (!wide_ && one_block) {
+  if (!wide_ && one_code_block(w, row)) {
     for (int c = 0; c < K::kLatent; c += kFp8Block)
       attention_.dequantise_pairs(w.row<uint8_t>(row) + c, K::kLatent, K::kNope / 2,
                                   w.scales_of_row(row)[c / kFp8Block], s.panel + c, K::kLatent);
@@ -90,19 +89,24 @@ const uint32_t* AttentionOps::load_key_panel(const QWeight& w, int64_t row, Scra
   return s.panel;
 }
 
+// Whether rows from `row` on, up to a block of them, are FP8 codes under one scale a column block.
+bool AttentionOps::one_code_block(const QWeight& w, int64_t row) {
+  return w.is_fp8() && (row + w.row_offset) % kFp8Block == 0;
+}
+
 // product[r] = nope[r] Wk for few rows, computed from the FP8 codes. Returns false where the
-// weights must be dequantised first: other types, scales that are no powers of two (their products
-// are rounded), NaN codes.
+// weights must be dequantised first: other types; float32 words with scales that are no powers of
+// two (their products are rounded), or with NaN codes.
 bool AttentionOps::absorb_codes(const QWeight& w, int64_t row, const void* nope, int64_t stride,
                                 int rows, float* product) const {
-  const bool one_block = w.is_fp8() && (row + w.row_offset) % kFp8Block == 0;
-  if (!wide_ || rows > kCodeRows || !one_block) return false;
+  const auto mix = element().mix_codes;
+  if (!mix || rows > kCodeRows || !one_code_block(w, row)) return false;
   for (int c = 0; c < K::kLatent; c += kFp8Block) {
     const float scale = w.scales_of_row(row)[c / kFp8Block];
     int exponent;
-    if (std::frexp(scale, &exponent) != 0.5f || std::abs(exponent) > 100) return false;
-    if (!attention_.mix_codes({nope, stride, w.row<uint8_t>(row) + c, K::kLatent, K::kNope, scale,
-                               product + c, K::kLatent, rows}))
+    if (wide_ && (std::frexp(scale, &exponent) != 0.5f || std::abs(exponent) > 100)) return false;
+    if (!mix({nope, stride, w.row<uint8_t>(row) + c, K::kLatent, static_cast<int>(words(K::kNope)),
+              scale, w.words != nullptr, product + c, K::kLatent, rows}))
       return false;
   }
   return true;
@@ -294,14 +298,20 @@ void AttentionOps::project_head_values(const Attention& a, int begin, int end, i
 
 // Computes the values as dot products of bf16 pairs, for which rows of weights need no packing.
 void AttentionOps::dot_head_values(const Attention& a, int begin, int end, int64_t h, Scratch& s) {
-  const int64_t ld = a.up.heads * words(K::kLatent);
-  load_weights(a.up.kv_b, h * (K::kNope + K::kValue) + K::kNope, K::kValue, s.weights);
+  const int64_t ld = a.up.heads * words(K::kLatent), row = h * (K::kNope + K::kValue) + K::kNope;
+  const QWeight& w = a.up.kv_b;
+  const bool codes = element().dot_codes && end - begin <= kCodeRows && one_code_block(w, row);
+  if (!codes) load_weights(w, row, K::kValue, s.weights);
   const void* weights[K::kValue];
   for (int r = 0; r < K::kValue; ++r) weights[r] = s.weights + r * words(K::kLatent);
   for (int t = begin; t < end; t += kTokenBlock) {
-    const int rows = std::min(kTokenBlock, end - t);
-    element().dots({o_latent_ + (t - begin) * ld + h * words(K::kLatent), ld, rows, weights,
-                    K::kValue, static_cast<int>(words(K::kLatent)), s.product, K::kValue, false});
+    const int rows = std::min(kTokenBlock, end - t), latent = static_cast<int>(words(K::kLatent));
+    const uint32_t* q = o_latent_ + (t - begin) * ld + h * words(K::kLatent);
+    if (codes)
+      element().dot_codes({q, ld, rows, w.row<uint8_t>(row), K::kLatent, K::kValue, latent,
+                           w.scales_of_row(row), s.product, K::kValue});
+    else
+      element().dots({q, ld, rows, weights, K::kValue, latent, s.product, K::kValue, false});
     for (int r = 0; r < rows; ++r)
       store_scaled(element_at(a.out, t + r, h * K::kValue), s.product + r * K::kValue, K::kValue,
                    1.0f);

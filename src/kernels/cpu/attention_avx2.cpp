@@ -11,7 +11,7 @@ namespace {
 
 // F is two registers, so 6 x 1 are 12 accumulators of 16 registers.
 constexpr int kProductRows = 6, kSlice = 1;
-constexpr int kIndexHeads = 4, kDotSums = 4, kCodeRows = 2;
+constexpr int kIndexHeads = 4, kDotSums = 4, kCodeRows = 2, kLiftedRows = 1;
 
 #include "kernels/cpu/fp8_avx2_inl.h"
 #include "kernels/cpu/transpose_avx2_inl.h"
@@ -121,6 +121,33 @@ inline F load_fp8(const uint8_t* code) { return {fp8_values(code), fp8_values(co
   fp8_halves(code, quarter, seen);
   w[0] = {quarter[0], quarter[1]};
   w[1] = {quarter[2], quarter[3]};
+}
+
+// 64 codes: lane j of a half of w[i] is code 4 j + i of 32.
+[[gnu::always_inline]] inline void load_code_words(const uint8_t* code, F (&w)[4]) {
+  const W x = load_words(code);
+  __m256 even[2], odd[2];
+  fp8_of_words<false>(x.low, even), fp8_of_words<true>(x.low, odd);
+  w[0].low = even[0], w[1].low = odd[0], w[2].low = even[1], w[3].low = odd[1];
+  fp8_of_words<false>(x.high, even), fp8_of_words<true>(x.high, odd);
+  w[0].high = even[0], w[1].high = odd[0], w[2].high = even[1], w[3].high = odd[1];
+}
+inline void store_word_lanes(float* c, __m256 x0, __m256 x1, __m256 x2, __m256 x3) {
+  const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(x0, x1));
+  const __m256d b = _mm256_castps_pd(_mm256_unpacklo_ps(x2, x3));
+  const __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(x0, x1));
+  const __m256d e = _mm256_castps_pd(_mm256_unpackhi_ps(x2, x3));
+  const __m256d lanes[4] = {_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b),
+                            _mm256_unpacklo_pd(d, e), _mm256_unpackhi_pd(d, e)};
+  for (int j = 0; j < 4; ++j) {
+    const __m256 lane = _mm256_castpd_ps(lanes[j]);
+    _mm_storeu_ps(c + 4 * j, _mm256_castps256_ps128(lane));
+    _mm_storeu_ps(c + 16 + 4 * j, _mm256_extractf128_ps(lane, 1));
+  }
+}
+inline void store_word_lanes(float* c, const F (&x)[4]) {
+  store_word_lanes(c, x[0].low, x[1].low, x[2].low, x[3].low);
+  store_word_lanes(c + 32, x[0].high, x[1].high, x[2].high, x[3].high);
 }
 
 // The order of additions: the halves of a vector, then neighbours, pairs of neighbours, and the two
@@ -283,12 +310,11 @@ void emit(const uint32_t* keys, int64_t n, uint32_t bound, int64_t ties, int32_t
 const AttentionKernels kAttentionAvx2 = {
     .name = "avx2",
     .f32 = {product<FloatElement>, dot_floats, mix_floats, softmax<FloatElement>,
-            index_tile<FloatElement>},
+            index_tile<FloatElement>, mix_codes, nullptr},
     .bf16 = {product<FloatElement>, dot_floats, mix_floats, softmax<RoundedElement>,
-             index_tile<FloatElement>},
+             index_tile<FloatElement>, mix_codes, nullptr},
     .pairs = false,
     .mixes_pairs = false,
-    .mix_codes = mix_codes,
     .pack_lanes = pack_lanes,
     .pack_pairs = nullptr,
     .round_pairs = nullptr,

@@ -15,7 +15,7 @@ namespace fathom {
 namespace {
 
 constexpr int kProductRows = 6, kSlice = 4;  // 24 accumulators and 4 panel registers of 32
-constexpr int kIndexHeads = 4, kDotSums = 16, kCodeRows = 4;
+constexpr int kIndexHeads = 4, kDotSums = 16, kCodeRows = 4, kLiftedRows = 4;
 
 #include "kernels/cpu/attention_vector512_inl.h"
 
@@ -101,9 +101,36 @@ struct CodeLookup {
 
 #include "kernels/cpu/attention_pairs_inl.h"
 
+// Whether bf16 values of e4m3 codes are multiplied by `scale` by adding to their exponents, and
+// what is added: powers of two with which no product leaves the normal numbers.
+bool adds_to_exponents(float scale, int& exponent) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &scale, 4);
+  exponent = static_cast<int>(bits >> 23) - 127;
+  return (bits & 0x807FFFFF) == 0 && exponent > -100 && exponent < 100;
+}
+
 // Dequantises one group of a cache row. A scaled table (scaled_lookup) would not pay for 128 codes.
 void dequantise_row(const uint8_t* code, float scale, uint16_t* out) {
   CodeLookup lookup = CodeLookup::of(kCodes.low, kCodes.high);
+  int exponent;
+  if (adds_to_exponents(scale, exponent)) {
+    const W more = _mm512_set1_epi16(static_cast<int16_t>(exponent * 128));
+    // Zero and NaN keep their exponents.
+    auto scaled = [&](W x) {
+      const W magnitude = _mm512_and_si512(x, _mm512_set1_epi16(0x7FFF));
+      const __mmask32 number = _mm512_cmplt_epu16_mask(
+          _mm512_sub_epi16(magnitude, _mm512_set1_epi16(1)), _mm512_set1_epi16(0x7F7F));
+      return _mm512_mask_add_epi16(x, number, x, more);
+    };
+    for (int i = 0; i < 128; i += 64) {
+      W first, second;
+      lookup(code + i, first, second);
+      store_words(out + i, scaled(first));
+      store_words(out + i + 32, scaled(second));
+    }
+    return;
+  }
   for (int i = 0; i < 128; i += 64) {
     alignas(64) uint16_t value[64];
     W first, second;
@@ -173,6 +200,102 @@ void dequantise_pairs(const uint8_t* code, int64_t ld, int pairs, float scale, u
     }
 }
 
+// Unpacking leaves 4 columns of each quarter of 16 in a register. So it is the sums that are put in
+// order, once.
+template <int R>
+void mix_code_pair_rows(const CodeMix& m, int row, const CodeLookup& lookup) {
+  for (int column = 0; column < kCodeColumns; column += 64) {
+    F acc[R][4];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) acc[r][j] = zero();
+    const uint32_t* a = words_at(m.a, row * m.lda);
+    const uint8_t* even = m.code + column;
+    for (int k = 0; k < m.words; ++k, even += 2 * m.ld) {
+      _mm_prefetch(even + kRowsAhead * m.ld, _MM_HINT_T0);
+      _mm_prefetch(even + (kRowsAhead + 1) * m.ld, _MM_HINT_T0);
+      _mm_prefetch(even + 64, _MM_HINT_T0);  // the next columns
+      _mm_prefetch(even + m.ld + 64, _MM_HINT_T0);
+      const W first = load_words(even), second = load_words(even + m.ld);
+      W low, high, b[4];
+      lookup.bytes(_mm512_unpacklo_epi8(first, second), low, high);
+      b[0] = _mm512_unpacklo_epi8(low, high), b[1] = _mm512_unpackhi_epi8(low, high);
+      lookup.bytes(_mm512_unpackhi_epi8(first, second), low, high);
+      b[2] = _mm512_unpacklo_epi8(low, high), b[3] = _mm512_unpackhi_epi8(low, high);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const W x = splat_word(a + r * m.lda + k);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) acc[r][j] = dot_pairs(acc[r][j], x, b[j]);
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      F sums[4];
+      transpose_quarters(acc[r], sums);
+      for (int j = 0; j < 4; ++j) store(m.c + (row + r) * m.ldc + column + 16 * j, sums[j]);
+    }
+  }
+}
+
+template <int R>
+void mix_code_pairs_of(const CodeMix& m, int row, const CodeLookup& lookup) {
+  if constexpr (R > 1) {
+    if (m.rows - row < R) return mix_code_pairs_of<R - 1>(m, row, lookup);
+  }
+  mix_code_pair_rows<R>(m, row, lookup);
+}
+
+// A NaN is in the table like every value.
+bool mix_code_pairs(const CodeMix& m) {
+  const CodeLookup lookup = scaled_lookup(m.scale);
+  for (int row = 0; row < m.rows; row += kCodeRows) mix_code_pairs_of<kCodeRows>(m, row, lookup);
+  return true;
+}
+
+// As dot_block; each row's products are summed in the same order.
+template <int H>
+void dot_code_rows(const CodeDots& d, int head, const CodeLookup* lookups) {
+  constexpr int R = kDotSums / H;
+  const uint32_t* q = words_at(d.q, head * d.ldq);
+  for (int row = 0; row < d.count; row += R) {
+    F acc[kDotSums];
+#pragma GCC unroll 16
+    for (int i = 0; i < kDotSums; ++i) acc[i] = zero();
+    for (int k = 0; k < d.words; k += 64) {
+      const CodeLookup lookup = lookups[k / 64];
+      const uint8_t* code = d.code + row * d.ld + 2 * k;
+#pragma GCC unroll 16
+      for (int i = 0; i < R; ++i, code += d.ld)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; ++half) {
+          _mm_prefetch(code + R * d.ld + 64 * half, _MM_HINT_T0);
+          W first, second;
+          lookup(code + 64 * half, first, second);
+#pragma GCC unroll 4
+          for (int h = 0; h < H; ++h) {
+            const uint32_t* y = q + h * d.ldq + k + 32 * half;
+            acc[h * R + i] = dot_pairs(acc[h * R + i], load_words(y), first);
+            acc[h * R + i] = dot_pairs(acc[h * R + i], load_words(y + 16), second);
+          }
+        }
+    }
+    alignas(64) float sums[kDotSums];  // [head][row]
+    lane_sums(acc, sums);
+    for (int h = 0; h < H; ++h)
+      __builtin_memcpy(d.out + (head + h) * d.ldo + row, sums + R * h, sizeof(float) * R);
+  }
+}
+
+void dot_codes(const CodeDots& d) {
+  CodeLookup lookups[kMaxCodeBlocks];
+  for (int k = 0; k < d.words; k += 64) lookups[k / 64] = scaled_lookup(d.scale[k / 64]);
+  int head = 0;
+  for (; head + 4 <= d.heads; head += 4) dot_code_rows<4>(d, head, lookups);
+  for (; head + 2 <= d.heads; head += 2) dot_code_rows<2>(d, head, lookups);
+  if (head < d.heads) dot_code_rows<1>(d, head, lookups);
+}
+
 #include "kernels/cpu/attention_kernels512_inl.h"
 
 void pack_pairs(const void* const* rows, int pairs, int columns, uint32_t* out, int64_t ldo) {
@@ -193,12 +316,11 @@ void pack_pairs(const void* const* rows, int pairs, int columns, uint32_t* out, 
 const AttentionKernels kAttentionAvx512 = {
     .name = "avx512",
     .f32 = {product<FloatElement>, dot_floats, mix_floats, softmax<FloatElement>,
-            index_tile<FloatElement>},
+            index_tile<FloatElement>, mix_codes, nullptr},
     .bf16 = {product<PairElement>, dots_of<PairElement, WordRow>, mix_pairs, softmax<PairElement>,
-             index_tile<PairElement>},
+             index_tile<PairElement>, mix_code_pairs, dot_codes},
     .pairs = true,
     .mixes_pairs = true,
-    .mix_codes = mix_codes,
     .pack_lanes = pack_lanes,
     .pack_pairs = pack_pairs,
     .round_pairs = round_pairs,

@@ -15,7 +15,7 @@ namespace fathom {
 namespace {
 
 constexpr int kProductRows = 6, kSlice = 4;  // 24 accumulators and 4 panel registers of 32
-constexpr int kIndexHeads = 4, kDotSums = 16, kCodeRows = 4;
+constexpr int kIndexHeads = 4, kDotSums = 16, kCodeRows = 4, kLiftedRows = 4;
 
 #include "kernels/cpu/attention_vector512_inl.h"
 
@@ -42,12 +42,11 @@ void dequantise_bf16(const uint8_t* code, int64_t ld, int rows, float scale, uin
 const AttentionKernels kAttentionAvx512F32 = {
     .name = "avx512f32",
     .f32 = {product<FloatElement>, dot_floats, mix_floats, softmax<FloatElement>,
-            index_tile<FloatElement>},
+            index_tile<FloatElement>, mix_codes, nullptr},
     .bf16 = {product<FloatElement>, dot_floats, mix_floats, softmax<RoundedElement>,
-             index_tile<FloatElement>},
+             index_tile<FloatElement>, mix_codes, nullptr},
     .pairs = false,
     .mixes_pairs = false,
-    .mix_codes = mix_codes,
     .pack_lanes = pack_lanes,
     .pack_pairs = nullptr,
     .round_pairs = nullptr,

@@ -64,20 +64,37 @@ struct RowMix {
   bool bf16_rows;  // a is of float32 words, the rows of b are bf16
 };
 
-// c[r][0 .. 128) = scale * a[r] . b for rows of one block of FP8 weights, without dequantising them
-// first. For few rows of a. `scale` is a power of two far from the ends of float32's range: then
-// this is bit-equal to `product` with the weights as its panel.
+// c[r][0 .. 128) = scale * a[r] . b for rows of one block of FP8 weights, expanded in registers.
+// For few rows of a. Bit-equal to `product` with the weights as its panel; where words are float32,
+// only for a `scale` that is a power of two far from the ends of float32's range.
 inline constexpr int kCodeColumns = 128;
 struct CodeMix {
-  const void* a;  // [rows] of `words` float32
+  const void* a;  // [rows] of `words`
   int64_t lda;
-  const uint8_t* code;  // [words] rows of 128 codes, `ld` apart
+  const uint8_t*
+      code;  // [words] rows of 128 codes, or [2 * words] where words are pairs, `ld` apart
   int64_t ld;
   int words;
   float scale;
+  bool fit_for_words;  // no code is NaN and few are subnormal (kernels/cpu/words.h)
   float* c;
   int64_t ldc;
   int rows;
+};
+
+// out[h][i] = q[h] . rows[i] for rows of one block of FP8 weights, expanded in registers. For few
+// heads. Bit-equal to `dots` with the weights rounded to bf16.
+inline constexpr int kMaxCodeBlocks = 4;
+struct CodeDots {
+  const void* q;  // [heads] of `words`
+  int64_t ldq;
+  int heads;
+  const uint8_t* code;  // [count] rows of 2 * `words` codes, `ld` apart
+  int64_t ld;
+  int count, words;    // multiples of 16 and of 64; at most 64 * kMaxCodeBlocks words
+  const float* scale;  // of each 128 codes of the rows
+  float* out;
+  int64_t ldo;
 };
 
 // One step of an online softmax over a tile of 64 keys. Scores outside a row's mask weigh exactly
@@ -120,6 +137,10 @@ struct ElementKernels {
   void (*mix)(const RowMix&);
   void (*softmax)(const SoftmaxTile&);
   void (*index)(const IndexTile&);
+  // Returns false if a code is NaN and the result is therefore not valid. Null where `product` sums
+  // in another order.
+  bool (*mix_codes)(const CodeMix&);
+  void (*dot_codes)(const CodeDots&);  // null where words are no pairs
 };
 
 struct AttentionKernels {
@@ -130,8 +151,6 @@ struct AttentionKernels {
   // Whether `mix` of pairs sums in the order of `product`, so that either may be used.
   bool mixes_pairs;
 
-  // Returns false if a code is NaN; the result is then not valid.
-  bool (*mix_codes)(const CodeMix&);
   // out[w][i] = word w of rows[i], i < 64; a null row reads as zeros. `words` a multiple of 16.
   void (*pack_lanes)(const void* const* rows, int words, uint32_t* out);
   // Where words are pairs, null elsewhere: bf16 rows 2p and 2p + 1 side by side, out[p][c] =

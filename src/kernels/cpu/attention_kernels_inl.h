@@ -5,6 +5,7 @@
 //   kIndexHeads   heads of an index tile, x kSlice accumulators
 //   kDotSums      accumulators of dot products: 4 or 16
 //   kCodeRows     rows that FP8 codes are multiplied with at a time, x 2 accumulators each
+//   kLiftedRows   the same for codes in words, x 4 accumulators each
 // Included once per instruction set, inside namespace fathom and an anonymous namespace, so that
 // nothing here is shared between the sets.
 
@@ -160,7 +161,66 @@ void mix_code_rows(const CodeMix& m, int row, __m256i& seen) {
   }
 }
 
+// Four codes lie in a word, and one shift puts two of them into the exponents and mantissas of
+// float32 numbers, 2^-120 of their values. Queries are multiplied by 2^112 before, so products are
+// 2^-8 of theirs, like those of halves (product_words_inl.h). The sums of every fourth column are
+// in one register, and are put in order at the end.
+constexpr int kMaxLifted = 128;
+constexpr float kQueryLift = 0x1p112f, kMostLiftedQuery = 0x1p16f;
+
+template <int R>
+void mix_word_rows(const CodeMix& m, int row, const float* lifted) {
+  for (int column = 0; column < kCodeColumns; column += 64) {
+    F acc[R][4];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) acc[r][i] = zero();
+    const uint8_t* code = m.code + column;
+    for (int k = 0; k < m.words; ++k, code += m.ld) {
+      _mm_prefetch(reinterpret_cast<const char*>(code + kCodeRowsAhead * m.ld), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(code + 64), _MM_HINT_T0);  // the next columns
+      F w[4];
+      load_code_words(code, w);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const F x = splat(lifted[r * kMaxLifted + k]);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) acc[r][i] = fmadd(x, w[i], acc[r][i]);
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      for (F& sum : acc[r]) sum = mul(sum, splat(256.0f * m.scale));
+      store_word_lanes(m.c + (row + r) * m.ldc + column, acc[r]);
+    }
+  }
+}
+
+// Returns false if the queries are too large to be lifted.
+bool mix_words(const CodeMix& m) {
+  alignas(64) float lifted[kLiftedRows][kMaxLifted];
+  for (int row = 0; row < m.rows; row += kLiftedRows) {
+    const int rows = m.rows - row < kLiftedRows ? m.rows - row : kLiftedRows;
+    F top = zero();
+    for (int r = 0; r < rows; ++r) {
+      const float* a = static_cast<const float*>(m.a) + (row + r) * m.lda;
+      for (int k = 0; k < m.words; k += 16) {
+        const F x = load(a + k);
+        top = vmax(vmax(x, sub(zero(), x)), top);  // passes over NaN
+        store(&lifted[r][k], mul(x, splat(kQueryLift)));
+      }
+    }
+    if (!(greatest_lane(top) < kMostLiftedQuery)) return false;
+    if (rows == kLiftedRows)
+      mix_word_rows<kLiftedRows>(m, row, lifted[0]);
+    else
+      for (int r = 0; r < rows; ++r) mix_word_rows<1>(m, row + r, lifted[r]);
+  }
+  return true;
+}
+
 bool mix_codes(const CodeMix& m) {
+  if (m.fit_for_words && m.words <= kMaxLifted && mix_words(m)) return true;
   __m256i seen = _mm256_setzero_si256();
   int row = 0;
   for (; row + kCodeRows <= m.rows; row += kCodeRows) mix_code_rows<kCodeRows>(m, row, seen);

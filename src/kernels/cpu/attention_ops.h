@@ -151,6 +151,7 @@ class AttentionOps : public LinearOps {
 
   // attention_absorbed.cpp
   const uint32_t* load_key_panel(const QWeight& w, int64_t row, Scratch& s) const;
+  static bool one_code_block(const QWeight& w, int64_t row);
   bool absorb_codes(const QWeight& w, int64_t row, const void* nope, int64_t stride, int rows,
                     float* product) const;
   void attend_token(const Attention& a, int t);

@@ -79,6 +79,34 @@ void lane_sums(const F (&acc)[16], float* sums) {
   store(sums, add(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xDD)));
 }
 
+// Lanes of 128 bits: out[i] = (x[0][i], x[1][i], x[2][i], x[3][i]).
+inline void transpose_quarters(const F (&x)[4], F (&out)[4]) {
+  const F a = _mm512_shuffle_f32x4(x[0], x[1], 0x44), b = _mm512_shuffle_f32x4(x[0], x[1], 0xEE);
+  const F c = _mm512_shuffle_f32x4(x[2], x[3], 0x44), d = _mm512_shuffle_f32x4(x[2], x[3], 0xEE);
+  out[0] = _mm512_shuffle_f32x4(a, c, 0x88), out[1] = _mm512_shuffle_f32x4(a, c, 0xDD);
+  out[2] = _mm512_shuffle_f32x4(b, d, 0x88), out[3] = _mm512_shuffle_f32x4(b, d, 0xDD);
+}
+
+// 64 codes: lane j of w[i] is code 4 j + i.
+[[gnu::always_inline]] inline void load_code_words(const uint8_t* code, F (&w)[4]) {
+  const W x = load_words(code);
+  F even[2], odd[2];
+  fp8_of_words<false>(x, even), fp8_of_words<true>(x, odd);
+  w[0] = even[0], w[1] = odd[0], w[2] = even[1], w[3] = odd[1];
+}
+inline void store_word_lanes(float* c, const F (&x)[4]) {
+  const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(x[0], x[1]));
+  const __m512d b = _mm512_castps_pd(_mm512_unpacklo_ps(x[2], x[3]));
+  const __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(x[0], x[1]));
+  const __m512d e = _mm512_castps_pd(_mm512_unpackhi_ps(x[2], x[3]));
+  const F lanes[4] = {
+      _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)),
+      _mm512_castpd_ps(_mm512_unpacklo_pd(d, e)), _mm512_castpd_ps(_mm512_unpackhi_pd(d, e))};
+  F columns[4];
+  transpose_quarters(lanes, columns);
+  for (int j = 0; j < 4; ++j) store(c + 16 * j, columns[j]);
+}
+
 inline F load_fp8(const uint8_t* code) { return fp8_values(code); }
 [[gnu::always_inline]] inline void load_halves(const uint8_t* code, F (&w)[2], __m256i& seen) {
   fp8_halves(code, w, seen);
