@@ -118,6 +118,7 @@ void DraftRegulator::choose(std::span<Candidate> candidates) {
   Uniform uniform;
   const Choice best = best_choice(sequences, uniform);
   const Choice made = trial_instead_of(best, uniform, sequences);
+  trying_ = made.passes != best.passes || made.drafts != best.drafts;
   pending_ = made.drafts == uniform[static_cast<size_t>(made.passes)].drafts ? made.passes : -1;
   for (Candidate& c : candidates) {
     c.drafts = 0;

@@ -95,6 +95,8 @@ class DraftRegulator {
     int drafts = 0;  // set by choose()
   };
   void choose(std::span<Candidate> candidates);
+  // Whether what was chosen last is a trial, not what is best.
+  bool trying() const { return trying_; }
   // Records the time of a step of decodes alone, without drafting.
   void observe_step(int sequences, int rows, double seconds);
   // Records the time of drafting behind such a step. `passes`: the most drafts of a sequence.
@@ -158,7 +160,8 @@ class DraftRegulator {
 
   std::array<TriedByDrafts, 16> tried_{};
   int64_t now_ = 0;
-  int pending_ = -1;   // the drafts that all sequences were given last, if all had as many
+  int pending_ = -1;  // the drafts that all sequences were given last, if all had as many
+  bool trying_ = false;
   double credit_ = 4;  // what trials may cost, in steps
 };
 

@@ -13,7 +13,7 @@ void Engine::Impl::retire(Flight& flight) {
   read_logits(flight);
   auto over = Clock::now();
   for (size_t row = 0; row < flight.rows.size(); ++row) deliver(flight, row);
-  if (speculates()) {
+  if (flight.block) {
     const auto begin = Clock::now();
     observe_step(flight, begin);
     draft(flight);

@@ -3,6 +3,9 @@
 // makes drafts, of the next tokens. The next step verifies them: it computes them after the last
 // known token, and a draft is accepted if it is the token that is drawn from the logits before it.
 // Tokens are drawn as without speculation, so the answer is the same.
+//
+// A sequence whose drafts have not been worth making for long gets none any more, nor rows of the
+// block for what it generates: steps of such sequences alone overlap as without speculation.
 #include <algorithm>
 
 #include "base/check.h"
@@ -10,11 +13,19 @@
 #include "runtime/engine_impl.h"
 
 namespace fathom {
+namespace {
+
+// A sequence without worthwhile drafts for so many steps gets none any more. The count of a new one
+// begins with that of the others, but so many steps are left to it in any case.
+constexpr int kStepsWithout = 256, kStepsOfNew = 32;
+
+}  // namespace
 
 void Engine::Impl::draft(Flight& flight) {
   draft_runs_.clear();
   choose_drafts(flight);
   for (const Member& m : flight.members) {
+    if (!wants_block(*m.sequence, m.begin)) continue;
     // The block joins a token's state with the token that follows it, which the text must know.
     const int64_t end = std::min(m.end, m.sequence->known() - 1);
     if (end > m.begin && wants_block_rows(m, end)) add_draft_runs(m, end);
@@ -37,14 +48,32 @@ void Engine::Impl::choose_drafts(const Flight& flight) {
     const int64_t most = std::min<int64_t>({options_.compute.speculative_tokens,
                                             s.request.max_new_tokens - s.generated() - 1,
                                             context() - s.known() - 1});
-    s.wanted_drafts = static_cast<int>(std::max<int64_t>(0, most));
+    s.wanted_drafts = s.without_drafts ? 0 : static_cast<int>(std::max<int64_t>(0, most));
     candidates_.push_back({&s.acceptance, s.wanted_drafts});
   }
   if (!options_.regulate_drafts) return;
   regulator_.choose(candidates_);
   size_t i = 0;
-  for (const Member& m : flight.members)
-    if (m.drew && !m.sequence->ended) m.sequence->wanted_drafts = candidates_[i++].drafts;
+  for (const Member& m : flight.members) {
+    if (!m.drew || m.sequence->ended) continue;
+    m.sequence->wanted_drafts = candidates_[i++].drafts;
+    end_drafts_unless_worth(*m.sequence);
+  }
+}
+
+// Trials do not count: they are made although drafts are not worth it. Where generated pages are
+// kept, which the block's rows belong to, drafts are never given up.
+void Engine::Impl::end_drafts_unless_worth(Sequence& s) {
+  if (s.without_drafts || (options_.keep_prefixes && forms_.one_form)) return;
+  if (s.wanted_drafts == 0 || regulator_.trying())
+    ++s.steps_without;
+  else
+    s.steps_without = 0;
+  steps_without_ = std::min(s.steps_without, kStepsWithout - kStepsOfNew);
+  if (s.steps_without < kStepsWithout) return;
+  s.without_drafts = true;
+  s.wanted_drafts = 0;
+  s.drafts.clear();
 }
 
 // A text that has ended needs them only if they complete a page that is kept.

@@ -67,9 +67,11 @@ class Engine::Impl {
     std::vector<Member> members;
     int tokens = 0, decodes = 0;  // decodes with their drafts,
     int rejected = 0;             // of these, rejected drafts
-    bool logits = false;  // the host reads some row: the next step is launched only after that
+    // The next step is launched only after this one is finished, since
+    bool logits = false;  // the host reads some row,
+    bool block = false;   // or the MTP block runs over its tokens, which decides the next drafts
     Clock::time_point launched;
-    bool usual_time = true;   // StepRunner::took_usual_time()
+    bool usual_time = true;   // alone on the device, and StepRunner::took_usual_time()
     double seconds = 0;       // of model and sampling
     double host_seconds = 0;  // of planning
   };
@@ -86,11 +88,7 @@ class Engine::Impl {
   Plan make_plan();
   SeqState state_of(const Sequence& s) const;
   std::span<const int32_t> reusable(const Sequence& s) const;
-  // The tokens that a step draws decide the drafts of the next step, so steps with drafts do not
-  // overlap.
-  bool overlaps() const {
-    return options_.overlap && runner_->steps_at_once() > 1 && !speculates();
-  }
+  bool overlaps() const { return options_.overlap && runner_->steps_at_once() > 1; }
   bool speculates() const { return options_.compute.speculative_tokens > 0; }
   void carry_out(const Plan& plan, Flight& flight);
   void admit_and_preempt(const Plan& plan);
@@ -119,6 +117,10 @@ class Engine::Impl {
   // engine_draft.cpp: the MTP block's part of a step
   void draft(Flight& flight);
   void choose_drafts(const Flight& flight);
+  void end_drafts_unless_worth(Sequence& s);
+  static bool wants_block(const Sequence& s, int64_t begin) {
+    return !s.without_drafts || begin < s.prompt;
+  }
   bool wants_block_rows(const Member& member, int64_t end) const;
   void add_draft_runs(const Member& member, int64_t end);
   int drafts_for(Sequence& s);
@@ -143,6 +145,7 @@ class Engine::Impl {
   std::vector<DraftRun> draft_runs_;
   std::vector<DraftRegulator::Candidate> candidates_;
   DraftRegulator regulator_;
+  int steps_without_ = 0;               // what a new sequence's steps_without begins with
   std::vector<RuledSampler> samplers_;  // one per thread
   Selection selection_;
   PageAllocator pages_;

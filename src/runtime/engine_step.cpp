@@ -41,12 +41,12 @@ bool Engine::Impl::advance() {
   if (flight_) {
     // A token that the host draws must be known before the step that reads it is launched, and
     // logits must be read before the next step overwrites them.
-    if (!flight_->logits) next = launch_next(true);
+    if (!flight_->logits && !flight_->block) next = launch_next(true);
     retire(*flight_);
     flight_.reset();
   }
   if (!next) next = launch_next(false);
-  if (next && !overlaps()) {
+  if (next && (!overlaps() || next->block)) {
     retire(*next);
     next.reset();
   }
@@ -78,7 +78,7 @@ std::optional<Engine::Impl::Flight> Engine::Impl::launch_next(bool ahead) {
   flight.host_seconds = seconds_between(begin, flight.launched);
   finish_idle(runner_->steps_at_once() - (flight_ ? 2 : 1));
   runner_->launch(batch_, draws_, carried_);
-  flight.usual_time = runner_->took_usual_time();
+  flight.usual_time = !ahead && runner_->took_usual_time();
   launched_ = true;
   return flight;
 }
@@ -203,6 +203,7 @@ void Engine::Impl::admit_and_preempt(const Plan& plan) {
     if (s->stats.preemptions == 0) {
       count_reuse(*s);
       s->acceptance = regulator_.start();
+      s->steps_without = steps_without_;
       s->last_drafts = stats_.steps;
     }
     insert_by_rank(running_, std::move(s));
@@ -225,6 +226,7 @@ void Engine::Impl::add_to_batch(Sequence& s, const Slice& slice, Flight& flight)
   while (static_cast<int64_t>(s.pages.size()) < pages_for(slice.end))
     s.pages.push_back(pages_.take());
   flight.members.push_back({&s, slice.begin, slice.end, batch_.tokens()});
+  flight.block |= speculates() && wants_block(s, slice.begin);
   ++s.in_flight;
   if (slice.begin == s.known()) {  // the token that the step in flight draws
     const int32_t unknown = 0;

@@ -80,6 +80,7 @@ void random_load(FakeMode mode, unsigned seed, LoadCounts& counts, const std::st
     if (roll(3) == 0) o.cache_dir_patience = std::chrono::milliseconds(0);
   }
   Rig rig(mode, o, pages, context);
+  if (seed % 6 == 0) rig.runner->draft_time = std::chrono::microseconds(300);  // or all too long
   constexpr size_t kRequests = 25;
   std::vector<FakeAnswer> answers(kRequests);
   std::vector<Request> asked;
@@ -147,6 +148,30 @@ TEST_P(EngineOnFake, RandomLoadWithDrafts) {
   EXPECT_GT(counts.accepted, 300);
   EXPECT_LT(counts.accepted, counts.drafts);
   EXPECT_GT(counts.read, 0);
+}
+
+// A request whose drafts are not worth it has its steps overlap in the end, as without speculation.
+TEST_P(EngineOnFake, DraftsThatAreNotWorthItEnd) {
+  EngineOptions o;
+  o.compute.speculative_tokens = 1;
+  Rig rig(GetParam(), o);
+  rig.runner->draft_time = std::chrono::microseconds(300);
+  rig.runner->right_of_ten = 0;
+  auto ask = [&](unsigned seed) {
+    const Request r = fake_request(fake_ids(70, seed), 420, 0);
+    Request asked = r;
+    FakeAnswer a;
+    collect_into(asked, a);
+    ASSERT_TRUE(rig.engine->submit(std::move(asked)).ok());
+    while (rig.engine->step()) rig.engine->check_integrity();
+    EXPECT_EQ(a.ids, fake_answer(r, 512));
+  };
+  ask(1);
+  EXPECT_LT(rig.runner->draft_calls, 340);
+  EXPECT_EQ(rig.runner->carried_ids > 50, GetParam() != FakeMode::host);
+  const int first = rig.runner->draft_calls;
+  ask(2);  // one that comes behind it has less time
+  EXPECT_LT(rig.runner->draft_calls - first, 80);
 }
 
 // With pages on disk that come and go, some of them damaged.

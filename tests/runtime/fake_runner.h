@@ -6,10 +6,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <deque>
 #include <functional>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "base/error.h"
@@ -82,7 +85,8 @@ class FakeRunner final : public StepRunner {
         sampler_(kFakeVocab) {}
 
   int fail_launch = -1, fail_finish = -1;  // the call, counted from 0, in which the device fails
-  int launches = 0, finishes = 0, carried_ids = 0;
+  int launches = 0, finishes = 0, carried_ids = 0, draft_calls = 0;
+  std::chrono::microseconds draft_time{0};  // of a call that makes drafts
   int right_of_ten = 7;  // how many of ten drafts are what the model draws if it draws freely
   std::function<void()> on_launch;  // while the engine waits for a step to begin
 
@@ -128,6 +132,9 @@ class FakeRunner final : public StepRunner {
   // on the page behind it: in a shared page it may be the one of another text.
   void draft(std::span<const DraftRun> runs) override {
     EXPECT_TRUE(under_way_.empty());
+    ++draft_calls;
+    if (std::any_of(runs.begin(), runs.end(), [](const DraftRun& r) { return r.wanted > 0; }))
+      std::this_thread::sleep_for(draft_time);
     for (const DraftRun& r : runs) {
       for (size_t i = 0; i < r.next_ids.size(); ++i) {
         const size_t token = static_cast<size_t>(r.first) + i;
