@@ -144,6 +144,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void schedule_flush(std::unique_lock<std::mutex>& lock);
   void flush();
   void write_more();
+  void write_when_possible();
   void finish_exchange();
   void drain();
   void close();

@@ -226,25 +226,41 @@ void HttpConnection::flush() {
   }
 }
 
+// Writes what the socket takes at once. An asynchronous write ends in a task of its own, for which
+// Asio wakes another thread even if the socket takes everything; for streamed tokens that would
+// cost more than the write.
 void HttpConnection::write_more() {
+  const size_t begin = sent_;
+  error_code ec;
+  while (sent_ < sending_.size() && !ec)
+    sent_ += socket_.write_some(asio::buffer(sending_.data() + sent_, sending_.size() - sent_), ec);
+  bool ended = false;
+  {
+    std::lock_guard lock(mutex_);
+    unsent_ -= sent_ - begin;
+    ended = exchange_.ended();
+  }
+  if (ec == asio::error::would_block || ec == asio::error::try_again) return write_when_possible();
+  sending_.clear();
+  sent_ = 0;
+  expect_writing_by(Clock::time_point::max());
+  // The caller may be a task of the answer, which what follows an answer must not interrupt.
+  if (ec)
+    core_->post(strand(), [self = shared_from_this()] { self->abandon(); });
+  else if (ended)
+    core_->post(strand(), [self = shared_from_this()] { self->flush(); });
+}
+
+void HttpConnection::write_when_possible() {
   writing_ = true;
   expect_writing_by(from_now(core_->options.write_seconds));
-  socket_.async_write_some(asio::buffer(sending_.data() + sent_, sending_.size() - sent_),
-                           [self = shared_from_this()](error_code ec, size_t n) {
-                             self->writing_ = false;
-                             if (self->phase_ == Phase::closed) return;
-                             if (ec) return self->abandon();
-                             self->sent_ += n;
-                             {
-                               std::lock_guard lock(self->mutex_);
-                               self->unsent_ -= n;
-                             }
-                             if (self->sent_ < self->sending_.size()) return self->write_more();
-                             self->sending_.clear();
-                             self->sent_ = 0;
-                             self->expect_writing_by(Clock::time_point::max());
-                             self->flush();
-                           });
+  socket_.async_wait(Socket::wait_write, [self = shared_from_this()](error_code ec) {
+    self->writing_ = false;
+    if (self->phase_ == Phase::closed) return;
+    if (ec) return self->abandon();
+    self->write_more();
+    if (!self->writing_) self->flush();
+  });
 }
 
 }  // namespace fathom::server
