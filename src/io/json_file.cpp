@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/file_kind.h"
+#include "base/json_fault.h"
 
 namespace fathom {
 
@@ -25,12 +26,8 @@ json parse_json(const std::string& bytes, const std::string& origin, size_t max_
   };
   try {
     return json::parse(text, limit);
-  } catch (const json::parse_error& e) {
-    if (const std::string kind = unexpected_file_kind(text); !kind.empty())
-      fail("{}: not JSON: it is {}", origin, kind);
-    fail("{}: not JSON: wrong at byte {}", origin, e.byte);
   } catch (const json::exception&) {
-    fail("{}: not JSON: a number out of range", origin);
+    fail_json(text, origin);
   }
 }
 

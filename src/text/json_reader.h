@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/file_kind.h"
+#include "base/json_fault.h"
 
 namespace fathom {
 
@@ -89,22 +90,14 @@ class JsonAt {
   std::string path_;
 };
 
-// Parses a whole document; throws Error "{where}: not JSON: ..." with the byte offset.
+// Parses a whole document; throws Error "{where}: not valid JSON: ..." (base/json_fault.h).
 template <class Json>
 Json parse_json(std::string_view bytes, std::string_view where) {
   const std::string_view text = without_byte_order_mark(bytes, where);
   try {
     return Json::parse(text);
-  } catch (const nlohmann::json::parse_error& e) {
-    if (const std::string kind = unexpected_file_kind(text); !kind.empty())
-      fail("{}: not valid JSON: it is {}", where, kind);
-    // The library's message repeats an id and a line number; the reason follows the last of them.
-    const std::string_view message = e.what();
-    const size_t reason = message.find("syntax error");
-    fail("{}: not valid JSON at byte {}: {}", where, e.byte,
-         reason == message.npos ? message : message.substr(reason));
-  } catch (const nlohmann::json::exception& e) {
-    fail("{}: not valid JSON: {}", where, e.what());
+  } catch (const nlohmann::json::exception&) {
+    fail_json(text, where);
   }
 }
 

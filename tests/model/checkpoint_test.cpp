@@ -470,7 +470,7 @@ TEST(Checkpoint, IndexProblems) {
     test::write_file(dir.file("model.safetensors.index.json"), text);
     return refusal(dir.path());
   };
-  EXPECT_THAT(with_index("{"), HasSubstr("index.json: not JSON"));
+  EXPECT_THAT(with_index("{"), HasSubstr("index.json: not valid JSON"));
   EXPECT_THAT(with_index("{}"), HasSubstr("expected an object with an object weight_map"));
   EXPECT_THAT(with_index(R"({"weight_map": {}})"), HasSubstr("weight_map is empty"));
   EXPECT_THAT(with_index(R"({"weight_map": {"a": 5}})"), HasSubstr("expected a file name for a"));

@@ -416,10 +416,10 @@ TEST(Config, TextThatIsNoConfig) {
     }
     return std::string();
   };
-  EXPECT_THAT(message(""), HasSubstr("here: not JSON"));
-  EXPECT_THAT(message("{"), HasSubstr("here: not JSON"));
-  EXPECT_THAT(message("{\"a\": NaN}"), HasSubstr("here: not JSON"));
-  EXPECT_THAT(message("{\"a\": 1e999}"), HasSubstr("here: not JSON"));
+  EXPECT_THAT(message(""), HasSubstr("here: not valid JSON"));
+  EXPECT_THAT(message("{"), HasSubstr("here: not valid JSON"));
+  EXPECT_THAT(message("{\"a\": NaN}"), HasSubstr("here: not valid JSON"));
+  EXPECT_THAT(message("{\"a\": 1e999}"), HasSubstr("here: not valid JSON"));
   EXPECT_THAT(message("[]"), HasSubstr("expected a JSON object"));
   EXPECT_THAT(message(std::string(100000, '[')), HasSubstr("nested deeper"));
   EXPECT_THAT(message(std::string(17 << 20, ' ')), HasSubstr("at most"));

@@ -44,14 +44,15 @@ TEST_F(Refusals, BodiesThatAreNoRequest) {
   std::string many = R"({"a": [)";
   for (int64_t i = 0; i <= kMaxJsonValues; ++i) many += "0,";
   expect({{"", "the body is empty: expected a JSON object"},
-          {"{", "the body: not valid JSON at byte"},
+          {"{", "the body: not valid JSON: it ends too early, at byte 1"},
           {"[]", "the body: expected a JSON object, found an array"},
           {"null", "the body: expected a JSON object, found a null"},
           {"\"x\"", "found a string"},
           {"{\"a\": \"\xFF\"}", "the body: invalid UTF-8 at byte 7 (0xFF)"},
           {"{\"a\": \"\xED\xA0\x80\"}", "the body: invalid UTF-8 at byte 7"},
-          {R"({"a": "\ud800"})", "the body: not valid JSON"},
-          {R"({"a": 1e999})", "the body: not valid JSON"},
+          {R"({"a": "\ud800"})", "the body: not valid JSON: at byte 13: in the string"},
+          {R"({"a": 1e999})", "not valid JSON: at byte 6: the number 1e999 is out of range"},
+          {"{} {}", "not valid JSON: at byte 3: { follows after its end"},
           {"{\"messages\": " + deep, "the body: nested deeper than 64 levels at byte"},
           {wide + "}}", "the body: an object of more than 2048 members at byte"},
           {many + "0]}", "the body: more than 2000000 values at byte"},

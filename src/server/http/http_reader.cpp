@@ -108,6 +108,37 @@ bool parse_target(std::string_view target, std::string& path,
   return true;
 }
 
+namespace {
+
+// What of a request Beast has refused. Its own words are meant for programmers.
+std::string_view refused_part(const beast::error_code& ec) {
+  switch (static_cast<http::error>(ec.value())) {
+    case http::error::bad_method:
+      return "method";
+    case http::error::bad_target:
+      return "target";
+    case http::error::bad_version:
+      return "version";
+    case http::error::bad_field:
+      return "name of a header field";
+    case http::error::bad_value:
+    case http::error::bad_obs_fold:
+      return "value of a header field";
+    case http::error::bad_content_length:
+    case http::error::multiple_content_length:
+      return "Content-Length";
+    case http::error::bad_transfer_encoding:
+      return "Transfer-Encoding";
+    case http::error::bad_chunk:
+    case http::error::bad_chunk_extension:
+      return "length of a chunk";
+    default:
+      return "end of a line";
+  }
+}
+
+}  // namespace
+
 class HttpRequestReader::Parser final : public http::basic_parser<true> {
  public:
   explicit Parser(const ReaderLimits& limits) : limits_(limits) {
@@ -151,7 +182,8 @@ class HttpRequestReader::Parser final : public http::basic_parser<true> {
                                      limits_.max_body_bytes));
     if (ec == http::error::bad_version && names_other_version(bytes))
       return refuse(505, "this server speaks HTTP/1.1 and HTTP/1.0");
-    refuse(400, fmt::format("this is no HTTP request that can be answered: {}", ec.message()));
+    refuse(400, fmt::format("this is no HTTP request that can be answered: the {} is not valid",
+                            refused_part(ec)));
   }
 
   // Stops the parser; `status` and `message` are those of refuse().
