@@ -2,9 +2,7 @@
 
 #include <unistd.h>
 
-#include <fstream>
-
-#include "base/error.h"
+#include "base/output_file.h"
 #include "cli/file_limit.h"
 #include "cli/options.h"
 #include "loadgen/load_client.h"
@@ -22,13 +20,9 @@ struct BenchServeFlags {
   bool ignore_eos = true, json = false;
 };
 
-void write_file(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary);
-  file << text;
-  if (!file.flush()) fail("{}: cannot be written", path);
-}
-
 int bench_serve(const BenchServeFlags& o) {
+  for (const std::string& path : {o.save, o.svg})
+    if (!path.empty()) check_output_file(path);
   raise_file_limit();  // each request in flight is a connection
   loadgen::LoadTarget target = loadgen::parse_target(o.base_url);
   target.api_key = o.api_key;
@@ -48,8 +42,8 @@ int bench_serve(const BenchServeFlags& o) {
   const loadgen::LoadReport report = loadgen::report_of(results);
   const std::string json = loadgen::json_of(report, o.load, target, results);
   fmt::print("{}\n", o.json ? json : loadgen::table_of(report));
-  if (!o.save.empty()) write_file(o.save, json + "\n");
-  if (!o.svg.empty()) write_file(o.svg, loadgen::svg_of(report, results));
+  if (!o.save.empty()) write_output_file(o.save, json + "\n");
+  if (!o.svg.empty()) write_output_file(o.svg, loadgen::svg_of(report, results));
   return report.failed == 0 && report.completed > 0 ? 0 : 1;
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/output_file.h"
 #include "cli/command.h"
 #include "cli/model_session.h"
 #include "cli/output.h"
@@ -187,7 +188,7 @@ class Chat {
     if (path.empty()) return notice("/save FILE: the file's name is missing");
     OrderedJson messages = OrderedJson::array();
     for (const Message& m : conversation_) messages.push_back(json_of(m));
-    write_atomically(path, messages.dump(2, ' ', false) + "\n");
+    write_output_file(path, messages.dump(2, ' ', false) + "\n");
     notice(fmt::format("{} messages in {}", conversation_.size(), path));
   }
 

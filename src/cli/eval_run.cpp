@@ -1,19 +1,15 @@
 #include "cli/eval_run.h"
 
 #include <unistd.h>
-#include <cmath>
 
 #include <atomic>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
-#include <filesystem>
+#include <cmath>
 #include <map>
 
-#include "base/error.h"
+#include "base/output_file.h"
 #include "cli/command.h"
 #include "cli/signals.h"
-#include "cli/terminal.h"
 #include "eval/runner.h"
 
 namespace fathom::cli {
@@ -218,13 +214,8 @@ void tell_skipped(const Report& report) {
 
 // A run may take hours: what cannot be written afterwards is told before.
 void check_outputs(const EvalRunOptions& o) {
-  for (const std::string& path : {o.save, o.markdown, o.svg}) {
-    if (path.empty()) continue;
-    const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-    if (::access(folder.empty() ? "." : folder.c_str(), W_OK | X_OK) != 0)
-      fail("cannot write {}: {}", path, std::strerror(errno));
-    if (std::filesystem::is_directory(path)) fail("cannot write {}: it is a folder", path);
-  }
+  for (const std::string& path : {o.save, o.markdown, o.svg})
+    if (!path.empty()) check_output_file(path);
 }
 
 bool all_measured(const Report& report) {
@@ -264,9 +255,9 @@ int run_eval(const EvalRunOptions& o, const MakeTasks& make, const DrawReport& d
   const std::string json =
       eval::json_of(report).dump(2, ' ', false, eval::Json::error_handler_t::replace);
   fmt::print("{}\n", o.json ? json : eval::text_of(report));  // first: a file may fail
-  if (!o.save.empty()) write_atomically(o.save, json + "\n");
-  if (!o.markdown.empty()) write_atomically(o.markdown, eval::markdown_of(report));
-  if (!o.svg.empty()) write_atomically(o.svg, draw(report));
+  if (!o.save.empty()) write_output_file(o.save, json + "\n");
+  if (!o.markdown.empty()) write_output_file(o.markdown, eval::markdown_of(report));
+  if (!o.svg.empty()) write_output_file(o.svg, draw(report));
   if (!report.complete()) {
     fmt::print(stderr, "fathom: stopped; {}\n",
                o.results.empty() ? "--results FILE would have kept what is done"

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/output_file.h"
 #include "cli/command.h"
 #include "cli/options.h"
 #include "cli/processes.h"
@@ -112,6 +113,7 @@ class TapTensors {
 };
 
 int run(const LogitsFlags& o) {
+  check_output_file(o.out);
   CheckpointOptions loading;
   loading.config_file = o.config;
   loading.with_mtp = o.mtp;
@@ -159,7 +161,7 @@ int run(const LogitsFlags& o) {
     };
   const DeviceWeights weights(config, checkpoint->rank_weights(), eval.compute);
   Evaluator evaluator(config, weights.ranks(), eval);
-  say_threads(o.compute.threads);
+  say_computing_threads(o.compute.threads);
   fmt::print(stderr, "{}\n", evaluator.describe());
 
   RowTable logits(asked, config.vocab), mtp_logits(below_last, config.vocab);

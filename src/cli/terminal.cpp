@@ -1,9 +1,7 @@
 #include "cli/terminal.h"
 
-#include <fcntl.h>
 #include <histedit.h>
 #include <signal.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -142,37 +140,6 @@ void AnswerWriter::write(const std::string& text, bool dim) {
 
 void AnswerWriter::normal() {
   if (dim_) write("", false);
-}
-
-void write_atomically(const std::string& path, const std::string& content) {
-  // A device or a pipe is written to directly: renaming a file over it would replace it for every
-  // user.
-  struct stat info {};
-  const bool in_place = stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode);
-  const std::string temporary = in_place ? path : fmt::format("{}.{}.tmp", path, getpid());
-  int fd = open(temporary.c_str(), in_place ? O_WRONLY : O_WRONLY | O_CREAT | O_TRUNC, 0666);
-  if (fd < 0) fail("cannot write {}: {}", path, std::strerror(errno));
-  size_t done = 0;
-  bool ok = true;
-  while (ok && done < content.size()) {
-    ssize_t n = write(fd, content.data() + done, content.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    ok = n > 0;
-    if (ok) done += static_cast<size_t>(n);
-  }
-  ok = ok && (in_place || fsync(fd) == 0);
-  int error = errno;
-  if (close(fd) != 0 && ok) {
-    ok = false;
-    error = errno;
-  }
-  if (ok && !in_place && std::rename(temporary.c_str(), path.c_str()) != 0) {
-    ok = false;
-    error = errno;
-  }
-  if (ok) return;
-  if (!in_place) unlink(temporary.c_str());
-  fail("cannot write {}: {}", path, std::strerror(error));
 }
 
 }  // namespace fathom::cli

@@ -65,8 +65,4 @@ class AnswerWriter {
   bool styled_, dim_ = false;
 };
 
-// Replaces the file completely or not at all. A device or pipe is written to directly. Throws Error
-// when it fails.
-void write_atomically(const std::string& path, const std::string& content);
-
 }  // namespace fathom::cli

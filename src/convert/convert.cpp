@@ -12,6 +12,7 @@
 #include <regex>
 
 #include "base/error.h"
+#include "base/output_file.h"
 #include "base/thread_pool.h"
 #include "base/units.h"
 #include "convert/copier.h"
@@ -178,6 +179,7 @@ class Conversion {
         fail("{} holds another checkpoint ({}): choose another folder, or remove it", o_.save,
              name);
     }
+    for (const SourceFile& f : sides_) output_file(saved(f.name));  // else refused after hours
     if (ours) fs::remove(saved(kConfig));
   }
 

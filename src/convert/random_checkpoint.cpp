@@ -5,12 +5,12 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <tuple>
 
 #include "base/error.h"
+#include "base/output_file.h"
 #include "base/thread_pool.h"
 #include "base/units.h"
 #include "convert/disk_space.h"
@@ -150,7 +150,7 @@ class Maker {
     }
     for (auto& writer : writers) writer->finish();
     write_index();
-    write_text("config.json", text_);
+    write_output_file(path("config.json"), text_);
   }
 
   void write_index() {
@@ -158,17 +158,7 @@ class Maker {
     index["metadata"]["total_size"] = total_;
     for (size_t t = 0; t < tensors_.size(); ++t)
       index["weight_map"][tensors_[t].name] = file_name(place_[t].first);
-    write_text("model.safetensors.index.json", index.dump(1) + "\n");
-  }
-
-  void write_text(const std::string& name, const std::string& text) {
-    std::string part = path(name) + ".part";
-    std::ofstream file(part, std::ios::binary);
-    file << text;
-    file.close();
-    std::error_code error;
-    if (file) fs::rename(part, path(name), error);
-    if (!file || error) fail("cannot write {}", path(name));
+    write_output_file(path("model.safetensors.index.json"), index.dump(1) + "\n");
   }
 
   const RandomOptions& o_;

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/output_file.h"
 
 namespace fathom {
 namespace {
@@ -146,7 +147,7 @@ void Staging::note_done(uint64_t pieces) {
 }
 
 void Staging::publish(const std::string& name) {
-  move_file(path(name), (fs::path(save_) / name).string());
+  move_file(path(name), output_file((fs::path(save_) / name).string()));
 }
 
 void Staging::publish_text(const std::string& name, const std::string& text) {

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -10,6 +9,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/output_file.h"
 
 namespace fathom::eval {
 namespace {
@@ -20,12 +20,9 @@ constexpr std::string_view kBegin = R"({"run":")";  // of every line
 
 ResultsFile::ResultsFile(std::string path) : path_(std::move(path)) {
   if (path_.empty()) return;
-  file_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  file_ = ::open(output_file(path_).c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   if (file_ < 0) fail("{}: cannot be opened for results: {}", path_, std::strerror(errno));
   try {
-    struct stat about = {};
-    if (::fstat(file_, &about) != 0 || !S_ISREG(about.st_mode))
-      fail("{}: results need an ordinary file, which they are read from again", path_);
     if (::flock(file_, LOCK_EX | LOCK_NB) != 0)
       fail("{}: another run is writing its results there", path_);
     read();

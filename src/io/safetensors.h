@@ -113,7 +113,8 @@ SafetensorsLayout layout_safetensors(const std::vector<TensorDecl>& tensors,
 
 // Writes a file whose tensors are declared first. Their data may be written in any order, from any
 // thread. The file is called PATH.part until finish(); the destructor of a writer that has not
-// finished removes it. A killed process leaves nothing under PATH.
+// finished removes it. A killed process leaves nothing under PATH. Where PATH is a link, that is
+// said of what it leads to (base/output_file.h).
 //
 // The data start is aligned to 64 bytes, and tensors whose size is a multiple of 64 come first, so
 // all of these are aligned when the file is mapped; the others are aligned to their element.
@@ -141,7 +142,7 @@ class SafetensorsWriter {
   void put(uint64_t at, const void* data, size_t bytes);
   void discard();
 
-  std::string path_, part_;
+  std::string path_, file_, part_;  // as named, what that leads to, and what is written
   std::vector<TensorDecl> tensors_;
   std::unordered_map<std::string, size_t> index_;
   std::vector<uint64_t> offsets_, sizes_;  // in the file; by tensor

@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/output_file.h"
 #include "io/safetensors.h"
 
 namespace fathom {
@@ -110,7 +111,10 @@ SafetensorsLayout layout_safetensors(const std::vector<TensorDecl>& tensors,
 
 SafetensorsWriter::SafetensorsWriter(std::string path, std::vector<TensorDecl> tensors,
                                      const std::map<std::string, std::string>& metadata)
-    : path_(std::move(path)), part_(path_ + ".part"), tensors_(std::move(tensors)) {
+    : path_(std::move(path)),
+      file_(output_file(path_)),
+      part_(file_ + ".part"),
+      tensors_(std::move(tensors)) {
   for (size_t i = 0; i < tensors_.size(); ++i)
     FATHOM_CHECK(index_.emplace(tensors_[i].name, i).second, "tensor {} declared twice",
                  tensors_[i].name);
@@ -119,11 +123,6 @@ SafetensorsWriter::SafetensorsWriter(std::string path, std::vector<TensorDecl> t
   offsets_ = std::move(layout.offsets);
   file_bytes_ = layout.file_bytes;
 
-  // Renaming a file over a device would replace it for every user.
-  struct stat info {};
-  if (stat(path_.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
-    fail("cannot write {}: it is {}, and a file is expected", path_,
-         S_ISDIR(info.st_mode) ? "a folder" : "a device, pipe or socket");
   fd_ = open_locked(part_);
   try {
     if (int error = reserve(fd_, file_bytes_))
@@ -185,11 +184,11 @@ void SafetensorsWriter::finish() {
   // The data is synced before the file gets its final name, and the folder is synced before this
   // returns.
   if (fsync(fd_) != 0) fail("cannot write {}: {}", path_, std::strerror(errno));
-  if (rename(part_.c_str(), path_.c_str()) != 0)
-    fail("cannot rename {} to {}: {}", part_, path_, std::strerror(errno));
+  if (rename(part_.c_str(), file_.c_str()) != 0)
+    fail("cannot rename {} to {}: {}", part_, file_, std::strerror(errno));
   close(fd_);
   fd_ = -1;
-  std::string folder = std::filesystem::path(path_).parent_path();
+  std::string folder = std::filesystem::path(file_).parent_path();
   int dir = open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (dir >= 0) {
     fsync(dir);

@@ -275,7 +275,7 @@ TEST_F(EvalCommand, WrongUseIsToldAsSuch) {
   EXPECT_THAT(refused("perplexity --text " + text + " --results " + text, 1),
               HasSubstr("no result of an evaluation"));
   EXPECT_THAT(refused("perplexity --text " + text + " --results /dev/full", 1),
-              HasSubstr("/dev/full: results need an ordinary file"));
+              HasSubstr("cannot write /dev/full: it is a device"));
   for (const char* flag : {"--save-result", "--markdown"})
     EXPECT_THAT(refused("perplexity --text " + text + " " + flag + " /no/such/folder/f", 1),
                 HasSubstr("cannot write /no/such/folder/f: No such file"));

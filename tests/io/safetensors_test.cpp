@@ -334,6 +334,11 @@ TEST(SafetensorsWriter, LeavesWhatIsNoFileAlone) {
     EXPECT_FALSE(std::filesystem::exists(path + ".part")) << path;
   }
   EXPECT_TRUE(std::filesystem::is_fifo(dir.file("pipe")));
+  std::filesystem::create_symlink("target", dir.file("link"));
+  const float values[4] = {1, 2, 3, 4};
+  write_safetensors(dir.file("link"), {{"t", DType::f32, {4}, values}});
+  EXPECT_TRUE(std::filesystem::is_symlink(dir.file("link")));
+  EXPECT_EQ(SafetensorsFile::open(dir.file("target")).at("t").elements(), 4u);
   EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
 }
 
