@@ -11,9 +11,10 @@
 #include "cli/options.h"
 #include "cli/plan_machine.h"
 #include "convert/presets.h"
+#include "io/checkpoint_folder.h"
 #include "io/machine.h"
 #include "kernels/gpu.h"
-#include "model/checkpoint_files.h"
+#include "model/checkpoint.h"
 #include "plan/measured.h"
 #include "plan/plan_text.h"
 
@@ -169,11 +170,30 @@ int print_comparison(const PlanFlags& o) {
   return 0;
 }
 
+// A plan is made of the config alone, before weights are there. Where they are, they must be that
+// model's: the commands that are printed would refuse them.
+void check_weights(const PlanFlags& o, const Config& config) {
+  if (o.folder.empty() || safetensors_in(o.folder).empty()) return;
+  std::optional<CheckpointFiles> files;
+  try {
+    files = CheckpointFiles::open(o.folder);
+  } catch (const Error& e) {
+    fmt::print(stderr, "note: the weights are not compared with the config: {}\n", e.what());
+    return;
+  }
+  const std::vector<std::string> problems = check_checkpoint(*files, config).problems;
+  if (problems.empty()) return;
+  fail("{}: its weights do not fit {}: {}{}", o.folder,
+       o.config.empty() ? "its config.json" : o.config, problems[0],
+       problems.size() == 1 ? "" : fmt::format(" (and {} more problems)", problems.size() - 1));
+}
+
 int run_plan(const PlanFlags& o) {
   if (o.check) return print_comparison(o);
   if (o.folder.empty() && o.config.empty())
     throw UsageError("plan needs --ckpt-path or --config: the model that is planned for");
   const Config config = load_config(o.folder, o.config);
+  check_weights(o, config);
   plan::Request request;
   request.context = o.context.value_or(0);
   request.concurrency = o.concurrency.value_or(0);

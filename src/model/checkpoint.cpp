@@ -12,6 +12,8 @@
 namespace fathom {
 namespace {
 
+constexpr size_t kMostProblems = 20;  // in one message
+
 bool all_powers_of_two(const float* values, int64_t n) {
   return std::all_of(values, values + n, [](float v) {
     uint32_t bits = bits_of(v);
@@ -95,8 +97,13 @@ std::unique_ptr<Checkpoint> Checkpoint::load(const std::string& dir,
   CheckpointReport report = check_checkpoint(files, config, options);
   const auto& problems = report.problems;
   if (problems.size() == 1) fail("{}: {}", dir, problems[0]);
-  if (!problems.empty())
-    fail("{}: {} problems:\n  {}", dir, problems.size(), fmt::join(problems, "\n  "));
+  if (!problems.empty()) {
+    // A config of another model may give a problem for every tensor.
+    const size_t shown = std::min(problems.size(), kMostProblems);
+    fail("{}: {} problems:\n  {}{}", dir, problems.size(),
+         fmt::join(problems.begin(), problems.begin() + static_cast<std::ptrdiff_t>(shown), "\n  "),
+         shown < problems.size() ? "\n  ... (fathom inspect lists all)" : "");
+  }
 
   check_layout(report.config, options.layout);
 

@@ -44,7 +44,7 @@ int64_t bytes_to_own(const CheckpointFiles& files, const Config& c, const RankLa
 // be converted for the same number of ranks, for another number, or not at all.
 class Checkpoint {
  public:
-  // Loads a Hugging Face folder or a converted one. Throws Error that lists every problem.
+  // Loads a Hugging Face folder or a converted one. Throws Error that lists the problems.
   static std::unique_ptr<Checkpoint> load(const std::string& dir,
                                           const CheckpointOptions& options = {});
 

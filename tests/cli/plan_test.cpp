@@ -1,6 +1,7 @@
 // The plan command as a user meets it: the program itself, its output and its exit code.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "cli/run_fathom.h"
@@ -14,6 +15,7 @@ using test::Ran;
 using test::run_fathom;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 const std::string kRelease =
     "--config " + std::string(FATHOM_SOURCE_DIR) + "/models/config_671B_v3.2.json ";
@@ -85,6 +87,20 @@ TEST(Plan, ProcessorsAndFolders) {
   const Ran other = run_fathom("plan --ckpt-path " + folder.path() + " --gpu h200 --gpus 2");
   EXPECT_EQ(other.code, 0) << other.out;
   EXPECT_THAT(other.out, HasSubstr("is converted for 4 ranks: on 2"));
+  EXPECT_THAT(other.out, HasSubstr("note: the weights are not compared with the config: "));
+}
+
+// Weights of another model than the config's: what the plan recommends would refuse them.
+TEST(Plan, WeightsOfAnotherModel) {
+  const Ran ran = run_fathom("plan --ckpt-path " + kSmall + " " + kRelease + "--gpu h200");
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_THAT(ran.out, AllOf(HasSubstr(kSmall + ": its weights do not fit "),
+                             HasSubstr("config_671B_v3.2.json: misshapen: "),
+                             HasSubstr(" more problems)"), Not(HasSubstr("recommended"))));
+  EXPECT_EQ(std::count(ran.out.begin(), ran.out.end(), '\n'), 1);
+  const Ran gone = run_fathom("plan --ckpt-path /no/such/folder " + kRelease + "--gpu h200");
+  EXPECT_EQ(gone.code, 1);
+  EXPECT_THAT(gone.out, HasSubstr("no such folder: /no/such/folder"));
 }
 
 TEST(Plan, Check) {
