@@ -1,15 +1,16 @@
 #include "model/host_weights.h"
 
 #include <cstring>
+#include <vector>
 
 #include "kernels/cpu/words.h"
 
 namespace fathom {
 namespace {
 
-constexpr int64_t kLine = 64;              // bytes of a cache line
-constexpr int64_t kMostBytes = 1LL << 30;  // copied in well under a second
-constexpr int64_t kMostShare = 8;          // at most an eighth of the available memory
+constexpr int64_t kLine = 64;               // bytes of a cache line
+constexpr int64_t kMostCopied = 1LL << 30;  // in well under a second
+constexpr int64_t kMostShare = 8;           // at most an eighth of the available memory
 // Words are made after memory was planned: within what the plan leaves free (MemoryNeeds).
 constexpr int64_t kMostShareOfWords = 16;
 
@@ -86,14 +87,11 @@ int64_t bytes_of(const Weights& weights) {
   return bytes;
 }
 
-bool few_bytes(int64_t bytes, int64_t available, int64_t share) {
-  return bytes <= kMostBytes && bytes <= available / share;
-}
-
 }  // namespace
 
 bool copy_pays(const Weights& weights, int64_t available) {
-  return few_bytes(bytes_of(weights), available, kMostShare);
+  const int64_t bytes = bytes_of(weights);
+  return bytes <= kMostCopied && bytes <= available / kMostShare;
 }
 
 Buffer copy_matrices(Weights& weights) {
@@ -109,15 +107,29 @@ Buffer copy_matrices(Weights& weights) {
 }
 
 bool words_pay(const Weights& weights, int64_t available) {
-  return few_bytes(bytes_of_words(weights), available, kMostShareOfWords);
+  return bytes_of_words(weights) <= available / kMostShareOfWords;
 }
 
-Buffer add_words(Weights& weights) {
+Buffer add_words(Weights& weights, ThreadPool& pool) {
+  struct Place {
+    QWeight* matrix;
+    std::byte* memory;
+  };
+  std::vector<Place> places;
   Buffer memory(static_cast<size_t>(bytes_of_words(weights)));
   std::byte* to = memory.data();
   for_each_matrix(weights, [&](QWeight& w) {
-    if (&w != &weights.embed && add_words(w, to)) to += words_bytes(w);
+    if (&w == &weights.embed) return;
+    places.push_back({&w, to});
+    to += words_bytes(w);
   });
+  pool.parallel_dynamic(static_cast<int64_t>(places.size()), 1,
+                        [&](int64_t begin, int64_t end, int) {
+                          for (int64_t i = begin; i < end; ++i) {
+                            const Place& place = places[static_cast<size_t>(i)];
+                            add_words(*place.matrix, place.memory);
+                          }
+                        });
   return memory;
 }
 

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "base/thread_pool.h"
 #include "model/weights.h"
 #include "tensor/buffer.h"
 
@@ -20,12 +21,13 @@ bool copy_pays(const Weights& weights, int64_t available);
 // Throws Error when memory does not suffice.
 Buffer copy_matrices(Weights& weights);
 
-// The same for words (QWeight::words), of which memory_plan.h knows nothing: they must take little.
+// Whether words (QWeight::words) pay: memory_plan.h knows nothing of them, so they must take
+// little.
 bool words_pay(const Weights& weights, int64_t available);
 
 // Gives the FP8 and bf16 matrices of `weights` words (kernels/cpu/words.h), which lie in the
 // returned memory; but not the embedding, of which only single rows are read. Throws Error when
 // memory does not suffice.
-Buffer add_words(Weights& weights);
+Buffer add_words(Weights& weights, ThreadPool& pool);
 
 }  // namespace fathom

@@ -47,12 +47,13 @@ void check_coded(const Config& config, const Weights& weights, const ComputePlan
 
 }  // namespace
 
-ModelInstance::WordWeights::WordWeights(const Weights& from, const ComputePlan& plan) {
+ModelInstance::WordWeights::WordWeights(const Weights& from, const ComputePlan& plan,
+                                        ThreadPool& pool) {
   if (plan.device != DeviceKind::cpu || !pick_cpu_kernels(plan.kernels).reads_words) return;
   // The ranks of a process see the same free memory, and each takes a part of it.
   if (!words_pay(from, available_memory() / plan.layout.ranks_here())) return;
   weights = from;
-  memory = add_words(*weights);
+  memory = add_words(*weights, pool);
 }
 
 ModelInstance::ModelInstance(const Config& config, const Weights& weights, const ComputePlan& plan,
@@ -60,7 +61,7 @@ ModelInstance::ModelInstance(const Config& config, const Weights& weights, const
                              const RankLinks& ranks)
     : config_(config),
       plan_(plan),
-      words_(weights, plan),
+      words_(weights, plan, pool),
       device_ops_(make_ops(config, plan, pool)),
       comm_(link(plan, ranks.group, *device_ops_)),
       all_(link_all(plan, ranks.all, *device_ops_)),

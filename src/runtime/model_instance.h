@@ -71,7 +71,7 @@ class ModelInstance {
 
   // Weights with words, if the kernels read them; otherwise none.
   struct WordWeights {
-    WordWeights(const Weights& weights, const ComputePlan& plan);
+    WordWeights(const Weights& weights, const ComputePlan& plan, ThreadPool& pool);
     std::optional<Weights> weights;
     Buffer memory;
   };

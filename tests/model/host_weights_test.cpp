@@ -95,7 +95,8 @@ TEST(HostWeights, ACopyTakesLittleOfTheMemory) {
 TEST(HostWeights, WordsAreAddedToWhatStays) {
   const auto checkpoint = Checkpoint::load(kTinyFolder);
   Weights turned = checkpoint->weights();
-  const Buffer memory = add_words(turned);
+  ThreadPool pool(2);
+  const Buffer memory = add_words(turned, pool);
   const auto before = all_matrices(checkpoint->weights()), after = all_matrices(turned);
   ASSERT_EQ(before.size(), after.size());
   int with = 0;
@@ -113,6 +114,9 @@ TEST(HostWeights, WordsAreAddedToWhatStays) {
   EXPECT_EQ(turned.embed.words, nullptr);
   EXPECT_TRUE(words_pay(checkpoint->weights(), int64_t{1} << 40));
   EXPECT_FALSE(words_pay(checkpoint->weights(), static_cast<int64_t>(memory.size())));
+  // Only what memory is left limits them, not their size.
+  turned.head.rows = (int64_t{4} << 30) / turned.head.cols;
+  EXPECT_TRUE(words_pay(turned, int64_t{1} << 40));
 }
 
 }  // namespace
