@@ -102,12 +102,18 @@ inline F round_bf16(F x) {
   return {_mm256_castsi256_ps(_mm256_and_si256(rounded_bits(x.low), upper)),
           _mm256_castsi256_ps(_mm256_and_si256(rounded_bits(x.high), upper))};
 }
-inline void store_bf16(uint16_t* p, F x) {
-  __m256i low = _mm256_srli_epi32(rounded_bits(x.low), 16);
-  __m256i high = _mm256_srli_epi32(rounded_bits(x.high), 16);
-  // Packing works within halves of a register: quarters come out as 0, 2, 1, 3.
+// Packing works within halves of a register: quarters come out as 0, 2, 1, 3.
+inline void store_words_as_halves(uint16_t* p, __m256i low, __m256i high) {
   __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xD8);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
+}
+inline void store_bf16(uint16_t* p, F x) {
+  store_words_as_halves(p, _mm256_srli_epi32(rounded_bits(x.low), 16),
+                        _mm256_srli_epi32(rounded_bits(x.high), 16));
+}
+inline void store_upper_halves(uint16_t* p, F x) {
+  store_words_as_halves(p, _mm256_srli_epi32(_mm256_castps_si256(x.low), 16),
+                        _mm256_srli_epi32(_mm256_castps_si256(x.high), 16));
 }
 inline __m256 load_bf16_8(const uint16_t* p) {
   __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -161,12 +167,7 @@ void lane_sums(const F (&acc)[4], float* sums) {
 
 #include "kernels/cpu/attention_kernels_inl.h"
 
-void dequantise_bf16(const uint8_t* code, int64_t ld, int rows, float scale, uint16_t* out,
-                     int64_t ldo) {
-  for (int r = 0; r < rows; ++r)
-    for (int i = 0; i < 128; i += 16)
-      store_bf16(out + r * ldo + i, mul(load_fp8(code + r * ld + i), splat(scale)));
-}
+#include "kernels/cpu/attention_widened_inl.h"
 
 void round_exactly(const float* x, int64_t n, uint16_t* out) {
   for (int64_t i = 0; i < n; i += 16) store_bf16(out + i, load(x + i));

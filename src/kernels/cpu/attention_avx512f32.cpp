@@ -25,17 +25,16 @@ inline F round_bf16(F x) {
 inline void store_bf16(uint16_t* p, F x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bf16_bits_exactly(x));
 }
+inline void store_upper_halves(uint16_t* p, F x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(_mm512_srli_epi32(as_words(x), 16)));
+}
 
 #include "kernels/cpu/attention_kernels_inl.h"
 
-#include "kernels/cpu/attention_kernels512_inl.h"
+#include "kernels/cpu/attention_widened_inl.h"
 
-void dequantise_bf16(const uint8_t* code, int64_t ld, int rows, float scale, uint16_t* out,
-                     int64_t ldo) {
-  for (int r = 0; r < rows; ++r)
-    for (int i = 0; i < 128; i += 16)
-      store_bf16(out + r * ldo + i, mul(load_fp8(code + r * ld + i), splat(scale)));
-}
+#include "kernels/cpu/attention_kernels512_inl.h"
 
 }  // namespace
 
