@@ -24,36 +24,51 @@ double dollars_of_all(const GpuBenchOptions& o) {
   return o.dollars_per_hour * o.compute.layout.ranks();
 }
 
-// What the planner expects of the MoE layer of a row; 0 where nothing is predicted: of layers that
-// were not told apart, of steps with drafts, of dense attention in a model with an indexer, on a
-// GPU it does not know.
+// What the planner expects of a row: of its MoE layer where layers were told apart, of the whole
+// step where all layers of the model were run. Nothing is predicted of steps with drafts, of dense
+// attention in a model with an indexer, and on a GPU that the planner does not know.
 class Predictions {
  public:
   Predictions(const Config& config, const GpuInfo& gpu, const ComputePlan& compute)
-      : indexer_(config.has_indexer()) {
+      : indexer_(config.has_indexer()), whole_(config.layers == kWholeLayers) {
     if (const plan::GpuModel* model = plan::gpu_model_of_driver(gpu.name))
       times_.emplace(config, compute.layout, *model, compute.numerics, compute.layout.ranks());
   }
+  // 0 where nothing is predicted.
   double layer_ms(const GpuBenchRow& r) const {
-    if (!times_ || r.layer_ms <= 0 || r.tokens_per_run != 1) return 0;
-    if (indexer_ && r.attention == AttentionMode::dense) return 0;
+    if (!predicts(r) || r.layer_ms <= 0) return 0;
     const plan::LayerTime time = r.decode
                                      ? times_->decode_layer(true, r.batch, r.context)
                                      : times_->prompt_layer(true, r.batch, r.context - r.batch);
     return time.total() / 1e3;
   }
+  double step_ms(const GpuBenchRow& r) const {
+    if (!predicts(r) || !whole_ || r.ms <= 0) return 0;
+    return (r.decode ? times_->decode_step(r.batch, r.context)
+                     : times_->prompt_chunk(r.batch, r.context - r.batch)) /
+           1e3;
+  }
 
  private:
-  bool indexer_;
+  bool predicts(const GpuBenchRow& r) const {
+    return times_ && r.tokens_per_run == 1 && !(indexer_ && r.attention == AttentionMode::dense);
+  }
+
+  bool indexer_, whole_;
   std::optional<plan::StepTimes> times_;
 };
 
 void print_predictions(const std::vector<GpuBenchRow>& rows, const Predictions& predictions) {
-  for (const GpuBenchRow& r : rows)
-    if (const double ms = predictions.layer_ms(r); ms > 0)
-      fmt::print("plan predicts {} {} at {}: {:.3f} ms a layer, {:+.1f} % of what was measured\n",
-                 r.decode ? "decode" : "prefill", r.batch, r.context, ms,
-                 100 * (ms / r.layer_ms - 1));
+  auto print = [](const GpuBenchRow& r, double ms, const char* of, double measured) {
+    if (ms > 0)
+      fmt::print("plan predicts {} {} at {}: {:.3f} ms a {}, {:+.1f} % of what was measured\n",
+                 r.decode ? "decode" : "prefill", r.batch, r.context, ms, of,
+                 100 * (ms / measured - 1));
+  };
+  for (const GpuBenchRow& r : rows) {
+    print(r, predictions.layer_ms(r), "layer", r.layer_ms);
+    print(r, predictions.step_ms(r), "step", r.ms);
+  }
 }
 
 void print(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o) {
@@ -116,6 +131,7 @@ void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
         if (const double ms = predictions.layer_ms(r); ms > 0) j["plan_layer_ms"] = ms;
         j["whole_ms"] = r.whole_ms;
       }
+      if (const double ms = predictions.step_ms(r); ms > 0) j["plan_ms"] = ms;
       j["dollars_per_million"] = r.dollars(dollars_of_all(o));
     }
     out["rows"].push_back(j);
@@ -141,17 +157,8 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
     config = parse_config(preset_config(flags.random), "preset " + flags.random);
     config.mtp_layers = compute.mtp ? 1 : 0;  // a slice has the block that its steps need
     check_plan(config, compute);
-    const int64_t bytes = PlacedWeights::bytes_on_gpu(config, numerics, layout);
-    if (bytes > gpu.free)
-      fail("--random {}: {} of weights in {} numerics, {} are free on {}", flags.random,
-           bytes_text(bytes), name_of(numerics), bytes_text(gpu.free), gpu.name);
-    std::vector<PlacedWeights> placed;
-    for (int rank = 0; rank < layout.ranks(); ++rank) {
-      use_gpu(rank);
-      placed.push_back(PlacedWeights::random(config, numerics, flags.seed, layout.at(rank)));
-    }
-    use_gpu(0);
-    weights = std::make_unique<DeviceWeights>(std::move(placed));
+    weights = std::make_unique<DeviceWeights>(
+        DeviceWeights::random(config, compute, flags.seed, "--random " + flags.random));
     if (flags.random.starts_with("671b")) {
       o.whole_layers = kWholeLayers;
       o.whole_dense = kWholeDense;

@@ -10,7 +10,7 @@
 namespace fathom::cli {
 
 struct GpuBenchFlags {
-  std::string path, random, config;  // a checkpoint folder, or 671b-layers=N of random weights
+  std::string path, random, config;  // a checkpoint folder, or a preset of random weights
   uint64_t seed = 1;
   std::vector<int64_t> contexts;
   std::vector<int> batches;

@@ -39,6 +39,47 @@ std::unique_ptr<Checkpoint> load(const std::string& folder, const ModelOptions& 
   return std::move(loaded.checkpoint);
 }
 
+// The config of random weights. No tensor says whether there is an MTP block: it is made where
+// drafts are asked for, and by default where the config has one.
+Config dummy_config(const std::string& folder, const ModelOptions& o) {
+  const ComputePlan plan = o.compute.plan(folder);
+  if (plan.device != DeviceKind::cuda)
+    throw UsageError(
+        "--load-format dummy: random weights are made in the memory of a GPU; for a CPU "
+        "`make-checkpoint` writes a folder of them");
+  if (plan.layout.processes > 1)
+    throw UsageError("--load-format dummy: for the GPUs of one process, not for several");
+  Config config = load_config(folder, o.config);
+  const std::optional<int>& asked = o.compute.speculative_tokens;
+  if (asked)
+    config.mtp_layers = *asked > 0 ? 1 : 0;
+  else if (!drafts_by_default(plan))
+    config.mtp_layers = 0;
+  return config;
+}
+
+// `ranks_folder`: its files may say for how many ranks they are; empty: the options alone do.
+// `host_bytes`: what the weights occupy on a CPU.
+EngineOptions engine_options_of(const ModelOptions& o, const Config& config,
+                                const std::string& ranks_folder, int64_t host_bytes,
+                                EngineOptions e) {
+  e.compute = o.compute.plan(ranks_folder);
+  if (!o.compute.speculative_tokens && config.mtp_layers > 0 && drafts_by_default(e.compute)) {
+    e.compute.speculative_tokens = kDefaultSpeculativeTokens;
+    e.compute.mtp = true;
+  }
+  e.regulate_drafts = !o.compute.speculate_always;
+  const bool gpu = e.compute.device == DeviceKind::cuda;
+  e.weight_bytes = gpu ? PlacedWeights::bytes_on_gpu(config, e.compute.numerics, e.compute.layout)
+                       : host_bytes;
+  // Asked before the weights are there, and again by nobody: what they take is in weight_bytes.
+  if (gpu) e.available_bytes = find_gpu(e.compute.layout.ranks_here()).free;
+  // Every process gets a cache of the same size.
+  if (const std::optional<int64_t> others = memory_of_others())
+    e.available_bytes = std::min(e.available_bytes.value_or(available_memory()), *others);
+  return e;
+}
+
 }  // namespace
 
 // Its end of sentence may be one id or a list.
@@ -59,25 +100,13 @@ std::vector<int32_t> stop_ids_of(const std::string& folder, const Config& config
 
 EngineOptions engine_options_of(const ModelOptions& o, const Checkpoint& checkpoint,
                                 EngineOptions e) {
-  const Config& config = checkpoint.config();
-  // A command that has loaded the folder for one rank computes with one.
-  e.compute = o.compute.plan(checkpoint.layout().ranks() > 1 ? checkpoint.path() : std::string());
-  if (!o.compute.speculative_tokens && config.mtp_layers > 0 && drafts_by_default(e.compute)) {
-    e.compute.speculative_tokens = kDefaultSpeculativeTokens;
-    e.compute.mtp = true;
-  }
-  e.regulate_drafts = !o.compute.speculate_always;
   if (!e.cache_dir.empty()) e.checkpoint = checkpoint_digest(checkpoint.path(), o.config);
-  const bool gpu = e.compute.device == DeviceKind::cuda;
-  // On a CPU: what the mapped files will occupy once every page of them has been read.
-  e.weight_bytes = gpu ? PlacedWeights::bytes_on_gpu(config, e.compute.numerics, e.compute.layout)
-                       : checkpoint.mapped_bytes();
-  // Asked before the weights are there, and again by nobody: what they take is in weight_bytes.
-  if (gpu) e.available_bytes = find_gpu(e.compute.layout.ranks_here()).free;
-  // Every process gets a cache of the same size.
-  if (const std::optional<int64_t> others = memory_of_others())
-    e.available_bytes = std::min(e.available_bytes.value_or(available_memory()), *others);
-  return e;
+  // A command that has loaded the folder for one rank computes with one. On a CPU the mapped files
+  // occupy what they will once every page of them has been read.
+  return engine_options_of(
+      o, checkpoint.config(),
+      checkpoint.layout().ranks() > 1 ? checkpoint.path() : std::string(),
+      checkpoint.mapped_bytes(), std::move(e));
 }
 
 void ModelOptions::add_to(CLI::App& command) {
@@ -93,21 +122,36 @@ void ModelOptions::add_to(CLI::App& command) {
   compute.add_to(command);
 }
 
+void ModelOptions::add_load_format_to(CLI::App& command) {
+  command
+      .add_option("--load-format", load_format,
+                  "auto: the weights of --ckpt-path; dummy: random ones of its config, made on the "
+                  "GPU, to measure a model without its files")
+      ->check(CLI::IsMember({"auto", "dummy"}))
+      ->capture_default_str();
+}
+
 LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
                          EngineOptions engine)
-    : checkpoint_(load(folder, options)),
+    : checkpoint_(options.dummy_weights() ? nullptr : load(folder, options)),
+      config_(checkpoint_ ? checkpoint_->config() : dummy_config(folder, options)),
       tokenizer_(Tokenizer::from_folder(folder)),
       encoding_(choose_encoding(options.encoding, folder)),
       stop_ids_(stop_ids_of(folder, config())),
-      engine_options_(engine_options_of(options, *checkpoint_, std::move(engine))) {
+      engine_options_(checkpoint_
+                          ? engine_options_of(options, *checkpoint_, std::move(engine))
+                          : engine_options_of(options, config(), folder, 0, std::move(engine))) {
   const EngineOptions& e = engine_options_;
   if (e.compute.device == DeviceKind::cuda)
     fmt::print(stderr, "{}\n", plan_engine(config(), e).describe());
-  weights_ =
-      std::make_unique<DeviceWeights>(config(), checkpoint_->rank_weights(), e.compute, true);
+  weights_ = std::make_unique<DeviceWeights>(
+      checkpoint_ ? DeviceWeights(config(), checkpoint_->rank_weights(), e.compute, true)
+                  : DeviceWeights::random(config(), e.compute, 0, "--load-format dummy"));
   engine_ = make_engine(config(), weights_->ranks(), e);
-  for (const std::string& warning : checkpoint_->warnings())
-    fmt::print(stderr, "note: {}\n", warning);
+  if (!checkpoint_) fmt::print(stderr, "note: random weights, so answers mean nothing\n");
+  if (checkpoint_)
+    for (const std::string& warning : checkpoint_->warnings())
+      fmt::print(stderr, "note: {}\n", warning);
   say_computing_threads(options.compute.threads);
   fmt::print(stderr, "{}; {} prompts\n", engine_->describe(), encoding_name(encoding_));
 }

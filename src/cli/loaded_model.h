@@ -21,9 +21,13 @@ namespace fathom::cli {
 // Command line options for loading and computing.
 struct ModelOptions {
   std::string config, encoding;
+  std::string load_format = "auto";
   ComputeOptions compute;
 
   void add_to(CLI::App& command);
+  void add_load_format_to(CLI::App& command);
+  // Random weights in place of the folder's (vLLM's name for them).
+  bool dummy_weights() const { return load_format == "dummy"; }
 };
 
 class LoadedModel {
@@ -34,7 +38,7 @@ class LoadedModel {
 
   ModelEngine& engine() { return *engine_; }
   const ModelEngine& engine() const { return *engine_; }
-  const Config& config() const { return checkpoint_->config(); }
+  const Config& config() const { return config_; }
   const Tokenizer& tokenizer() const { return tokenizer_; }
   Encoding encoding() const { return encoding_; }
   // The config's end of sentence and those of generation_config.json.
@@ -42,7 +46,8 @@ class LoadedModel {
   const EngineOptions& engine_options() const { return engine_options_; }
 
  private:
-  std::unique_ptr<Checkpoint> checkpoint_;
+  std::unique_ptr<Checkpoint> checkpoint_;  // none with random weights
+  Config config_;
   std::unique_ptr<DeviceWeights> weights_;
   Tokenizer tokenizer_;
   Encoding encoding_;

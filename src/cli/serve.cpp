@@ -230,6 +230,8 @@ int serve(const ServeFlags& o, ModelEngine& engine, HttpServer& http, EndSignals
 
 int load_and_serve(ServeFlags o, EndSignals& signals, const std::shared_ptr<ServerLog>& log) {
   RouterOptions routing = router_options(o, log);
+  if (o.model.dummy_weights() && !o.cache_dir.empty())
+    throw UsageError("--load-format dummy: pages of random weights are of no use in --cache-dir");
   raise_file_limit();
   if (o.model_names.empty())
     o.model_names = {
@@ -329,6 +331,7 @@ void add_engine_options(CLI::App& c, ServeFlags& o) {
   c.add_flag("--keep-selection", o.keep_selection,
              "keep what the indexer selected for the last answers (the page's DSA view)");
   o.model.add_to(c);
+  o.model.add_load_format_to(c);
 }
 
 }  // namespace

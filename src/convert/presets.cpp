@@ -92,12 +92,14 @@ std::string preset_config(const std::string& preset) {
     config["vocab_size"] = 16160;
     config["num_hidden_layers"] = 1;
     config["first_k_dense_replace"] = 0;
+  } else if (preset == "671b") {
+    config = with(kReal);
   } else if (preset.starts_with(kLayers)) {
     config = with(kReal);
     config["num_hidden_layers"] = 1 + layers_of(preset);
     config["first_k_dense_replace"] = 1;
   } else {
-    throw UsageError(fmt::format("--preset {}: expected tiny, slice or 671b-layers=N", preset));
+    throw UsageError(fmt::format("--preset {}: expected tiny, slice, 671b or 671b-layers=N", preset));
   }
   return config.dump(2) + "\n";
 }

@@ -71,6 +71,23 @@ DeviceWeights::DeviceWeights(const Config& config, const RankWeights& host, cons
 
 DeviceWeights::DeviceWeights(std::vector<PlacedWeights> placed) : placed_(std::move(placed)) {}
 
+DeviceWeights DeviceWeights::random(const Config& config, const ComputePlan& plan, uint64_t seed,
+                                    const std::string& what) {
+  const RankLayout& layout = plan.layout;
+  const GpuInfo gpu = find_gpu(layout.ranks());
+  const int64_t bytes = PlacedWeights::bytes_on_gpu(config, plan.numerics, layout);
+  if (bytes > gpu.free)
+    fail("{}: {} of weights in {} numerics, {} are free on {}", what, bytes_text(bytes),
+         name_of(plan.numerics), bytes_text(gpu.free), gpu.name);
+  std::vector<PlacedWeights> placed;
+  for (int rank = 0; rank < layout.ranks(); ++rank) {
+    use_gpu(rank);
+    placed.push_back(PlacedWeights::random(config, plan.numerics, seed, layout.at(rank)));
+  }
+  use_gpu(0);
+  return DeviceWeights(std::move(placed));
+}
+
 RankWeights DeviceWeights::ranks() const {
   if (placed_.empty()) return host_;
   std::vector<const Weights*> all;

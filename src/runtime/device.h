@@ -34,13 +34,18 @@ class DeviceWeights {
   // standard error says how fast the copies of all ranks went.
   DeviceWeights(const Config& config, const RankWeights& host, const ComputePlan& plan,
                 bool progress = false);
-  explicit DeviceWeights(std::vector<PlacedWeights> placed);  // by rank
+  // Random weights of the config's shapes on the GPUs of the plan, the same for the same seed. No
+  // file is read. Throws Error, which begins with `what`, when a GPU has no room for them.
+  static DeviceWeights random(const Config& config, const ComputePlan& plan, uint64_t seed,
+                              const std::string& what);
 
   const Weights& get() const { return placed_.empty() ? host_[0] : placed_[0].weights(); }
   RankWeights ranks() const;
   int64_t bytes_on_gpu() const;  // of the rank that has most
 
  private:
+  explicit DeviceWeights(std::vector<PlacedWeights> placed);  // by rank
+
   RankWeights host_;
   // On a CPU: the copy of a small model, and its matrices.
   std::unique_ptr<Weights> copied_;

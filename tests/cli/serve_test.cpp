@@ -238,6 +238,10 @@ TEST(ServeTest, WhatCannotBeServedIsSaidAtOnce) {
   refused({"--port", "0", "--api-key-file", folder.file("missing")}, 1, "missing");
   refused({"--port", "0", "--config", folder.file("missing")}, 1, "missing");
   refused({"--port", "70000"}, 2, "--port");
+  refused({"--port", "0", "--load-format", "dummy"}, 2, "in the memory of a GPU");
+  refused({"--port", "0", "--load-format", "dummy", "--cache-dir", folder.file("pages")}, 2,
+          "--cache-dir");
+  refused({"--port", "0", "--load-format", "gguf"}, 2, "--load-format");
   Served first({"--port", "0"});
   refused({"--port", std::to_string(first.port())}, 1, "Address already in use");
   Served open({"--port", "0", "--host", "0.0.0.0", "--insecure"});

@@ -194,8 +194,13 @@ TEST(Presets, HaveTheSizesTheyPromise) {
   EXPECT_EQ(five.dense_layers, 1);
   EXPECT_EQ(five.vocab, 129280);
   EXPECT_EQ(five.index_topk, 2048);
+  Config whole = parse_config(preset_config("671b"), "whole");
+  EXPECT_EQ(whole.layers, 61);
+  EXPECT_EQ(whole.dense_layers, 3);
+  EXPECT_EQ(whole.experts, 256);
+  EXPECT_EQ(whole.mtp_layers, 0);
   for (const char* bad : {"", "Tiny", "671b-layers=", "671b-layers=0", "671b-layers=-1",
-                          "671b-layers=59", "671b-layers=2x", "671b"})
+                          "671b-layers=59", "671b-layers=2x", "671B"})
     EXPECT_THROW(preset_config(bad), UsageError) << bad;
 }
 
