@@ -300,8 +300,9 @@ void add_bench(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "bench", "measure prompt and generation speed beside what this machine can do");
   command->add_option("--ckpt-path", o->path, "checkpoint folder");
-  command->add_option("--random", o->random,
-                      "on a GPU: random weights of a preset, 671b or e.g. 671b-layers=4, without a file");
+  command->add_option(
+      "--random", o->random,
+      "on a GPU: random weights of a preset, 671b or e.g. 671b-layers=4, without a file");
   command->add_option("--seed", o->seed, "of the weights of --random")->capture_default_str();
   command
       ->add_option("--dollars-per-hour", o->dollars_per_hour,

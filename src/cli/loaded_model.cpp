@@ -70,8 +70,8 @@ EngineOptions engine_options_of(const ModelOptions& o, const Config& config,
   }
   e.regulate_drafts = !o.compute.speculate_always;
   const bool gpu = e.compute.device == DeviceKind::cuda;
-  e.weight_bytes = gpu ? PlacedWeights::bytes_on_gpu(config, e.compute.numerics, e.compute.layout)
-                       : host_bytes;
+  e.weight_bytes =
+      gpu ? PlacedWeights::bytes_on_gpu(config, e.compute.numerics, e.compute.layout) : host_bytes;
   // Asked before the weights are there, and again by nobody: what they take is in weight_bytes.
   if (gpu) e.available_bytes = find_gpu(e.compute.layout.ranks_here()).free;
   // Every process gets a cache of the same size.
@@ -103,10 +103,9 @@ EngineOptions engine_options_of(const ModelOptions& o, const Checkpoint& checkpo
   if (!e.cache_dir.empty()) e.checkpoint = checkpoint_digest(checkpoint.path(), o.config);
   // A command that has loaded the folder for one rank computes with one. On a CPU the mapped files
   // occupy what they will once every page of them has been read.
-  return engine_options_of(
-      o, checkpoint.config(),
-      checkpoint.layout().ranks() > 1 ? checkpoint.path() : std::string(),
-      checkpoint.mapped_bytes(), std::move(e));
+  return engine_options_of(o, checkpoint.config(),
+                           checkpoint.layout().ranks() > 1 ? checkpoint.path() : std::string(),
+                           checkpoint.mapped_bytes(), std::move(e));
 }
 
 void ModelOptions::add_to(CLI::App& command) {

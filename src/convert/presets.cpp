@@ -99,7 +99,8 @@ std::string preset_config(const std::string& preset) {
     config["num_hidden_layers"] = 1 + layers_of(preset);
     config["first_k_dense_replace"] = 1;
   } else {
-    throw UsageError(fmt::format("--preset {}: expected tiny, slice, 671b or 671b-layers=N", preset));
+    throw UsageError(
+        fmt::format("--preset {}: expected tiny, slice, 671b or 671b-layers=N", preset));
   }
   return config.dump(2) + "\n";
 }
