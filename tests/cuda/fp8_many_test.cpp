@@ -133,7 +133,7 @@ TEST_F(Fp8ManyTest, DenseEveryTile) {
         p.b = {weights.data(), weight_scales.data(), c.n, c.k, c.k / 128};
         p.out[0] = {out.data(), stride, 0, c.n, false};
         p.segments = 1;
-        fp8_gemm_many_as(plan_many_as(static_cast<ManyTile>(tile), rows, c.n, launch.sms), p,
+        fp8_gemm_many_as(plan_many_as(static_cast<ManyTile>(tile), rows, c.n, c.k, launch.sms), p,
                          launch);
         synchronize();
         const std::vector<uint16_t> got = out.download();
@@ -201,7 +201,8 @@ TEST_F(Fp8ManyTest, SeveralOutputs) {
     p.out[1] = {key.data(), 576, 1536, 2112, false};
     p.out[2] = {rest.data(), 128, 2112, 2240, true};
     p.segments = 3;
-    fp8_gemm_many_as(plan_many_as(static_cast<ManyTile>(tile), rows, c.n, launch.sms), p, launch);
+    fp8_gemm_many_as(plan_many_as(static_cast<ManyTile>(tile), rows, c.n, c.k, launch.sms), p,
+                     launch);
     synchronize();
     const std::vector<uint16_t> got_low = low.download(), got_key = key.download();
     const std::vector<float> got_rest = rest.download();

@@ -82,11 +82,7 @@ FewPlan plan_few_dense(int rows, int n, int k, int sms, bool batch_invariant) {
 
 // Measured on an H200 at 32, 48, 64, 96 and 128 rows of the model's products. Narrow products leave
 // most SMs without a tile; only the few-rows kernel splits them along k.
-bool dense_is_few(int rows, int n) {
-  if (rows <= 32) return true;
-  if (rows <= 64) return n < 7168;
-  return rows <= kFewRows && n < 4096;
-}
+bool dense_is_few(int rows, int n) { return rows <= 32 || (rows <= kFewRows && n < 2048); }
 
 bool grouped_is_few(int rows, int tokens, int experts) {
   // Measured: both take the same time at 32 rows an expert. At 128 rows the many-rows kernel, whose

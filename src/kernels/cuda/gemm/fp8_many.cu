@@ -24,10 +24,14 @@ void fp8_gemm_many_as(const ManyPlan& plan, const Fp8GemmParams& p, const Launch
       return launch_m128n192(p, args, plan.ctas, l);
     case ManyTile::m128n128:
       return launch_m128n128(p, args, plan.ctas, l);
+    case ManyTile::m128n96:
+      return launch_m128n96(p, args, plan.ctas, l);
     case ManyTile::m128n64:
       return launch_m128n64(p, args, plan.ctas, l);
     case ManyTile::m64n64:
       return launch_m64n64(p, args, plan.ctas, l);
+    case ManyTile::m64n32:
+      return launch_m64n32(p, args, plan.ctas, l);
   }
 }
 

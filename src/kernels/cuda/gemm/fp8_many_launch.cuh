@@ -24,6 +24,14 @@ void launch_many(const Fp8Rows& a, const uint8_t* weights, int64_t weight_rows, 
   const CUtensorMap scale_map =
       make_matrix_map(a.scales, MapType::f32, k / 128, static_cast<uint64_t>(a.rows),
                       static_cast<uint64_t>(a.scale_stride) * 4, 1, kScaleBox, 0);
+  for (int i = 0; i < args.segments; ++i) {
+    const OutSegment& out = args.out[i];
+    if (kGrouped || out.f32) continue;
+    args.out_maps[i] =
+        make_matrix_map(out.data, MapType::bf16, static_cast<uint64_t>(a.rows),
+                        static_cast<uint64_t>(out.n_end - out.n_begin),
+                        static_cast<uint64_t>(out.stride) * 2, kChunk, C::kPiece, C::kPiece * 2);
+  }
   const size_t list = kGrouped ? 8 * (static_cast<size_t>(args.schedule.experts) + 1) : 0;
   launch_kernel(l, fp8_many_kernel<C, kGrouped>, dim3(static_cast<unsigned>(ctas)),
                 dim3(C::kThreads), sizeof(ManySmem<C>) + list, C::kCluster, row_map, tail_map,
@@ -35,7 +43,9 @@ void launch_m192n128(const Fp8GemmParams& p, const ManyArgs& args, int ctas, con
 void launch_m256n128(const Fp8GemmParams& p, const ManyArgs& args, int ctas, const Launch& l);
 void launch_m128n192(const Fp8GemmParams& p, const ManyArgs& args, int ctas, const Launch& l);
 void launch_m128n128(const Fp8GemmParams& p, const ManyArgs& args, int ctas, const Launch& l);
+void launch_m128n96(const Fp8GemmParams& p, const ManyArgs& args, int ctas, const Launch& l);
 void launch_m128n64(const Fp8GemmParams& p, const ManyArgs& args, int ctas, const Launch& l);
 void launch_m64n64(const Fp8GemmParams& p, const ManyArgs& args, int ctas, const Launch& l);
+void launch_m64n32(const Fp8GemmParams& p, const ManyArgs& args, int ctas, const Launch& l);
 
 }  // namespace fathom::cuda

@@ -9,8 +9,17 @@ namespace fathom::cuda {
 // Rows x columns of one CTA's tile. The three largest come in clusters of two CTAs that share what
 // they have in common: the activation rows of two column neighbours, or the weight rows of two row
 // neighbours.
-enum class ManyTile : uint8_t { m256n128, m192n128, m128n192, m128n128, m128n64, m64n64 };
-inline constexpr int kManyTiles = 6;
+enum class ManyTile : uint8_t {
+  m256n128,
+  m192n128,
+  m128n192,
+  m128n128,
+  m128n96,
+  m128n64,
+  m64n64,
+  m64n32
+};
+inline constexpr int kManyTiles = 8;
 
 struct ManyTileShape {
   int rows, columns;
@@ -27,7 +36,7 @@ struct ManyPlan {
 
 ManyPlan plan_many(int rows, int n, int k, int sms);
 // The same with the tile given.
-ManyPlan plan_many_as(ManyTile tile, int rows, int n, int sms);
+ManyPlan plan_many_as(ManyTile tile, int rows, int n, int k, int sms);
 
 // Throw Error on what the kernels do not take.
 void check_many(const Fp8GemmParams& p);

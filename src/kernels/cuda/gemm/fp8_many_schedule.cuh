@@ -87,12 +87,15 @@ class ManyCursor {
       at.row_end = min(end, at.row + at.chunks * 64);
       at.expert = expert_;
     } else {
-      const int in_group = schedule.group * schedule.column_units;
-      const int first = unit_ / in_group * schedule.group;
-      const int height = min(schedule.group, schedule.row_units - first);
-      const int inside = unit_ % in_group;
-      row_unit = first + inside % height;
-      column_unit = inside / height;
+      // Unsigned, and no remainders: nothing hides what this takes between two tiles.
+      const unsigned in_group = static_cast<unsigned>(schedule.group * schedule.column_units);
+      const unsigned group = static_cast<unsigned>(unit_) / in_group;
+      const int first = static_cast<int>(group) * schedule.group;
+      const unsigned height =
+          static_cast<unsigned>(min(schedule.group, schedule.row_units - first));
+      const unsigned inside = static_cast<unsigned>(unit_) - group * in_group;
+      column_unit = static_cast<int>(inside / height);
+      row_unit = first + static_cast<int>(inside - static_cast<unsigned>(column_unit) * height);
       if constexpr (C::kShared == Shared::weights) row_unit = row_unit * 2 + rank;
       at.row = row_unit * C::kRows;
       at.row_end = schedule.rows;
