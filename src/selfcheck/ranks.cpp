@@ -1,8 +1,14 @@
 // Checks of several ranks: they choose alike, hold equal bits, and compute what one rank computes.
+#include <algorithm>
+
 #include "selfcheck/checks.h"
+#include "selfcheck/layers.h"
 
 namespace fathom {
 namespace {
+
+// A limit on the mean KL above which it would prove nothing.
+constexpr double kNothingInCommon = 0.05;
 
 struct RankRun {
   std::vector<RankRecord> ranks;
@@ -35,6 +41,24 @@ bool alike(const RankRun& run, int group, Member member) {
                      [&](const RankRecord& r) { return r.*member == run.ranks[0].*member; });
 }
 
+// Ranks add parts of a sum in another order. What that does to the logits depends on the weights,
+// so it is measured.
+void check_one(CheckContext& c, const LogitDistance& d) {
+  const std::string proves =
+      fmt::format("{} compute what one computes", c.options.compute.layout.describe());
+  const LogitDistance shaken = shaken_logits(c, c.eval(Numerics::exact), c.ids, c.rows());
+  const double mean = std::max(kExactMeanKl, shaken.mean_kl);
+  const double most = std::max(kExactMaxKl, shaken.max_kl);
+  if (mean > kNothingInCommon)
+    return c.skip("ranks.one", proves,
+                  fmt::format("one float32 rounding a layer moves the logits by KL {:.1e}: these "
+                              "weights amplify roundings",
+                              shaken.mean_kl));
+  c.add("ranks.one", proves, fmt::format("KL mean {:.1e} max {:.1e}", d.mean_kl, d.max_kl),
+        fmt::format("{:.0e} and {:.0e}", mean, most),
+        d.rows > 0 && d.mean_kl <= mean && d.max_kl <= most);
+}
+
 }  // namespace
 
 void check_ranks(CheckContext& c) {
@@ -59,11 +83,7 @@ void check_ranks(CheckContext& c) {
     note(2, numerics, alike(run, layout.tensor, &RankRecord::sums));
     if (numerics != Numerics::exact) continue;
     const RankRun one = run_ranks(c, c.eval(numerics), c.weights);
-    const LogitDistance d = distance(run.logits, one.logits);
-    c.add("ranks.one", fmt::format("{} compute what one computes", layout.describe()),
-          fmt::format("KL mean {:.1e} max {:.1e}", d.mean_kl, d.max_kl),
-          fmt::format("{:.0e} and {:.0e}", kExactMeanKl, kExactMaxKl),
-          d.rows > 0 && d.mean_kl <= kExactMeanKl && d.max_kl <= kExactMaxKl);
+    check_one(c, distance(run.logits, one.logits));
   }
   const char* ids[] = {"ranks.picks", "ranks.experts", "ranks.sums"};
   const char* words[] = {"the indexer's picks are the same on every rank",

@@ -114,6 +114,7 @@ Rig::Rig(const Config& config, const Weights& weights, const RigOptions& options
       compare_ = compare.get();
       parts.insert(parts.begin(), std::move(compare));
     }
+    if (options.observer) parts.insert(parts.begin(), options.observer(*parts.front()));
     return std::make_unique<OpsStack>(std::move(parts));
   };
   evaluator_ = std::make_unique<Evaluator>(config, weights, eval);

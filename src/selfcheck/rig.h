@@ -1,5 +1,6 @@
 // Rig: an Evaluator with the observers of the self-check around its ops. From the outside to the
-// inside: CompareOps (optional), a fault that a test injects (optional), RecordOps, the kernels.
+// inside: an observer of a check (optional), CompareOps (optional), a fault that a test injects
+// (optional), RecordOps, the kernels.
 #pragma once
 
 #include <map>
@@ -45,6 +46,7 @@ class RecordOps final : public TraceOps {
 struct RigOptions {
   EvalOptions eval;  // its `wrap` is the fault that a test injects
   std::optional<CompareLimits> compare;
+  OpsWrapper observer = {};  // around all the others
 };
 
 using LogitRows = std::map<int64_t, std::vector<float>>;

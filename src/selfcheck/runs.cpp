@@ -4,12 +4,10 @@
 #include <numeric>
 
 #include "selfcheck/checks.h"
+#include "selfcheck/layers.h"
 
 namespace fathom {
 namespace {
-
-// bf16 activations that are rounded at other places cause errors as large as bf16 itself.
-constexpr double kBf16MeanKl = 0.05;
 
 std::string differing(const LogitDistance& d) {
   return fmt::format("{} of {} rows differ", d.different, d.rows);
@@ -69,7 +67,7 @@ void check_chunks(CheckContext& c) {
   const std::vector<int> cuts[] = {{7}, {64}, {n / 3, 1, 2, n}, {1}};
   // The runs with many small steps are short: each step reads all weights.
   const int lengths[] = {c.large ? 24 : n, n, n, c.large ? 4 : 12};
-  LogitDistance forms[2];  // decode from prefill: exact, bf16
+  LayerComparison forms[2];  // decode from prefill: exact, bf16
   for (Numerics numerics : kAllNumerics) {
     // Without batch_invariant a GPU chooses tiles by the number of tokens.
     EvalOptions e = c.eval(numerics);
@@ -89,10 +87,8 @@ void check_chunks(CheckContext& c) {
       std::vector<int64_t> last(static_cast<size_t>(decoded));
       std::iota(last.begin(), last.end(), end - decoded);
       std::span<const int32_t> ids = std::span(c.ids).first(static_cast<size_t>(end));
-      Rig both = c.rig(c.eval(numerics));
-      LogitRows prefilled = both.run(ids, {n}, n, last);
       forms[numerics == Numerics::bf16] =
-          distance(both.run(ids, {n}, end - decoded, last), prefilled);
+          compare_layers(c, c.eval(numerics), c.eval(numerics), ids, end - decoded, last);
     }
     EvalOptions one_form = c.eval(numerics);
     one_form.compute.batch_invariant = true;
@@ -112,10 +108,9 @@ void check_chunks(CheckContext& c) {
   c.add("chunks.invariant", "decode = prefill with --batch-invariant", invariant.figure,
         "bit-equal logits", invariant.passed);
   c.add("chunks.decode_exact", "decode (absorbed form) = prefill (expanded form), exact",
-        kl_text(exact), fmt::format("{:.0e}, {:.0e}", kExactMeanKl, kExactMaxKl),
-        exact.rows > 0 && exact.mean_kl <= kExactMeanKl && exact.max_kl <= kExactMaxKl);
-  c.add("chunks.decode_bf16", "decode close to prefill, bf16", kl_text(bf16),
-        fmt::format("mean {:.0e}", kBf16MeanKl), bf16.rows > 0 && bf16.mean_kl <= kBf16MeanKl);
+        exact.figure(), LayerComparison::limit(), exact.passed());
+  c.add("chunks.decode_bf16", "decode (absorbed form) = prefill (expanded form), bf16",
+        bf16.figure(), LayerComparison::limit(), bf16.passed());
 }
 
 void check_sparsity(CheckContext& c) {
@@ -140,10 +135,11 @@ void check_sparsity(CheckContext& c) {
   LogitRows dense = c.rig(e).run(c.ids, {n}, n, rows);
 
   auto border = sparse.lower_bound(c.topk());
-  LogitDistance below = distance(LogitRows(sparse.begin(), border), dense);
   LogitDistance beyond = distance(LogitRows(border, sparse.end()), dense);
-  c.add("sparsity.below", below_words, fmt::format("{}, {}", differing(below), kl_text(below)),
-        fmt::format("max KL {:.0e}", kExactMaxKl), below.rows > 0 && below.max_kl <= kExactMaxKl);
+  std::vector<int64_t> below_rows;
+  for (auto row = sparse.begin(); row != border; ++row) below_rows.push_back(row->first);
+  const LayerComparison below = compare_layers(c, c.eval(Numerics::exact), e, c.ids, n, below_rows);
+  c.add("sparsity.below", below_words, below.figure(), LayerComparison::limit(), below.passed());
   // A dropped position may carry no weight at all in some rows, but not in most.
   c.add("sparsity.beyond", beyond_words, fmt::format("{}, {}", differing(beyond), kl_text(beyond)),
         "more than half differ", beyond.rows > 0 && 2 * beyond.different > beyond.rows);
