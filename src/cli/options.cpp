@@ -268,14 +268,24 @@ std::vector<int32_t> parse_ids(const std::string& text, const std::string& origi
   }
 }
 
+namespace {
+
+// Read once: what is computed with and what is said of it are the same.
+const Processors& processors_here() {
+  static const Processors found = find_processors();
+  return found;
+}
+
+}  // namespace
+
 void say_threads(int asked) {
   if (asked > 0) return;
-  if (const std::string why = find_processors().describe(); !why.empty())
+  if (const std::string why = processors_here().describe(); !why.empty())
     fmt::print(stderr, "note: {}\n", why);
 }
 
 int computing_threads(int asked) {
-  const Processors processors = find_processors();
+  const Processors& processors = processors_here();
   return asked > 0 ? std::min(asked, processors.at_once()) : processors.threads();
 }
 
