@@ -263,7 +263,8 @@ Config load_config(const std::string& dir, const std::string& file) {
   std::string path = file;
   if (path.empty()) {
     std::error_code ignored;
-    if (!std::filesystem::is_directory(dir, ignored)) fail("no such folder: {}", dir);
+    if (!std::filesystem::exists(dir, ignored)) fail("no such folder: {}", dir);
+    if (!std::filesystem::is_directory(dir, ignored)) fail("not a folder: {}", dir);
     path = std::filesystem::path(dir) / "config.json";
     if (!std::filesystem::exists(path, ignored)) fail("no config.json in {}", dir);
   }
