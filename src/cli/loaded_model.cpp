@@ -22,7 +22,7 @@ std::string generation_config_path(const std::string& folder) {
   return folder + "/generation_config.json";
 }
 
-// The MTP block is loaded only where it will guess tokens. Asked for, it must be there and whole;
+// The MTP block is loaded only where it will draft tokens. Asked for, it must be there and whole;
 // by default a block that is not whole is left out, with a note.
 std::unique_ptr<Checkpoint> load(const std::string& folder, const ModelOptions& o) {
   const std::optional<int>& asked = o.compute.speculative_tokens;
@@ -35,7 +35,7 @@ std::unique_ptr<Checkpoint> load(const std::string& folder, const ModelOptions& 
   if (asked || !options.with_mtp) return Checkpoint::load(folder, options);
   CheckpointWithOptionalBlock loaded = load_with_optional_block(folder, options);
   if (!loaded.left_out.empty())
-    fmt::print(stderr, "note: no tokens are guessed ahead: {}\n", loaded.left_out);
+    fmt::print(stderr, "note: no tokens are drafted: {}\n", loaded.left_out);
   return std::move(loaded.checkpoint);
 }
 
@@ -68,6 +68,8 @@ EngineOptions engine_options_of(const ModelOptions& o, const Config& config,
     e.compute.speculative_tokens = kDefaultSpeculativeTokens;
     e.compute.mtp = true;
   }
+  if (o.compute.speculate_always && e.compute.speculative_tokens == 0)
+    throw UsageError("--speculative-always: there are no drafts here; give --speculative-tokens");
   e.regulate_drafts = !o.compute.speculate_always;
   const bool gpu = e.compute.device == DeviceKind::cuda;
   e.weight_bytes =

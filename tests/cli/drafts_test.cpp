@@ -72,6 +72,22 @@ TEST(IncompleteBlock, IsRefusedOnlyWhereDraftsAreAskedFor) {
   }
 }
 
+TEST(AlwaysDrafts, IsRefusedWhereThereAreNone) {
+  test::TempFolder dir;
+  test::write_file(dir.file("question"), "Hello!\n");
+  const std::string generate = "generate --interactive --temperature 0 --ckpt-path " +
+                               test::kSmall + " --device cpu --threads 1 --speculative-always <" +
+                               dir.file("question") + " ";
+  for (const char* none : {"", "--speculative-tokens 0"}) {
+    const test::Ran r = test::run_fathom(generate + none);
+    EXPECT_EQ(r.code, 2) << r.out;
+    EXPECT_THAT(r.out, HasSubstr("--speculative-always: there are no drafts here"));
+  }
+  const test::Ran r = test::run_fathom(generate + "--speculative-tokens 2");
+  EXPECT_EQ(r.code, 0) << r.out;
+  EXPECT_THAT(r.out, HasSubstr("drafts: "));
+}
+
 TEST(BenchOfDrafts, TellsTokensAndAcceptance) {
   const std::string bench = "bench --ckpt-path " + test::kSmall +
                             " --device cpu --threads 1 --context 64 --batch 1 --decode-tokens 4"
