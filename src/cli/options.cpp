@@ -132,7 +132,7 @@ void ComputeOptions::add_speculation_to(CLI::App& command) {
           .add_option(
               "--speculative-tokens", speculative_tokens,
               "tokens that the MTP block drafts ahead in a step, 0 for none; the answers "
-              "stay the same (default: 1 on a GPU where the checkpoint has the block, else 0)")
+              "stay the same (default: 2 on a GPU where the checkpoint has the block, else 0)")
           ->check(CLI::Range(0, kMaxSpeculativeTokens));
   command
       .add_option_function<std::string>(

@@ -51,7 +51,7 @@ int threads_of_rank(const ComputePlan& p) {
 }
 
 bool drafts_by_default(const ComputePlan& p) {
-  return p.device == DeviceKind::cuda && p.layout.ranks() == 1;
+  return p.device == DeviceKind::cuda && p.layout.data == 1 && p.layout.processes == 1;
 }
 
 std::string describe(const Config& config, const ComputePlan& p) {

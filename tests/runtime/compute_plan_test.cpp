@@ -36,6 +36,19 @@ ComputePlan small_plan() {
   return p;
 }
 
+TEST(ComputePlan, DraftsAreMadeByDefaultWhereTheyWereMeasured) {
+  ComputePlan p = small_plan();
+  EXPECT_FALSE(drafts_by_default(p));
+  p.device = DeviceKind::cuda;
+  EXPECT_TRUE(drafts_by_default(p));
+  p.layout.tensor = 8;
+  EXPECT_TRUE(drafts_by_default(p));
+  p.layout.processes = 2;
+  EXPECT_FALSE(drafts_by_default(p));
+  p.layout = {1, 2, 0};
+  EXPECT_FALSE(drafts_by_default(p));
+}
+
 TEST(ComputePlan, AnExchangeBetweenGpusNeedsGpusThatCanHaveIt) {
   ComputePlan p = small_plan();
   p.layout.tensor = 2;
