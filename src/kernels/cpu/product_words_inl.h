@@ -44,6 +44,19 @@ struct Unit {
 template <int kUnits, int kOutputs, int kRows>
 using UnitSums = V::F[kUnits][2][kOutputs][kRows];
 
+// Calls f(unit, class of the unit, vector of outputs, activation row) for every sum.
+template <int kUnits, int kOutputs, int kRows, class F>
+[[gnu::always_inline]] inline void for_each_sum(const F& f) {
+#pragma GCC unroll 4
+  for (int u = 0; u < kUnits; ++u)
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i)
+#pragma GCC unroll 2
+      for (int o = 0; o < kOutputs; ++o)
+#pragma GCC unroll 4
+        for (int m = 0; m < kRows; ++m) f(u, i, o, m);
+}
+
 // Adds the products of `cycles` cycles of columns. `p` and `x` begin at the first unit's word and
 // class.
 template <WeightCode kCode, bool kCareful, bool kOdd, int kUnits, int kOutputs, int kRows>
@@ -95,14 +108,8 @@ struct WordStream {
   static void run(const StreamJob& job, const float* x, int64_t pass, const BlockCodes* codes,
                   int block, int end, int unit, int o, const float* factor, Totals& total) {
     UnitSums<kUnits, kOutputs, kRows> a;
-#pragma GCC unroll 4
-    for (int u = 0; u < kUnits; ++u)
-#pragma GCC unroll 2
-      for (int i = 0; i < 2; ++i)
-#pragma GCC unroll 2
-        for (int v = 0; v < kOutputs; ++v)
-#pragma GCC unroll 4
-          for (int m = 0; m < kRows; ++m) a[u][i][v][m] = V::zero();
+    for_each_sum<kUnits, kOutputs, kRows>(
+        [&](int u, int i, int v, int m) { a[u][i][v][m] = V::zero(); });
     const uint8_t* p = job.strip.words + U::word(unit) * kWordLine + o * int64_t{sizeof(V::F)};
     for (int stop; block < end; block = stop) {
       stop = kCareful ? block + 1 : end;
@@ -114,17 +121,10 @@ struct WordStream {
           p + cycle * kCycleBytes<kCode>, x + from * kRows + U::first(unit), to / V::kLanes - cycle,
           codes[block].careful(), unit == 0 && o == 0, a);
     }
-#pragma GCC unroll 4
-    for (int u = 0; u < kUnits; ++u)
-#pragma GCC unroll 2
-      for (int i = 0; i < 2; ++i)
-#pragma GCC unroll 2
-        for (int v = 0; v < kOutputs; ++v)
-#pragma GCC unroll 4
-          for (int m = 0; m < kRows; ++m) {
-            V::F& t = total[o + v][m][U::first(unit + u) + i * U::kApart];
-            t = V::fma(a[u][i][v][m], V::set1(factor[m]), t);
-          }
+    for_each_sum<kUnits, kOutputs, kRows>([&](int u, int i, int v, int m) {
+      V::F& t = total[o + v][m][U::first(unit + u) + i * U::kApart];
+      t = V::fma(a[u][i][v][m], V::set1(factor[m]), t);
+    });
   }
 
   template <bool kCareful>
