@@ -35,11 +35,13 @@ __device__ __forceinline__ void copies_arrive(uint64_t* bar) {
 // ---- producer ----
 
 template <class S>
-__device__ __forceinline__ void load_query(IndexShared<S>& s, const IndexArgs& a,
-                                           const CUtensorMap* map, int row, int rows, int query,
-                                           int lane) {
-  const int stage = query % S::kQueryStages;
+__device__ __forceinline__ void load_group(IndexShared<S>& s, const IndexArgs& a,
+                                           const CUtensorMap* map, const IndexGroup& group,
+                                           int number, int lane) {
+  const int stage = number % S::kQueryStages;
+  const auto [row, rows, position] = group;
   if (lane == 0) {
+    s.group[stage] = group;
     barrier_arrive_expect(&s.query_full[stage], S::kQueryBytes);
 #pragma unroll
     for (int segment = 0; segment < S::kSegments; ++segment)
@@ -59,7 +61,7 @@ template <class S, class Schedule>
 __device__ __forceinline__ void produce(IndexShared<S>& s, const IndexArgs& a, Schedule& schedule,
                                         const CUtensorMap* key_map, const CUtensorMap* query_map,
                                         int lane) {
-  int issued = 0, query = -1, row = -1;
+  int issued = 0, group = -1, row = -1;
   int last_item = 0;  // the last item that uses the queries in stage `lane`
   // Waits until item `item` is done. If its stage was issued again since, an earlier wait has seen
   // that.
@@ -81,18 +83,18 @@ __device__ __forceinline__ void produce(IndexShared<S>& s, const IndexArgs& a, S
       const int page = __shfl_sync(~0u, batch.page, i);
       if (item_row != row) {
         row = item_row;
-        if (query >= 0 && lane == query % S::kQueryStages) last_item = issued - 1;
-        if (++query >= S::kQueryStages) {  // each warpgroup's last page of the queries to replace
-          const int last = __shfl_sync(~0u, last_item, query % S::kQueryStages);
+        if (group >= 0 && lane == group % S::kQueryStages) last_item = issued - 1;
+        if (++group >= S::kQueryStages) {  // each warpgroup's last page of the queries to replace
+          const int last = __shfl_sync(~0u, last_item, group % S::kQueryStages);
 #pragma unroll
           for (int w = 0; w < S::kWarpgroups; ++w) wait_done(last - w);
         }
-        load_query(s, a, query_map, row, rows, query, lane);
+        load_group(s, a, query_map, {row, rows, position}, group, lane);
       }
       const int stage = issued % S::kKeyStages;
       wait_done(issued - S::kKeyStages);
       if (lane == 0) {
-        s.work[stage] = {row, rows, position, first_key, query};
+        s.work[stage] = {first_key, group};
         barrier_arrive_expect(&s.key_full[stage], S::kPageBytes);
 #pragma unroll
         for (int segment = 0; segment < S::kSegments; ++segment)
@@ -109,7 +111,7 @@ __device__ __forceinline__ void produce(IndexShared<S>& s, const IndexArgs& a, S
     const int stage = issued % S::kKeyStages;
     wait_done(issued - S::kKeyStages);
     if (lane == 0) {
-      s.work[stage] = {0, 0, 0, 0, query};
+      s.work[stage] = {0, -1};
       barrier_arrive(&s.key_full[stage]);
     }
     __syncwarp();
@@ -138,17 +140,24 @@ __device__ __forceinline__ IndexLane index_lane(int thread) {
   return l;
 }
 
+// Describes the operand tile that begins `bytes` (a multiple of 16) behind the one of `descriptor`.
+__device__ __forceinline__ uint64_t descriptor_behind(uint64_t descriptor, uint32_t bytes) {
+  const uint32_t low = static_cast<uint32_t>(descriptor) + (bytes >> 4);  // never carries
+  return (descriptor & 0xFFFFFFFF00000000u) | low;
+}
+
 // d = keys (64 rows) x queries (kColumns), all of K; committed, not awaited.
 template <class S>
 __device__ __forceinline__ void multiply(float (&d)[S::kColumns / 2], const uint8_t* keys,
                                          const uint8_t* queries) {
+  const uint64_t key = k_major_descriptor(keys), query = k_major_descriptor(queries);
   wgmma_fence();
 #pragma unroll
   for (int segment = 0; segment < S::kSegments; ++segment)
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      const uint64_t a = k_major_descriptor(keys + segment * kPageRows * 128, k * 32);
-      const uint64_t b = k_major_descriptor(queries + segment * S::kSegmentBytes, k * 32);
+      const uint64_t a = descriptor_behind(key, segment * kPageRows * 128 + k * 32);
+      const uint64_t b = descriptor_behind(query, segment * S::kSegmentBytes + k * 32);
       if constexpr (S::kFp8)
         wgmma_fp8<S::kColumns>(d, a, b, segment + k > 0);
       else
@@ -157,23 +166,40 @@ __device__ __forceinline__ void multiply(float (&d)[S::kColumns / 2], const uint
   wgmma_commit();
 }
 
+// What a thread keeps of a group of queries.
 template <class S>
-__device__ __forceinline__ void load_weights(float (&w)[S::kColumns / 4], const float* from,
-                                             int quad_lane) {
+struct IndexRows {
+  float weight[S::kHalves][S::kColumns / 4];  // of this thread's columns
+  float* out;  // score of its key in a page that begins at position 0, in its first row
+  int room;    // rows of the group from its first row on
+  int last;    // its first row has scores of pages that begin up to here
+};
+
+template <class S>
+__device__ __forceinline__ void load_rows(IndexRows<S>& rows, const IndexShared<S>& s, int stage,
+                                          const IndexLane& lane, const IndexArgs& a) {
 #pragma unroll
-  for (int j = 0; j < S::kColumns / 8; ++j) {
-    const float2 pair = *reinterpret_cast<const float2*>(from + j * 8 + quad_lane * 2);
-    w[j * 2] = pair.x;
-    w[j * 2 + 1] = pair.y;
-  }
+  for (int half = 0; half < S::kHalves; ++half)
+#pragma unroll
+    for (int j = 0; j < S::kColumns / 8; ++j) {
+      const float2 pair = *reinterpret_cast<const float2*>(s.weights[stage] + half * S::kColumns +
+                                                           j * 8 + lane.quad_lane * 2);
+      rows.weight[half][j * 2] = pair.x;
+      rows.weight[half][j * 2 + 1] = pair.y;
+    }
+  // The upper lanes of a quad own every second query, or with one query nothing.
+  const int high = lane.quad_lane / 2, first = S::kHalfQueries == 1 ? 0 : high;
+  const IndexGroup group = s.group[stage];
+  rows.out = a.scores + static_cast<int64_t>(group.row + first) * a.stride + lane.key;
+  rows.room = S::kHalfQueries == 1 && high ? 0 : group.rows - first;
+  rows.last = group.position + first - lane.key;
 }
 
 // Relu, head weights, sum over heads, key scale, store: for one accumulator.
 template <class S>
-__device__ __forceinline__ void finish(const float (&d)[S::kColumns / 2],
-                                       const float (&w)[S::kColumns / 4], const IndexLane& lane,
-                                       const IndexWork& work, int half, float key_scale,
-                                       const IndexArgs& a) {
+__device__ __forceinline__ void finish(const float (&d)[S::kColumns / 2], const IndexRows<S>& rows,
+                                       const IndexLane& lane, int half, int first_key,
+                                       float key_scale, const IndexArgs& a) {
   constexpr int kGroups = S::kHeads / 8;  // of 8 columns, a query
   float sum[S::kHalfQueries][2];
 #pragma unroll
@@ -189,7 +215,7 @@ __device__ __forceinline__ void finish(const float (&d)[S::kColumns / 2],
 #pragma unroll
         for (int r = 0; r < 2; ++r)
           sum[q][r] = fmaf(fmaxf(d[(q * kGroups + j) * 4 + r * 2 + c], 0.0f),
-                           w[(q * kGroups + j) * 2 + c], sum[q][r]);
+                           rows.weight[half][(q * kGroups + j) * 2 + c], sum[q][r]);
   // Each step hands half of a lane's sums to its neighbour and keeps the other half.
   const bool odd = lane.quad_lane & 1, high = lane.quad_lane & 2;
   float row[S::kHalfQueries];
@@ -198,106 +224,118 @@ __device__ __forceinline__ void finish(const float (&d)[S::kColumns / 2],
     const float keep = odd ? sum[q][1] : sum[q][0], give = odd ? sum[q][0] : sum[q][1];
     row[q] = keep + __shfl_xor_sync(~0u, give, 1);
   }
-  const int key = work.first_key + lane.key;
-  float* out = a.scores + static_cast<int64_t>(work.row) * a.stride + key;
+  auto store = [&](int query, float score) {  // counted from this thread's first row
+    if (query < rows.room && first_key <= rows.last + query)
+      rows.out[query * a.stride + first_key] = score;
+  };
   if constexpr (S::kHalfQueries == 1) {
-    const float score = (row[0] + __shfl_xor_sync(~0u, row[0], 2)) * key_scale;
-    if (!high && half < work.rows && key <= work.position + half) out[half * a.stride] = score;
+    store(half, (row[0] + __shfl_xor_sync(~0u, row[0], 2)) * key_scale);
   } else {
 #pragma unroll
     for (int i = 0; i < S::kHalfQueries / 2; ++i) {
       const float keep = high ? row[2 * i + 1] : row[2 * i];
       const float give = high ? row[2 * i] : row[2 * i + 1];
-      const float score = (keep + __shfl_xor_sync(~0u, give, 2)) * key_scale;
-      const int query = half * S::kHalfQueries + 2 * i + (high ? 1 : 0);
-      if (query < work.rows && key <= work.position + query) out[query * a.stride] = score;
+      store(half * S::kHalfQueries + 2 * i, (keep + __shfl_xor_sync(~0u, give, 2)) * key_scale);
     }
   }
 }
 
-// A warpgroup's view of the two rings.
+// A warpgroup's view of the two rings. Stages are computed by uniform instructions, as the
+// descriptors of operands must be.
 template <class S>
 struct IndexConsumer {
   IndexShared<S>& s;
   const IndexLane lane;
-  int item;  // number of the page in the CTA's order
+  int stage;            // of the page
+  uint32_t phase = 0;   // of the ring of pages
+  int group = -1;       // of the page's queries
+  int group_stage = 0;  // that holds them
+  int first_key = 0;    // of the page
 
-  __device__ __forceinline__ int stage() const { return item % S::kKeyStages; }
-  // Waits for the page and, the first time, for its queries.
-  __device__ __forceinline__ IndexWork acquire(int last_query) {
-    barrier_wait(&s.key_full[stage()], item / S::kKeyStages & 1);
-    const IndexWork work = s.work[stage()];
-    if (work.rows > 0 && work.query != last_query)
-      barrier_wait(&s.query_full[work.query % S::kQueryStages], work.query / S::kQueryStages & 1);
-    return work;
+  // Waits for the page at `stage` and for its queries, if they are not those of the page before.
+  // False: there is no more work.
+  __device__ __forceinline__ bool acquire(bool& fresh) {
+    barrier_wait(&s.key_full[stage], phase);
+    const IndexWork work = s.work[stage];
+    first_key = work.first_key;
+    fresh = work.group != group;
+    if (work.group < 0) return false;
+    if (fresh) {
+      group = work.group;
+      group_stage = __shfl_sync(~0u, group % S::kQueryStages, 0);
+      barrier_wait(&s.query_full[group_stage], group / S::kQueryStages & 1);
+    }
+    return true;
+  }
+  __device__ __forceinline__ void advance() {
+    stage += S::kWarpgroups;
+    if (stage < S::kKeyStages) return;
+    stage -= S::kKeyStages;
+    phase ^= 1;
   }
   __device__ __forceinline__ float key_scale() const {
     if constexpr (!S::kFp8) return 1.0f;
-    return *reinterpret_cast<const float*>(s.keys[stage()] + lane.scale_at);
+    return *reinterpret_cast<const float*>(s.keys[stage] + lane.scale_at);
   }
-  // Releases the page and, with the last page of its queries, also those and their weights.
-  __device__ __forceinline__ void release_key(int stage) {
+  // Releases a page and, with the last page of its queries, also those and their weights.
+  __device__ __forceinline__ void release(int page) {
     fence_reads_of_stage();
     __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(&s.key_empty[stage]);
+    if (threadIdx.x % 32 == 0) barrier_arrive(&s.key_empty[page]);
   }
-  __device__ __forceinline__ const uint8_t* queries(const IndexWork& work, int half) const {
-    return s.queries[work.query % S::kQueryStages] + half * S::kColumns * 128;
-  }
-  __device__ __forceinline__ const float* weights(const IndexWork& work, int half) const {
-    return s.weights[work.query % S::kQueryStages] + half * S::kColumns;
+  __device__ __forceinline__ void start(float (&d)[S::kColumns / 2], int half) const {
+    multiply<S>(d, s.keys[stage], s.queries[group_stage] + half * S::kColumns * 128);
   }
 };
 
 // One product a page; the warpgroups hide each other's latencies.
 template <class S>
 __device__ __forceinline__ void consume_single(IndexConsumer<S>& c, const IndexArgs& a) {
-  float d[S::kColumns / 2], w[S::kColumns / 4];
-  for (int query = -1;; c.item += S::kWarpgroups) {
-    const IndexWork work = c.acquire(query);
-    if (work.rows == 0) break;
-    multiply<S>(d, c.s.keys[c.stage()], c.queries(work, 0));
+  float d[S::kColumns / 2];
+  IndexRows<S> rows;
+  bool fresh;
+  for (; c.acquire(fresh); c.advance()) {
+    c.start(d, 0);
     const float scale = c.key_scale();
-    if (work.query != query) {
-      query = work.query;
-      load_weights<S>(w, c.weights(work, 0), c.lane.quad_lane);
-    }
+    if (fresh) load_rows<S>(rows, c.s, c.group_stage, c.lane, a);
     wgmma_wait<0>();
     pin_registers(d);
-    c.release_key(c.stage());
-    finish<S>(d, w, c.lane, work, 0, scale, a);
+    c.release(c.stage);
+    finish<S>(d, rows, c.lane, 0, c.first_key, scale, a);
   }
 }
 
-// Two products a page. The sums of the first are computed while the second runs, those of the
-// second while the other warpgroup's products run. No product is in flight from one round of the
-// loop to the next: the compiler does not follow accumulators across that edge and would wait after
-// every product. Longer rounds were not faster, nor were warpgroups that take turns at the tensor
-// cores.
+// Two products a page. While one of them runs the sums of the one before are computed, so that
+// every warpgroup always has a product in flight: the tensor cores serve all warpgroups at the same
+// time, and would stand still while all of them add. A product is awaited in the round that started
+// it: the compiler does not follow accumulators across the loop's edge.
 template <class S>
 __device__ __forceinline__ void consume_paired(IndexConsumer<S>& c, const IndexArgs& a) {
   float d0[S::kColumns / 2], d1[S::kColumns / 2];
-  float w0[S::kColumns / 4], w1[S::kColumns / 4];
-  bool fresh = true;  // the weights in registers are not this page's
-  IndexWork work = c.acquire(-1);
-  while (work.rows > 0) {
-    const int stage = c.stage();
-    multiply<S>(d0, c.s.keys[stage], c.queries(work, 0));
-    multiply<S>(d1, c.s.keys[stage], c.queries(work, 1));
-    const float scale = c.key_scale();
-    if (fresh) load_weights<S>(w0, c.weights(work, 0), c.lane.quad_lane);
-    wgmma_wait<1>();
-    pin_registers(d0);
-    finish<S>(d0, w0, c.lane, work, 0, scale, a);
-    if (fresh) load_weights<S>(w1, c.weights(work, 1), c.lane.quad_lane);
-    c.item += S::kWarpgroups;
-    const IndexWork next = c.acquire(work.query);
+  IndexRows<S> rows;
+  bool fresh;
+  if (!c.acquire(fresh)) return;
+  c.start(d0, 0);
+  load_rows<S>(rows, c.s, c.group_stage, c.lane, a);
+  float scale = c.key_scale();
+  wgmma_wait<0>();
+  pin_registers(d0);
+  while (true) {
+    const int page = c.stage, first_key = c.first_key;
+    c.start(d1, 1);
+    finish<S>(d0, rows, c.lane, 0, first_key, scale, a);
+    c.advance();
+    const bool more = c.acquire(fresh);
     wgmma_wait<0>();
     pin_registers(d1);
-    c.release_key(stage);
-    finish<S>(d1, w1, c.lane, work, 1, scale, a);
-    fresh = next.query != work.query;
-    work = next;
+    if (!more) return finish<S>(d1, rows, c.lane, 1, first_key, scale, a);
+    c.start(d0, 0);
+    c.release(page);
+    finish<S>(d1, rows, c.lane, 1, first_key, scale, a);
+    if (fresh) load_rows<S>(rows, c.s, c.group_stage, c.lane, a);
+    scale = c.key_scale();
+    wgmma_wait<0>();
+    pin_registers(d0);
   }
 }
 
@@ -326,7 +364,8 @@ __device__ __forceinline__ void init_barriers(IndexShared<S>& s) {
 
 template <class S>
 __device__ __forceinline__ void index_math(IndexShared<S>& s, const IndexArgs& a) {
-  IndexConsumer<S> c{s, index_lane(threadIdx.x % 128), static_cast<int>(threadIdx.x / 128)};
+  const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0);
+  IndexConsumer<S> c{s, index_lane(threadIdx.x % 128), warpgroup};
   if constexpr (S::kPrefill)
     consume_paired(c, a);
   else

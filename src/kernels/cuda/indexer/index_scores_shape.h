@@ -40,12 +40,16 @@ struct IndexShape {
 };
 
 // One unit of work, told by the producer to the warpgroup that takes it.
-struct IndexWork {
-  int row;        // first token of the group
-  int rows;       // tokens of the group; 0: no more work
-  int position;   // of the first token
+struct alignas(8) IndexWork {
   int first_key;  // position of the page's first key
-  int query;      // number of the group within this CTA
+  int group;      // number of the queries' group within this CTA; -1: no more work
+};
+
+// Whose queries a group has: as the stage that holds them.
+struct IndexGroup {
+  int row;       // first token
+  int rows;      // tokens
+  int position;  // of the first token
 };
 
 template <class S>
@@ -54,6 +58,7 @@ struct IndexShared {
   alignas(1024) uint8_t queries[S::kQueryStages][S::kQueryBytes];
   alignas(16) float weights[S::kQueryStages][S::kQueries * S::kHeads];
   IndexWork work[S::kKeyStages];
+  IndexGroup group[S::kQueryStages];
   uint64_t key_full[S::kKeyStages], key_empty[S::kKeyStages];
   uint64_t query_full[S::kQueryStages];
 };
