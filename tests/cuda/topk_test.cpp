@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <numeric>
 
 #include "kernels/cuda/indexer/topk_launch.h"
@@ -20,12 +21,14 @@ enum class Values {
   equal,         // everything is a tie
   zeros,         // most are +0 or -0, fewer than topk are not
   few_distinct,  // seven values, both infinities among them
+  coarse,        // some dozens of values: bins of equal width hold hundreds of equal scores
+  outlier,       // one score so far above the others that they share a bin of equal width
   rising,
   falling,
 };
-constexpr Values kAllValues[] = {Values::normal, Values::clustered,    Values::equal,
-                                 Values::zeros,  Values::few_distinct, Values::rising,
-                                 Values::falling};
+constexpr Values kAllValues[] = {Values::normal,  Values::clustered,    Values::equal,
+                                 Values::zeros,   Values::few_distinct, Values::coarse,
+                                 Values::outlier, Values::rising,       Values::falling};
 
 std::vector<float> make_scores(Values values, int64_t n, uint32_t seed) {
   std::mt19937 generator(seed);
@@ -49,6 +52,12 @@ std::vector<float> make_scores(Values values, int64_t n, uint32_t seed) {
         break;
       case Values::few_distinct:
         x = few[generator() % 7];
+        break;
+      case Values::coarse:
+        x = std::round(normal(generator) * 8.0f) / 8.0f;
+        break;
+      case Values::outlier:
+        x = i == n / 3 ? 1e30f : normal(generator);
         break;
       case Values::rising:
         x = static_cast<float>(i) - static_cast<float>(n / 2);
@@ -165,6 +174,7 @@ TEST_F(TopkTest, StreamsEveryLength) {
     for (Values values : kAllValues) {
       check(&plan, values, {163840, 131071, 8192, 8193, 8194, 8195, 2049, 2048, 3, 20000}, 2048);
       check(&plan, values, {65537, 33333, 100, 101, 102, 1}, 100);
+      check(&plan, values, {65536, 30001, 6144, 6145, 6146, 6147, 8193, 2049, 2048, 3}, 2048);
       check(&plan, values, {30001, 1, 2}, 1);
     }
 }

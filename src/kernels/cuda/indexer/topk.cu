@@ -13,10 +13,11 @@ void run_kept(const TopkParams& p, const TopkPlan& plan, const Launch& l) {
                 plan.cluster);
 }
 
-template <int kThreads>
+template <class S>
 void run_streamed(const TopkParams& p, const Launch& l) {
-  launch_kernel(l, topk::stream_kernel<kThreads>, dim3(p.rows), dim3(kThreads),
-                sizeof(topk::StreamShared<kThreads>), 1, p);
+  static_assert(S::kResident * (sizeof(topk::StreamShared<S>) + 1024) <= 228 * 1024);
+  launch_kernel(l, topk::stream_kernel<S>, dim3(p.rows), dim3(S::kThreads),
+                sizeof(topk::StreamShared<S>), 1, p);
 }
 
 }  // namespace
@@ -42,9 +43,10 @@ void index_topk_planned(const TopkParams& p, const TopkPlan& plan, const Launch&
     case 10245:
       return run_kept<1024, 5>(p, plan, l);
     case 5120:
-      return run_streamed<512>(p, l);
+      if (p.max_context <= topk::ShortRows::kContext) return run_streamed<topk::ShortRows>(p, l);
+      return run_streamed<topk::LongRows>(p, l);
     case 10240:
-      return run_streamed<1024>(p, l);
+      return run_streamed<topk::FewRows>(p, l);
     default:
       fail_plain("top-k: no kernel of the planned shape");
   }

@@ -2,9 +2,10 @@
 //
 // A sample of the row gives a pivot that slightly more than topk scores reach, with high
 // probability. The pass lists those and looks at nothing else; the exact threshold is then found
-// among a few thousand listed keys. Luck decides the time only: when too few or too many scores
-// reach the pivot (many equal scores, or a row unlike its sample), the threshold is found by
-// counting digits over the whole row instead.
+// among a few thousand listed keys. Both searches count scores in bins of equal width first: in
+// bins of leading bits most scores of a row would meet in a few words of shared memory. Luck
+// decides the time only: when too few or too many scores reach the pivot (many equal scores, or a
+// row unlike its sample), the threshold is found by counting digits over the whole row instead.
 //
 // Numerics
 //   in    scores f32, compared as order_key (numerics/selection.h); against the pivot as floats,
@@ -21,25 +22,42 @@
 
 namespace fathom::cuda::topk {
 
-inline constexpr int kMaxWords = kMaxTopkContext / 32;  // of a bitmap over positions
 inline constexpr int kSample = 4096;
-inline constexpr int kListed = 8192;  // candidates in all; rows up to here are listed whole
 inline constexpr uint32_t kLowestKey = 0x007FFFFFu;  // of -inf
+inline constexpr uint32_t kFew = 256;                // keys of one bin that are ranked directly
 
-template <int kThreads>
+// Threads of a CTA, CTAs an SM has room for, and the longest rows it takes. Short rows are many and
+// spend their time between barriers: a third CTA has something to do meanwhile.
+template <int kThreads_, int kResident_, int64_t kContext_>
+struct StreamShape {
+  static constexpr int kThreads = kThreads_, kWarps = kThreads / 32;
+  static constexpr int kResident = kResident_;
+  static constexpr int64_t kContext = kContext_;
+  static constexpr int kWords = kContext / 32;  // of a bitmap over positions
+  // Candidates in all; rows up to here are listed whole.
+  static constexpr int kListed = kResident == 3 ? 6144 : 8192;
+};
+using ShortRows = StreamShape<512, 3, 65536>;
+using LongRows = StreamShape<512, 2, kMaxTopkContext>;
+using FewRows = StreamShape<1024, 1, kMaxTopkContext>;
+
+template <class S>
 struct StreamShared {
-  static constexpr int kWarps = kThreads / 32, kPerWarp = kListed / kWarps;
-  uint32_t bits[kMaxWords];  // picked positions
+  static constexpr int kWarps = S::kWarps, kPerWarp = S::kListed / kWarps;
+  uint32_t bits[S::kWords];  // picked positions
   union {
     uint32_t hist[kBins];
-    uint32_t ties[kMaxWords];  // positions of keys equal to the threshold
+    uint32_t ties[S::kWords];  // positions of keys equal to the threshold
   };
   union {
-    uint2 listed[kWarps][kPerWarp];  // (key, position): each warp's own, in its order
+    uint2 listed[kWarps][kPerWarp];  // (bits of the score, position): each warp's own
     int32_t picks[kMaxTopk];
   };
   uint32_t group[kGroups];
   uint32_t warp_count[kWarps];
+  uint32_t warp_low[kWarps], warp_high[kWarps];
+  uint32_t few[kFew], few_count;
+  uint32_t threshold, need, count;  // of the few
   Found found;
 };
 
@@ -81,6 +99,116 @@ __device__ __forceinline__ Threshold find_threshold(Shared& s, uint32_t need, Ea
   }
 }
 
+// The least and the greatest key that `each(f)` passes to f. Called by all threads; a barrier must
+// lie between two calls.
+struct KeyRange {
+  uint32_t low, high;
+};
+template <class Shared, class Each>
+__device__ __forceinline__ KeyRange key_range(Shared& s, Each each) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  KeyRange r{~0u, 0};
+  each([&](uint32_t key) {
+    r.low = min(r.low, key);
+    r.high = max(r.high, key);
+  });
+  r.low = __reduce_min_sync(~0u, r.low);
+  r.high = __reduce_max_sync(~0u, r.high);
+  if (lane == 0) {
+    s.warp_low[warp] = r.low;
+    s.warp_high[warp] = r.high;
+  }
+  __syncthreads();
+  const int other = lane % Shared::kWarps;
+  return {__reduce_min_sync(~0u, s.warp_low[other]), __reduce_max_sync(~0u, s.warp_high[other])};
+}
+
+// Bins of equal width between two keys' scores. The bin of a key never falls as the key rises, so
+// that bins order keys exactly whatever rounding does. Not usable where the width is no number.
+class EvenBins {
+ public:
+  __device__ __forceinline__ explicit EvenBins(const KeyRange& r)
+      : low_(float_of_key(r.low)),
+        scale_(static_cast<float>(kBins - 1) / (float_of_key(r.high) - low_)) {}
+  __device__ __forceinline__ bool usable() const { return scale_ > 0.0f && scale_ < INFINITY; }
+  __device__ __forceinline__ uint32_t of(uint32_t key) const {
+    return min(static_cast<int>((float_of_key(key) - low_) * scale_), kBins - 1);
+  }
+
+ private:
+  float low_, scale_;
+};
+
+// Finds the bin of the `need`-th key from above among those that `each(f)` passes to f. Called by
+// all threads.
+template <class Shared, class Each>
+__device__ __forceinline__ Found find_even_bin(Shared& s, const EvenBins& bins, uint32_t need,
+                                               Each each) {
+  for (int i = threadIdx.x; i < kBins; i += blockDim.x) s.hist[i] = 0;
+  __syncthreads();
+  each([&](uint32_t key) { atomicAdd(&s.hist[bins.of(key)], 1); });
+  __syncthreads();
+  sum_groups(s.hist, kBins, s.group);
+  __syncthreads();
+  if (threadIdx.x < 32) find_bin(s.found, s.hist, kBins, s.group, need, 1);
+  __syncthreads();
+  return s.found;
+}
+
+// A key of the sample, given by `each`, that `need` or slightly more of its keys reach.
+template <class Shared, class Each>
+__device__ __forceinline__ uint32_t find_pivot(Shared& s, uint32_t need, Each each) {
+  const uint32_t fine = max(8u, need / 8);  // keys of the sample that may be taken in excess
+  const EvenBins bins(key_range(s, each));
+  if (bins.usable()) {
+    const Found found = find_even_bin(s, bins, need, each);
+    if (found.above + found.count <= need + fine)
+      return key_range(s,
+                       [&](auto&& f) {
+                         each([&](uint32_t key) {
+                           if (bins.of(key) >= found.bin) f(key);
+                         });
+                       })
+          .low;
+  }
+  return find_threshold(s, need, each,
+                        [&](int, uint32_t rest, uint32_t count) { return count - rest <= fine; })
+      .prefix;
+}
+
+// The exact threshold of the `need` greatest keys among those that `each` gives.
+template <class Shared, class Each>
+__device__ __forceinline__ Threshold find_listed_threshold(Shared& s, uint32_t need, Each each) {
+  const EvenBins bins(key_range(s, each));
+  if (bins.usable()) {
+    const Found found = find_even_bin(s, bins, need, each);
+    if (found.count <= kFew) {
+      each([&](uint32_t key) {
+        if (bins.of(key) == found.bin) s.few[atomicAdd(&s.few_count, 1)] = key;
+      });
+      __syncthreads();
+      // Equal keys have equal ranks and write the same.
+      if (threadIdx.x < found.count) {
+        const uint32_t key = s.few[threadIdx.x], wanted = need - found.above;
+        uint32_t greater = 0, equal = 0;
+        for (uint32_t i = 0; i < found.count; ++i) {
+          greater += s.few[i] > key;
+          equal += s.few[i] == key;
+        }
+        if (greater < wanted && greater + equal >= wanted) {
+          s.threshold = key;
+          s.need = wanted - greater;
+          s.count = equal;
+        }
+      }
+      __syncthreads();
+      return {s.threshold, 0, s.need, s.count};
+    }
+  }
+  return find_threshold(s, need, each,
+                        [](int, uint32_t rest, uint32_t count) { return rest == count; });
+}
+
 // Exclusive sum over the CTA's threads. Contains a barrier.
 template <class Shared>
 __device__ __forceinline__ uint32_t count_before(Shared& s, uint32_t v) {
@@ -112,10 +240,10 @@ __device__ __forceinline__ float4 load_quad(const float* scores, int quad, int n
   return v;
 }
 
-template <int kThreads>
-__global__ void __launch_bounds__(kThreads, 1024 / kThreads) stream_kernel(TopkParams p) {
-  using Shared = StreamShared<kThreads>;
-  constexpr int kWarps = Shared::kWarps, kPerWarp = Shared::kPerWarp;
+template <class S>
+__global__ void __launch_bounds__(S::kThreads, S::kResident) stream_kernel(TopkParams p) {
+  using Shared = StreamShared<S>;
+  constexpr int kThreads = S::kThreads, kWarps = S::kWarps, kPerWarp = Shared::kPerWarp;
   constexpr int kAhead = 4;  // loads in flight a thread
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   Shared& s = *reinterpret_cast<Shared*>(shared_bytes);
@@ -123,6 +251,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) stream_kernel(TopkP
   const int row = blockIdx.x;
   int32_t* picked = p.picked + static_cast<int64_t>(row) * p.topk;
   const float* scores = p.scores + static_cast<int64_t>(row) * p.stride;
+  if (tid == 0) s.few_count = 0;
   pdl_wait();
   pdl_trigger();
 
@@ -135,7 +264,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) stream_kernel(TopkP
 
   // Phase 1: the pivot. Sampled are 512 sectors of 8 scores, evenly spread over the row.
   float pivot = -INFINITY;
-  if (n > kListed) {
+  if (n > S::kListed) {
     constexpr int kQuads = kSample / 4 / kThreads;
     uint32_t key[kQuads * 4];
 #pragma unroll
@@ -151,15 +280,10 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) stream_kernel(TopkP
     // Expected rank of the topk-th in the sample, and four standard deviations to be safe.
     const float rank = static_cast<float>(p.topk) * kSample / static_cast<float>(n);
     const uint32_t need = static_cast<uint32_t>(rank + 4.0f * sqrtf(rank) + 4.0f);
-    const uint32_t fine = max(8u, need / 8);  // keys of the sample that may be taken in excess
-    Threshold t = find_threshold(
-        s, need,
-        [&](auto&& f) {
+    pivot = float_of_key(find_pivot(s, need, [&](auto&& f) {
 #pragma unroll
-          for (uint32_t k : key) f(k);
-        },
-        [&](int, uint32_t rest, uint32_t count) { return count - rest <= fine; });
-    pivot = float_of_key(t.prefix);
+      for (uint32_t k : key) f(k);
+    }));
   }
   for (int i = tid; i < words; i += kThreads) s.bits[i] = 0;
 
@@ -168,25 +292,25 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) stream_kernel(TopkP
   uint32_t count = 0;
   {
     const uint32_t lower = (1u << lane) - 1;
+    auto take = [&](const float4& v, int quad) {
+      const float value[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const bool in = value[j] >= pivot;
+        const uint32_t who = __ballot_sync(~0u, in);
+        const uint32_t slot = count + __popc(who & lower);
+        if (in && slot < kPerWarp)
+          s.listed[warp][slot] = make_uint2(bits_of(value[j]), static_cast<uint32_t>(quad * 4 + j));
+        count += __popc(who);
+      }
+    };
     for (int block = warp; block < blocks; block += kWarps * kAhead) {
       float4 v[kAhead];
 #pragma unroll
       for (int i = 0; i < kAhead; ++i)
         v[i] = load_quad(scores, (block + i * kWarps) * 32 + lane, n);
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        const float value[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
-        const int at = ((block + i * kWarps) * 32 + lane) * 4;
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const bool in = value[j] >= pivot;
-          const uint32_t who = __ballot_sync(~0u, in);
-          const uint32_t slot = count + __popc(who & lower);
-          if (in && slot < kPerWarp)
-            s.listed[warp][slot] = make_uint2(order_key(value[j]), static_cast<uint32_t>(at + j));
-          count += __popc(who);
-        }
-      }
+      for (int i = 0; i < kAhead; ++i) take(v[i], (block + i * kWarps) * 32 + lane);
     }
   }
   if (lane == 0) s.warp_count[warp] = count;
@@ -196,25 +320,20 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) stream_kernel(TopkP
 
   // Phase 3: the threshold, and the bits of what is above it, or equal to it.
   Threshold t;
-  auto taken_whole = [](int, uint32_t need, uint32_t count) { return need == count; };
   if (listed) {
-    auto each = [&](auto&& f) {
-      for (uint32_t i = lane; i < count; i += 32) f(s.listed[warp][i].x);
-    };
-    t = find_threshold(s, static_cast<uint32_t>(p.topk), each, taken_whole);
-    if (t.need == t.count) {
-      for (uint32_t i = lane; i < count; i += 32) {
-        const uint2 c = s.listed[warp][i];
-        if (c.x >= t.prefix) atomicOr(&s.bits[c.y / 32], 1u << (c.y % 32));
-      }
-    } else {
+    t = find_listed_threshold(s, static_cast<uint32_t>(p.topk), [&](auto&& f) {
+      for (uint32_t i = lane; i < count; i += 32) f(order_key(float_of(s.listed[warp][i].x)));
+    });
+    const bool whole = t.need == t.count;
+    if (!whole) {
       for (int i = tid; i < words; i += kThreads) s.ties[i] = 0;
       __syncthreads();
-      for (uint32_t i = lane; i < count; i += 32) {
-        const uint2 c = s.listed[warp][i];
-        if (c.x >= t.prefix)
-          atomicOr(c.x == t.prefix ? &s.ties[c.y / 32] : &s.bits[c.y / 32], 1u << (c.y % 32));
-      }
+    }
+    for (uint32_t i = lane; i < count; i += 32) {
+      const uint2 c = s.listed[warp][i];
+      const uint32_t key = order_key(float_of(c.x));
+      uint32_t* bits = whole || key > t.prefix ? s.bits : s.ties;
+      if (key >= t.prefix) atomicOr(&bits[c.y / 32], 1u << (c.y % 32));
     }
   } else {
     auto each = [&](auto&& f) {
@@ -226,7 +345,8 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads) stream_kernel(TopkP
         if (quad * 4 + 3 < n) f(order_key(v.w));
       }
     };
-    t = find_threshold(s, static_cast<uint32_t>(p.topk), each, taken_whole);
+    t = find_threshold(s, static_cast<uint32_t>(p.topk), each,
+                       [](int, uint32_t rest, uint32_t equal) { return rest == equal; });
     const bool whole = t.need == t.count;
     for (int block = warp; block < blocks; block += kWarps) {
       const int quad = block * 32 + lane;

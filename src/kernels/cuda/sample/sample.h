@@ -9,7 +9,7 @@
 
 namespace fathom::cuda {
 
-inline constexpr int64_t kMaxSampleVocab = 229376;  // what 8 CTAs hold in shared memory
+inline constexpr int64_t kMaxSampleVocab = 229376;  // 8 CTAs, each 2^15 tokens at most
 
 // Lives on the device, one per row: what a graph replays with may change between steps.
 struct SampleRow {
