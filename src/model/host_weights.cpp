@@ -11,8 +11,7 @@ namespace {
 constexpr int64_t kLine = 64;               // bytes of a cache line
 constexpr int64_t kMostCopied = 1LL << 30;  // in well under a second
 constexpr int64_t kMostShare = 8;           // at most an eighth of the available memory
-// Words are made after memory was planned: within what the plan leaves free (MemoryNeeds).
-constexpr int64_t kMostShareOfWords = 16;
+constexpr int64_t kMostShareOfWords = 16;   // they are a second copy
 
 int64_t lines(int64_t bytes) { return (bytes + kLine - 1) / kLine * kLine; }
 

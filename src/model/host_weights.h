@@ -21,8 +21,7 @@ bool copy_pays(const Weights& weights, int64_t available);
 // Throws Error when memory does not suffice.
 Buffer copy_matrices(Weights& weights);
 
-// Whether words (QWeight::words) pay: memory_plan.h knows nothing of them, so they must take
-// little.
+// Whether words (QWeight::words) pay, which come on top of the weights.
 bool words_pay(const Weights& weights, int64_t available);
 
 // Gives the FP8 and bf16 matrices of `weights` words (kernels/cpu/words.h), which lie in the

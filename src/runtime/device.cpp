@@ -4,10 +4,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <future>
+#include <utility>
 
 #include "base/error.h"
+#include "base/numa.h"
 #include "base/units.h"
 #include "io/machine.h"
+#include "kernels/cpu_ops.h"
 #include "model/host_weights.h"
 #include "runtime/orders.h"
 #include "runtime/rank_team.h"
@@ -39,16 +43,52 @@ DeviceWeights::DeviceWeights(const Config& config, const RankWeights& host, cons
                              bool progress)
     : host_(host) {
   place_followers(config, plan);
-  if (plan.device == DeviceKind::cpu) {
+  if (plan.device == DeviceKind::cpu)
+    place_on_cpu(plan);
+  else
+    place_on_gpus(config, plan, progress);
+}
+
+void DeviceWeights::place_on_cpu(const ComputePlan& plan) {
+  const bool reads_words = pick_cpu_kernels(plan.kernels).reads_words;
+  const int ranks = host_.size();
+  std::vector<std::unique_ptr<HostCopy>> copies(static_cast<size_t>(ranks));
+  const auto copy = [&](int rank) {
+    const Weights& from = host_[rank];
     // Ranks share matrices, and may each have memory of their own near them: theirs stay mapped.
-    if (host.size() != 1 || !copy_pays(host[0], available_memory())) return;
-    copied_ = std::make_unique<Weights>(host[0]);
-    matrices_ = copy_matrices(*copied_);
-    host_ = *copied_;
-    return;
+    const bool matrices = ranks == 1 && copy_pays(from, available_memory());
+    // The ranks of a process see the same free memory, and each takes a part of it.
+    const bool words = reads_words && words_pay(from, available_memory() / ranks);
+    if (!matrices && !words) return;
+    auto& to = copies[static_cast<size_t>(rank)] = std::make_unique<HostCopy>(from);
+    if (matrices) to->matrices = copy_matrices(to->weights);
+    if (!words) return;
+    ThreadPool pool(threads_of_rank(plan));
+    to->words = add_words(to->weights, pool);
+  };
+  if (ranks == 1) {
+    copy(0);
+  } else {
+    std::vector<std::future<void>> done;
+    for (int rank = 0; rank < ranks; ++rank)
+      done.push_back(std::async(std::launch::async, [&, rank] {
+        bind_thread_to_node(rank, ranks);  // as the rank's own threads
+        copy(rank);
+      }));
+    for (std::future<void>& d : done) d.get();
   }
+  copies_ = std::move(copies);
+  std::vector<const Weights*> all;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto& own = copies_[static_cast<size_t>(rank)];
+    all.push_back(own ? &own->weights : &host_[rank]);
+  }
+  host_ = RankWeights(std::move(all));
+}
+
+void DeviceWeights::place_on_gpus(const Config& config, const ComputePlan& plan, bool progress) {
   const auto begin = std::chrono::steady_clock::now();
-  placed_.resize(static_cast<size_t>(host.size()));
+  placed_.resize(static_cast<size_t>(host_.size()));
   // The ranks of all groups load alike.
   ComputePlan all = plan;
   all.layout.tensor = plan.layout.ranks();
@@ -56,8 +96,9 @@ DeviceWeights::DeviceWeights(const Config& config, const RankWeights& host, cons
   all.layout.rank = 0;
   RankTeam team(all);
   team.run([&](int rank) {
-    placed_[static_cast<size_t>(rank)] = PlacedWeights::copy_to_gpu(
-        config, host[rank], plan.numerics, plan.observed ? MemoryKind::shared : MemoryKind::device);
+    placed_[static_cast<size_t>(rank)] =
+        PlacedWeights::copy_to_gpu(config, host_[rank], plan.numerics,
+                                   plan.observed ? MemoryKind::shared : MemoryKind::device);
   });
   if (!progress) return;
   const double seconds =

@@ -26,12 +26,13 @@ struct DeviceChoice {
 DeviceChoice choose_device(std::string_view asked, const RankLayout& layout = {});
 
 // The weights of a model's ranks where their devices read them: a copy of each rank's on its GPU,
-// or on a CPU the host's own, copied into huge pages if the model is small (model/host_weights.h).
+// or on a CPU the host's own, copied into huge pages if the model is small, and with words where
+// the kernels read them (model/host_weights.h).
 class DeviceWeights {
  public:
-  // Uses the plan's device, numerics, layout, link and `observed`. The plan's other processes do
-  // the same at the same time. `host` must outlive this object on a CPU. With `progress` a line on
-  // standard error says how fast the copies of all ranks went.
+  // Uses the plan's device, kernels, numerics, layout, link and `observed`. The plan's other
+  // processes do the same at the same time. `host` must outlive this object on a CPU. With
+  // `progress` a line on standard error says how fast the copies of all ranks went.
   DeviceWeights(const Config& config, const RankWeights& host, const ComputePlan& plan,
                 bool progress = false);
   // Random weights of the config's shapes on the GPUs of the plan, the same for the same seed. No
@@ -44,13 +45,19 @@ class DeviceWeights {
   int64_t bytes_on_gpu() const;  // of the rank that has most
 
  private:
+  // What a CPU reads instead of a rank's mapped weights: views of these buffers, and of the files.
+  struct HostCopy {
+    explicit HostCopy(const Weights& from) : weights(from) {}
+    Weights weights;
+    Buffer matrices, words;
+  };
+  void place_on_cpu(const ComputePlan& plan);
+  void place_on_gpus(const Config& config, const ComputePlan& plan, bool progress);
   explicit DeviceWeights(std::vector<PlacedWeights> placed);  // by rank
 
   RankWeights host_;
-  // On a CPU: the copy of a small model, and its matrices.
-  std::unique_ptr<Weights> copied_;
-  Buffer matrices_;
-  std::vector<PlacedWeights> placed_;  // by rank; empty on a CPU
+  std::vector<std::unique_ptr<HostCopy>> copies_;  // by rank; null: none
+  std::vector<PlacedWeights> placed_;              // by rank; empty on a CPU
 };
 
 }  // namespace fathom

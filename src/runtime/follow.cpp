@@ -148,7 +148,7 @@ class Follower {
   RankWeights weights_for(bool with_mtp, const ComputePlan& plan) {
     const Checkpoint& checkpoint = checkpoint_for(with_mtp, plan.layout);
     if (!weights_ || placed_.device != plan.device || placed_.numerics != plan.numerics ||
-        placed_.observed != plan.observed) {
+        placed_.observed != plan.observed || placed_.kernels != plan.kernels) {
       weights_.reset();
       weights_ =
           std::make_unique<DeviceWeights>(checkpoint.config(), checkpoint.rank_weights(), plan);

@@ -2,11 +2,9 @@
 
 #include "base/check.h"
 #include "base/error.h"
-#include "io/machine.h"
 #include "kernels/cpu_ops.h"
 #include "kernels/gpu.h"
 #include "kernels/nccl.h"
-#include "model/host_weights.h"
 #include "model/rank_ops.h"
 #include "runtime/memory_plan.h"
 
@@ -47,21 +45,11 @@ void check_coded(const Config& config, const Weights& weights, const ComputePlan
 
 }  // namespace
 
-ModelInstance::WordWeights::WordWeights(const Weights& from, const ComputePlan& plan,
-                                        ThreadPool& pool) {
-  if (plan.device != DeviceKind::cpu || !pick_cpu_kernels(plan.kernels).reads_words) return;
-  // The ranks of a process see the same free memory, and each takes a part of it.
-  if (!words_pay(from, available_memory() / plan.layout.ranks_here())) return;
-  weights = from;
-  memory = add_words(*weights, pool);
-}
-
 ModelInstance::ModelInstance(const Config& config, const Weights& weights, const ComputePlan& plan,
                              ThreadPool& pool, const OpsWrapper& wrap, KvPool* cache,
                              const RankLinks& ranks)
     : config_(config),
       plan_(plan),
-      words_(weights, plan, pool),
       device_ops_(make_ops(config, plan, pool)),
       comm_(link(plan, ranks.group, *device_ops_)),
       all_(link_all(plan, ranks.all, *device_ops_)),
@@ -71,8 +59,7 @@ ModelInstance::ModelInstance(const Config& config, const Weights& weights, const
                        : std::make_unique<KvPool>(kv_shape(config, plan), plan.cache_pages,
                                                   device_ops_->memory())),
       cache_(cache ? cache : own_cache_.get()),
-      forward_(config, words_.weights ? *words_.weights : weights, ops(), *comm_, all_.get(),
-               forward_options(plan)),
+      forward_(config, weights, ops(), *comm_, all_.get(), forward_options(plan)),
       forms_(form_policy(config, plan)) {
   if (plan.device == DeviceKind::cuda) check_coded(config, weights, plan);
   if (plan.mtp && !weights.mtp) fail("this checkpoint has no MTP layer");

@@ -69,16 +69,8 @@ class ModelInstance {
  private:
   Ops& whole_ops() { return rank_ops_ ? *rank_ops_ : *device_ops_; }
 
-  // Weights with words, if the kernels read them; otherwise none.
-  struct WordWeights {
-    WordWeights(const Weights& weights, const ComputePlan& plan, ThreadPool& pool);
-    std::optional<Weights> weights;
-    Buffer memory;
-  };
-
   const Config& config_;
   const ComputePlan plan_;
-  const WordWeights words_;
   std::unique_ptr<Ops> device_ops_;
   std::unique_ptr<Comm> comm_, all_;
   std::unique_ptr<Ops> rank_ops_;  // around device_ops_, if there are several ranks

@@ -29,8 +29,8 @@ struct CheckContext {
   int64_t model_topk = 0;         // the checkpoint's own
   std::vector<int32_t> ids = {};  // the sequence of the runs
   std::vector<CheckResult> results = {};
-  // Weights on a GPU, in memory that the checks can read, too. Copied when first needed.
-  mutable std::map<Numerics, DeviceWeights> placed = {};
+  // Weights where the runs read them, which is memory of the checks, too. Placed when first needed.
+  mutable std::map<std::pair<std::string, Numerics>, DeviceWeights> placed = {};
 
   int64_t length() const { return static_cast<int64_t>(ids.size()); }
   // Up to this position a sparse run attends to everything.
@@ -61,8 +61,11 @@ struct CheckContext {
     return n == Numerics::exact ? DeviceKind::cpu : options.compute.device;
   }
   const Weights& weights_for(const EvalOptions& e) const {
-    if (e.compute.device == DeviceKind::cpu) return weights;
-    return placed.try_emplace(e.compute.numerics, config, weights, e.compute).first->second.get();
+    // On a CPU they depend on the kernels alone.
+    const bool gpu = e.compute.device == DeviceKind::cuda;
+    const std::pair key(gpu ? "gpu" : e.compute.kernels,
+                        gpu ? e.compute.numerics : Numerics::exact);
+    return placed.try_emplace(key, config, weights, e.compute).first->second.get();
   }
   Rig rig(const EvalOptions& e) const { return Rig(config, weights_for(e), {e, std::nullopt}); }
   // Positions whose logits are compared: the first ones, those around the top-k, the last ones.

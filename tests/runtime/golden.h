@@ -27,15 +27,17 @@ inline const Checkpoint& checkpoint(bool tiny) {
   return tiny ? *tiny_model : *small_model;
 }
 
-// The checkpoint's weights where these options need them; on a GPU copied once and kept.
+// The checkpoint's weights where these options need them, placed once and kept.
 inline const Weights& weights_for(bool tiny, const EvalOptions& o) {
   const Checkpoint& c = checkpoint(tiny);
-  if (o.compute.device == DeviceKind::cpu) return c.weights();
+  const ComputePlan& p = o.compute;
+  const bool gpu = p.device == DeviceKind::cuda;
   // Never destroyed: the driver may be gone by then.
-  static auto& placed = *new std::map<std::tuple<bool, Numerics, bool>, DeviceWeights>();
+  static auto& placed =
+      *new std::map<std::tuple<bool, std::string, Numerics, bool>, DeviceWeights>();
   return placed
-      .try_emplace({tiny, o.compute.numerics, o.compute.observed}, c.config(), c.weights(),
-                   o.compute)
+      .try_emplace({tiny, gpu ? "gpu" : p.kernels, gpu ? p.numerics : Numerics::exact, p.observed},
+                   c.config(), c.weights(), p)
       .first->second.get();
 }
 
