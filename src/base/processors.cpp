@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <fstream>
 #include <set>
@@ -14,24 +15,7 @@
 namespace fathom {
 namespace {
 
-// The processors of this process's affinity mask; empty if the system does not report them. A
-// machine may have more of them than cpu_set_t holds: the call then fails and is repeated with a
-// larger set.
-std::vector<int> own_mask() {
-  for (int room = 1024; room <= 1 << 20; room *= 2) {
-    cpu_set_t* set = CPU_ALLOC(room);
-    const size_t bytes = CPU_ALLOC_SIZE(room);
-    CPU_ZERO_S(bytes, set);
-    const bool told = sched_getaffinity(0, bytes, set) == 0;
-    const bool larger = !told && errno == EINVAL;
-    std::vector<int> mask;
-    for (int i = 0; told && i < room; ++i)
-      if (CPU_ISSET_S(static_cast<size_t>(i), bytes, set)) mask.push_back(i);
-    CPU_FREE(set);
-    if (!larger) return mask;
-  }
-  return {};
-}
+std::atomic<int> sharing_processes{1};
 
 // Identifies a physical core by the list of its processors. Empty if the system does not report it.
 std::string core_of(const std::string& root, int processor) {
@@ -59,14 +43,42 @@ std::string counted(int n, const char* what) {
 
 }  // namespace
 
-int Processors::at_once() const {
-  return quota ? std::clamp(static_cast<int>(std::min(*quota, 1e6)), 1, allowed) : allowed;
+// A machine may have more processors than cpu_set_t holds: the call then fails and is repeated with
+// a larger set.
+std::vector<int> allowed_processors() {
+  for (int room = 1024; room <= 1 << 20; room *= 2) {
+    cpu_set_t* set = CPU_ALLOC(room);
+    const size_t bytes = CPU_ALLOC_SIZE(room);
+    CPU_ZERO_S(bytes, set);
+    const bool told = sched_getaffinity(0, bytes, set) == 0;
+    const bool larger = !told && errno == EINVAL;
+    std::vector<int> mask;
+    for (int i = 0; told && i < room; ++i)
+      if (CPU_ISSET_S(static_cast<size_t>(i), bytes, set)) mask.push_back(i);
+    CPU_FREE(set);
+    if (!larger) return mask;
+  }
+  return {};
 }
 
-int Processors::threads() const { return std::min(at_once(), cores); }
+void share_processors(int processes) { sharing_processes = std::max(1, processes); }
+
+int Processors::at_once() const {
+  const int all = quota ? std::clamp(static_cast<int>(std::min(*quota, 1e6)), 1, allowed) : allowed;
+  return std::max(1, all / processes);
+}
+
+int Processors::threads() const { return std::min(at_once(), std::max(1, cores / processes)); }
 
 std::string Processors::describe() const {
   const int n = threads();
+  if (processes > 1) {
+    Processors all = *this;
+    all.processes = 1;
+    const std::string less = all.describe();
+    return fmt::format("{} for each of {} processes on this machine{}", counted(n, "thread"),
+                       processes, less.empty() ? "" : ", of " + less);
+  }
   if (n >= online) return {};
   std::string why;
   if (n < cores)
@@ -81,12 +93,13 @@ std::string Processors::describe() const {
 
 Processors find_processors(const std::string& root, std::vector<int> allowed) {
   Processors p;
-  if (allowed.empty()) allowed = own_mask();
+  if (allowed.empty()) allowed = allowed_processors();
   p.online = std::max(1, static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)));
   p.allowed = allowed.empty() ? p.online : static_cast<int>(allowed.size());
   p.online = std::max(p.online, p.allowed);
   p.cores = allowed.empty() ? p.online : count_cores(root, allowed);
   p.quota = control_group_processors(root);
+  p.processes = sharing_processes;
   return p;
 }
 

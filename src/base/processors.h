@@ -12,6 +12,7 @@ struct Processors {
   int allowed = 1;              // of these, in the process's affinity mask
   int cores = 1;                // physical cores that the allowed ones belong to
   std::optional<double> quota;  // processors' worth of time that control groups allow
+  int processes = 1;            // that share all this, with as many threads each
 
   // Threads for work that keeps a processor busy: one per physical core, because two threads on one
   // core share its vector units. There are no more than the quota has whole processors, and at
@@ -31,5 +32,12 @@ struct Processors {
 // Returns the values of this process. Files are read below `root`. Tests give a folder of their
 // own, and in `allowed` the processors of an affinity mask (empty: the process's own mask).
 Processors find_processors(const std::string& root = "", std::vector<int> allowed = {});
+
+// The processors of this process's affinity mask; empty if the system does not report them.
+std::vector<int> allowed_processors();
+
+// From now on this process shares its processors with others that compute at the same time:
+// `processes` with this one.
+void share_processors(int processes);
 
 }  // namespace fathom

@@ -107,7 +107,7 @@ class BenchRunner::Machine {
   std::string describe() {
     const std::string one = model_.first().device_ops().describe();
     const RankLayout& layout = model_.first().plan().layout;
-    return layout.ranks() == 1 ? one : fmt::format("{} of: {}", layout.describe(), one);
+    return layout.ranks() == 1 ? one : fmt::format("{}: {}", layout.describe(), one);
   }
 
   // Each has a cache and sequences of its own; what follows is for each of them.

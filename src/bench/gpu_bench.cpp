@@ -14,7 +14,9 @@
 #include "bench/timing.h"
 #include "cache/kv_pool.h"
 #include "kernels/gpu.h"
+#include "runtime/first_layers.h"
 #include "runtime/ranked_runner.h"
+#include "runtime/remote_runner.h"
 #include "runtime/step_runner.h"
 #include "runtime/thread_team.h"
 
@@ -41,17 +43,9 @@ struct Cut {
   bool first_twice = false;
   auto operator<=>(const Cut&) const = default;  // NOLINT(modernize-use-nullptr): compares with 0
 
-  Config config_of(Config c, const ComputePlan& plan) const {
-    c.layers = layers;
-    c.dense_layers = first_twice ? layers : std::min(c.dense_layers, layers);
-    if (!plan.mtp) c.mtp_layers = 0;
-    return c;
-  }
-  Weights weights_of(Weights w, const ComputePlan& plan) const {
-    w.layers.resize(static_cast<size_t>(layers));
-    if (first_twice) w.layers[1] = w.layers[0];
-    if (!plan.mtp) w.mtp.reset();
-    return w;
+  Config config_of(const Config& whole, const ComputePlan& plan) const {
+    return first_layers(whole, layers, first_twice ? layers : std::min(whole.dense_layers, layers),
+                        plan.mtp);
   }
 };
 constexpr Cut kOne = {1}, kTwo = {2}, kFirstTwice = {2, true};
@@ -62,22 +56,20 @@ class GroupRunners {
   // `setup` is the whole model's.
   GroupRunners(const RunnerSetup& setup, const RankWeights& weights, ThreadPool& pool)
       : runners_(static_cast<size_t>(setup.compute.layout.data)), drawn_(runners_.size()) {
-    const RankLayout layout = setup.compute.layout;
+    const ComputePlan& compute = setup.compute;
+    const RankLayout& layout = compute.layout;
     if (layout.ranks() == 1) {
       runners_[0] = make_step_runner(setup, pool);
       return;
     }
     if (layout.data > 1) {
-      world_ = make_gpu_group(layout.ranks());
+      world_ = std::make_unique<World>(compute);
       team_ = std::make_unique<ThreadTeam>(layout.data, /*with_caller=*/false);
+      open_groups(*setup.config, compute);
+      for (int g = 0; compute.link && g < layout.data; ++g)
+        channels_.push_back(std::make_unique<GroupChannel>(*compute.link, layout, g));
     }
-    on_all([&](int g) {
-      RunnerSetup own = setup;
-      own.compute.layout = layout.at(g * layout.tensor);
-      own.links.all = world_.get();
-      runners_[static_cast<size_t>(g)] =
-          std::make_unique<RankedRunner>(own, weights.part(g * layout.tensor, layout.tensor));
-    });
+    on_all([&](int g) { runners_[static_cast<size_t>(g)] = make_runner(g, setup, weights); });
   }
 
   int groups() const { return static_cast<int>(runners_.size()); }
@@ -89,8 +81,23 @@ class GroupRunners {
       runners_[i]->run(batches[i], draws, drawn_[i]);
     });
   }
+  void copy_pages(int from, int to, int count) {
+    on_all([&](int g) { runners_[static_cast<size_t>(g)]->copy_pages(from, to, count); });
+  }
 
  private:
+  std::unique_ptr<StepRunner> make_runner(int group, const RunnerSetup& setup,
+                                          const RankWeights& weights) const {
+    const RankLayout& layout = setup.compute.layout;
+    RunnerSetup own = setup;
+    own.compute.layout = layout.at(group * layout.tensor);
+    if (world_) own.links.all = world_->group.get();
+    if (!channels_.empty()) own.orders = channels_[static_cast<size_t>(group)]->link();
+    if (!layout.has_group(group)) return std::make_unique<RemoteRunner>(own);
+    return std::make_unique<RankedRunner>(
+        own, weights.part(layout.in_group(group).place_here(), layout.group_ranks_here()));
+  }
+
   template <class Body>
   void on_all(const Body& body) {
     if (!team_) return body(0);
@@ -100,13 +107,14 @@ class GroupRunners {
       } catch (const std::exception& e) {
         std::lock_guard lock(mutex_);
         if (cause_.empty()) cause_ = e.what();
-        world_->abort(cause_);
+        world_->group->abort(cause_);
       }
     });
     if (!cause_.empty()) throw Error(cause_);
   }
 
-  std::shared_ptr<CommGroup> world_;  // of all ranks, where there are several groups
+  std::unique_ptr<World> world_;                         // where there are several groups
+  std::vector<std::unique_ptr<GroupChannel>> channels_;  // and several processes
   std::vector<std::unique_ptr<StepRunner>> runners_;
   std::vector<std::vector<Result<int32_t>>> drawn_;
   std::mutex mutex_;
@@ -120,9 +128,9 @@ class Run {
       : config_(cut.config_of(whole, o.compute)),
         rank_config_(config_of_rank(config_, o.compute.layout)),
         options_(o),
-        shape_(kv_shape(config_, o.compute)) {
-    for (int rank = 0; rank < weights.size(); ++rank)
-      weights_.push_back(cut.weights_of(weights[rank], o.compute));
+        shape_(kv_shape(config_, o.compute)),
+        first_layers_(weights, whole.dense_layers, config_),
+        weights_(first_layers_.ranks()) {
     longest_ = *std::max_element(o.contexts.begin(), o.contexts.end()) + kBenchSlack;
     pages_each_ = static_cast<int>(pages_for(longest_));
     most_ = *std::max_element(o.batches.begin(), o.batches.end());
@@ -136,7 +144,7 @@ class Run {
 
   void measure(Times& times) {
     for (AttentionMode mode : options_.attention) {
-      GroupRunners runners(setup(mode), rank_weights(), pool_);
+      GroupRunners runners(setup(mode), weights_, pool_);
       forms_ = form_policy(config_, setup(mode).compute);
       prefill(runners, mode, times);
       for (int64_t context : options_.contexts)
@@ -160,17 +168,13 @@ class Run {
     return s;
   }
 
-  RankWeights rank_weights() const {
-    std::vector<const Weights*> ranks;
-    for (const Weights& w : weights_) ranks.push_back(&w);
-    return RankWeights(std::move(ranks));
-  }
-
   void plan_cache() {
     RunnerSetup s = setup(AttentionMode::sparse);
     s.config = &rank_config_;
-    const int ranks = static_cast<int>(weights_.size());
-    const int64_t free = find_gpu(ranks).free - runner_bytes(s);
+    const int ranks = weights_.size();
+    const int64_t free =
+        std::min(find_gpu(ranks).free, options_.free_elsewhere.value_or(INT64_MAX)) -
+        runner_bytes(s);
     const int64_t fitting = free * 95 / 100 / shape_.bytes_per_page();
     pages_ = static_cast<int>(std::min<int64_t>(fitting, int64_t{most_} * pages_each_));
     if (pages_ < pages_each_)
@@ -198,7 +202,8 @@ class Run {
   }
 
   // The first mode runs the whole prompt, so that the cache holds what a prompt leaves there; the
-  // second only the chunks that are asked for, on the same rows.
+  // second only the chunks that are asked for, on the same rows, or where another process has its
+  // own, on whatever lies there.
   void prefill(GroupRunners& runners, AttentionMode mode, Times& times) {
     const std::vector<int32_t> table = page_table(0, longest_ - kBenchSlack);
     std::vector<StepBatch> batches(
@@ -244,15 +249,8 @@ class Run {
   void decode(GroupRunners& runners, AttentionMode mode, int64_t context, int sequences,
               Times& times) {
     const int64_t each = pages_for(context + kBenchSlack);
-    for (const auto& cache : caches_)
-      for (int s = 1; s < sequences; ++s)
-        for (const KvView& layer : cache->layers()) {
-          copy_on_gpu(layer.latent_row(s * each * kPageRows), layer.latent,
-                      static_cast<size_t>(each * kPageRows * layer.latent_stride));
-          if (layer.index)
-            copy_on_gpu(layer.index_page(s * each), layer.index,
-                        static_cast<size_t>(each * kPageRows * layer.index_stride));
-        }
+    for (int s = 1; s < sequences; ++s)
+      runners.copy_pages(0, static_cast<int>(s * each), static_cast<int>(each));
     std::vector<StepBatch> batches(static_cast<size_t>(runners.groups()),
                                    StepBatch(options_.compute.step_tokens, 2 * sequences + 1,
                                              static_cast<int>(pages_for(longest_))));
@@ -313,7 +311,8 @@ class Run {
   Config config_, rank_config_;
   GpuBenchOptions options_;
   KvShape shape_;
-  std::vector<Weights> weights_;  // by rank
+  const FirstLayers first_layers_;
+  const RankWeights weights_;  // by rank
   int64_t longest_ = 0;
   int pages_each_ = 0, pages_ = 0, most_ = 1;
   std::vector<std::unique_ptr<KvPool>> caches_;  // by rank

@@ -34,7 +34,9 @@ struct GpuBenchOptions {
   int whole_layers = 0;  // layers of the model that a slice is extrapolated to; 0: no extrapolation
   int whole_dense = 0;   // of these, with a dense MLP
   double dollars_per_hour = 2.0;  // of one GPU
-  double acceptance = 0.8;        // of drafts, with compute.speculative_tokens: see BenchOptions
+  // Bytes of memory that are left on each GPU of other processes; none: there are no others.
+  std::optional<int64_t> free_elsewhere;
+  double acceptance = 0.8;  // of drafts, with compute.speculative_tokens: see BenchOptions
 };
 
 // Times in milliseconds. Those of the whole model are 0 if nothing is extrapolated.

@@ -1,8 +1,10 @@
 #include "cache/kv_pool.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
+#include "kernels/gpu.h"
 
 namespace fathom {
 namespace {
@@ -26,7 +28,8 @@ KvShape kv_shape(const Config& config, Numerics numerics, std::optional<KvFormat
   return s;
 }
 
-KvPool::KvPool(const KvShape& shape, int pages, MemoryKind kind) : shape_(shape), pages_(pages) {
+KvPool::KvPool(const KvShape& shape, int pages, MemoryKind kind)
+    : shape_(shape), pages_(pages), kind_(kind) {
   FATHOM_CHECK(shape.layers > 0 && pages > 0, "{} layers, {} pages", shape.layers, pages);
   // 64-bit throughout: 163,840 tokens of the real model in f32 are 28 GB, far past 2^32 bytes.
   const int64_t rows = int64_t{pages} * kPageRows;
@@ -73,6 +76,23 @@ void KvPool::write_page(int32_t page, const std::byte* from) {
   for (const Blocks& b : blocks(page))
     for (int layer = 0; b.bytes > 0 && layer < b.layers; ++layer, from += b.bytes)
       std::memcpy(b.at + static_cast<size_t>(layer) * b.pitch, from, b.bytes);
+}
+
+void KvPool::copy_pages(int32_t from, int32_t to, int count) {
+  FATHOM_CHECK(from >= 0 && to >= 0 && count >= 0 && std::max(from, to) + count <= pages_,
+               "pages {} to {} copied to {} on, of {}", from, from + count, to, pages_);
+  const int64_t rows = int64_t{count} * kPageRows;
+  const auto copy = [&](std::byte* target, const std::byte* source, int64_t bytes) {
+    if (kind_ == MemoryKind::device)
+      copy_on_gpu(target, source, static_cast<size_t>(bytes));
+    else
+      std::memcpy(target, source, static_cast<size_t>(bytes));
+  };
+  for (const KvView& v : views_) {
+    copy(v.latent_row(int64_t{to} * kPageRows), v.latent_row(int64_t{from} * kPageRows),
+         rows * v.latent_stride);
+    if (v.index) copy(v.index_page(to), v.index_page(from), rows * v.index_stride);
+  }
 }
 
 }  // namespace fathom

@@ -69,11 +69,14 @@ class KvPool {
   // Only for a pool in host memory.
   void read_page(int32_t page, std::byte* to) const;
   void write_page(int32_t page, const std::byte* from);
+  // Copies pages [from, from + count) to those from `to` on, within the pool's memory.
+  void copy_pages(int32_t from, int32_t to, int count);
   int64_t bytes() const { return static_cast<int64_t>(buffer_.size()); }
 
  private:
   KvShape shape_;
   int pages_;
+  MemoryKind kind_;
   Buffer buffer_;
   std::vector<KvView> views_;
 };

@@ -240,8 +240,6 @@ int bench(const CLI::App& command, const BenchFlags& o) {
   const ComputePlan compute = o.compute.plan(o.path);
   if (command.count("--acceptance") > 0 && compute.speculative_tokens == 0)
     throw UsageError("--acceptance: it is of drafts; give --speculative-tokens, too");
-  if (gpu && process_link())
-    throw UsageError("bench measures GPUs of one process: start it without mpirun");
   if (gpu) {
     GpuBenchFlags flags{o.path,       o.random,  o.config,        o.seed,
                         o.contexts,   o.batches, o.decode_tokens, o.dollars_per_hour,
@@ -346,8 +344,10 @@ void add_bench(CLI::App& app) {
       "kernels", "time each GPU kernel at the model's shapes, beside what this card can do");
   kernels->add_option("--only", *only, "families and shapes whose name contains this");
   on_run(*command, [o, command, kernels, only, serve = add_bench_serve(*command)] {
-    for (const CLI::App* subcommand : command->get_subcommands())
+    for (const CLI::App* subcommand : command->get_subcommands()) {
       refuse_beside(*subcommand, *command);
+      require_one_process(*subcommand);
+    }
     if (int exit_code = 0; serve(exit_code)) return exit_code;
     if (!kernels->parsed()) return bench(*command, *o);
     choose_device("cuda");  // or an error that says why not

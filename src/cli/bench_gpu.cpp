@@ -8,10 +8,12 @@
 #include "bench/bench_runner.h"
 #include "bench/gpu_bench.h"
 #include "cli/command.h"
+#include "cli/processes.h"
 #include "convert/presets.h"
 #include "model/checkpoint.h"
 #include "plan/step_times.h"
 #include "runtime/device.h"
+#include "runtime/orders.h"
 
 namespace fathom::cli {
 namespace {
@@ -143,7 +145,8 @@ void print_json(const std::vector<GpuBenchRow>& rows, const GpuBenchOptions& o,
 
 int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
   const RankLayout& layout = compute.layout;
-  const GpuInfo gpu = find_gpu(layout.ranks());
+  check_processes(flags.path, flags.config, compute);
+  const GpuInfo gpu = find_gpu(layout.ranks_here());
   GpuBenchOptions o;
   o.compute = compute;
   const Numerics numerics = compute.numerics;
@@ -154,9 +157,12 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
   std::unique_ptr<DeviceWeights> weights;
   Config config;
   if (!flags.random.empty()) {
-    config = parse_config(preset_config(flags.random), "preset " + flags.random);
+    const std::string preset = preset_config(flags.random);
+    config = parse_config(preset, "preset " + flags.random);
     config.mtp_layers = compute.mtp ? 1 : 0;  // a slice has the block that its steps need
     check_plan(config, compute);
+    if (compute.link) use_random_model(*compute.link, preset, flags.seed);
+    place_followers(config, compute);
     weights = std::make_unique<DeviceWeights>(
         DeviceWeights::random(config, compute, flags.seed, "--random " + flags.random));
     if (flags.random.starts_with("671b")) {
@@ -173,6 +179,8 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
     check_plan(config, compute);
     weights = std::make_unique<DeviceWeights>(config, checkpoint->rank_weights(), compute, true);
   }
+  if (const std::optional<int64_t> free = memory_of_others())
+    o.free_elsewhere = *free - weights->bytes_on_gpu();
   if (!config.has_indexer()) o.attention = {AttentionMode::dense};
   if (!flags.contexts.empty()) o.contexts = flags.contexts;
   if (!flags.batches.empty()) o.batches = flags.batches;

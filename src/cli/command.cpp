@@ -29,12 +29,16 @@ std::string words_of(const CLI::App& command) {
 
 }  // namespace
 
+void require_one_process(const CLI::App& command) {
+  if (process_link())
+    throw UsageError(
+        fmt::format("{} runs in one process: start it without mpirun", words_of(command)));
+}
+
 void on_run(CLI::App& command, Run run) {
   command.callback([&command, run = std::move(run)] {
     // Commands that can be spread over processes have this option; plan has sizes, but no ranks.
-    if (process_link() && !command.get_option_no_throw("--exchange-timeout"))
-      throw UsageError(
-          fmt::format("{} runs in one process: start it without mpirun", words_of(command)));
+    if (!command.get_option_no_throw("--exchange-timeout")) require_one_process(command);
     if (int code = run(); code != 0) throw CLI::RuntimeError(code);
   });
 }

@@ -13,6 +13,9 @@ namespace fathom::cli {
 using Run = std::function<int()>;
 void on_run(CLI::App& command, Run run);
 
+// Throws UsageError if mpirun has started several processes.
+void require_one_process(const CLI::App& command);
+
 void add_inspect(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_generate(CLI::App& app);

@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <memory>
 
+#include "base/progress.h"
 #include "cli/command.h"
 #include "cli/options.h"
-#include "convert/progress.h"
 
 namespace fathom::cli {
 namespace {

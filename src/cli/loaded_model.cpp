@@ -76,9 +76,11 @@ EngineOptions engine_options_of(const ModelOptions& o, const Config& config,
       gpu ? PlacedWeights::bytes_on_gpu(config, e.compute.numerics, e.compute.layout) : host_bytes;
   // Asked before the weights are there, and again by nobody: what they take is in weight_bytes.
   if (gpu) e.available_bytes = find_gpu(e.compute.layout.ranks_here()).free;
-  // Every process gets a cache of the same size.
-  if (const std::optional<int64_t> others = memory_of_others())
-    e.available_bytes = std::min(e.available_bytes.value_or(available_memory()), *others);
+  // Every process gets a cache of the same size; those of one machine divide what is free there.
+  if (const std::optional<int64_t> others = memory_of_others()) {
+    if (!gpu) e.available_bytes = available_memory() / process_link()->share().machine.count;
+    e.available_bytes = std::min(*e.available_bytes, *others);
+  }
   return e;
 }
 

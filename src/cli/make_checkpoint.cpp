@@ -4,11 +4,11 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/progress.h"
 #include "base/units.h"
 #include "cli/command.h"
 #include "cli/options.h"
 #include "convert/presets.h"
-#include "convert/progress.h"
 #include "convert/random_checkpoint.h"
 
 namespace fathom::cli {

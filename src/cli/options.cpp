@@ -183,9 +183,10 @@ DeviceKind ComputeOptions::device_value() const {
                                                  : kv == "f32"       ? "--kv f32 is"
                                                                      : "--kernels is");
     const int processes = process_link() ? process_link()->processes() : 1;
-    const DeviceChoice choice = choose_device(
-        cpu_only ? "cpu" : device,
-        RankLayout{std::max(1, tensor_parallel / processes), std::max(1, data_parallel), 0});
+    // What does not divide is said by spread_over_processes().
+    RankLayout layout{std::max(1, tensor_parallel), std::max(1, data_parallel), 0};
+    layout.processes = std::clamp(processes, 1, layout.ranks());
+    const DeviceChoice choice = choose_device(cpu_only ? "cpu" : device, layout);
     if (!choice.note.empty()) fmt::print(stderr, "note: {}\n", choice.note);
     found_ = choice.device;
   }

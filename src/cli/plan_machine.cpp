@@ -21,6 +21,8 @@ plan::Machine machine_of(const ComputePlan& compute) {
   } else {
     m.memory = available_memory() / m.per_node;
     m.parts = std::max(1, m.per_node / numa_nodes());
+    m.processes = compute.link ? compute.link->share().processors.count : 1;
+    m.threads = compute.threads;
   }
   return m;
 }

@@ -4,8 +4,10 @@
 #include <memory>
 
 #include "base/error.h"
+#include "base/processors.h"
 #include "base/version.h"
 #include "cache/page_key.h"
+#include "cli/gpu_share.h"
 #include "io/mapped_file.h"
 #include "runtime/follow.h"
 #include "runtime/orders.h"
@@ -53,6 +55,8 @@ std::optional<int> join_launched_processes(int argc, char** argv) {
     if (launched_process() == 0) throw;
     return 0;  // process 0 finds the same, and says it
   }
+  share_processors(the_link->share().processors.count);
+  take_own_gpus(the_link->share().gpus);
   if (the_link->process() > 0) return follow_process_0();
   // At once: mpirun ends process 0, too, when it finds another one dead.
   the_link->on_failure([](const std::string& why) { fmt::print(stderr, "fathom: {}\n", why); });
@@ -65,11 +69,6 @@ void spread_over_processes(ComputePlan& plan, double timeout) {
   if (!the_link) return;
   RankLayout& l = plan.layout;
   const int processes = the_link->processes();
-  if (l.data > 1 && plan.device == DeviceKind::cuda)
-    throw UsageError(
-        fmt::format("--data-parallel-size {}: groups of GPUs work within one process, and mpirun "
-                    "has started {}; with --device cpu they may lie in several",
-                    l.data, processes));
   if (l.data == 1 && l.tensor % processes != 0)
     throw UsageError(
         fmt::format("--tensor-parallel-size {}: mpirun has started {} processes, so a multiple of "

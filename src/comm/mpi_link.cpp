@@ -9,10 +9,12 @@
 #include <condition_variable>
 #include <csignal>
 #include <cstdlib>
+#include <fstream>
 #include <mutex>
 #include <thread>
 
 #include "base/check.h"
+#include "base/processors.h"
 #include "comm/comm.h"
 #include "comm/launcher.h"
 #include "comm/lifeline.h"
@@ -51,14 +53,27 @@ int processes_here() {
   return text ? std::atoi(text) : 1;
 }
 
+// Names the machine, also where its processes have several host names; empty where Linux does not.
+std::string machine_name() {
+  std::ifstream in("/proc/sys/kernel/random/boot_id");
+  std::string id;
+  std::getline(in, id);
+  return id;
+}
+
+std::string variable(const char* name) {
+  const char* text = std::getenv(name);
+  return text ? text : "";
+}
+
 // Each process says this of itself at the start.
 struct Hello {
-  std::string host;
+  std::string host, machine, processors, gpus;
   int64_t pid = 0;
   ProcessIdentity identity;
 
   void write_to(MessageWriter& w) const {
-    w.put_text(host);
+    for (const std::string* text : {&host, &machine, &processors, &gpus}) w.put_text(*text);
     w.put(pid);
     w.put_text(identity.build);
     w.put<uint64_t>(identity.arguments.size());
@@ -66,13 +81,40 @@ struct Hello {
   }
   static Hello read_from(MessageReader& r) {
     Hello h;
-    h.host = r.get_text();
+    for (std::string* text : {&h.host, &h.machine, &h.processors, &h.gpus}) *text = r.get_text();
     h.pid = r.get<int64_t>();
     h.identity.build = r.get_text();
     for (uint64_t n = r.get<uint64_t>(); n > 0; --n) h.identity.arguments.push_back(r.get_text());
     return h;
   }
 };
+
+Hello own_hello(const ProcessIdentity& identity) {
+  return {host_name(),
+          machine_name(),
+          fmt::format("{}", fmt::join(allowed_processors(), ",")),
+          variable("CUDA_VISIBLE_DEVICES"),
+          ::getpid(),
+          identity};
+}
+
+// What process `own` shares with the others.
+MachineShare share_of(const std::vector<Hello>& all, int own) {
+  const Hello& here = all[static_cast<size_t>(own)];
+  const auto among = [&](auto same) {
+    Sharing s{0, 0};
+    for (int p = 0; p < static_cast<int>(all.size()); ++p) {
+      const Hello& h = all[static_cast<size_t>(p)];
+      if (p != own && (here.machine.empty() || h.machine != here.machine || !same(h))) continue;
+      if (p < own) ++s.place;
+      ++s.count;
+    }
+    return s;
+  };
+  return {among([](const Hello&) { return true; }),
+          among([&](const Hello& h) { return h.processors == here.processors; }),
+          among([&](const Hello& h) { return h.gpus == here.gpus; })};
+}
 
 // Why two processes cannot compute together; empty where they can.
 std::string difference(const ProcessIdentity& a, const std::string& name_a,
@@ -97,6 +139,7 @@ std::string difference(const ProcessIdentity& a, const std::string& name_a,
 struct MpiRun {
   int process = 0, processes = 1;
   std::vector<std::string> names;
+  MachineShare share;
   std::mutex mutex;  // one thread at a time calls MPI
   std::unique_ptr<Lifeline> lifeline;
 };
@@ -132,6 +175,7 @@ class MpiPart : public ProcessLink {
     const int of_run = first_ + process;
     return run_->names[static_cast<size_t>(of_run)];
   }
+  MachineShare share() const override { return run_->share; }
 
   void send(int to, std::span<const std::byte> message) override {
     FATHOM_CHECK(message.size() <= kMostBytes, "a message of {} bytes", message.size());
@@ -291,7 +335,8 @@ class MpiLink final : public MpiPart {
   explicit MpiLink(const std::shared_ptr<MpiRun>& run) : MpiPart(run, 0, run->processes, 0) {}
 
   void meet(const ProcessIdentity& identity) {
-    std::vector<Hello> hellos = exchange_hellos({host_name(), ::getpid(), identity});
+    const std::vector<Hello> hellos = exchange_hellos(own_hello(identity));
+    run_->share = share_of(hellos, process());
     std::vector<std::string>& names = run_->names;
     for (int p = 0; p < processes(); ++p) {
       const Hello& h = hellos[static_cast<size_t>(p)];

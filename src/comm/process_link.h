@@ -17,6 +17,17 @@
 
 namespace fathom {
 
+// This process among those of a run that share something.
+struct Sharing {
+  int place = 0, count = 1;
+};
+// What the processes of a run share on this machine.
+struct MachineShare {
+  Sharing machine;     // all of them
+  Sharing processors;  // those with the same affinity mask
+  Sharing gpus;        // those that see the same GPUs (CUDA_VISIBLE_DEVICES)
+};
+
 // Thread-compatible: one thread of a process uses it at a time, and each part of it likewise, at
 // the same time as others. fail(), failure() and the registration of on_failure() may be called
 // from any. Every wait throws ExchangeEnded (comm.h) once a process has failed.
@@ -27,6 +38,7 @@ class ProcessLink {
   virtual int processes() const = 0;
   // "process 1 (node7, pid 4711)"
   virtual std::string name(int process) const = 0;
+  virtual MachineShare share() const { return {}; }
 
   // Returns once `message` may be overwritten.
   virtual void send(int to, std::span<const std::byte> message) = 0;

@@ -13,12 +13,12 @@
 
 #include "base/error.h"
 #include "base/output_file.h"
+#include "base/progress.h"
 #include "base/thread_pool.h"
 #include "base/units.h"
 #include "convert/copier.h"
 #include "convert/disk_space.h"
 #include "convert/piece_loop.h"
-#include "convert/progress.h"
 #include "convert/shard_plan.h"
 #include "convert/source.h"
 #include "convert/staging.h"

@@ -5,8 +5,8 @@
 #include <filesystem>
 
 #include "base/error.h"
+#include "base/progress.h"
 #include "base/units.h"
-#include "convert/progress.h"
 
 namespace fathom {
 

@@ -11,11 +11,11 @@
 
 #include "base/error.h"
 #include "base/output_file.h"
+#include "base/progress.h"
 #include "base/thread_pool.h"
 #include "base/units.h"
 #include "convert/disk_space.h"
 #include "convert/piece_loop.h"
-#include "convert/progress.h"
 #include "convert/random_tensor.h"
 #include "io/safetensors.h"
 #include "model/config.h"

@@ -52,10 +52,14 @@ struct UploadPiece {
   size_t bytes = 0;
   std::function<void(std::byte*)> fill;
 };
-inline constexpr size_t kUploadPiece = size_t{16} << 20;
+// Small enough for the buffers of all threads to stay in the processors' caches between the copy
+// that fills them and the one that the GPU makes.
+inline constexpr size_t kUploadPiece = size_t{2} << 20;
 
-// Copies the pieces to the GPU through pinned buffers. Several threads fill buffers at once.
-void upload_to_gpu(std::span<const UploadPiece> pieces);
+// Copies the pieces to the GPU through pinned buffers. Several threads fill buffers at once, and
+// call `filled` with the bytes of each.
+void upload_to_gpu(std::span<const UploadPiece> pieces,
+                   const std::function<void(int64_t bytes)>& filled = {});
 
 // Copies bytes within the GPU's memory. The copy is complete on return.
 void copy_on_gpu(void* to, const void* from, size_t bytes);

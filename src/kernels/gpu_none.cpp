@@ -21,7 +21,9 @@ void use_gpu(int) { fail("{}", kWhyNot); }
 std::shared_ptr<CommGroup> make_gpu_group(int, int) { fail("{}", kWhyNot); }
 int64_t gpu_exchange_bytes(int) { fail("{}", kWhyNot); }
 std::unique_ptr<Ops> make_gpu_ops(Numerics, const Workload&, bool) { fail("{}", kWhyNot); }
-void upload_to_gpu(std::span<const UploadPiece>) { fail("{}", kWhyNot); }
+void upload_to_gpu(std::span<const UploadPiece>, const std::function<void(int64_t)>&) {
+  fail("{}", kWhyNot);
+}
 void copy_on_gpu(void*, const void*, size_t) { fail("{}", kWhyNot); }
 void fill_random_fp8(void*, int64_t, uint64_t) { fail("{}", kWhyNot); }
 void fill_random_bf16(void*, int64_t, float, uint64_t) { fail("{}", kWhyNot); }

@@ -301,17 +301,22 @@ int64_t PlacedWeights::bytes_on_gpu(const Config& config, Numerics numerics,
   return count.bytes();
 }
 
-PlacedWeights PlacedWeights::copy_to_gpu(const Config& config, const Weights& host,
-                                         Numerics numerics, MemoryKind kind) {
-  PlacedWeights placed;
-  Placement count(config, host, *placed.weights_, numerics, nullptr);
+int64_t PlacedWeights::bytes_of_copy(const Config& config, const Weights& host, Numerics numerics) {
+  Weights to;
+  Placement count(config, host, to, numerics, nullptr);
   count.all();
-  placed.memory_ = Buffer(static_cast<size_t>(count.bytes()), kind);
-  *placed.weights_ = {};
+  return count.bytes();
+}
+
+PlacedWeights PlacedWeights::copy_to_gpu(const Config& config, const Weights& host,
+                                         Numerics numerics, MemoryKind kind,
+                                         const std::function<void(int64_t)>& copied) {
+  PlacedWeights placed;
+  placed.memory_ = Buffer(static_cast<size_t>(bytes_of_copy(config, host, numerics)), kind);
   Placement place(config, host, *placed.weights_, numerics, placed.memory_.data());
   place.all();
   if (kind == MemoryKind::device) {
-    upload_to_gpu(place.pieces());
+    upload_to_gpu(place.pieces(), copied);
   } else {
     for (const UploadPiece& p : place.pieces()) p.fill(static_cast<std::byte*>(p.to));
   }

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "model/config.h"
@@ -25,10 +26,15 @@ class PlacedWeights {
   static int64_t bytes_on_gpu(const Config& config, Numerics numerics,
                               const RankLayout& layout = {});
 
+  // Bytes of memory that the copy of a rank's weights takes.
+  static int64_t bytes_of_copy(const Config& config, const Weights& host, Numerics numerics);
+
   // Copies `host`, a rank's weights (with a scale for every FP8 matrix) to the GPU. kind: device,
-  // or shared for observers. Throws Error when memory or the device fails.
+  // or shared for observers. Several threads call `copied` with bytes that are done; together these
+  // are no more than bytes_of_copy(). Throws Error when memory or the device fails.
   static PlacedWeights copy_to_gpu(const Config& config, const Weights& host, Numerics numerics,
-                                   MemoryKind kind);
+                                   MemoryKind kind,
+                                   const std::function<void(int64_t bytes)>& copied = {});
 
   // Weights of the same shapes, filled on the GPU by a counter-based generator: for measuring a
   // model without its files. Their standard deviations keep activations near 1.

@@ -45,6 +45,8 @@ std::string machine_line(const Plan& p) {
                                : "processors: " + count(m.ranks(), "NUMA node", "NUMA nodes");
   std::string line = what;
   if (m.nodes > 1) line += fmt::format(" in {} machines", m.nodes);
+  if (m.processes > 1)
+    line += fmt::format(", {} processes of {}", m.processes, count(m.threads, "thread", "threads"));
   line += fmt::format(", {} free{}", bytes_text(m.rank_memory()), m.ranks() > 1 ? " each" : "");
   if (m.read_rate > 0) line += fmt::format(", reads {}", rate_text(m.read_rate));
   return line +

@@ -23,6 +23,8 @@ struct Machine {
   int per_node = 1;               // ranks of a machine
   int nodes = 1;                  // machines
   int parts = 1;                  // ranks that share a NUMA node, of processors
+  int processes = 1;              // that share the processors of a machine
+  int threads = 0;                // of each of them
   int64_t memory = 0;             // bytes of one rank; 0 with a GPU: GpuModel::memory
   double dollars_per_hour = 2;    // of one GPU, or of one machine of processors
 

@@ -5,7 +5,8 @@
 namespace fathom {
 
 constexpr int kWorldChannel = 1;  // exchanges of all ranks
-constexpr int orders_channel(int group) { return 2 + 2 * group; }
-constexpr int exchange_channel(int group) { return 3 + 2 * group; }
+constexpr int kLoadChannel = 2;   // how far the processes have loaded
+constexpr int orders_channel(int group) { return 3 + 2 * group; }
+constexpr int exchange_channel(int group) { return 4 + 2 * group; }
 
 }  // namespace fathom

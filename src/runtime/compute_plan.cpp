@@ -18,11 +18,6 @@ void check_exchange(const ComputePlan& p) {
   if (p.exchange == GpuExchange::peer && l.processes > 1)
     fail("an exchange through GPUs' memory is asked for: {} processes reach only their own",
          l.processes);
-  if (p.exchange == GpuExchange::nccl && l.data > 1)
-    fail(
-        "an exchange by nccl is asked for: {} groups send rows to the ranks of their experts "
-        "through GPUs' memory alone",
-        l.data);
 }
 
 void check_plan(const Config& whole, const ComputePlan& p) {
@@ -60,15 +55,13 @@ std::string describe(const Config& config, const ComputePlan& p) {
                              : p.speculative_tokens == 1
                                  ? ", 1 draft a step"
                                  : fmt::format(", {} drafts a step", p.speculative_tokens);
-  const std::string rank =
-      p.layout.ranks() > 1 ? fmt::format(", rank {} of {}", p.layout.rank, p.layout.ranks()) : "";
   return fmt::format(
       "{} numerics, {} cache, {} attention{}; steps of {} tokens, context {} tokens, {} "
       "sequence{}, "
-      "{} of index scores{}{}",
+      "{} of index scores{}",
       name_of(p.numerics), name_of(p.latent_format()), name_of(attention),
       p.batch_invariant ? " (batch-invariant)" : "", p.step_tokens, p.context, p.sequences,
-      p.sequences == 1 ? "" : "s", bytes_text(p.index_budget), drafts, rank);
+      p.sequences == 1 ? "" : "s", bytes_text(p.index_budget), drafts);
 }
 
 ForwardOptions forward_options(const ComputePlan& p) {

@@ -5,14 +5,17 @@
 #include <algorithm>
 #include <chrono>
 #include <future>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
 #include "base/numa.h"
+#include "base/progress.h"
 #include "base/units.h"
 #include "io/machine.h"
 #include "kernels/cpu_ops.h"
 #include "model/host_weights.h"
+#include "runtime/load_progress.h"
 #include "runtime/orders.h"
 #include "runtime/rank_team.h"
 
@@ -21,7 +24,7 @@ namespace fathom {
 DeviceChoice choose_device(std::string_view asked, const RankLayout& layout) {
   DeviceChoice choice;
   if (asked == "cpu") return choice;
-  const int ranks = layout.ranks();
+  const int ranks = layout.ranks_here();
   const GpuInfo gpu = find_gpu(ranks);
   if (gpu.usable) {
     choice.device = DeviceKind::cuda;
@@ -89,6 +92,15 @@ void DeviceWeights::place_on_cpu(const ComputePlan& plan) {
 void DeviceWeights::place_on_gpus(const Config& config, const ComputePlan& plan, bool progress) {
   const auto begin = std::chrono::steady_clock::now();
   placed_.resize(static_cast<size_t>(host_.size()));
+  int64_t bytes = 0;
+  for (int rank = 0; rank < host_.size(); ++rank)
+    bytes += PlacedWeights::bytes_of_copy(config, host_[rank], plan.numerics);
+  std::optional<Progress> bar;
+  LoadProgress loading(plan.link, bytes, [&](const Loaded& l) {
+    if (!progress) return;
+    if (!bar) bar.emplace("weights", l.total, l.done);
+    bar->update(static_cast<uint64_t>(l.done));
+  });
   // The ranks of all groups load alike.
   ComputePlan all = plan;
   all.layout.tensor = plan.layout.ranks();
@@ -96,17 +108,18 @@ void DeviceWeights::place_on_gpus(const Config& config, const ComputePlan& plan,
   all.layout.rank = 0;
   RankTeam team(all);
   team.run([&](int rank) {
-    placed_[static_cast<size_t>(rank)] =
-        PlacedWeights::copy_to_gpu(config, host_[rank], plan.numerics,
-                                   plan.observed ? MemoryKind::shared : MemoryKind::device);
+    placed_[static_cast<size_t>(rank)] = PlacedWeights::copy_to_gpu(
+        config, host_[rank], plan.numerics, plan.observed ? MemoryKind::shared : MemoryKind::device,
+        [&](int64_t copied) { loading.add(copied); });
   });
+  bytes = loading.finish().total;
+  bar.reset();
   if (!progress) return;
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  int64_t bytes = 0;
-  for (const PlacedWeights& p : placed_) bytes += p.bytes();
+  const int gpus = plan.layout.ranks();
   fmt::print(stderr, "weights: {} to {} in {:.1f} s, {}\n", bytes_text(bytes),
-             placed_.size() == 1 ? "the GPU" : fmt::format("{} GPUs", placed_.size()), seconds,
+             gpus == 1 ? "the GPU" : fmt::format("{} GPUs", gpus), seconds,
              rate_text(static_cast<double>(bytes) / seconds));
 }
 
@@ -115,15 +128,16 @@ DeviceWeights::DeviceWeights(std::vector<PlacedWeights> placed) : placed_(std::m
 DeviceWeights DeviceWeights::random(const Config& config, const ComputePlan& plan, uint64_t seed,
                                     const std::string& what) {
   const RankLayout& layout = plan.layout;
-  const GpuInfo gpu = find_gpu(layout.ranks());
+  const GpuInfo gpu = find_gpu(layout.ranks_here());
   const int64_t bytes = PlacedWeights::bytes_on_gpu(config, plan.numerics, layout);
   if (bytes > gpu.free)
     fail("{}: {} of weights in {} numerics, {} are free on {}", what, bytes_text(bytes),
          name_of(plan.numerics), bytes_text(gpu.free), gpu.name);
   std::vector<PlacedWeights> placed;
-  for (int rank = 0; rank < layout.ranks(); ++rank) {
-    use_gpu(rank);
-    placed.push_back(PlacedWeights::random(config, plan.numerics, seed, layout.at(rank)));
+  for (int i = 0; i < layout.ranks_here(); ++i) {
+    use_gpu(i);
+    placed.push_back(
+        PlacedWeights::random(config, plan.numerics, seed, layout.at(layout.first_here() + i)));
   }
   use_gpu(0);
   return DeviceWeights(std::move(placed));

@@ -35,8 +35,9 @@ class DeviceWeights {
   // `progress` a line on standard error says how fast the copies of all ranks went.
   DeviceWeights(const Config& config, const RankWeights& host, const ComputePlan& plan,
                 bool progress = false);
-  // Random weights of the config's shapes on the GPUs of the plan, the same for the same seed. No
-  // file is read. Throws Error, which begins with `what`, when a GPU has no room for them.
+  // Random weights of the config's shapes of the plan's ranks here, on their GPUs, the same for the
+  // same seed. No file is read. Throws Error, which begins with `what`, when a GPU has no room for
+  // them.
   static DeviceWeights random(const Config& config, const ComputePlan& plan, uint64_t seed,
                               const std::string& what);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <optional>
 #include <thread>
 
 #include "base/check.h"
@@ -59,6 +60,7 @@ class Follower {
  private:
   void carry_out(Order order, MessageReader& m) {
     if (order == Order::check) return check(m);
+    if (order == Order::use_random) return use_random(m);
     if (order == Order::place) {
       const bool with_mtp = m.get<bool>();
       weights_for(with_mtp, plan_of(m));
@@ -87,6 +89,9 @@ class Follower {
     return plan;
   }
 
+  // The processes of one machine divide what is free there.
+  int64_t memory_here() const { return available_memory() / link_.share().machine.count; }
+
   void answer(const std::string& why_not, int64_t available) {
     MessageWriter w;
     w.put_text(why_not);
@@ -104,8 +109,8 @@ class Follower {
     int64_t available = 0;
     try {
       why = obstacle(plan, digest, first);
-      available = plan.device == DeviceKind::cuda ? find_gpu(plan.layout.ranks_here()).free
-                                                  : available_memory();
+      available =
+          plan.device == DeviceKind::cuda ? find_gpu(plan.layout.ranks_here()).free : memory_here();
     } catch (const Error& e) {
       why = e.what();
     }
@@ -114,7 +119,7 @@ class Follower {
 
   // What keeps this process from computing with process 0; empty for nothing.
   std::string obstacle(const ComputePlan& plan, const PageKey& digest, const std::string& first) {
-    if (checkpoint_digest(folder_, config_file_) != digest)
+    if (!folder_.empty() && checkpoint_digest(folder_, config_file_) != digest)
       return fmt::format("{} holds another checkpoint there than for {}", folder_, first);
     if (plan.device == DeviceKind::cuda) {
       const GpuInfo gpu = find_gpu(plan.layout.ranks_here());
@@ -130,12 +135,26 @@ class Follower {
         kernels, first, plan.kernels, kernels);
   }
 
-  const Checkpoint& checkpoint_for(bool with_mtp, const RankLayout& layout) {
-    if (checkpoint_ && with_mtp_ == with_mtp && checkpoint_->layout() == layout)
-      return *checkpoint_;
+  void use_random(MessageReader& m) {
+    forget();
+    checkpoint_.reset();
+    random_config_ = parse_config(m.get_text(), "the random model's configuration");
+    seed_ = m.get<uint64_t>();
+  }
+
+  // Of the whole model.
+  const Config& config() const { return random_config_ ? *random_config_ : checkpoint_->config(); }
+
+  void forget() {
     runners_.clear();
     models_.clear();
     weights_.reset();
+  }
+
+  const Checkpoint& checkpoint_for(bool with_mtp, const RankLayout& layout) {
+    if (checkpoint_ && with_mtp_ == with_mtp && checkpoint_->layout() == layout)
+      return *checkpoint_;
+    forget();
     CheckpointOptions options;
     options.config_file = config_file_;
     options.with_mtp = with_mtp;
@@ -146,6 +165,13 @@ class Follower {
   }
 
   RankWeights weights_for(bool with_mtp, const ComputePlan& plan) {
+    if (random_config_) {
+      random_config_->mtp_layers = with_mtp ? 1 : 0;
+      if (!weights_)
+        weights_ = std::make_unique<DeviceWeights>(
+            DeviceWeights::random(*random_config_, plan, seed_, "random weights"));
+      return weights_->ranks();
+    }
     const Checkpoint& checkpoint = checkpoint_for(with_mtp, plan.layout);
     if (!weights_ || placed_.device != plan.device || placed_.numerics != plan.numerics ||
         placed_.observed != plan.observed || placed_.kernels != plan.kernels) {
@@ -160,7 +186,7 @@ class Follower {
   void open_engine(uint32_t id, MessageReader& m) {
     const EngineOrder order = read_engine_order(m, link_);
     const RankWeights weights = weights_for(order.with_mtp, order.setup.compute);
-    runners_[id] = std::make_unique<RunnerFollower>(checkpoint_->config(), order, weights, link_);
+    runners_[id] = std::make_unique<RunnerFollower>(config(), order, weights, link_);
   }
 
   void open_model(uint32_t id, MessageReader& m) {
@@ -169,8 +195,7 @@ class Follower {
     const bool record = m.get<bool>();
     const ComputePlan plan = plan_of(m);
     const RankWeights weights = weights_for(with_mtp, plan);
-    models_[id] =
-        std::make_unique<ModelFollower>(checkpoint_->config(), index_topk, weights, plan, record);
+    models_[id] = std::make_unique<ModelFollower>(config(), index_topk, weights, plan, record);
     answer({}, 0);
   }
 
@@ -213,8 +238,8 @@ class Follower {
       if (order == Order::close)
         runner.reset();
       else if (order == Order::open_engine)
-        runner = std::make_unique<RunnerFollower>(
-            checkpoint_->config(), read_engine_order(m, link_), weights, *channel, all);
+        runner = std::make_unique<RunnerFollower>(config(), read_engine_order(m, link_), weights,
+                                                  *channel, all);
       else
         runner->carry_out(order, m);
     }
@@ -259,7 +284,9 @@ class Follower {
   std::string folder_, config_file_;
   bool with_mtp_ = false;
   std::unique_ptr<Checkpoint> checkpoint_;
-  ComputePlan placed_;  // what the weights were placed for
+  std::optional<Config> random_config_;  // a model without files
+  uint64_t seed_ = 0;                    // of its weights
+  ComputePlan placed_;                   // what the weights were placed for
   std::unique_ptr<DeviceWeights> weights_;
   std::map<uint32_t, std::unique_ptr<RunnerFollower>> runners_;  // by the number of the order
   std::map<uint32_t, std::unique_ptr<ModelFollower>> models_;

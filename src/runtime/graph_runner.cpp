@@ -274,6 +274,9 @@ class GraphRunner final : public StepRunner {
         (int64_t{row} * layers_ + layer) * topk_;
     return {from, std::find(from, from + topk_, -1)};
   }
+  void copy_pages(int from, int to, int count) override {
+    instance_.cache().copy_pages(from, to, count);
+  }
   std::string describe() const override { return instance_.describe(); }
   int64_t cache_bytes() const override { return instance_.cache().bytes(); }
 

@@ -44,7 +44,7 @@ GroupedEngine::GroupedEngine(const Config& config, const RankWeights& weights,
   }
   engines_.resize(static_cast<size_t>(layout.data));
   const int64_t available = options.available_bytes ? *options.available_bytes
-                            : gpus                  ? find_gpu(layout.ranks()).free
+                            : gpus                  ? find_gpu(layout.ranks_here()).free
                                                     : available_memory();
   threads_.run([&](int g) {
     try {
@@ -196,9 +196,7 @@ PrefixStoreStats GroupedEngine::cache_dir_stats() const {
   return all;
 }
 
-std::string GroupedEngine::describe() const {
-  return fmt::format("{} groups of: {}", groups(), engines_[0]->describe());
-}
+std::string GroupedEngine::describe() const { return engines_[0]->describe() + " a group"; }
 
 EngineStats GroupedEngine::stats() const {
   EngineStats all;

@@ -109,11 +109,15 @@ int64_t instance_bytes(const Config& config, const ComputePlan& p) {
   if (p.device == DeviceKind::cpu)
     return workspace_bytes(config, p.step_tokens, logit_rows(p), p.index_budget) + rope +
            (p.mtp ? 4LL * (2LL * config.hidden + 1) * p.step_tokens : 0);
-  const bool nccl = p.layout.processes > 1 || p.exchange == GpuExchange::nccl;
-  const int64_t exchange = p.layout.tensor == 1 ? 0
-                           : nccl               ? nccl_exchange_bytes()
-                                                : gpu_exchange_bytes(p.layout.tensor);
-  const int64_t of_groups = p.layout.data > 1 ? gpu_exchange_bytes(p.layout.ranks()) : 0;
+  // Of ranks that lie in so many processes.
+  const auto exchange_of = [&](int ranks, int processes) {
+    return ranks == 1                                         ? 0
+           : processes > 1 || p.exchange == GpuExchange::nccl ? nccl_exchange_bytes()
+                                                              : gpu_exchange_bytes(ranks);
+  };
+  const int64_t exchange = exchange_of(p.layout.tensor, p.layout.group_processes());
+  const int64_t of_groups =
+      p.layout.data > 1 ? exchange_of(p.layout.ranks(), p.layout.processes) : 0;
   return gpu_workspace_bytes(p.numerics, workload_of(config, p)) + exchange + of_groups +
          activation_bytes(config, forward_options(p)) + 4LL * config.vocab * logit_rows(p) + rope;
 }

@@ -1,7 +1,5 @@
 #include "runtime/model_ranks.h"
 
-#include <cstring>
-
 #include "base/check.h"
 #include "base/error.h"
 
@@ -49,7 +47,10 @@ void ModelRanks::make_ranks(int i, const RankWeights& weights, const RankWrapper
   });
 }
 
-std::string ModelRanks::describe() const { return first().describe(); }
+std::string ModelRanks::describe() const {
+  if (plan_.layout.ranks() == 1) return first().describe();
+  return fmt::format("{}: {}", plan_.layout.describe(), first().describe());
+}
 
 void ModelRanks::for_groups(const std::function<void(int)>& body) {
   if (threads_.size() == 1) return body(0);
@@ -112,16 +113,7 @@ std::vector<RankRecord> ModelRanks::records() {
 
 void ModelRanks::copy_pages(int from, int to, int count) {
   orders_.copy_pages(from, to, count);
-  const int64_t rows = int64_t{count} * kPageRows;
-  for (const auto& instance : instances_)
-    for (const KvView& layer : instance->cache().layers()) {
-      std::memcpy(layer.latent_row(int64_t{to} * kPageRows),
-                  layer.latent_row(int64_t{from} * kPageRows),
-                  static_cast<size_t>(rows * layer.latent_stride));
-      if (layer.index)
-        std::memcpy(layer.index_page(to), layer.index_page(from),
-                    static_cast<size_t>(rows * layer.index_stride));
-    }
+  for (const auto& instance : instances_) instance->cache().copy_pages(from, to, count);
 }
 
 }  // namespace fathom

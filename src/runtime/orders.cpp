@@ -105,6 +105,8 @@ void Orders::open_engine(const RunnerSetup& s) {
   send(Order::open_engine, [&](MessageWriter& m) {
     m.put(s.config->mtp_layers > 0);
     m.put(s.config->index_topk);
+    m.put(s.config->layers);
+    m.put(s.config->dense_layers);
     m.put(s.keep_selection);
     write_plan(m, s.compute);
   });
@@ -235,7 +237,7 @@ FollowersReport check_followers(ProcessLink& link, const std::string& folder,
   m.put(Order::check);
   m.put_text(folder);
   m.put_text(config_file);
-  m.put(checkpoint_digest(folder, config_file));
+  m.put(folder.empty() ? PageKey{} : checkpoint_digest(folder, config_file));
   write_plan(m, plan);
   m.put_text(link.name(0));
   send_to(link, all_of(link), m);
@@ -245,6 +247,14 @@ FollowersReport check_followers(ProcessLink& link, const std::string& folder,
     report.available = std::min(report.available, answer.get<int64_t>());
   });
   return report;
+}
+
+void use_random_model(ProcessLink& link, const std::string& config, uint64_t seed) {
+  MessageWriter m;
+  m.put(Order::use_random);
+  m.put_text(config);
+  m.put(seed);
+  send_to(link, all_of(link), m);
 }
 
 void place_followers(const Config& config, const ComputePlan& plan) {

@@ -19,6 +19,7 @@ namespace fathom {
 
 enum class Order : uint8_t {
   check,        // check checkpoint and machine; answered
+  use_random,   // weights of a random model, instead of those of the checkpoint
   place,        // place weights where the device reads them
   open_groups,  // follow the orders for each group on its own channel, until all have left
   open_engine,  // make a RankedRunner; answered
@@ -115,10 +116,13 @@ class GroupChannel {
 struct FollowersReport {
   int64_t available = 0;  // bytes of the process with the least memory (of GPUs, if they are used)
 };
-// Asks all other processes whether they have the same checkpoint and a device for their ranks.
-// Throws Error with the reason that one of them gives.
+// Asks all other processes whether they have the same checkpoint (an empty `folder`: none is
+// needed) and a device for their ranks. Throws Error with the reason that one of them gives.
 FollowersReport check_followers(ProcessLink& link, const std::string& folder,
                                 const std::string& config_file, const ComputePlan& plan);
+
+// Tells them that the model is this one, without files: GPUs fill it with random weights.
+void use_random_model(ProcessLink& link, const std::string& config, uint64_t seed);
 
 // Tells them to place weights where their devices read them, while this process does the same.
 void place_followers(const Config& config, const ComputePlan& plan);

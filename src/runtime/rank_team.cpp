@@ -24,9 +24,9 @@ std::shared_ptr<CommGroup> group_of(const ComputePlan& p, ProcessLink* link) {
   const RankLayout& l = p.layout;
   if (l.tensor == 1) return nullptr;
   if (exchange_on_gpus(p))
-    return p.link || p.exchange == GpuExchange::nccl
-               ? make_nccl_group(p.link, l.tensor)
-               : make_gpu_group(l.tensor, l.group() * l.tensor);
+    return link || p.exchange == GpuExchange::nccl
+               ? make_nccl_group(link, l.tensor)
+               : make_gpu_group(l.tensor, l.in_group(l.group()).place_here());
   if (link) return make_process_group(*link, l.tensor);
   return make_thread_group(l.tensor);
 }
@@ -35,15 +35,13 @@ std::shared_ptr<CommGroup> group_of(const ComputePlan& p, ProcessLink* link) {
 
 World::World(const ComputePlan& p) {
   if (p.layout.data == 1) return;
-  if (exchange_on_gpus(p)) {
-    FATHOM_CHECK(!p.link, "groups of GPUs in several processes");
-    group = make_gpu_group(p.layout.ranks());
-  } else if (p.link) {
-    link = p.link->part(0, p.layout.processes, kWorldChannel);
-    group = make_process_group(*link, p.layout.ranks());
-  } else {
-    group = make_thread_group(p.layout.ranks());
-  }
+  const int ranks = p.layout.ranks();
+  if (p.link) link = p.link->part(0, p.layout.processes, kWorldChannel);
+  if (exchange_on_gpus(p))
+    group = link || p.exchange == GpuExchange::nccl ? make_nccl_group(link.get(), ranks)
+                                                    : make_gpu_group(ranks);
+  else
+    group = link ? make_process_group(*link, ranks) : make_thread_group(ranks);
 }
 
 RankTeam::RankTeam(const ComputePlan& plan, CommGroup* all)
@@ -60,8 +58,10 @@ void RankTeam::prepare(int rank) {
   const RankLayout own = plan_of(rank).layout;
   if (own.ranks() > 1 && plan_.device == DeviceKind::cuda) use_gpu(own.place_here());
   // The threads of a pool stay where the thread that makes it may run.
-  if (own.ranks_here() > 1 && plan_.device == DeviceKind::cpu)
-    bind_thread_to_node(own.place_here(), own.ranks_here());
+  const Sharing with = plan_.link ? plan_.link->share().processors : Sharing{};
+  const int parts = with.count * own.ranks_here();
+  if (parts > 1 && plan_.device == DeviceKind::cpu)
+    bind_thread_to_node(with.place * own.ranks_here() + own.place_here(), parts);
   pools_[static_cast<size_t>(rank)] = std::make_unique<ThreadPool>(threads_of_rank(plan_of(rank)));
 }
 

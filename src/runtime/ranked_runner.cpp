@@ -65,8 +65,12 @@ void RankedRunner::draft(std::span<const DraftRun> runs) {
   });
 }
 
+void RankedRunner::copy_pages(int from, int to, int count) {
+  orders_.copy_pages(from, to, count);
+  team_.run([&](int rank) { runners_[static_cast<size_t>(rank)]->copy_pages(from, to, count); });
+}
+
 std::string RankedRunner::describe() const {
-  if (plan_.layout.tensor == 1) return runners_[0]->describe();
   return fmt::format("{}: {}", plan_.layout.describe(), runners_[0]->describe());
 }
 

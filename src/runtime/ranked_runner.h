@@ -24,6 +24,7 @@ class RankedRunner final : public StepRunner {
   void finish(std::vector<Result<int32_t>>& tokens) override;
   // All ranks have the same logits, so each makes the same drafts for its own next pass.
   void draft(std::span<const DraftRun> runs) override;
+  void copy_pages(int from, int to, int count) override;
   int steps_at_once() const override { return runners_[0]->steps_at_once(); }
   bool took_usual_time() const override { return runners_[0]->took_usual_time(); }
   std::span<const float> logits(int row) const override { return runners_[0]->logits(row); }

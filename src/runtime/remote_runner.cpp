@@ -15,6 +15,7 @@ RemoteRunner::RemoteRunner(const RunnerSetup& s)
     const std::string text = answer.get_text();
     if (text_.empty()) text_ = text;
     cache_bytes_ += answer.get<int64_t>();
+    steps_at_once_ = answer.get<int>();
   });
 }
 
@@ -59,6 +60,8 @@ void RemoteRunner::read_page(int32_t page, std::byte* to) {
     std::memcpy(to, bytes.data(), bytes.size());
   });
 }
+
+void RemoteRunner::copy_pages(int from, int to, int count) { orders_.copy_pages(from, to, count); }
 
 void RemoteRunner::write_page(int32_t page, const std::byte* from) {
   orders_.write_page(page, {from, page_bytes_});

@@ -24,6 +24,8 @@ class RemoteRunner final : public StepRunner {
   std::span<const int32_t> picked(int row, int layer) const override {
     return picked_.at(row)[static_cast<size_t>(layer)];
   }
+  void copy_pages(int from, int to, int count) override;
+  int steps_at_once() const override { return steps_at_once_; }
   std::string describe() const override { return text_; }
   int64_t cache_bytes() const override { return cache_bytes_; }
   void read_page(int32_t page, std::byte* to) override;
@@ -35,6 +37,7 @@ class RemoteRunner final : public StepRunner {
   Orders orders_;
   std::string text_;
   int64_t cache_bytes_ = 0;
+  int steps_at_once_ = 1;
   // Of the step finished last, by row: what its Draw asked for.
   std::map<int, std::vector<float>> logits_;
   std::map<int, std::vector<std::vector<int32_t>>> picked_;  // by layer

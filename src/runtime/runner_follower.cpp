@@ -8,9 +8,9 @@
 namespace fathom {
 namespace {
 
-Config config_with(const Config& whole, int index_topk) {
-  Config c = whole;
-  c.index_topk = index_topk;
+Config config_of(const Config& whole, const EngineOrder& order) {
+  Config c = first_layers(whole, order.layers, order.dense_layers, order.with_mtp);
+  c.index_topk = order.index_topk;
   return c;
 }
 
@@ -33,6 +33,8 @@ EngineOrder read_engine_order(MessageReader& m, ProcessLink& link) {
   EngineOrder o;
   o.with_mtp = m.get<bool>();
   o.index_topk = m.get<int>();
+  o.layers = m.get<int>();
+  o.dense_layers = m.get<int>();
   o.setup.keep_selection = m.get<bool>();
   o.setup.compute = read_plan(m, link.process());
   o.setup.compute.link = &link;
@@ -41,15 +43,18 @@ EngineOrder read_engine_order(MessageReader& m, ProcessLink& link) {
 
 RunnerFollower::RunnerFollower(const Config& config, const EngineOrder& order,
                                const RankWeights& weights, ProcessLink& link, CommGroup* all)
-    : config_(config_with(config, order.index_topk)),
+    : config_(config_of(config, order)),
+      weights_(weights, config.dense_layers, config_),
       link_(link),
       answers_(leads(order.setup.compute.layout)),
       batch_(order.setup.compute.step_tokens, step_sequences(order.setup.compute.sequences),
              static_cast<int>(pages_for(order.setup.compute.context))),
-      runner_(std::make_unique<RankedRunner>(setup_here(order.setup, config_, all), weights)) {
+      runner_(
+          std::make_unique<RankedRunner>(setup_here(order.setup, config_, all), weights_.ranks())) {
   begin_answer();
   answer_.put_text(runner_->describe());
   answer_.put(runner_->cache_bytes());
+  answer_.put(runner_->steps_at_once());
   link_.send(0, answer_.bytes());
 }
 
@@ -58,6 +63,10 @@ void RunnerFollower::carry_out(Order order, MessageReader& m) {
   if (order == Order::finish) return finish();
   if (order == Order::draft) return draft(m);
   if (order == Order::read_page) return read_page(m);
+  if (order == Order::copy_pages) {
+    const int from = m.get<int>(), to = m.get<int>();
+    return runner_->copy_pages(from, to, m.get<int>());
+  }
   FATHOM_CHECK(order == Order::write_page, "order {} for a runner", static_cast<int>(order));
   const auto page = m.get<int32_t>();
   m.get_all(bytes_);
@@ -82,16 +91,18 @@ void RunnerFollower::read_page(MessageReader& m) {
 
 void RunnerFollower::launch(MessageReader& m) {
   batch_.read_from(m);
-  m.get_all(draws_);
+  std::vector<Draw>& draws = draws_[launched_++ % draws_.size()];
+  m.get_all(draws);
   m.get_all(carried_);
-  runner_->launch(batch_, draws_, carried_);
+  runner_->launch(batch_, draws, carried_);
 }
 
 void RunnerFollower::finish() {
   runner_->finish(tokens_);
+  const std::vector<Draw>& draws = draws_[finished_++ % draws_.size()];
   if (!answers_) return;
   begin_answer();
-  write_results(answer_, *runner_, tokens_, draws_, config_.layers);
+  write_results(answer_, *runner_, tokens_, draws, config_.layers);
   link_.send(0, answer_.bytes());
 }
 

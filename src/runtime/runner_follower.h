@@ -2,9 +2,11 @@
 // that process 0 orders.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <vector>
 
+#include "runtime/first_layers.h"
 #include "runtime/orders.h"
 #include "runtime/ranked_runner.h"
 
@@ -13,7 +15,7 @@ namespace fathom {
 // What Order::open_engine says.
 struct EngineOrder {
   bool with_mtp = false;
-  int index_topk = 0;
+  int index_topk = 0, layers = 0, dense_layers = 0;
   RunnerSetup setup;  // without a config, weights and links
 };
 EngineOrder read_engine_order(MessageReader& message, ProcessLink& link);
@@ -34,7 +36,8 @@ class RunnerFollower {
   void read_page(MessageReader& message);
   void begin_answer();
 
-  Config config_;
+  const Config config_;
+  const FirstLayers weights_;
   ProcessLink& link_;
   // Process 0 has no rank of the group, and takes the results of this process.
   const bool answers_;
@@ -42,7 +45,8 @@ class RunnerFollower {
   std::unique_ptr<RankedRunner> runner_;
   // Contents of the last orders and answers.
   MessageWriter answer_;
-  std::vector<Draw> draws_;
+  std::array<std::vector<Draw>, 2> draws_;  // of the steps in flight
+  uint64_t launched_ = 0, finished_ = 0;
   std::vector<CarriedId> carried_;
   std::vector<Result<int32_t>> tokens_;
   std::vector<DraftRun> runs_;

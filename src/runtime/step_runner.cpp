@@ -116,6 +116,10 @@ void StepRunner::draft(std::span<const DraftRun>) {
   FATHOM_CHECK(false, "drafts asked of a runner that makes none: {}", describe());
 }
 
+void StepRunner::copy_pages(int from, int to, int count) {
+  FATHOM_CHECK(false, "pages {} to {} copied to {} by {}", from, from + count, to, describe());
+}
+
 ComputePlan runner_plan(const RunnerSetup& s) {
   ComputePlan p = s.compute;
   if (p.logit_rows == 0) p.logit_rows = p.sequences;

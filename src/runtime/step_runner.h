@@ -62,12 +62,12 @@ struct RunnerSetup {
   // Leads to the group's ranks in other processes, for their orders; null: the plan's link does.
   ProcessLink* orders = nullptr;
   bool keep_selection = false;  // Draw::keep_selection will be used
-  // Caches by rank, used instead of the runner's own, so that a benchmark can run two runners on
-  // the same rows. Each has `compute.cache_pages` pages (and one more on a GPU).
+  // Caches by rank of this process, used instead of the runner's own, so that a benchmark can run
+  // two runners on the same rows. Each has `compute.cache_pages` pages (and one more on a GPU).
   std::vector<KvPool*> shared_caches;
   KvPool* shared_cache() const {  // that of the setup's rank
     return shared_caches.empty() ? nullptr
-                                 : shared_caches[static_cast<size_t>(compute.layout.rank)];
+                                 : shared_caches[static_cast<size_t>(compute.layout.place_here())];
   }
   // Wraps the ops of a rank on a CPU, in place of the SelectionTap. For tests.
   std::function<std::unique_ptr<Ops>(Ops&, int rank)> wrap;
@@ -90,6 +90,9 @@ class StepRunner : public PageRows {
   // Whether the launch() or draft() called last takes as long whenever it comes again. It does not
   // where a GPU loads kernels or records its work for the first time.
   virtual bool took_usual_time() const { return true; }
+  // Copies pages [from, from + count) of the cache to those from `to` on; no step is in flight. For
+  // benchmarks on GPUs.
+  virtual void copy_pages(int from, int to, int count);
   // How many steps may be in flight at once. If above 1, launch() may be given carried ids.
   virtual int steps_at_once() const { return 1; }
 

@@ -249,5 +249,29 @@ TEST(Processors, WhyThereAreFewer) {
   EXPECT_EQ(p.describe(), "1 thread: the affinity mask has 1 of 16 processors");
 }
 
+TEST(Processors, ProcessesOfOneMachineShareThem) {
+  Processors p;
+  p.online = p.allowed = 16;
+  p.cores = 8;
+  p.processes = 2;
+  EXPECT_EQ(p.threads(), 4);
+  EXPECT_EQ(p.at_once(), 8);
+  EXPECT_EQ(p.describe(),
+            "4 threads for each of 2 processes on this machine, of 8 threads: one a physical core "
+            "of 16 processors");
+  p.cores = 16;
+  EXPECT_EQ(p.describe(), "8 threads for each of 2 processes on this machine");
+  p.quota = 5;
+  EXPECT_EQ(p.threads(), 2);
+  p.processes = 32;
+  EXPECT_EQ(p.threads(), 1);
+  EXPECT_EQ(p.at_once(), 1);
+
+  share_processors(4);
+  EXPECT_EQ(find_processors().processes, 4);
+  share_processors(1);
+  EXPECT_EQ(find_processors().processes, 1);
+}
+
 }  // namespace
 }  // namespace fathom

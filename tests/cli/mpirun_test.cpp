@@ -2,6 +2,7 @@
 // and what users get when processes do not fit together, or one is lost.
 #include "cli/mpirun.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <signal.h>
 
@@ -10,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "base/processors.h"
 #include "server/http_client.h"
 
 namespace fathom {
@@ -62,6 +64,12 @@ class MpirunTest : public testing::Test {
     return path;
   }
 
+  std::string prompt_file(const std::string& text) {
+    const std::string path = folder_.file("prompts");
+    std::ofstream(path) << text;
+    return path;
+  }
+
   TempFolder folder_;
 };
 
@@ -87,9 +95,8 @@ TEST_F(MpirunTest, LogitsHaveTheBitsOfThreads) {
 // Also in groups of ranks: a group a process, several in each, one that lies in two, and one that
 // process 0 has no rank of.
 TEST_F(MpirunTest, GenerateSaysWhatThreadsSay) {
-  const std::string prompts = folder_.file("prompts");
-  std::ofstream(prompts) << "Hello!\n\nWhat is the capital of France?\n\nTell me a story.\n\n"
-                            "Count to ten.\n";
+  const std::string prompts = prompt_file(
+      "Hello!\n\nWhat is the capital of France?\n\nTell me a story.\n\nCount to ten.\n");
   const std::string arguments = "generate --ckpt-path " + kSmall + " --device cpu --input-file " +
                                 prompts + " --temperature 0 --max-new-tokens 12 ";
   for (const auto& [processes, layout] : {std::pair{2, "--tensor-parallel-size 2"},
@@ -103,6 +110,29 @@ TEST_F(MpirunTest, GenerateSaysWhatThreadsSay) {
     ASSERT_EQ(spread.code, 0) << spread.err;
     EXPECT_EQ(spread.out, alone.out);  // and once
   }
+}
+
+// Each process would otherwise start a thread for every core of the machine.
+TEST_F(MpirunTest, ProcessesOfOneMachineShareItsCores) {
+  const int alone = find_processors().threads();
+  for (const char* layout : {"--tensor-parallel-size 2", "--data-parallel-size 2"}) {
+    const Ran ran = fathom(2, "generate --ckpt-path " + kSmall +
+                                  " --device cpu --temperature 0 --max-new-tokens 2 --input-file " +
+                                  prompt_file("Hello!\n") + " " + layout);
+    ASSERT_EQ(ran.code, 0) << ran.err;
+    const int each = std::max(1, alone / 2);
+    const std::string threads = fmt::format("{} thread{}", each, each == 1 ? "" : "s");
+    EXPECT_THAT(ran.err,
+                AllOf(HasSubstr("note: " + threads + " for each of 2 processes on this machine"),
+                      HasSubstr(" of 2 processes: cpu, "), HasSubstr(" kernels, " + threads + ";"),
+                      Not(HasSubstr("groups of:")), Not(HasSubstr("rank 0"))));
+  }
+  // More would wait for one another.
+  const Ran ran = fathom(2, "generate --ckpt-path " + kSmall +
+                                " --device cpu --threads 512 --max-new-tokens 2 --input-file " +
+                                prompt_file("Hello!\n") + " --tensor-parallel-size 2");
+  EXPECT_THAT(ran.err, HasSubstr(fmt::format("note: {} of 512 threads: no more can run at once",
+                                             std::max(1, find_processors().at_once() / 2))));
 }
 
 TEST_F(MpirunTest, BenchMeasuresGroupsOfSeveralProcesses) {
@@ -147,9 +177,13 @@ TEST_F(MpirunTest, ProcessesThatDoNotFitAreRefusedBeforeAnythingIsLoaded) {
   ran = fathom(2, "plan --ckpt-path " + kTiny + " --device cpu");
   EXPECT_EQ(ran.code, 2);
   EXPECT_THAT(ran.err, HasSubstr("fathom: plan runs in one process"));
-  ran = fathom(2, "eval parity --ckpt-path " + kTiny);
-  EXPECT_EQ(ran.code, 2);
-  EXPECT_THAT(ran.err, HasSubstr("fathom: eval parity runs in one process"));
+  for (const char* command : {"eval parity", "bench serve", "bench kernels"}) {
+    ran = fathom(2, command + (command[0] == 'e' ? " --ckpt-path " + kTiny : std::string()));
+    EXPECT_EQ(ran.code, 2);
+    EXPECT_THAT(ran.err, HasSubstr(fmt::format("fathom: {} runs in one process: start it without "
+                                               "mpirun\n",
+                                               command)));
+  }
 
   const std::string program = std::string("-np 1 ") + FATHOM_BINARY + " ";
   ran = run(kMpirun + program + arguments + "2 : " + program + arguments + "4");
@@ -197,7 +231,7 @@ TEST_F(MpirunTest, ServesAndStopsWhenTold) {
   ::kill(r.process(0), SIGTERM);
   EXPECT_EQ(r.wait(), 0) << r.err();
   EXPECT_THAT(r.err(), AllOf(Not(HasSubstr("has ended")), HasSubstr("plan: tp on processors: 2 "),
-                             Not(HasSubstr("machines"))));
+                             HasSubstr(", 2 processes of "), Not(HasSubstr("machines"))));
 }
 
 // Log-probabilities, penalties and a form of the answer, which process 0 works on with logits that

@@ -9,6 +9,7 @@
 
 #include "comm/comm.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/gpu.h"
 #include "kernels/nccl.h"
 #include "support.h"
 
@@ -30,18 +31,22 @@ class NcclTest : public GpuTest {
 
   // Calls body(comm, ops) on each rank's thread, with its GPU.
   void on_ranks(const std::function<void(Comm&, CudaOps&)>& body) {
+    on_ranks(*group_, Numerics::bf16, body);
+  }
+  static void on_ranks(CommGroup& group, Numerics numerics,
+                       const std::function<void(Comm&, CudaOps&)>& body) {
     std::vector<std::thread> threads;
     for (int r = 0; r < kNcclRanks; ++r)
       threads.emplace_back([&, r] {
         try {
           FATHOM_CUDA(cudaSetDevice(r));
-          const std::unique_ptr<CudaOps> ops = make_cuda_ops(Numerics::bf16, workload(), {});
-          const std::unique_ptr<Comm> comm = group_->join(r, ops.get());
+          const std::unique_ptr<CudaOps> ops = make_cuda_ops(numerics, workload(), {});
+          const std::unique_ptr<Comm> comm = group.join(r, ops.get());
           body(*comm, *ops);
           ops->synchronize();
         } catch (const std::exception& e) {
           ADD_FAILURE() << "rank " << r << ": " << e.what();
-          group_->abort(e.what());
+          group.abort(e.what());
         }
       });
     for (std::thread& t : threads) t.join();
@@ -49,7 +54,7 @@ class NcclTest : public GpuTest {
 
   static Workload workload() {
     Workload w;
-    w.step_tokens = 16;
+    w.step_tokens = 256;
     w.context = 256;
     w.hidden = 512;
     w.max_intermediate = w.expert_intermediate = 256;
@@ -156,6 +161,112 @@ TEST_F(NcclTest, ASumCanBeRecordedAndReplayed) {
     cudaGraphExecDestroy(exec);
     cudaGraphDestroy(graph);
   });
+}
+
+// Rows of two groups of one rank each, or of one group of two, and whether a group is idle.
+struct GroupRows {
+  int group;
+  std::vector<int64_t> rows;  // by group
+  int idle = -1;
+};
+
+// What rank r has after rows have gone to the ranks of their experts and parts have come back.
+struct Exchanged {
+  std::vector<std::byte> rows;  // the bytes that its experts read, of all rows, one after the other
+  std::vector<Bf16> sums;
+};
+
+std::vector<Exchanged> exchanged(
+    const GroupRows& c, Numerics numerics,
+    const std::function<void(const std::function<void(Comm&, CudaOps&)>&)>& on_ranks) {
+  constexpr int64_t kRoom = 256, kWidth = 512, kChosen = 2, kExperts = 8;
+  constexpr int64_t kIdsAt = kRoom * kWidth * 2, kWeightsAt = kIdsAt + kRoom * kChosen * 4;
+  constexpr int64_t kPartsAt = kWeightsAt + kRoom * kChosen * 4;
+  constexpr int64_t kSumAt = kPartsAt + kRoom * kWidth * 2;
+  std::vector<Exchanged> all(kNcclRanks);
+  on_ranks([&](Comm& comm, CudaOps& ops) {
+    const int rank = comm.rank(), g = rank / c.group;
+    const bool idle = g == c.idle;
+    const int64_t own = idle ? 0 : c.rows[static_cast<size_t>(g)];
+    DeviceArray<std::byte> block(static_cast<size_t>(kSumAt + kRoom * kWidth * 2));
+    const auto in_block = [&](int64_t at, DType type, int64_t rows, int64_t n) {
+      return Tensor(block.data() + at, type, {rows, n});
+    };
+    const auto values = static_cast<size_t>(kRoom * kWidth);
+    const DeviceArray<Bf16> hidden(random_bf16(values, 1 + static_cast<uint32_t>(g)));
+    const std::vector<Bf16> parts = random_bf16(values, 11 + static_cast<uint32_t>(rank));
+    const std::vector<Bf16> sums = random_bf16(values, 21 + static_cast<uint32_t>(rank));
+    std::vector<int32_t> ids(kRoom * kChosen);
+    for (size_t i = 0; i < ids.size(); ++i)  // of one rank, of both, of none
+      ids[i] = i % 7 == 0 ? -1 : static_cast<int32_t>(i * i + i / 5 + static_cast<size_t>(g)) % 8;
+    const DeviceArray<int32_t> own_ids(ids);
+    const DeviceArray<float> own_weights(random_floats(ids.size(), 31));
+    FATHOM_CUDA(cudaMemcpy(block.data() + kPartsAt, parts.data(), values * 2, cudaMemcpyDefault));
+    FATHOM_CUDA(cudaMemcpy(block.data() + kSumAt, sums.data(), values * 2, cudaMemcpyDefault));
+    FATHOM_CUDA(cudaDeviceSynchronize());
+
+    const ExpertSpread spread{c.group, kExperts, numerics == Numerics::fp8};
+    comm.agree({own, c.idle >= 0}, c.group);
+    const auto of = [&](auto& array, DType type, int64_t n) {
+      return Tensor(const_cast<void*>(static_cast<const void*>(array.data())), type, {own, n});
+    };
+    const int64_t total =
+        comm.gather_expert_rows({in_block(0, DType::bf16, kRoom, kWidth),
+                                 in_block(kIdsAt, DType::i32, kRoom, kChosen),
+                                 in_block(kWeightsAt, DType::f32, kRoom, kChosen)},
+                                {of(hidden, DType::bf16, kWidth), of(own_ids, DType::i32, kChosen),
+                                 of(own_weights, DType::f32, kChosen)},
+                                spread)
+            .back();
+    ops.synchronize();
+    Exchanged& e = all[static_cast<size_t>(rank)];
+    const std::vector<std::byte> got = block.download();
+    const auto append = [&](int64_t at, int64_t bytes) {
+      e.rows.insert(e.rows.end(), got.begin() + at, got.begin() + at + bytes);
+    };
+    append(kIdsAt, total * kChosen * 4);
+    append(kWeightsAt, total * kChosen * 4);
+    const int64_t codes = spread.coded ? kWidth : 2 * kWidth, groups = kWidth / kFp8Block;
+    const int64_t scales_at = (total * kWidth + 255) / 256 * 256;
+    for (int64_t row = 0; row < total; ++row) {
+      int32_t chosen[kChosen];
+      std::memcpy(chosen, &got[static_cast<size_t>(kIdsAt + row * kChosen * 4)], sizeof(chosen));
+      bool here = false;
+      for (const int32_t id : chosen) here |= id >= 0 && id / (kExperts / kNcclRanks) == rank;
+      if (!here) continue;
+      append(row * codes, codes);
+      if (spread.coded) append(scales_at + row * groups * 4, groups * 4);
+    }
+    comm.sum_expert_rows(in_block(kSumAt, DType::bf16, own, kWidth),
+                         in_block(kPartsAt, DType::bf16, total, kWidth),
+                         of(own_ids, DType::i32, kChosen), spread);
+    ops.synchronize();
+    e.sums.resize(values);
+    FATHOM_CUDA(cudaMemcpy(e.sums.data(), block.data() + kSumAt, values * 2, cudaMemcpyDefault));
+  });
+  return all;
+}
+
+TEST_F(NcclTest, RowsOfGroupsComeAndGoAsThroughMemory) {
+  for (const Numerics numerics : {Numerics::bf16, Numerics::fp8})
+    for (const GroupRows& c : {GroupRows{1, {64, 64}},
+                               {1, {3, 0}},
+                               {1, {120, 9}},
+                               {1, {16, 16}, 0},
+                               {2, {33}},
+                               {2, {1}}}) {
+      SCOPED_TRACE(fmt::format("{}, groups of {}, {} rows", name_of(numerics), c.group, c.rows[0]));
+      const auto by = [&](const std::shared_ptr<CommGroup>& group) {
+        return exchanged(c, numerics, [&](const auto& body) { on_ranks(*group, numerics, body); });
+      };
+      const std::vector<Exchanged> got = by(group_), want = by(make_gpu_group(kNcclRanks));
+      for (size_t r = 0; r < want.size(); ++r) {
+        EXPECT_EQ(got[r].rows, want[r].rows) << "rank " << r;
+        ASSERT_EQ(got[r].sums.size(), want[r].sums.size());
+        EXPECT_EQ(std::memcmp(got[r].sums.data(), want[r].sums.data(), 2 * want[r].sums.size()), 0)
+            << "rank " << r;
+      }
+    }
 }
 
 TEST_F(NcclTest, ARankThatIsGoneEndsTheExchangeOfAllOthers) {

@@ -61,7 +61,7 @@ TEST(ComputePlan, AnExchangeBetweenGpusNeedsGpusThatCanHaveIt) {
     EXPECT_EQ(refusal(p), "accepted");
   }
   p.layout = {1, 2, 0};
-  EXPECT_THAT(refusal(p), HasSubstr("2 groups send rows to the ranks of their experts"));
+  EXPECT_EQ(refusal(p), "accepted");
   p.layout = {2, 1, 0, 0, 2};
   EXPECT_EQ(refusal(p), "accepted");
   p.exchange = GpuExchange::peer;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "kernels/gpu.h"
+#include "kernels/nccl.h"
 #include "runtime/ranked.h"
 
 namespace fathom::ranked {
@@ -74,6 +75,17 @@ TEST_P(GroupsGpu, AnswersDependNeitherOnOthersNorOnChunksNorOnPreemption) {
     const auto few = told(*engine_of(o), requests, false).ids;
     EXPECT_EQ(few, std::vector(want.begin(), want.begin() + static_cast<int64_t>(requests)));
   }
+}
+
+// As groups of several processes exchange, in recorded steps and in others.
+TEST_P(GroupsGpu, SayTheSameByNccl) {
+  if (nccl_exchange_bytes() == 0) GTEST_SKIP() << "this build has no NCCL";
+  EngineOptions o = options(GetParam(), 2);
+  const auto want = told(*engine_of(o), 7, false).ids;
+  o.compute.exchange = GpuExchange::nccl;
+  EXPECT_EQ(told(*engine_of(o), 7, false).ids, want);
+  const auto one = told(*engine_of(o), 1, false).ids;  // the second group has nothing to do
+  EXPECT_EQ(one, std::vector(want.begin(), want.begin() + 1));
 }
 
 TEST_P(GroupsGpu, AreAsCloseToExactAsOneGpu) {

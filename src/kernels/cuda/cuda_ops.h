@@ -2,6 +2,7 @@
 // Includes no CUDA header, so that code which chooses a device builds without the toolkit.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -17,6 +18,14 @@ namespace cuda {
 struct PeerView;
 struct Launch;
 }  // namespace cuda
+
+// Rows of all groups in this rank's memory, one after the other: row r lies at data + r * bytes.
+struct RowPlane {
+  std::byte* data = nullptr;
+  int64_t bytes = 0;  // of a row; 0: there is no such plane
+};
+// Codes or bf16 values, scales, ids, weights.
+using ExpertPlanes = std::array<RowPlane, 4>;
 
 struct CudaSettings {
   bool dependent_launch = true;  // kernels start while their predecessor ends
@@ -61,6 +70,12 @@ class CudaOps : public Ops {
                                   std::span<const int64_t> offsets) = 0;
   virtual void sum_expert_rows(const cuda::PeerView& peers, Tensor sum, Tensor parts, Tensor ids,
                                const ExpertSpread& spread, std::span<const int64_t> offsets) = 0;
+  // The part of gather_expert_rows() that needs no other rank: the rows which rank `rank` of
+  // `ranks` brings are put in their places. Those of other ranks must be brought to the returned
+  // planes before the next op.
+  virtual ExpertPlanes place_expert_rows(int rank, int ranks, const ExpertRows& all,
+                                         const ExpertRows& own, const ExpertSpread& spread,
+                                         std::span<const int64_t> offsets) = 0;
 
   virtual void synchronize() = 0;
   // Device memory held by the ops themselves.

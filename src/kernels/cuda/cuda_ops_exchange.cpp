@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "kernels/cuda/comm/expert_rows.h"
 #include "kernels/cuda/comm/peer_gather.h"
 #include "kernels/cuda/comm/peer_groups.h"
 #include "kernels/cuda/comm/peer_sum.h"
@@ -101,11 +102,11 @@ int lanes_of(const PeerView& peers, const ExpertSpread& spread, std::span<const 
 
 }  // namespace
 
-void CudaOpsImpl::gather_expert_rows(const PeerView& peers, const ExpertRows& all,
-                                     const ExpertRows& own, const ExpertSpread& spread,
-                                     std::span<const int64_t> offsets) {
-  begin_op();
-  const auto g = static_cast<size_t>(peers.rank / spread.group);
+// The rows that a rank brings, and where rows of all groups lie in its memory.
+GroupGatherParams CudaOpsImpl::expert_rows_of(int rank, int ranks, const ExpertRows& all,
+                                              const ExpertRows& own, const ExpertSpread& spread,
+                                              std::span<const int64_t> offsets) {
+  const auto g = static_cast<size_t>(rank / spread.group);
   const int64_t total = offsets.back(), rows = offsets[g + 1] - offsets[g];
   const int64_t n = all.hidden.row_size(), k = all.ids.row_size();
   FATHOM_CHECK((own.hidden.rows() == rows || own.hidden.rows() == 0) &&
@@ -113,10 +114,8 @@ void CudaOpsImpl::gather_expert_rows(const PeerView& peers, const ExpertRows& al
                "{} of {} rows brought to {} of all groups, room for {}", own.hidden.rows(), rows,
                total, all.hidden.rows());
   permuted_ids_ = nullptr;  // the places of other rows
-  const PartRange mine = part_of(rows, peers.rank % spread.group, spread.group);
+  const PartRange mine = part_of(rows, rank % spread.group, spread.group);
   GroupGatherParams p;
-  p.peers = peers;
-  p.lanes = lanes_of(peers, spread, offsets);
   p.block = static_cast<std::byte*>(all.hidden.data);
   p.first = static_cast<int>(offsets[g] + mine.begin);
   p.rows = static_cast<int>(mine.size());
@@ -125,7 +124,7 @@ void CudaOpsImpl::gather_expert_rows(const PeerView& peers, const ExpertRows& al
   p.per_token = static_cast<int>(k);
   p.ids_at = place_in(p.block, all.ids.data);
   p.weights_at = place_in(p.block, all.weights.data);
-  p.owners = {spread.experts, peers.ranks};
+  p.owners = {spread.experts, ranks};
   gathered_ = {};
   if (spread.coded) {
     p.scale_groups = static_cast<int>(n / kFp8Block);
@@ -152,8 +151,31 @@ void CudaOpsImpl::gather_expert_rows(const PeerView& peers, const ExpertRows& al
       p.from_pitch = 2 * own.hidden.row_stride;
     }
   }
+  return p;
+}
+
+void CudaOpsImpl::gather_expert_rows(const PeerView& peers, const ExpertRows& all,
+                                     const ExpertRows& own, const ExpertSpread& spread,
+                                     std::span<const int64_t> offsets) {
+  begin_op();
+  GroupGatherParams p = expert_rows_of(peers.rank, peers.ranks, all, own, spread, offsets);
+  p.peers = peers;
+  p.lanes = lanes_of(peers, spread, offsets);
   group_gather(p, launch_);
-  written(all.hidden.slice(0, total));
+  written(all.hidden.slice(0, offsets.back()));
+}
+
+ExpertPlanes CudaOpsImpl::place_expert_rows(int rank, int ranks, const ExpertRows& all,
+                                            const ExpertRows& own, const ExpertSpread& spread,
+                                            std::span<const int64_t> offsets) {
+  begin_op();
+  const GroupGatherParams p = expert_rows_of(rank, ranks, all, own, spread, offsets);
+  place_rows(p, launch_);
+  written(all.hidden.slice(0, offsets.back()));
+  const int64_t pairs = int64_t{p.per_token} * 4;
+  return {RowPlane{p.block, p.row_bytes},
+          RowPlane{p.block + p.scales_at, int64_t{p.scale_groups} * 4},
+          RowPlane{p.block + p.ids_at, pairs}, RowPlane{p.block + p.weights_at, pairs}};
 }
 
 void CudaOpsImpl::sum_expert_rows(const PeerView& peers, Tensor sum, Tensor parts, Tensor ids,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/cuda/attention/mla_prefill.h"
+#include "kernels/cuda/comm/peer_groups.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/cuda_ops_plan.h"
 #include "kernels/cuda/gemm/operands.h"
@@ -79,6 +80,9 @@ class CudaOpsImpl final : public CudaOps {
                           const ExpertSpread& spread, std::span<const int64_t> offsets) override;
   void sum_expert_rows(const PeerView& peers, Tensor sum, Tensor parts, Tensor ids,
                        const ExpertSpread& spread, std::span<const int64_t> offsets) override;
+  ExpertPlanes place_expert_rows(int rank, int ranks, const ExpertRows& all, const ExpertRows& own,
+                                 const ExpertSpread& spread,
+                                 std::span<const int64_t> offsets) override;
   void synchronize() override;
   size_t bytes() const override { return memory_.size(); }
 
@@ -153,6 +157,9 @@ class CudaOpsImpl final : public CudaOps {
   const ExpertArrays& arrays_of(std::span<const MlpWeights> experts);
   int own_experts() const;
 
+  GroupGatherParams expert_rows_of(int rank, int ranks, const ExpertRows& all,
+                                   const ExpertRows& own, const ExpertSpread& spread,
+                                   std::span<const int64_t> offsets);
   RmsNormParams add_norm_params(const Tensor& normed, const Tensor& residual, const Tensor& update,
                                 const float* gain, float eps);
 

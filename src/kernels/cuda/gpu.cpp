@@ -164,7 +164,8 @@ std::unique_ptr<Ops> make_gpu_ops(Numerics numerics, const Workload& workload, b
   return std::make_unique<SynchronousOps>(std::move(ops), workload.context);
 }
 
-void upload_to_gpu(std::span<const UploadPiece> pieces) {
+void upload_to_gpu(std::span<const UploadPiece> pieces,
+                   const std::function<void(int64_t)>& filled) {
   const int readers = static_cast<int>(std::min<size_t>(kReaders, pieces.size()));
   std::atomic<size_t> next{0};
   std::mutex mutex;  // guards error
@@ -177,6 +178,7 @@ void upload_to_gpu(std::span<const UploadPiece> pieces) {
       Reader reader;
       for (size_t i = next++; i < pieces.size(); i = next++) {
         reader.send(pieces[i]);
+        if (filled) filled(static_cast<int64_t>(pieces[i].bytes));
       }
       reader.finish();
     } catch (...) {

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "comm/barrier.h"
 #include "comm/comm.h"
+#include "comm/group_steps.h"
 #include "kernels/cuda/comm/peer_group.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/gpu.h"
@@ -102,18 +103,7 @@ class GpuComm final : public Comm {
     ops_.sum_expert_rows(view_, sum, parts, ids, spread, offsets_);
   }
   GroupStep agree(const GroupStep& own, int group) override {
-    const std::span<const GroupStep> all = peers_->meet(rank(), meetings_++, own);
-    GroupStep agreed{0, true};
-    for (const GroupStep& step : all) {
-      agreed.rows = std::max(agreed.rows, step.rows);
-      agreed.padded &= step.padded;
-    }
-    offsets_.assign(1, 0);
-    for (int r = 0; r < size(); r += group)
-      offsets_.push_back(offsets_.back() +
-                         (agreed.padded ? agreed.rows : all[static_cast<size_t>(r)].rows));
-    if (!agreed.padded) agreed.rows = own.rows;
-    return agreed;
+    return agree_on(peers_->meet(rank(), meetings_++, own), own, group, offsets_);
   }
   void check() override { peers_->check(); }
 

@@ -4,6 +4,7 @@
 #include <nccl.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -13,8 +14,11 @@
 #include <vector>
 
 #include "base/error.h"
+#include "comm/barrier.h"
 #include "comm/comm.h"
+#include "comm/group_steps.h"
 #include "comm/process_link.h"
+#include "kernels/cuda/comm/expert_rows.h"
 #include "kernels/cuda/comm/rank_sum.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/nccl.h"
@@ -33,6 +37,10 @@ struct Nccl {
   decltype(&ncclCommInitRank) init_rank = nullptr;
   decltype(&ncclCommAbort) abort = nullptr;
   decltype(&ncclAllGather) all_gather = nullptr;
+  decltype(&ncclSend) send = nullptr;
+  decltype(&ncclRecv) receive = nullptr;
+  decltype(&ncclGroupStart) group_start = nullptr;
+  decltype(&ncclGroupEnd) group_end = nullptr;
   decltype(&ncclGetErrorString) error_string = nullptr;
 
   static const Nccl& get() {
@@ -57,6 +65,10 @@ struct Nccl {
     find(n.init_rank, "ncclCommInitRank");
     find(n.abort, "ncclCommAbort");
     find(n.all_gather, "ncclAllGather");
+    find(n.send, "ncclSend");
+    find(n.receive, "ncclRecv");
+    find(n.group_start, "ncclGroupStart");
+    find(n.group_end, "ncclGroupEnd");
     find(n.error_string, "ncclGetErrorString");
     return n;
   }
@@ -69,7 +81,10 @@ class NcclRanks {
       : link_(link),
         ranks_(ranks),
         here_(link ? ranks / link->processes() : ranks),
-        first_(link ? link->process() * here_ : 0) {
+        first_(link ? link->process() * here_ : 0),
+        meeting_(here_),
+        steps_{std::vector<GroupStep>(static_cast<size_t>(ranks)),
+               std::vector<GroupStep>(static_cast<size_t>(ranks))} {
     if (!link_) return;
     // A rank waits on its GPU, where nobody sees that another process is lost.
     watch_ = std::jthread([this](const std::stop_token& stop) {
@@ -103,6 +118,7 @@ class NcclRanks {
     if (stopped_) return;
     why_ = why;
     stopped_ = true;
+    meeting_.abort(why);
     for (ncclComm_t comm : comms_) Nccl::get().abort(comm);
   }
 
@@ -110,6 +126,28 @@ class NcclRanks {
     if (!stopped_) return;
     std::lock_guard lock(mutex_);
     throw ExchangeEnded(why_);
+  }
+
+  // What each rank says at this meeting; `meetings` is how often the rank has met before. A rank
+  // writes in turn to two lists: it comes to the next but one meeting only when all have left this.
+  std::span<const GroupStep> meet(int rank, uint64_t meetings, const GroupStep& own) {
+    std::vector<GroupStep>& said = steps_[meetings % 2];
+    said[static_cast<size_t>(rank)] = own;
+    meeting_.wait();
+    if (!link_) return said;
+    if (rank == first_) {
+      const auto of_process = [&](int p) {
+        return std::span(said).subspan(static_cast<size_t>(p * here_), static_cast<size_t>(here_));
+      };
+      const std::vector<std::span<const std::byte>> to(static_cast<size_t>(link_->processes()),
+                                                       std::as_bytes(of_process(link_->process())));
+      std::vector<std::span<std::byte>> from;
+      for (int p = 0; p < link_->processes(); ++p)
+        from.push_back(std::as_writable_bytes(of_process(p)));
+      link_->exchange(to, from);
+    }
+    meeting_.wait();
+    return said;
   }
 
   void require(ncclResult_t result) {
@@ -149,6 +187,8 @@ class NcclRanks {
   std::mutex mutex_;  // guards
   std::vector<ncclComm_t> comms_;
   std::string why_;
+  Barrier meeting_;                              // of the ranks here
+  std::array<std::vector<GroupStep>, 2> steps_;  // by rank
   std::atomic<bool> stopped_{false};
   std::jthread watch_;
 };
@@ -178,6 +218,7 @@ class NcclComm final : public Comm {
 
   int rank() const override { return rank_; }
   int size() const override { return ranks_->ranks(); }
+  void check() override { ranks_->check(); }
 
   void all_reduce(Tensor x) override {
     FATHOM_CHECK(x.dtype == DType::bf16, "a sum of {} between GPUs", name_of(x.dtype));
@@ -236,7 +277,120 @@ class NcclComm final : public Comm {
     });
   }
 
+  GroupStep agree(const GroupStep& own, int group) override {
+    return agree_on(ranks_->meet(rank_, meetings_++, own), own, group, offsets_);
+  }
+
+  // Every rank gets all rows: which of them it needs is known on the GPUs alone.
+  std::span<const int64_t> gather_expert_rows(const ExpertRows& all, const ExpertRows& own,
+                                              const ExpertSpread& spread) override {
+    ranks_->check();
+    const ExpertPlanes planes = ops_.place_expert_rows(rank_, size(), all, own, spread, offsets_);
+    auto* stream = static_cast<cudaStream_t>(ops_.stream());
+    together([&] {
+      for (int r = 0; r < size(); ++r) {
+        if (r == rank_) continue;
+        const PartRange mine = brought(rank_, spread.group), theirs = brought(r, spread.group);
+        for (const RowPlane& plane : planes) {
+          send(r, plane.data + mine.begin * plane.bytes, mine.size() * plane.bytes, stream);
+          receive(r, plane.data + theirs.begin * plane.bytes, theirs.size() * plane.bytes, stream);
+        }
+      }
+    });
+    return offsets_;
+  }
+
+  // Each rank gets all parts of its share of its group's rows, in pieces, and the group's ranks
+  // show each other the sums. A group without work takes what it is sent, and leaves it.
+  void sum_expert_rows(Tensor sum, Tensor parts, Tensor ids, const ExpertSpread& spread) override {
+    ranks_->check();
+    const int group = spread.group, leader = rank_ / group * group;
+    const int64_t n = parts.row_size(), row = n * int64_t{sizeof(Bf16)};
+    const PartRange mine = brought(rank_, group);
+    const int64_t begin = mine.begin - offsets_[static_cast<size_t>(rank_ / group)];
+    const bool idle = sum.rows() == 0;
+    int64_t most = 0;
+    for (int r = 0; r < size(); ++r) most = std::max(most, brought(r, group).size());
+    const int64_t at_once = kRoom / (row * (size() + group));
+    if (at_once == 0) fail("rows of {} bytes of {} ranks do not fit {}", row, size(), kRoom);
+    auto* const own = static_cast<Bf16*>(sum.data);
+    const auto* const part = static_cast<const Bf16*>(parts.data);
+    ops_.exchange(sum, [&](const cuda::Launch& launch) {
+      for (int64_t at = 0; at < most; at += at_once) {
+        // Rows of this piece of a rank's share.
+        const auto piece = [&](int r) {
+          const PartRange rows = brought(r, group);
+          return PartRange{std::min(rows.end, rows.begin + at),
+                           std::min(rows.end, rows.begin + at + at_once)};
+        };
+        const int64_t rows = piece(rank_).size();
+        together([&] {
+          for (int r = 0; r < size(); ++r) {
+            if (r == rank_) continue;
+            send(r, part + piece(r).begin * n, piece(r).size() * row, launch.stream);
+            receive(r, all_.data() + r * at_once * row, rows * row, launch.stream);
+            if (r / group != rank_ / group || idle) continue;
+            const int64_t first = piece(r).begin - offsets_[static_cast<size_t>(rank_ / group)];
+            send(r, own + first * n, piece(r).size() * row, launch.stream);
+            receive(r, all_.data() + (size() + r - leader) * at_once * row, rows * row,
+                    launch.stream);
+          }
+        });
+        if (idle) continue;
+        cuda::ExpertPartSumParams p;
+        p.received = reinterpret_cast<const Bf16*>(all_.data());
+        p.stride = at_once * n;
+        p.rank = rank_;
+        p.ranks = size();
+        p.group = group;
+        p.own = own + (begin + at) * n;
+        p.parts = part + (mine.begin + at) * n;
+        p.rows = static_cast<int>(rows);
+        p.n = static_cast<int>(n);
+        p.ids = static_cast<const int32_t*>(ids.data) + (begin + at) * ids.row_size();
+        p.per_token = static_cast<int>(ids.row_size());
+        p.owners = {spread.experts, size()};
+        cuda::sum_expert_parts(p, launch);
+      }
+      if (group == 1 || idle) return;
+      together([&] {
+        for (int r = leader; r < leader + group; ++r) {
+          if (r == rank_) continue;
+          const PartRange theirs = brought(r, group);
+          const int64_t first = theirs.begin - (mine.begin - begin);
+          send(r, own + begin * n, mine.size() * row, launch.stream);
+          receive(r, own + first * n, theirs.size() * row, launch.stream);
+        }
+      });
+    });
+  }
+
  private:
+  // The rows among those of all groups that a rank brings, its share of its group's.
+  PartRange brought(int r, int group) const {
+    const auto g = static_cast<size_t>(r / group);
+    const PartRange share = part_of(offsets_[g + 1] - offsets_[g], r % group, group);
+    return {offsets_[g] + share.begin, offsets_[g] + share.end};
+  }
+
+  // Sends and receives that `body` asks for, at the same time.
+  template <class Body>
+  void together(const Body& body) {
+    ranks_->require(Nccl::get().group_start());
+    body();
+    ranks_->require(Nccl::get().group_end());
+  }
+  void send(int to, const void* from, int64_t bytes, cudaStream_t stream) {
+    if (bytes == 0) return;
+    ranks_->require(
+        Nccl::get().send(from, static_cast<size_t>(bytes), ncclInt8, to, comm_, stream));
+  }
+  void receive(int from, void* to, int64_t bytes, cudaStream_t stream) {
+    if (bytes == 0) return;
+    ranks_->require(
+        Nccl::get().receive(to, static_cast<size_t>(bytes), ncclInt8, from, comm_, stream));
+  }
+
   // How many rows of so many bytes of every rank the room holds.
   int64_t rows_at_once(int64_t bytes) const {
     const int64_t rows = kRoom / (bytes * size());
@@ -282,6 +436,8 @@ class NcclComm final : public Comm {
   CudaOps& ops_;
   const Buffer mine_, all_;  // [kRoom] each
   const ncclComm_t comm_;
+  uint64_t meetings_ = 0;
+  std::vector<int64_t> offsets_{0};  // of the step agreed on last
 };
 
 class NcclGroup final : public CommGroup {
