@@ -9,5 +9,4 @@ select=(-LE long)
 scripts/setup.sh --tests
 scripts/configure.sh "$build" -DFATHOM_TESTS=ON
 cmake --build "$build" -j "$(nproc)"
-# Tests of the page and of clients wait for a browser and for sockets half of their time, so twice as many run as there are processors.
-ctest --test-dir "$build" --output-on-failure -j $((2 * $(nproc))) "${select[@]}"
+ctest --test-dir "$build" --output-on-failure -j "$(nproc)" "${select[@]}"

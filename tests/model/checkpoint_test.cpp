@@ -388,7 +388,9 @@ TEST(Checkpoint, MtpLayer) {
   EXPECT_FALSE(c->weights().mtp);
   EXPECT_THAT(c->warnings(), ElementsAre(HasSubstr("layer 2 is left out")));
   maker.tensors["model.layers.2.enorm.weight"] = {DType::f32, {256}, std::string(1024, '\0')};
-  EXPECT_THAT(refusal(maker), HasSubstr("missing: model.layers.2.hnorm.weight"));
+  EXPECT_THAT(refusal(maker), AllOf(HasSubstr("57 problems"),
+                                    HasSubstr("missing: model.layers.2.input_layernorm.weight"),
+                                    HasSubstr("inspect lists all")));
 }
 
 // Where the block is welcome and not needed, one that is not whole is left out, and why is said.
