@@ -73,6 +73,7 @@ void DeviceWeights::place_on_cpu(const ComputePlan& plan) {
     copy(0);
   } else {
     std::vector<std::future<void>> done;
+    done.reserve(static_cast<size_t>(ranks));
     for (int rank = 0; rank < ranks; ++rank)
       done.push_back(std::async(std::launch::async, [&, rank] {
         bind_thread_to_node(rank, ranks);  // as the rank's own threads
