@@ -134,6 +134,13 @@ void ModelOptions::add_load_format_to(CLI::App& command) {
       ->capture_default_str();
 }
 
+static EngineOptions chosen_options(const ModelOptions& o, const Checkpoint* checkpoint,
+                                    const Config& config, const std::string& folder,
+                                    EngineOptions e) {
+  if (checkpoint) return engine_options_of(o, *checkpoint, std::move(e));
+  return engine_options_of(o, config, folder, 0, std::move(e));
+}
+
 LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
                          EngineOptions engine)
     : checkpoint_(options.dummy_weights() ? nullptr : load(folder, options)),
@@ -141,9 +148,8 @@ LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
       tokenizer_(Tokenizer::from_folder(folder)),
       encoding_(choose_encoding(options.encoding, folder)),
       stop_ids_(stop_ids_of(folder, config())),
-      engine_options_(checkpoint_
-                          ? engine_options_of(options, *checkpoint_, std::move(engine))
-                          : engine_options_of(options, config(), folder, 0, std::move(engine))) {
+      engine_options_(
+          chosen_options(options, checkpoint_.get(), config(), folder, std::move(engine))) {
   const EngineOptions& e = engine_options_;
   if (e.compute.device == DeviceKind::cuda)
     fmt::print(stderr, "{}\n", plan_engine(config(), e).describe());

@@ -44,7 +44,10 @@ void check_mtp_norms(CheckContext& c) {
   std::vector<float> row(2 * hidden);
   for (int64_t r = 0; r < c.config.hidden; ++r) {
     load_weight_row(w.combine, r, row.data());
-    for (size_t i = 0; i < row.size(); ++i) columns[i] += double{row[i]} * row[i];
+    for (size_t i = 0; i < row.size(); ++i) {
+      const double weight = row[i];
+      columns[i] += weight * weight;
+    }
   }
   for (double& v : columns) v = std::sqrt(v);
   const std::vector<double> embed(w.embed_norm, w.embed_norm + hidden),
