@@ -32,41 +32,22 @@ __global__ void __launch_bounds__(kVectors <= 2 ? 512 : 1024)
     sum_expert_parts_kernel(ExpertPartSumParams p) {
   pdl_wait();
   pdl_trigger();
-  const int vectors = p.n / kLaneValues, group = p.group;
+  const int group = p.group;
   const int place = p.rank % group;
   for (int row = static_cast<int>(blockIdx.x); row < p.rows; row += static_cast<int>(gridDim.x)) {
     uint32_t left = ranks_of_row(p.ids + int64_t{row} * p.per_token, p.per_token, p.owners);
     Bf16* const own = p.own + int64_t{row} * p.n;
     const auto of_place = [&](int at) { return p.received + at * p.stride + int64_t{row} * p.n; };
-    const int count = group + __popc(left);
-    RowSum<kVectors> sum;
-    for (int first = 0; first < count; first += kAtOnce) {
-      uint4 got[kAtOnce][kVectors];
-#pragma unroll
-      for (int s = 0; s < kAtOnce; ++s) {
-        const Bf16* from = nullptr;
-        if (first + s < group) {
-          from = first + s == place ? own : of_place(p.ranks + first + s);
-        } else if (left != 0) {
+    uint4 value[kVectors];
+    sum_parts(
+        group + __popc(left), p.n, value,
+        [&](int part) -> const Bf16* {
+          if (part < group) return part == place ? own : of_place(p.ranks + part);
           const int rank = __ffs(static_cast<int>(left)) - 1;
           left &= left - 1;
-          from = rank == p.rank ? p.parts + int64_t{row} * p.n : of_place(rank);
-        }
-#pragma unroll
-        for (int i = 0; i < kVectors; ++i) {
-          const int v = static_cast<int>(threadIdx.x + i * blockDim.x);
-          got[s][i] = from && v < vectors ? *reinterpret_cast<const uint4*>(from + v * kLaneValues)
-                                          : uint4{};
-        }
-      }
-#pragma unroll
-      for (int s = 0; s < kAtOnce; ++s)
-#pragma unroll
-        for (int i = 0; i < kVectors; ++i)
-          if (first + s < count) sum.add(first + s == 0, i, got[s][i]);
-    }
-    uint4 value[kVectors];
-    sum.round(value);
+          return rank == p.rank ? p.parts + int64_t{row} * p.n : of_place(rank);
+        },
+        [](int, int, int, uint4&) {});
     store_row(own, p.n, value);
   }
 }

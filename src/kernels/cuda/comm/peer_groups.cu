@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kVectors <= 2 ? 512 : 1024) group_sum_kernel(G
   pdl_wait();
   pdl_trigger();
   PeerExchange exchange(p.peers, static_cast<int>(blockIdx.x), p.block, blocks);
-  const int vectors = p.n / kLaneValues, group = p.group;
+  const int group = p.group;
   const int leader = p.peers.rank / group * group, place = p.peers.rank - leader;
   const int step = static_cast<int>(gridDim.x) * group;
   for (int row = static_cast<int>(blockIdx.x) * group + place; exchange.ok() && row < p.rows;
@@ -42,35 +42,17 @@ __global__ void __launch_bounds__(kVectors <= 2 ? 512 : 1024) group_sum_kernel(G
     auto own = [&](int rank) {
       return reinterpret_cast<Bf16*>(blocks[rank] + p.own_at) + int64_t{row} * p.n;
     };
-    const int count = group + __popc(left);
-    RowSum<kVectors> sum;
-    for (int first = 0; first < count; first += kAtOnce) {
-      uint4 got[kAtOnce][kVectors];
-#pragma unroll
-      for (int s = 0; s < kAtOnce; ++s) {
-        const Bf16* from = nullptr;
-        if (first + s < group) {
-          from = own(leader + first + s);
-        } else if (left != 0) {
+    uint4 value[kVectors];
+    sum_parts(
+        group + __popc(left), p.n, value,
+        [&](int part) -> const Bf16* {
+          if (part < group) return own(leader + part);
           const int rank = __ffs(static_cast<int>(left)) - 1;
           left &= left - 1;
-          from = reinterpret_cast<const Bf16*>(blocks[rank] + p.parts_at) +
+          return reinterpret_cast<const Bf16*>(blocks[rank] + p.parts_at) +
                  int64_t{p.first + row} * p.n;
-        }
-#pragma unroll
-        for (int i = 0; i < kVectors; ++i) {
-          const int v = static_cast<int>(threadIdx.x + i * blockDim.x);
-          got[s][i] = from && v < vectors ? load_shared_vector(from + v * kLaneValues) : uint4{};
-        }
-      }
-#pragma unroll
-      for (int s = 0; s < kAtOnce; ++s)
-#pragma unroll
-        for (int i = 0; i < kVectors; ++i)
-          if (first + s < count) sum.add(first + s == 0, i, got[s][i]);
-    }
-    uint4 value[kVectors];
-    sum.round(value);
+        },
+        [](int, int, int, uint4&) {});
     for (int i = 0; i < group; ++i) store_row(own(leader + i), p.n, value);
   }
   exchange.finish();

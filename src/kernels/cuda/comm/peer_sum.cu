@@ -47,33 +47,18 @@ __device__ __forceinline__ void send_row(const PeerView& peers, int buffer, int 
 template <int kVectors>
 __device__ __forceinline__ void receive_row(const PeerView& peers, int buffer, int row, int n,
                                             uint4 (&value)[kVectors]) {
-  const int vectors = n / kLaneValues;
-  RowSum<kVectors> sum;
-  for (int first = 0; first < peers.ranks; first += kAtOnce) {
-    uint4 got[kAtOnce][kVectors];
-#pragma unroll
-    for (int s = 0; s < kAtOnce; ++s)
-#pragma unroll
-      for (int i = 0; i < kVectors; ++i) {
-        const int v = static_cast<int>(threadIdx.x + i * blockDim.x), rank = first + s;
-        got[s][i] = value[i];
-        if (rank < peers.ranks && rank != peers.rank && v < vectors)
-          got[s][i] = load_shared_vector(peers.received(peers.rank, buffer, rank, row, n) +
-                                         v * kLaneValues);
-      }
-#pragma unroll
-    for (int s = 0; s < kAtOnce; ++s)
-#pragma unroll
-      for (int i = 0; i < kVectors; ++i) {
-        const int v = static_cast<int>(threadIdx.x + i * blockDim.x), rank = first + s;
-        if (rank >= peers.ranks) continue;
-        if (rank != peers.rank && v < vectors)
-          wait_for_packet(
-              got[s][i], peers.received(peers.rank, buffer, rank, row, n) + v * kLaneValues, peers);
-        sum.add(rank == 0, i, got[s][i]);
-      }
-  }
-  sum.round(value);
+  const auto received = [&](int rank) -> const Bf16* {
+    return peers.received(peers.rank, buffer, rank, row, n);
+  };
+  sum_parts(
+      peers.ranks, n, value,
+      [&](int rank) { return rank == peers.rank ? nullptr : received(rank); },
+      [&](int rank, int i, int v, uint4& got) {
+        if (rank == peers.rank)
+          got = value[i];
+        else
+          wait_for_packet(got, received(rank) + v * kLaneValues, peers);
+      });
 }
 
 // Marks the packets of this lane's last sum, which lie in `buffer`, as not yet received.
@@ -136,32 +121,16 @@ __global__ void __launch_bounds__(kVectors <= 2 ? 512 : 1024)
   const PeerView& peers = p.peers;
   pdl_wait();
   pdl_trigger();
-  const int vectors = p.n / kLaneValues, stride = peers.lanes * peers.ranks;
+  const int stride = peers.lanes * peers.ranks;
   PeerExchange exchange(peers, lane, p.x, addresses);
   auto row_of = [&](int rank, int row) {
     return reinterpret_cast<Bf16*>(addresses[rank]) + row * p.x_stride;
   };
   for (int row = lane * peers.ranks + peers.rank; exchange.ok() && row < p.rows; row += stride) {
-    RowSum<kVectors> sum;
-    for (int first = 0; first < peers.ranks; first += kAtOnce) {
-      uint4 got[kAtOnce][kVectors];
-#pragma unroll
-      for (int s = 0; s < kAtOnce; ++s)
-#pragma unroll
-        for (int i = 0; i < kVectors; ++i) {
-          const int v = static_cast<int>(threadIdx.x + i * blockDim.x), rank = first + s;
-          got[s][i] = rank < peers.ranks && v < vectors
-                          ? load_shared_vector(row_of(rank, row) + v * kLaneValues)
-                          : uint4{};
-        }
-#pragma unroll
-      for (int s = 0; s < kAtOnce; ++s)
-#pragma unroll
-        for (int i = 0; i < kVectors; ++i)
-          if (first + s < peers.ranks) sum.add(first + s == 0, i, got[s][i]);
-    }
     uint4 value[kVectors];
-    sum.round(value);
+    sum_parts(
+        peers.ranks, p.n, value, [&](int rank) -> const Bf16* { return row_of(rank, row); },
+        [](int, int, int, uint4&) {});
     for (int rank = 0; rank < peers.ranks; ++rank) store_row(row_of(rank, row), p.n, value);
   }
   exchange.finish();

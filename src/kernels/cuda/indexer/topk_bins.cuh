@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/prim/barrier.h"
+#include "kernels/cuda/prim/cluster.h"
 
 namespace fathom::cuda::topk {
 
@@ -16,28 +16,6 @@ inline constexpr int kMaxCluster = 8;
 struct Found {
   uint32_t bin, above, count;
 };
-
-// cluster_sync for warps whose lanes may have diverged: the barrier needs whole warps.
-__device__ __forceinline__ void meet_cluster() {
-  __syncwarp();
-  cluster_sync();
-}
-
-__device__ __forceinline__ uint32_t load_remote(const uint32_t* p, uint32_t rank) {
-  uint32_t v;
-  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(cluster_address(p, rank)));
-  return v;
-}
-
-// Inclusive sum over this lane and the higher ones.
-__device__ __forceinline__ uint32_t suffix_sum(uint32_t v, int lane) {
-#pragma unroll
-  for (int d = 1; d < 32; d *= 2) {
-    uint32_t other = __shfl_down_sync(~0u, v, d);
-    if (lane + d < 32) v += other;
-  }
-  return v;
-}
 
 // Sums of runs of bins / 32 bins, by all warps. Call between two barriers.
 __device__ __forceinline__ void sum_groups(const uint32_t* hist, int bins, uint32_t* group) {

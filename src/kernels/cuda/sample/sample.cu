@@ -54,14 +54,14 @@ __device__ Totals totals(Shared& s, const Row& row) {
   Totals t{0, 0, 0};
   for (int w = 0; w < kWarps; ++w) t.own += s.warp_sum[w];
   if (threadIdx.x == 0) s.total = t.own;
-  meet();
+  meet_cluster();
   const int rank = static_cast<int>(cluster_rank());
   for (int c = 0; c < kCluster; ++c) {
     uint64_t v = load_remote(&s.total, c);
     t.all += v;
     if (c < rank) t.before += v;
   }
-  meet();  // before a CTA leaves whose `total` is read
+  meet_cluster();  // before a CTA leaves whose `total` is read
   return t;
 }
 
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
     for (int d = 16; d > 0; d /= 2) greatest = max(greatest, __shfl_xor_sync(~0u, greatest, d));
     if (threadIdx.x % 32 == 0) atomicMax(reinterpret_cast<unsigned long long*>(&s.best), greatest);
   }
-  meet();
+  meet_cluster();
   uint64_t best = 0;
   for (int c = 0; c < kCluster; ++c) best = max(best, load_remote(&s.best, c));
   const bool broken = cluster_total(&s.broken) != 0;
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
       ids[index] = broken || row.top == -INFINITY
                        ? kBrokenLogits
                        : static_cast<int32_t>(kMask - (static_cast<uint32_t>(best) & kMask));
-    meet();  // a CTA may not leave while its shared memory is read
+    meet_cluster();  // a CTA may not leave while its shared memory is read
     return;
   }
 

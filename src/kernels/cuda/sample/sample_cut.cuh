@@ -56,7 +56,7 @@ __device__ __forceinline__ bool rank_few(Shared& s, const Row& row, bool by_coun
     const uint32_t slot = atomicAdd(count, 1);
     if (slot < kFew) s.few[by_count][slot] = {preference(logit, row.first + i), measure};
   });
-  meet();
+  meet_cluster();
   uint32_t counts[kCluster], most = 0, total = 0;
 #pragma unroll
   for (int c = 0; c < kCluster; ++c) counts[c] = load_remote(count, c);
@@ -118,7 +118,7 @@ __device__ __forceinline__ uint64_t find_cut(Shared& s, Row& row, bool by_count,
       v = warp_sum(v);
       if (threadIdx.x % 32 == 0) s.group[buffer][g] = v;
     }
-    meet();
+    meet_cluster();
     if (threadIdx.x < 32) {
       if (level == 0)
         find_bin(s, buffer, need_of);

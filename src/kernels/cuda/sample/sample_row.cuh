@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/prim/barrier.h"
+#include "kernels/cuda/prim/cluster.h"
 #include "kernels/cuda/sample/sample.h"
 
 namespace fathom::cuda::sample {
@@ -56,23 +56,6 @@ struct Shared {
   uint64_t warp_sum[kWarps];
 };
 
-__device__ __forceinline__ uint64_t load_remote(const uint64_t* p, uint32_t rank) {
-  uint64_t v;
-  asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(v) : "r"(cluster_address(p, rank)));
-  return v;
-}
-__device__ __forceinline__ uint32_t load_remote(const uint32_t* p, uint32_t rank) {
-  uint32_t v;
-  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(cluster_address(p, rank)));
-  return v;
-}
-
-// Lanes may have diverged, and the barrier needs whole warps.
-__device__ __forceinline__ void meet() {
-  __syncwarp();
-  cluster_sync();
-}
-
 template <class T>
 __device__ __forceinline__ T cluster_total(const T* p) {
   T parts[kCluster], sum = 0;
@@ -86,15 +69,6 @@ __device__ __forceinline__ T cluster_total(const T* p) {
 __device__ __forceinline__ uint64_t warp_sum(uint64_t v) {
 #pragma unroll
   for (int d = 16; d > 0; d /= 2) v += __shfl_xor_sync(~0u, v, d);
-  return v;
-}
-
-__device__ __forceinline__ uint64_t suffix_sum(uint64_t v, int lane) {
-#pragma unroll
-  for (int d = 1; d < 32; d *= 2) {
-    uint64_t other = __shfl_down_sync(~0u, v, d);
-    if (lane + d < 32) v += other;
-  }
   return v;
 }
 
