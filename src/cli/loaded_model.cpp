@@ -84,6 +84,13 @@ EngineOptions engine_options_of(const ModelOptions& o, const Config& config,
   return e;
 }
 
+// Those of a checkpoint, or without one of random weights.
+EngineOptions chosen_options(const ModelOptions& o, const Checkpoint* checkpoint,
+                             const Config& config, const std::string& folder, EngineOptions e) {
+  if (checkpoint) return engine_options_of(o, *checkpoint, std::move(e));
+  return engine_options_of(o, config, folder, 0, std::move(e));
+}
+
 }  // namespace
 
 // Its end of sentence may be one id or a list.
@@ -134,13 +141,6 @@ void ModelOptions::add_load_format_to(CLI::App& command) {
       ->capture_default_str();
 }
 
-static EngineOptions chosen_options(const ModelOptions& o, const Checkpoint* checkpoint,
-                                    const Config& config, const std::string& folder,
-                                    EngineOptions e) {
-  if (checkpoint) return engine_options_of(o, *checkpoint, std::move(e));
-  return engine_options_of(o, config, folder, 0, std::move(e));
-}
-
 LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
                          EngineOptions engine)
     : checkpoint_(options.dummy_weights() ? nullptr : load(folder, options)),
@@ -157,10 +157,10 @@ LoadedModel::LoadedModel(const std::string& folder, const ModelOptions& options,
       checkpoint_ ? DeviceWeights(config(), checkpoint_->rank_weights(), e.compute, true)
                   : DeviceWeights::random(config(), e.compute, 0, "--load-format dummy"));
   engine_ = make_engine(config(), weights_->ranks(), e);
-  if (!checkpoint_) fmt::print(stderr, "note: random weights, so answers mean nothing\n");
-  if (checkpoint_)
-    for (const std::string& warning : checkpoint_->warnings())
-      fmt::print(stderr, "note: {}\n", warning);
+  for (const std::string& warning :
+       checkpoint_ ? checkpoint_->warnings()
+                   : std::vector<std::string>{"random weights, so answers mean nothing"})
+    fmt::print(stderr, "note: {}\n", warning);
   say_computing_threads(options.compute.threads);
   fmt::print(stderr, "{}; {} prompts\n", engine_->describe(), encoding_name(encoding_));
 }
