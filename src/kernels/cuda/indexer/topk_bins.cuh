@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/prim/cluster.h"
+#include "kernels/cuda/prim/warp_sum.h"
 
 namespace fathom::cuda::topk {
 

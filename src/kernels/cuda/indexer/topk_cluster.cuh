@@ -149,12 +149,7 @@ __global__ void __launch_bounds__(kThreads, 1024 / kThreads)
       in += (k >> shift) == (prefix >> shift);
     });
     above = __reduce_add_sync(~0u, above);
-    uint32_t end = in;
-#pragma unroll
-    for (int d = 1; d < 32; d *= 2) {
-      uint32_t other = __shfl_up_sync(~0u, end, d);
-      if (lane >= d) end += other;
-    }
+    const uint32_t end = prefix_sum(in, lane);
     uint32_t base = 0;
     if (lane == 31 && end > 0) base = atomicAdd(&s.mine_count, end);
     if (lane == 0 && above > 0) atomicAdd(&s.above, above);

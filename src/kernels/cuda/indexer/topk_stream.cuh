@@ -213,12 +213,7 @@ __device__ __forceinline__ Threshold find_listed_threshold(Shared& s, uint32_t n
 template <class Shared>
 __device__ __forceinline__ uint32_t count_before(Shared& s, uint32_t v) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  uint32_t end = v;
-#pragma unroll
-  for (int d = 1; d < 32; d *= 2) {
-    uint32_t other = __shfl_up_sync(~0u, end, d);
-    if (lane >= d) end += other;
-  }
+  const uint32_t end = prefix_sum(v, lane);
   __syncthreads();
   if (lane == 31) s.warp_count[warp] = end;
   __syncthreads();

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/moe/moe.h"
+#include "kernels/cuda/prim/warp_sum.h"
 
 namespace fathom::cuda::moe {
 
@@ -23,12 +24,7 @@ inline size_t permute_shared_bytes(int experts) {
 // Exclusive sum over the CTA's threads; `all` is the total. Contains barriers.
 __device__ __forceinline__ uint32_t block_before(uint32_t v, uint32_t* warp_total, uint32_t& all) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  uint32_t end = v;
-#pragma unroll
-  for (int d = 1; d < 32; d *= 2) {
-    uint32_t other = __shfl_up_sync(~0u, end, d);
-    if (lane >= d) end += other;
-  }
+  const uint32_t end = prefix_sum(v, lane);
   if (lane == 31) warp_total[warp] = end;
   __syncthreads();
   uint32_t total = warp_total[lane];

@@ -1,4 +1,4 @@
-// What the CTAs of a cluster read of each other, and sums within a warp that they search by.
+// What the CTAs of a cluster read of each other.
 #pragma once
 
 #include <cstdint>
@@ -22,17 +22,6 @@ __device__ __forceinline__ uint32_t load_remote(const uint32_t* p, uint32_t rank
 __device__ __forceinline__ uint64_t load_remote(const uint64_t* p, uint32_t rank) {
   uint64_t v;
   asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(v) : "r"(cluster_address(p, rank)));
-  return v;
-}
-
-// Inclusive sum over this lane and the higher ones.
-template <class T>
-__device__ __forceinline__ T suffix_sum(T v, int lane) {
-#pragma unroll
-  for (int d = 1; d < 32; d *= 2) {
-    const T other = __shfl_down_sync(~0u, v, d);
-    if (lane + d < 32) v += other;
-  }
   return v;
 }
 

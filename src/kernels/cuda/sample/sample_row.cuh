@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/prim/cluster.h"
+#include "kernels/cuda/prim/warp_sum.h"
 #include "kernels/cuda/sample/sample.h"
 
 namespace fathom::cuda::sample {
