@@ -58,7 +58,14 @@ int32_t PrefixTree::page_at(const PrefixQuery& q) const {
   return at;
 }
 
-bool PrefixTree::insert(const PrefixQuery& q, std::span<int32_t> pages) {
+int64_t PrefixTree::complete_pages(std::span<const int32_t> pages) const {
+  const auto lacking = std::find_if_not(pages.begin(), pages.end(), [&](int32_t page) {
+    return nodes_[static_cast<size_t>(page)].complete;
+  });
+  return lacking - pages.begin();
+}
+
+bool PrefixTree::insert(const PrefixQuery& q, std::span<int32_t> pages, size_t complete) {
   FATHOM_CHECK(pages.size() >= q.keys.size(), "{} keys, {} pages", q.keys.size(), pages.size());
   int32_t before = kRoot;
   for (size_t i = 0; i < q.keys.size(); ++i) {
@@ -68,7 +75,12 @@ bool PrefixTree::insert(const PrefixQuery& q, std::span<int32_t> pages) {
       if (by_key_.contains(q.keys[i])) return false;
       at = pages[i];
       add(q, i, before, at);
-    } else if (at != pages[i]) {
+      nodes_[static_cast<size_t>(at)].complete = i < complete;
+    } else if (at == pages[i]) {
+      nodes_[static_cast<size_t>(at)].complete |= i < complete;
+    } else if (i < complete && !nodes_[static_cast<size_t>(at)].complete) {
+      return false;  // the caller's own has more rows, and a kept page's holders must not change
+    } else {
       pages_.share(at);
       pages_.release(pages[i]);
       pages[i] = at;
@@ -81,7 +93,7 @@ bool PrefixTree::insert(const PrefixQuery& q, std::span<int32_t> pages) {
 void PrefixTree::add(const PrefixQuery& q, size_t i, int32_t before, int32_t page) {
   pages_.keep(page);
   by_key_.emplace(q.keys[i], page);
-  nodes_[static_cast<size_t>(page)] = {q.keys[i], before, 0, clock_, false};
+  nodes_[static_cast<size_t>(page)] = {q.keys[i], before, 0, clock_, false, true};
   const std::span<const int32_t> ids = q.page_ids(i);
   std::copy(ids.begin(), ids.end(), ids_.begin() + static_cast<int64_t>(page) * kPageRows);
   // The page before is held by the caller, so it is not among the idle leaves.

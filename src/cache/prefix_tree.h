@@ -4,8 +4,9 @@
 //
 // A page is identified by its tokens and all tokens before them. So the kept pages form a tree, and
 // a prompt is a path down from its root. Only whole pages of prompt rows are kept. A kept page is
-// never written again: new rows are appended in other pages. Rows of generated tokens are kept only
-// if decode rounds as prefill does, so an answer does not depend on what the cache holds.
+// never written again, but for rows that are the same: new rows are appended in other pages. Rows
+// of generated tokens are kept only if decode rounds as prefill does, so an answer does not depend
+// on what the cache holds.
 #pragma once
 
 #include <cstdint>
@@ -58,7 +59,11 @@ class PrefixTree final : public PageKeeper {
   // (its rows are the same), and its own is freed. So a holder of a kept page also holds all pages
   // before it, and idle pages can be evicted from the leaves. True when every page of the text is
   // now kept.
-  bool insert(const PrefixQuery& q, std::span<int32_t> pages);
+  // The first `complete` of them have all rows that such pages can have; the others lack those of
+  // the MTP block.
+  bool insert(const PrefixQuery& q, std::span<int32_t> pages, size_t complete);
+  // Returns how many of a text's first kept pages have all rows.
+  int64_t complete_pages(std::span<const int32_t> pages) const;
 
   // Marks the kept pages of `q` as verified: a token was drawn from logits computed on top of them,
   // so their rows are numbers.
@@ -87,6 +92,7 @@ class PrefixTree final : public PageKeeper {
     int32_t next = 0;        // how many kept pages continue this one
     uint64_t used = 0;       // when its last holder left
     bool verified = false;   // and so are all pages before it
+    bool complete = true;    // has all rows
   };
 
   int32_t child(int32_t before, const PrefixQuery& q, size_t page) const;

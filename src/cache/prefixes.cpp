@@ -40,21 +40,24 @@ std::vector<int32_t> Prefixes::hold(PrefixState& state, std::span<const int32_t>
   if (!on_) return {};
   std::vector<int32_t> held = tree_.hold(query(state, ids));
   state.kept = held.size();
+  state.complete = static_cast<size_t>(tree_.complete_pages(held));
   state.verified = 0;
   state.fetch.reset();
   return held;
 }
 
 void Prefixes::keep(PrefixState& state, std::span<const int32_t> ids, std::span<int32_t> pages,
-                    bool verified) {
+                    bool verified, int64_t complete) {
   if (!on_) return;
   const size_t whole = ids.size() / kPageRows;
-  const bool more = whole > state.kept;
+  const auto with_all = static_cast<size_t>(complete / kPageRows);
+  const bool more = whole > state.kept || with_all > state.complete;
   if (!more && !(verified && state.verified < whole)) return;
   const PrefixQuery q = query(state, ids);
   if (more) {
-    state.kept = whole;
-    tree_.insert(q, pages.first(whole));
+    state.kept = std::max(state.kept, whole);
+    state.complete = with_all;
+    tree_.insert(q, pages.first(whole), with_all);
   }
   if (!verified) return;
   state.verified = whole;
@@ -102,7 +105,8 @@ void Prefixes::store_some() {
 bool Prefixes::store_next(Unstored& text) {
   if (!store_->has_room()) return false;  // before the text is looked up
   const PrefixQuery q{text.ids, text.keys};
-  const std::vector<int32_t> pages = tree_.find(q).path;  // those that are still kept
+  std::vector<int32_t> pages = tree_.find(q).path;  // those that are still kept
+  pages.resize(static_cast<size_t>(tree_.complete_pages(pages)));
   for (; text.next < pages.size(); ++text.next) {
     const size_t i = text.next;
     PageId id;
@@ -188,7 +192,9 @@ bool Prefixes::take_images(PageFetch& fetch, size_t& next, std::span<std::byte* 
   PrefixQuery q{fetch.ids, fetch.keys};
   // The pages before are held meanwhile, so that taking a page does not evict one of them.
   std::vector<int32_t> held = tree_.hold(q);
-  bool all_taken = held.size() >= next;
+  // None is a continuation of pages that lack rows, which it has itself.
+  const bool complete = tree_.complete_pages(held) == static_cast<int64_t>(held.size());
+  bool all_taken = complete && held.size() >= next;
   for (size_t i = 0; all_taken && i < images.size(); ++i, ++next) {
     if (next < held.size()) continue;  // computed by a request in the meantime
     all_taken = pages_.free_pages() > 0;
@@ -197,7 +203,7 @@ bool Prefixes::take_images(PageFetch& fetch, size_t& next, std::span<std::byte* 
     rows_->write_page(held.back(), payload_of(images[i]));
   }
   q.keys = q.keys.first(held.size());
-  tree_.insert(q, held);
+  tree_.insert(q, held, complete ? held.size() : 0);
   // The last page first: it is then evicted first.
   for (size_t i = held.size(); i-- > 0;) pages_.release(held[i]);
   return all_taken;

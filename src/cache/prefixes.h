@@ -20,6 +20,7 @@ namespace fathom {
 struct PrefixState {
   std::vector<PageKey> keys;         // of its whole pages, as far as they have been needed
   size_t kept = 0;                   // pages that were passed to keep()
+  size_t complete = 0;               // of these, the ones with all rows
   size_t verified = 0;               // of these, the verified ones
   size_t queued = 0;                 // of these, the ones queued for the disk
   bool asked_disk = false;           // done at most once per request
@@ -46,9 +47,14 @@ class Prefixes {
   // Keeps the whole pages of `ids`, whose rows are computed, lie in `pages` and are never written
   // again. Replaces a page in `pages` where another request's page has the same content. Costs
   // little when no page is new. `verified`: a token was drawn from the logits computed on top of
-  // them. Pages go to disk only after that.
+  // them. Pages go to disk only after that. Pages of tokens from `complete` on lack rows of the MTP
+  // block: they are kept in memory alone, until they are computed again.
   void keep(PrefixState& state, std::span<const int32_t> ids, std::span<int32_t> pages,
-            bool verified);
+            bool verified, int64_t complete);
+  // Returns how many of a text's first kept pages lack nothing.
+  int64_t complete_pages(std::span<const int32_t> pages) const {
+    return tree_.complete_pages(pages);
+  }
   // For a text whose logits were not numbers: its pages that are not verified are no longer kept,
   // in memory or on disk.
   void discard(PrefixState& state, std::span<const int32_t> ids);

@@ -19,6 +19,8 @@ constexpr int kFirstTrials = 3;
 constexpr double kNewAge = 2000;
 // Drafts must promise so much more speed than none: what is measured is never exact.
 constexpr double kLeastGain = 1.01;
+// Beginning again costs time, since the block's rows must be computed: so much speed is asked for.
+constexpr double kGainToResume = 1.05;
 
 }  // namespace
 
@@ -52,7 +54,8 @@ int CostCurve::place_of(double count) {
 // The first measurement at a place is not used: then a GPU's graph is recorded and a CPU's memory
 // touched. Of the next ones the least counts, later a running mean: what disturbs a measurement
 // makes it longer, and one that is far too long is taken for at most twice the mean. Where steps
-// get slower, because texts grow or other programs run, those that are not taken do, too.
+// get slower, because texts grow or other programs run, those that are not taken do, too. What
+// corrects one of the first measurements tells nothing of that.
 CostCurve::Change CostCurve::add(double count, double seconds, int64_t now) {
   const int place = place_of(count);
   const uint64_t bit = uint64_t{1} << place;
@@ -67,12 +70,14 @@ CostCurve::Change CostCurve::add(double count, double seconds, int64_t now) {
   const auto age = static_cast<double>(now - p->last);
   const double share = std::clamp(age / 1024, 1.0 / 16, 0.25), before = p->seconds;
   p->count += (count - p->count) * share;
-  const bool far_less = seconds < 0.85 * p->seconds && now - p->last >= kTrialAge;
-  if (p->times < 3 || far_less)
+  const bool learned = p->times >= 3,
+             far_less = seconds < 0.85 * p->seconds && now - p->last >= kTrialAge;
+  if (!learned || far_less)
     p->seconds = std::min(p->seconds, seconds);
   else
     p->seconds += (std::min(seconds, 2 * p->seconds) - p->seconds) * share;
-  const Change change = {now - p->last < kTrialAge ? p->seconds / before : 1, p->last};
+  const bool changed = learned && now - p->last < kTrialAge;
+  const Change change = {changed ? p->seconds / before : 1, p->last};
   ++p->times;
   p->last = now;
   follow(change);
@@ -82,6 +87,12 @@ CostCurve::Change CostCurve::add(double count, double seconds, int64_t now) {
 void CostCurve::follow(const Change& change) {
   for (Point& p : points_)
     if (p.last < change.since) p.seconds *= change.factor;
+}
+
+bool CostCurve::known_near(double count) const {
+  return std::any_of(points_.begin(), points_.end(), [&](const Point& p) {
+    return count <= 1.25 * p.count && p.count <= 1.25 * count;
+  });
 }
 
 double CostCurve::at(double count) const {
@@ -106,11 +117,11 @@ double CostCurve::at(double count) const {
 }
 
 DraftRegulator::DraftRegulator(const DraftCosts& assumed)
-    : assumed_(assumed), step_(assumed.row), typical_(128) {
+    : assumed_(assumed), step_(assumed.row), host_(0.5), plain_(assumed.row), typical_(128) {
   drafting_.fill(CostCurve(assumed.row));
 }
 
-void DraftRegulator::choose(std::span<Candidate> candidates) {
+void DraftRegulator::choose(std::span<Candidate> candidates, bool overlap) {
   if (candidates.empty()) return;
   ++now_;
   const int sequences = static_cast<int>(candidates.size());
@@ -118,7 +129,6 @@ void DraftRegulator::choose(std::span<Candidate> candidates) {
   Uniform uniform;
   const Choice best = best_choice(sequences, uniform);
   const Choice made = trial_instead_of(best, uniform, sequences);
-  trying_ = made.passes != best.passes || made.drafts != best.drafts;
   pending_ = made.drafts == uniform[static_cast<size_t>(made.passes)].drafts ? made.passes : -1;
   for (Candidate& c : candidates) {
     c.drafts = 0;
@@ -129,6 +139,49 @@ void DraftRegulator::choose(std::span<Candidate> candidates) {
       ++c.drafts;
     }
   }
+  if (most_ > 0) {
+    const double of_all = speed_of_all(sequences, most_, mean_chances());
+    judge(sequences, std::max(of_all, best.speed()), best.speed(), overlap);
+  }
+}
+
+// `speed`: what all sequences might have with drafts, if those that have some now are like the
+// others; `now`: what they have, which is less where many have given drafting up.
+void DraftRegulator::judge(int sequences, double speed, double now, bool overlap) {
+  if (!step_.known()) return;
+  Verdict& v = verdicts_[place_of(sequences)];
+  if (v.ended && now_ >= v.until) v.ended = false;  // tried again
+  const double gain = note_gain(sequences, speed, overlap);
+  const bool promising = gain >= kGainToResume;
+  v.lost = std::max(0.0, v.lost + 1 - (promising ? gain : gain * now / speed));
+  if (worthy_ >= 4 * kWorthySteps) v.wait = kFirstWait;
+  if (v.lost < kMostLost) return;
+  v = {0, true, now_ + v.wait, std::min(2 * v.wait, kMostWait)};
+  ended_ = now_;
+}
+
+// Returns the speed as a multiple of that without drafting.
+double DraftRegulator::note_gain(int sequences, double speed, bool overlap) {
+  const double plain = sequences / plain_seconds(sequences, overlap);
+  worthy_ = speed >= kGainToResume * plain ? worthy_ + 1 : 0;
+  saves_ = 1 / plain - 1 / speed;
+  return speed / plain;
+}
+
+int64_t DraftRegulator::worth_computing(int sequences, int64_t expected) const {
+  const double row = step_seconds(sequences, 2 * sequences) - step_seconds(sequences, sequences);
+  if (row <= 0) return expected;
+  return static_cast<int64_t>(saves_ * static_cast<double>(expected) * sequences / row);
+}
+
+bool DraftRegulator::drafts(int sequences) const {
+  const Verdict& v = verdicts_[place_of(sequences)];
+  return !v.ended || now_ >= v.until;
+}
+
+// Where drafting has ended, the rates that are known may be those of other texts.
+AcceptanceRate DraftRegulator::start(int sequences) const {
+  return verdicts_[place_of(sequences)].ended ? AcceptanceRate() : typical_.start_of_another();
 }
 
 int DraftRegulator::level_of(double chance) {
@@ -231,14 +284,18 @@ DraftRegulator::Choice DraftRegulator::trial_instead_of(const Choice& best, cons
   return *due;
 }
 
+size_t DraftRegulator::place_of(int sequences) {
+  return std::min<size_t>(15, std::bit_width(static_cast<unsigned>(sequences)));
+}
+
 DraftRegulator::TriedByDrafts& DraftRegulator::tried(int sequences) {
-  const auto place = static_cast<size_t>(std::bit_width(static_cast<unsigned>(sequences)));
-  return tried_[std::min(tried_.size() - 1, place)];
+  return tried_[place_of(sequences)];
 }
 
 void DraftRegulator::observe_step(int sequences, int rows, double seconds) {
   const CostCurve::Change change = step_.add(rows, seconds, now_);
   for (CostCurve& c : drafting_) c.follow(change);
+  plain_.follow(change);
   if (pending_ < 0) return;
   Tried& t = tried(sequences)[static_cast<size_t>(pending_)];
   t.last = now_;
@@ -248,6 +305,24 @@ void DraftRegulator::observe_step(int sequences, int rows, double seconds) {
 void DraftRegulator::observe_drafting(int sequences, int passes, int drafts, double seconds) {
   drafting_[static_cast<size_t>(passes)].add(
       passes > 0 ? static_cast<double>(drafts) / passes : sequences, seconds, now_);
+}
+
+void DraftRegulator::observe_host(int sequences, double seconds) {
+  host_.add(sequences, seconds, now_);
+}
+
+void DraftRegulator::observe_plain(int sequences, int most, bool overlapped, double seconds) {
+  ++now_;
+  if (overlapped) {
+    const CostCurve::Change change = plain_.add(sequences, seconds, now_);
+    step_.follow(change);
+    for (CostCurve& c : drafting_) c.follow(change);
+  }
+  if (!step_.known() || !drafts(sequences)) {
+    worthy_ = 0;
+    return;
+  }
+  note_gain(sequences, speed_of_all(sequences, most, typical_chances()), overlapped);
 }
 
 double DraftRegulator::step_seconds(int sequences, int rows) const {
@@ -274,7 +349,51 @@ double DraftRegulator::drafting_seconds(int sequences, int passes, int drafts) c
 }
 
 double DraftRegulator::seconds_of(int sequences, int passes, int drafts) const {
-  return step_seconds(sequences, sequences + drafts) + drafting_seconds(sequences, passes, drafts);
+  return step_seconds(sequences, sequences + drafts) + drafting_seconds(sequences, passes, drafts) +
+         host_seconds(sequences);
+}
+
+double DraftRegulator::host_seconds(int sequences) const {
+  return host_.known() && step_.known() ? host_.at(sequences) : 0;
+}
+
+double DraftRegulator::plain_seconds(int sequences, bool overlap) const {
+  const double step = step_seconds(sequences, sequences), host = host_seconds(sequences);
+  if (!overlap) return step + host;
+  return plain_.known_near(sequences) ? plain_.at(sequences) : std::max(step, host);
+}
+
+DraftRegulator::PlaceChances DraftRegulator::typical_chances() const {
+  PlaceChances chances{};
+  double chance = 1;
+  for (size_t place = 0; place < chances.size(); ++place)
+    chances[place] = chance *= typical_.at(static_cast<int>(place));
+  return chances;
+}
+
+// By place: the chance of a draft there, of the candidates that may have one. That of a single one
+// is half luck, so the others before it count as one more.
+DraftRegulator::PlaceChances DraftRegulator::mean_chances() const {
+  PlaceChances means = typical_chances();
+  for (size_t place = 0; place < means.size(); ++place) {
+    int count = 1;
+    for (const Chances& x : at_[place]) {
+      count += x.count;
+      means[place] += x.sum;
+    }
+    means[place] /= count;
+  }
+  return means;
+}
+
+// The best speed if all sequences had the same number of drafts.
+double DraftRegulator::speed_of_all(int sequences, int most, const PlaceChances& chances) const {
+  double best = 0, tokens = sequences;
+  for (int k = 1; k <= most; ++k) {
+    tokens += sequences * chances[static_cast<size_t>(k - 1)];
+    best = std::max(best, tokens / seconds_of(sequences, k, k * sequences));
+  }
+  return best;
 }
 
 }  // namespace fathom

@@ -10,15 +10,21 @@ namespace fathom {
 void Engine::Impl::retire(Flight& flight) {
   finish_idle(0);
   runner_->finish(drawn_);
+  const auto finished = Clock::now();
   read_logits(flight);
   auto over = Clock::now();
   for (size_t row = 0; row < flight.rows.size(); ++row) deliver(flight, row);
+  host_since_ = finished;
   if (flight.block) {
+    observe_step(flight, finished);
     const auto begin = Clock::now();
-    observe_step(flight, begin);
     draft(flight);
     over += Clock::now() - begin;
+    *host_since_ += Clock::now() - begin;
+  } else {
+    observe_plain(flight, finished);
   }
+  finished_ = finished;
   account(flight, over);
   keep_pages(flight);
   for (const Member& m : flight.members) --m.sequence->in_flight;
@@ -152,11 +158,15 @@ void Engine::Impl::keep_pages(const Flight& flight) {
 
 // Keeps the pages of positions below `computed`. Rows of generated tokens are kept only under one
 // form of attention, where they are bit for bit those of a prompt. With speculation the MTP block's
-// rows are part of the page.
+// rows are part of the page, and a page is kept when it has them, unless drafting has ended.
 void Engine::Impl::keep_prefix(Sequence& s, int64_t computed, bool verified) {
-  int64_t most = forms_.one_form ? computed : std::min(computed, s.prompt);
-  if (speculates()) most = std::min(most, s.block_rows);
-  prefixes_.keep(s.prefix, std::span(s.ids).first(static_cast<size_t>(most)), s.pages, verified);
+  int64_t most = forms_.one_form ? computed : std::min(computed, s.prompt), complete = most;
+  if (speculates()) {
+    complete = std::min(most, s.block_rows);
+    if (!s.without_drafts) most = complete;
+  }
+  prefixes_.keep(s.prefix, std::span(s.ids).first(static_cast<size_t>(most)), s.pages, verified,
+                 complete);
 }
 
 void Engine::Impl::accept(Sequence& s, int32_t token, size_t row, bool drafted) {

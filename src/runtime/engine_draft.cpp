@@ -4,8 +4,9 @@
 // known token, and a draft is accepted if it is the token that is drawn from the logits before it.
 // Tokens are drawn as without speculation, so the answer is the same.
 //
-// A sequence whose drafts have not been worth making for long gets none any more, nor rows of the
-// block for what it generates: steps of such sequences alone overlap as without speculation.
+// Where drafting is not worth it, it ends: sequences get no drafts any more, nor rows of the block,
+// and steps overlap as without speculation. To begin again, a sequence computes the tokens without
+// such rows once more, as after a preemption.
 #include <algorithm>
 
 #include "base/check.h"
@@ -15,9 +16,9 @@
 namespace fathom {
 namespace {
 
-// A sequence without worthwhile drafts for so many steps gets none any more. The count of a new one
-// begins with that of the others, but so many steps are left to it in any case.
-constexpr int kStepsWithout = 256, kStepsOfNew = 32;
+// A prompt that lacks so many tokens gets rows of the block even where drafting has ended. A step
+// that computes it takes long beside what overlapping hides, and to compute it again would be dear.
+constexpr int64_t kLongPrompt = 2048;
 
 }  // namespace
 
@@ -52,28 +53,36 @@ void Engine::Impl::choose_drafts(const Flight& flight) {
     candidates_.push_back({&s.acceptance, s.wanted_drafts});
   }
   if (!options_.regulate_drafts) return;
-  regulator_.choose(candidates_);
+  regulator_.choose(candidates_, overlaps() && !flight.logits);
   size_t i = 0;
-  for (const Member& m : flight.members) {
-    if (!m.drew || m.sequence->ended) continue;
-    m.sequence->wanted_drafts = candidates_[i++].drafts;
-    end_drafts_unless_worth(*m.sequence);
-  }
+  for (const Member& m : flight.members)
+    if (m.drew && !m.sequence->ended) m.sequence->wanted_drafts = candidates_[i++].drafts;
+  if (candidates_.empty() || regulator_.drafts(static_cast<int>(candidates_.size()))) return;
+  for (const Owned& s : running_) give_up_drafts(*s);
 }
 
-// Trials do not count: they are made although drafts are not worth it. Where generated pages are
-// kept, which the block's rows belong to, drafts are never given up.
-void Engine::Impl::end_drafts_unless_worth(Sequence& s) {
-  if (s.without_drafts || (options_.keep_prefixes && forms_.one_form)) return;
-  if (s.wanted_drafts == 0 || regulator_.trying())
-    ++s.steps_without;
-  else
-    s.steps_without = 0;
-  steps_without_ = std::min(s.steps_without, kStepsWithout - kStepsOfNew);
-  if (s.steps_without < kStepsWithout) return;
+void Engine::Impl::give_up_drafts(Sequence& s) {
+  if (s.without_drafts) return;
   s.without_drafts = true;
   s.wanted_drafts = 0;
   s.drafts.clear();
+  // Those of a long prompt follow the ones that are there.
+  const bool goes_on = s.block_rows == s.cached && s.prompt - s.block_rows >= kLongPrompt;
+  s.block_until = goes_on ? s.prompt : 0;
+}
+
+// No step is in flight. An answer is expected to become about twice as long as it is.
+void Engine::Impl::resume_drafts() {
+  for (const Owned& s : running_) {
+    if (!s->without_drafts) continue;
+    const int64_t expected = std::min(s->request.max_new_tokens - s->generated(),
+                                      std::max<int64_t>(s->generated(), kPageRows));
+    const int64_t rows = regulator_.worth_computing(static_cast<int>(running_.size()), expected);
+    if (s->cached - s->block_rows > rows) continue;
+    s->without_drafts = false;
+    s->cached = s->block_rows;
+  }
+  regulator_.resumed();
 }
 
 // A text that has ended needs them only if they complete a page that is kept.
@@ -157,13 +166,21 @@ void Engine::Impl::count_acceptance(Sequence& s, int drafts, int accepted) {
   regulator_.count(drafts, accepted);
 }
 
-// Only steps of decodes are measured: the time of others depends on their prompts. The host's part
-// counts, too: it is the same for a step with many tokens as for one with few. A step that is
+// Only steps of decodes are measured: the time of others depends on their prompts. A step that is
 // recorded takes fifty times as long as its replays: taken for what drafts cost, it would end them.
 void Engine::Impl::observe_step(const Flight& flight, Clock::time_point over) {
+  if (flight.decodes != flight.tokens || !flight.usual_time || flight.ahead) return;
+  const int sequences = static_cast<int>(flight.members.size());
+  regulator_.observe_step(sequences, flight.tokens, seconds_between(flight.started, over));
+  if (flight.host_between) regulator_.observe_host(sequences, *flight.host_between);
+}
+
+void Engine::Impl::observe_plain(const Flight& flight, Clock::time_point over) {
+  if (!speculates() || !options_.regulate_drafts || !finished_) return;
   if (flight.decodes != flight.tokens || flight.tokens == 0 || !flight.usual_time) return;
-  regulator_.observe_step(static_cast<int>(flight.members.size()), flight.tokens,
-                          flight.host_seconds + seconds_between(flight.launched, over));
+  regulator_.observe_plain(static_cast<int>(flight.members.size()),
+                           options_.compute.speculative_tokens, flight.ahead,
+                           seconds_between(*finished_, over));
 }
 
 void Engine::Impl::observe_drafting(const Flight& flight, double seconds) {

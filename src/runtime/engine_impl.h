@@ -70,10 +70,12 @@ class Engine::Impl {
     // The next step is launched only after this one is finished, since
     bool logits = false;  // the host reads some row,
     bool block = false;   // or the MTP block runs over its tokens, which decides the next drafts
-    Clock::time_point launched;
-    bool usual_time = true;   // alone on the device, and StepRunner::took_usual_time()
-    double seconds = 0;       // of model and sampling
-    double host_seconds = 0;  // of planning
+    Clock::time_point launched, started;  // when launch() was called, and when the device began
+    bool ahead = false;                   // launched while another one was in flight
+    bool usual_time = true;               // StepRunner::took_usual_time()
+    double seconds = 0;                   // of model and sampling
+    double host_seconds = 0;              // of planning
+    std::optional<double> host_between;   // what the host did since the step before, if measured
   };
 
   // engine.cpp
@@ -91,6 +93,12 @@ class Engine::Impl {
   bool overlaps() const { return options_.overlap && runner_->steps_at_once() > 1; }
   bool speculates() const { return options_.compute.speculative_tokens > 0; }
   void carry_out(const Plan& plan, Flight& flight);
+  // What a sequence takes over from kept pages, and whether it will have drafts.
+  struct Reuse {
+    int64_t rows = 0, block_rows = 0;
+    bool drafts = false;
+  };
+  Reuse reuse_of(const Sequence& s, std::span<const int32_t> pages) const;
   void admit_and_preempt(const Plan& plan);
   void count_reuse(Sequence& s);
   void add_to_batch(Sequence& s, const Slice& slice, Flight& flight);
@@ -117,9 +125,10 @@ class Engine::Impl {
   // engine_draft.cpp: the MTP block's part of a step
   void draft(Flight& flight);
   void choose_drafts(const Flight& flight);
-  void end_drafts_unless_worth(Sequence& s);
+  void give_up_drafts(Sequence& s);
+  void resume_drafts();
   static bool wants_block(const Sequence& s, int64_t begin) {
-    return !s.without_drafts || begin < s.prompt;
+    return !s.without_drafts || begin < s.block_until;
   }
   bool wants_block_rows(const Member& member, int64_t end) const;
   void add_draft_runs(const Member& member, int64_t end);
@@ -128,6 +137,7 @@ class Engine::Impl {
   void count_run(Sequence& s, int drafts, int accepted);
   void count_acceptance(Sequence& s, int drafts, int accepted);
   void observe_step(const Flight& flight, Clock::time_point over);
+  void observe_plain(const Flight& flight, Clock::time_point over);
   void observe_drafting(const Flight& flight, double seconds);
 
   const Config& config_;
@@ -145,7 +155,6 @@ class Engine::Impl {
   std::vector<DraftRun> draft_runs_;
   std::vector<DraftRegulator::Candidate> candidates_;
   DraftRegulator regulator_;
-  int steps_without_ = 0;               // what a new sequence's steps_without begins with
   std::vector<RuledSampler> samplers_;  // one per thread
   Selection selection_;
   PageAllocator pages_;
@@ -160,6 +169,8 @@ class Engine::Impl {
   int idle_ = 0;              // steps of take_part() in flight: older than flight_
   bool awaits_disk_ = false;  // the first waiting request waits for pages from the disk
   Clock::time_point last_finish_;
+  // Since when the host has been busy with what overlapping would hide, if steps follow each other.
+  std::optional<Clock::time_point> host_since_, finished_;
   EngineStats stats_;
   int64_t prefix_queries_ = 0, prefix_hits_ = 0;
 

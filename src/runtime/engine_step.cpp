@@ -34,6 +34,7 @@ bool Engine::Impl::advance() {
   take_inbox();
   drop_cancelled();
   if (!flight_ && running_.empty() && waiting_.empty()) {
+    host_since_.reset();
     publish();
     return prefixes_.store_rest();
   }
@@ -41,10 +42,11 @@ bool Engine::Impl::advance() {
   if (flight_) {
     // A token that the host draws must be known before the step that reads it is launched, and
     // logits must be read before the next step overwrites them.
-    if (!flight_->logits && !flight_->block) next = launch_next(true);
+    if (!flight_->logits && !flight_->block && !regulator_.resumes()) next = launch_next(true);
     retire(*flight_);
     flight_.reset();
   }
+  if (!next && regulator_.resumes()) resume_drafts();
   if (!next) next = launch_next(false);
   if (next && (!overlaps() || next->block)) {
     retire(*next);
@@ -78,7 +80,11 @@ std::optional<Engine::Impl::Flight> Engine::Impl::launch_next(bool ahead) {
   flight.host_seconds = seconds_between(begin, flight.launched);
   finish_idle(runner_->steps_at_once() - (flight_ ? 2 : 1));
   runner_->launch(batch_, draws_, carried_);
-  flight.usual_time = !ahead && runner_->took_usual_time();
+  flight.ahead = ahead;
+  flight.usual_time = runner_->took_usual_time();
+  // Where steps do not overlap, launch() may be the step itself.
+  flight.started = overlaps() ? Clock::now() : flight.launched;
+  if (!ahead && host_since_) flight.host_between = seconds_between(*host_since_, flight.started);
   launched_ = true;
   return flight;
 }
@@ -126,7 +132,7 @@ Plan Engine::Impl::make_plan() {
     if (awaits_disk_) break;  // none overtakes it
     PrefixTree::Found found = prefixes_.find(s.prefix, reusable(s));
     SeqState state = state_of(s);
-    state.cached = found.pages * kPageRows;
+    state.cached = reuse_of(s, found.path).rows;
     state.pages = found.pages - found.idle;
     paths.push_back(std::move(found.path));
     state.page_ids = paths.back();
@@ -179,6 +185,22 @@ void Engine::Impl::carry_out(const Plan& plan, Flight& flight) {
   flight.tokens = batch_.tokens();
 }
 
+// Rows of the block may be missing in pages that were computed where drafting had ended. A sequence
+// that is to have drafts computes such pages again, if they are no longer than what it may
+// generate.
+Engine::Impl::Reuse Engine::Impl::reuse_of(const Sequence& s,
+                                           std::span<const int32_t> pages) const {
+  Reuse r;
+  r.rows = r.block_rows = static_cast<int64_t>(pages.size()) * kPageRows;
+  if (!speculates()) return r;
+  r.block_rows = prefixes_.complete_pages(pages) * kPageRows;
+  r.drafts = !options_.regulate_drafts || regulator_.drafts(static_cast<int>(running_.size()) + 1);
+  if (r.drafts && options_.regulate_drafts)
+    r.drafts = r.rows - r.block_rows <= s.request.max_new_tokens;
+  if (r.drafts) r.rows = r.block_rows;
+  return r;
+}
+
 // In this order: preempted sequences release their pages, admitted ones hold the kept pages that
 // they found, and only afterwards are new pages taken, which may evict kept ones.
 void Engine::Impl::admit_and_preempt(const Plan& plan) {
@@ -199,11 +221,14 @@ void Engine::Impl::admit_and_preempt(const Plan& plan) {
     Owned s = std::move(waiting_.front());
     waiting_.pop_front();
     s->pages = prefixes_.hold(s->prefix, reusable(*s));
-    s->cached = s->block_rows = static_cast<int64_t>(s->pages.size()) * kPageRows;
+    const Reuse reuse = reuse_of(*s, s->pages);
+    s->cached = reuse.rows;
+    s->block_rows = reuse.block_rows;
+    s->without_drafts = false;
+    if (speculates() && !reuse.drafts) give_up_drafts(*s);
     if (s->stats.preemptions == 0) {
       count_reuse(*s);
-      s->acceptance = regulator_.start();
-      s->steps_without = steps_without_;
+      s->acceptance = regulator_.start(static_cast<int>(running_.size()) + 1);
       s->last_drafts = stats_.steps;
     }
     insert_by_rank(running_, std::move(s));

@@ -46,9 +46,9 @@ struct Sequence {
   int wanted_drafts = 0;    // how many the next step should verify
   int forbidden_draft = 0;  // 1: the one behind `drafts` is forbidden by the answer's form
   int64_t block_rows = 0;   // positions below this have rows of the MTP block in the cache
-  int steps_without = 0;    // for so many steps in a row drafts have not been worth making
-  // No drafts are made any more, and generated tokens get no rows of the block.
+  // No drafts are made, and tokens at positions from block_until on get no rows of the block.
   bool without_drafts = false;
+  int64_t block_until = 0;
 
   int64_t known() const { return static_cast<int64_t>(ids.size()); }
   int64_t generated() const { return known() - prompt; }

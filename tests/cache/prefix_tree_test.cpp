@@ -36,7 +36,7 @@ struct Rig {
     std::vector<int32_t> held = hold(ids);
     while (static_cast<int64_t>(held.size()) < pages_for(static_cast<int64_t>(ids.size())))
       held.push_back(pages.take());
-    EXPECT_TRUE(cache.insert({ids, keys(ids)}, held));
+    EXPECT_TRUE(cache.insert({ids, keys(ids)}, held, held.size()));
     pages.check_integrity();
     return held;
   }
@@ -150,8 +150,8 @@ TEST(PrefixTree, ASecondCopyIsFreed) {
   std::vector<int32_t> one = {rig.pages.take(), rig.pages.take()};
   std::vector<int32_t> two = {rig.pages.take(), rig.pages.take(), rig.pages.take()};
   const std::vector<int32_t> longer = tokens(192);
-  EXPECT_TRUE(rig.cache.insert({tokens(128), rig.keys(tokens(128))}, one));
-  EXPECT_TRUE(rig.cache.insert({longer, rig.keys(longer)}, two));
+  EXPECT_TRUE(rig.cache.insert({tokens(128), rig.keys(tokens(128))}, one, 2));
+  EXPECT_TRUE(rig.cache.insert({longer, rig.keys(longer)}, two, 3));
   EXPECT_EQ(two[0], one[0]);
   EXPECT_EQ(two[1], one[1]);
   EXPECT_EQ(rig.pages.holders(one[1]), 2);
@@ -170,14 +170,14 @@ TEST(PrefixTree, TextsThatShareAKeyAreToldApart) {
   const std::vector<PageKey> same = rig.keys(mine);
   std::vector<int32_t> a = {rig.pages.take(), rig.pages.take()};
   std::vector<int32_t> b = {rig.pages.take(), rig.pages.take()};
-  EXPECT_TRUE(rig.cache.insert({mine, same}, a));
+  EXPECT_TRUE(rig.cache.insert({mine, same}, a, 2));
   EXPECT_EQ(rig.cache.find({other, same}).pages, 0);
-  EXPECT_FALSE(rig.cache.insert({other, same}, b));
+  EXPECT_FALSE(rig.cache.insert({other, same}, b, 2));
   // The second page alone differs in what is before it.
   std::vector<int32_t> half = other;
   std::copy(mine.begin() + 64, mine.end(), half.begin() + 64);
   std::vector<PageKey> mixed = {rig.keys(half)[0], same[1]};
-  EXPECT_FALSE(rig.cache.insert({half, mixed}, b));
+  EXPECT_FALSE(rig.cache.insert({half, mixed}, b, 2));
   EXPECT_EQ(rig.cache.find({half, mixed}).pages, 1);
   EXPECT_EQ(rig.cache.find({mine, same}).pages, 2);
   rig.release(a);
@@ -229,7 +229,7 @@ TEST(PrefixTree, NeverHandsOutAnotherTextsPage) {
         }
       }
       if (random() % 4) {
-        ASSERT_TRUE(rig.cache.insert({r.ids, rig.keys(r.ids)}, r.pages));
+        ASSERT_TRUE(rig.cache.insert({r.ids, rig.keys(r.ids)}, r.pages, r.pages.size()));
       }
       running.push_back(std::move(r));
     } else {
@@ -279,13 +279,46 @@ TEST(PrefixTree, DropsWhatIsNotKnownToBeSound) {
   rig.release(all);
 }
 
+// Pages without the MTP block's rows are found like others, until somebody who holds them has
+// computed them again.
+TEST(Prefixes, SayWhichPagesLackRows) {
+  PageAllocator pages(10);
+  Prefixes prefixes(pages, true);
+  const std::vector<int32_t> ids = tokens(4 * kPageRows);
+  PrefixState first, second, third;
+  std::vector<int32_t> held, own;
+  for (int i = 0; i < 4; ++i) held.push_back(pages.take());
+  prefixes.keep(first, ids, held, true, 2 * kPageRows + 5);
+  EXPECT_EQ(prefixes.complete_pages(held), 2);
+  EXPECT_EQ(prefixes.complete_pages(std::span(held).first(1)), 1);
+
+  // Another text has computed the same with all rows, beside the first: it goes on with its own.
+  for (int i = 0; i < 4; ++i) own.push_back(pages.take());
+  const int32_t third_page = own[2];
+  prefixes.keep(second, ids, own, true, 4 * kPageRows);
+  EXPECT_EQ(own[0], held[0]);
+  EXPECT_EQ(own[2], third_page);
+  EXPECT_EQ(prefixes.complete_pages(held), 2);
+  for (int32_t page : own) pages.release(page);
+
+  std::vector<int32_t> shared = prefixes.hold(third, ids);
+  EXPECT_EQ(shared, held);
+  prefixes.keep(third, std::span(ids).first(3 * kPageRows), shared, true, 3 * kPageRows);
+  EXPECT_EQ(prefixes.complete_pages(held), 3);
+  prefixes.keep(third, ids, shared, true, 4 * kPageRows);
+  EXPECT_EQ(prefixes.complete_pages(held), 4);
+  for (int32_t page : shared) pages.release(page);
+  for (int32_t page : held) pages.release(page);
+  pages.check_integrity();
+}
+
 TEST(Prefixes, OffKeepsNothing) {
   PageAllocator pages(4);
   Prefixes off(pages, false);
   PrefixState state;
   const std::vector<int32_t> ids = tokens(130);
   std::vector<int32_t> held = {pages.take(), pages.take(), pages.take()};
-  off.keep(state, ids, held, true);
+  off.keep(state, ids, held, true, 128);
   EXPECT_EQ(pages.kept_pages(), 0);
   EXPECT_EQ(off.find(state, ids).pages, 0);
   EXPECT_TRUE(off.hold(state, ids).empty());

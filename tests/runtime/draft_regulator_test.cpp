@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdio>
 #include <functional>
 #include <map>
 #include <random>
+#include <utility>
 
 namespace fathom {
 namespace {
@@ -18,6 +20,10 @@ struct CostTable {
   const char* name;
   std::function<double(int rows)> step;
   std::function<double(int sequences, int passes, double drafts_a_pass)> drafting;
+  // What the host does for a step. Steps that overlap hide it.
+  std::function<double(int sequences)> host;
+  // The time of a step for which nothing is drafted.
+  double plain(int sequences) const { return std::max(step(sequences), host(sequences)); }
 };
 
 // Straight lines between the points.
@@ -50,18 +56,25 @@ const std::vector<CostTable>& machines() {
               {192, 214},
               {256, 229},
               {320, 245}}),
-       [](int, int passes, double drafts) { return 0.3 + passes * (1.3 + 0.01 * drafts); }},
+       [](int, int passes, double drafts) { return 0.3 + passes * (1.3 + 0.01 * drafts); },
+       [](int n) { return 0.05 + 0.002 * n; }},
       {"gpu, bundled model", [](int rows) { return 0.3 + 0.003 * rows; },
-       [](int, int passes, double drafts) { return 0.04 + passes * (0.06 + 0.0014 * drafts); }},
+       [](int, int passes, double drafts) { return 0.04 + passes * (0.06 + 0.0014 * drafts); },
+       [](int n) { return 0.05 + 0.001 * n; }},
+      {"gpu, bundled model, slow host", [](int rows) { return 0.3 + 0.003 * rows; },
+       [](int, int passes, double drafts) { return 0.04 + passes * (0.06 + 0.0014 * drafts); },
+       [](int n) { return 0.1 + 0.01 * n; }},
       // A step waits for its arithmetic alone.
       {"cpu, bundled model", [](int rows) { return 0.05 + rows; },
-       [](int n, int passes, double drafts) { return 0.1 * n + passes * 0.3 * drafts; }},
+       [](int n, int passes, double drafts) { return 0.1 * n + passes * 0.3 * drafts; },
+       [](int) { return 0.001; }},
       // Rows are free up to the next multiple of 8.
       {"stairs", [](int rows) { return 1 + 0.2 * static_cast<double>((rows + 7) / 8); },
-       [](int, int passes, double) { return 0.02 + 0.05 * passes; }},
+       [](int, int passes, double) { return 0.02 + 0.05 * passes; },
+       [](int n) { return 0.02 + 0.01 * n; }},
       // Drafts are dear, rows are not.
       {"dear drafts", [](int rows) { return 1 + 0.001 * rows; },
-       [](int, int passes, double) { return 0.01 + 0.9 * passes; }},
+       [](int, int passes, double) { return 0.01 + 0.9 * passes; }, [](int) { return 0.1; }},
   };
   return all;
 }
@@ -77,12 +90,14 @@ struct Load {
 };
 constexpr int kAnswer = 300;  // tokens of a mean answer
 
-// Tokens in a unit of time if every sequence always gets so many drafts.
+// Tokens in a unit of time if every sequence always gets so many drafts; none: without speculation.
 double fixed_speed(const CostTable& m, const Load& l, int drafts) {
+  if (drafts == 0) return l.sequences / m.plain(l.sequences);
   double tokens = 1, chance = 1;
   for (int i = 0; i < drafts; ++i) tokens += chance *= l.acceptance;
   return l.sequences * tokens /
-         (m.step(l.sequences * (1 + drafts)) + m.drafting(l.sequences, drafts, l.sequences));
+         (m.step(l.sequences * (1 + drafts)) + m.drafting(l.sequences, drafts, l.sequences) +
+          m.host(l.sequences));
 }
 
 double best_speed(const CostTable& m, const Load& l) {
@@ -106,25 +121,15 @@ class Simulation {
   // Returns the speed over so many steps, but for the noise, which is the same for any drafts.
   double speed(const CostTable& m, const Load& l, int steps) {
     requests_.resize(static_cast<size_t>(l.sequences));
+    renew();
     double clock = 0;
     int64_t tokens = 0;
     for (int step = 0; step < steps; ++step) {
-      int rows = l.sequences;
-      for (const Request& r : requests_) rows += r.drafts;
-      const double step_time = time(m.step(rows));
-      if (usual({0, rows, 0})) regulator_.observe_step(l.sequences, rows, step_time);
-      for (size_t i = 0; i < requests_.size(); ++i) tokens += verify(requests_[i], l.of(i));
-      choose(l);
-      int passes = 0, drafts = 0;
-      for (const Request& r : requests_) {
-        passes = std::max(passes, r.drafts);
-        drafts += r.drafts;
-      }
-      const double each = passes > 0 ? static_cast<double>(drafts) / passes : l.sequences;
-      const double drafting_time = time(m.drafting(l.sequences, passes, each));
-      if (usual({passes, rows, drafts}))
-        regulator_.observe_drafting(l.sequences, passes, drafts, drafting_time);
-      clock += step_time + drafting_time;
+      const bool drafts = std::any_of(requests_.begin(), requests_.end(),
+                                      [](const Request& r) { return !r.plain; });
+      clock += drafts ? drafting_step(m, l, tokens) : plain_step(m, l, tokens);
+      if (regulator_.resumes()) clock += resume(m);
+      renew();
     }
     return kMeanNoise * static_cast<double>(tokens) / clock;
   }
@@ -132,13 +137,70 @@ class Simulation {
   const DraftRegulator& regulator() const { return regulator_; }
   // Of sequence i: all drafts so far.
   int64_t drafts_of(size_t i) const { return requests_[i].all_drafts; }
+  // Whether none drafts.
+  bool ended() const {
+    return std::all_of(requests_.begin(), requests_.end(),
+                       [](const Request& r) { return r.plain; });
+  }
 
  private:
   struct Request {
     AcceptanceRate acceptance;
     int drafts = 0, left = 0;
     int64_t age = 1, all_drafts = 0;
+    bool plain = false;  // has given drafting up,
+    int lacking = 0;     // and so many tokens without rows of the block since then
   };
+  double drafting_step(const CostTable& m, const Load& l, int64_t& tokens) {
+    int rows = l.sequences;
+    for (const Request& r : requests_) rows += r.drafts;
+    const double step = time(m.step(rows)), host = time(m.host(l.sequences));
+    if (usual({0, rows, 0})) regulator_.observe_step(l.sequences, rows, step);
+    regulator_.observe_host(l.sequences, host);
+    for (size_t i = 0; i < requests_.size(); ++i) tokens += verify(requests_[i], l.of(i));
+    choose(l);
+    int passes = 0, drafts = 0;
+    for (const Request& r : requests_) {
+      passes = std::max(passes, r.drafts);
+      drafts += r.drafts;
+    }
+    const double each = passes > 0 ? static_cast<double>(drafts) / passes : l.sequences;
+    const double drafting = time(m.drafting(l.sequences, passes, each));
+    if (usual({passes, rows, drafts}))
+      regulator_.observe_drafting(l.sequences, passes, drafts, drafting);
+    return step + drafting + host;
+  }
+  double plain_step(const CostTable& m, const Load& l, int64_t& tokens) {
+    const double seconds = time(m.plain(l.sequences));
+    regulator_.observe_plain(l.sequences, l.most, true, seconds);
+    for (size_t i = 0; i < requests_.size(); ++i) tokens += verify(requests_[i], l.of(i));
+    return seconds;
+  }
+  // Computes again what lacks rows of the block, all in one step.
+  double resume(const CostTable& m) {
+    int rows = 0;
+    for (Request& r : requests_) {
+      if (!r.plain ||
+          r.lacking > regulator_.worth_computing(static_cast<int>(requests_.size()), r.left))
+        continue;
+      rows += std::exchange(r.lacking, 0);
+      r.plain = false;
+    }
+    regulator_.resumed();
+    return rows > 0 ? m.step(rows) : 0;
+  }
+  // Another request comes in the place of one that ends.
+  void renew() {
+    const int n = static_cast<int>(requests_.size());
+    for (Request& r : requests_) {
+      if (r.left > 0) continue;
+      const int64_t drafts = r.all_drafts;
+      r = {regulator_.start(n)};
+      r.all_drafts = drafts;
+      r.plain = !regulator_.drafts(n);
+      r.left = 1 + static_cast<int>(random_() % (2 * kAnswer));
+    }
+  }
   int verify(Request& r, double acceptance) {
     int accepted = 0;
     while (accepted < r.drafts && std::bernoulli_distribution(acceptance)(random_)) ++accepted;
@@ -149,20 +211,18 @@ class Simulation {
       r.age = 1;
     }
     r.left -= accepted + 1;
+    if (r.plain) ++r.lacking;
     return accepted + 1;
   }
   void choose(const Load& l) {
     std::vector<DraftRegulator::Candidate> candidates;
-    for (Request& r : requests_) {
-      if (r.left <= 0) {  // another comes in its place
-        r.acceptance = regulator_.start();
-        r.left = 1 + static_cast<int>(random_() % (2 * kAnswer));
-      }
-      candidates.push_back({&r.acceptance, l.most});
+    for (Request& r : requests_) candidates.push_back({&r.acceptance, r.plain ? 0 : l.most});
+    regulator_.choose(candidates, true);
+    for (size_t i = 0; i < requests_.size(); ++i) {
+      Request& r = requests_[i];
+      r.plain |= !regulator_.drafts(l.sequences);
+      r.all_drafts += r.drafts = r.plain ? 0 : candidates[i].drafts;
     }
-    regulator_.choose(candidates);
-    for (size_t i = 0; i < requests_.size(); ++i)
-      requests_[i].all_drafts += requests_[i].drafts = candidates[i].drafts;
   }
   bool usual(const std::array<int, 3>& shape) { return !records_ || ++met_[shape] > 2; }
   double time(double t) {
@@ -178,7 +238,7 @@ class Simulation {
 };
 
 TEST(DraftRegulator, ComesNearTheBestNumberAndIsNeverSlowerThanNone) {
-  double sum = 0;
+  double sum = 0, sum_to_none = 0, least = 1, least_to_none = 1;
   int loads = 0;
   for (const CostTable& m : machines())
     for (int n : {1, 2, 4, 8, 16, 32, 64})
@@ -187,12 +247,18 @@ TEST(DraftRegulator, ComesNearTheBestNumberAndIsNeverSlowerThanNone) {
           const Load l{n, acceptance, most};
           const double best = best_speed(m, l), none = fixed_speed(m, l, 0);
           const double got = Simulation(1).speed(m, l, n < 8 ? 6000 : 1500);
-          EXPECT_GE(got / none, 0.97) << m.name << ", " << n << ", " << acceptance << ", " << most;
-          EXPECT_GE(got / best, 0.94) << m.name << ", " << n << ", " << acceptance << ", " << most;
+          EXPECT_GE(got / none, 0.975) << m.name << ", " << n << ", " << acceptance << ", " << most;
+          EXPECT_GE(got / best, 0.9) << m.name << ", " << n << ", " << acceptance << ", " << most;
           sum += got / best;
+          sum_to_none += got / none;
+          least = std::min(least, got / best);
+          least_to_none = std::min(least_to_none, got / none);
           ++loads;
         }
-  EXPECT_GE(sum / loads, 0.99);
+  EXPECT_GE(sum / loads, 0.985);
+  std::printf(
+      "of the best fixed number: %.3f, at the least %.3f; of none: %.3f, at the least %.3f\n",
+      sum / loads, least, sum_to_none / loads, least_to_none);
 }
 
 // What was learned with one number of sequences helps with another, and misleads nobody.
@@ -203,8 +269,8 @@ TEST(DraftRegulator, FollowsTheNumberOfSequences) {
       for (int n : {1, 64, 4, 32, 3, 48}) {
         const Load l{n, 0.75};
         const double got = s.speed(m, l, 500);
-        EXPECT_GE(got / fixed_speed(m, l, 0), 0.97) << m.name << ", " << n;
-        EXPECT_GE(got / best_speed(m, l), 0.92) << m.name << ", " << n;
+        EXPECT_GE(got / fixed_speed(m, l, 0), 0.95) << m.name << ", " << n;
+        EXPECT_GE(got / best_speed(m, l), 0.91) << m.name << ", " << n;
       }
   }
 }
@@ -217,27 +283,45 @@ TEST(DraftRegulator, LearnsFromReplaysAlone) {
       s.record_shapes();
       for (int n : {1, 4, 16, 64}) {
         const Load l{n, 0.75, most};
-        const double got = s.speed(m, l, 1000);
+        const double got = s.speed(m, l, 2000);
         EXPECT_GE(got / fixed_speed(m, l, 0), 0.96) << m.name << ", " << n << ", " << most;
         EXPECT_GE(got / best_speed(m, l), 0.9) << m.name << ", " << n << ", " << most;
       }
     }
 }
 
-TEST(DraftRegulator, FollowsAMachineThatChanges) {
+// Where steps that overlap are faster than steps with drafts, drafting ends soon, and it begins
+// again when there are fewer requests.
+TEST(DraftRegulator, EndsWhereOverlappingIsFaster) {
+  const CostTable& slow = machines()[2];
+  const Load one{1, 0.85, 2}, many{64, 0.85, 2};
+  ASSERT_GT(best_speed(slow, one), 1.1 * fixed_speed(slow, one, 0));
+  ASSERT_EQ(best_speed(slow, many), fixed_speed(slow, many, 0));
+  Simulation s;
+  s.speed(slow, many, 60);
+  EXPECT_TRUE(s.ended());
+  EXPECT_GE(s.speed(slow, many, 3000) / fixed_speed(slow, many, 0), 0.98);
+  s.speed(slow, one, 800);
+  EXPECT_FALSE(s.ended());
+  EXPECT_GE(s.speed(slow, one, 2000) / best_speed(slow, one), 0.96);
+  s.speed(slow, many, 60);
+  EXPECT_TRUE(s.ended());
+}
+
+TEST(DraftRegulator, EndsWhereDraftsBecomeDear) {
   const CostTable& cheap = machines()[1];
   const CostTable dear = {
       "its rows are no longer cheap", [](int rows) { return 0.02 * rows; },
-      [](int, int passes, double drafts) { return 0.02 * (2 + passes * drafts); }};
+      [](int, int passes, double drafts) { return 0.02 * (2 + passes * drafts); },
+      [](int) { return 0.01; }};
   const Load l{16, 0.9, 2};
   ASSERT_EQ(best_speed(dear, l), fixed_speed(dear, l, 0));
   ASSERT_GT(best_speed(cheap, l), 1.2 * fixed_speed(cheap, l, 0));
   Simulation s;
   s.speed(cheap, l, 2000);
   s.speed(dear, l, 500);
-  EXPECT_GE(s.speed(dear, l, 2000) / best_speed(dear, l), 0.95);
-  s.speed(cheap, l, 500);
-  EXPECT_GE(s.speed(cheap, l, 2000) / best_speed(cheap, l), 0.95);
+  EXPECT_GE(s.speed(dear, l, 2000) / best_speed(dear, l), 0.97);
+  EXPECT_TRUE(s.ended());
 }
 
 // The time of a step and that of the drafting behind it are told apart, though drafts that are
@@ -268,10 +352,10 @@ TEST(DraftRegulator, KeepsToTheMostOfEach) {
   AcceptanceRate good;
   for (int i = 0; i < 100; ++i) good.add(4, 4);
   std::vector<DraftRegulator::Candidate> candidates;
-  r.choose(candidates);  // nobody
+  r.choose(candidates, false);  // nobody
   candidates = {{&good, 0}, {&good, 1}, {&good, 4}, {&good, 3}};
   for (int step = 0; step < 300; ++step) {
-    r.choose(candidates);
+    r.choose(candidates, false);
     int rows = 4, passes = 0;
     for (const DraftRegulator::Candidate& c : candidates) {
       EXPECT_LE(c.drafts, c.most);
@@ -281,8 +365,8 @@ TEST(DraftRegulator, KeepsToTheMostOfEach) {
     r.observe_step(4, rows, 1);  // rows cost nothing
     r.observe_drafting(4, passes, rows - 4, 0.01);
   }
-  r.choose(candidates);
-  if (candidates[2].drafts < 4) r.choose(candidates);  // of two neighbours one is no trial
+  r.choose(candidates, false);
+  if (candidates[2].drafts < 4) r.choose(candidates, false);  // of two neighbours one is no trial
   EXPECT_EQ(candidates[1].drafts, 1);
   EXPECT_EQ(candidates[2].drafts, 4);
   EXPECT_EQ(candidates[3].drafts, 3);
