@@ -325,18 +325,24 @@ BenchRunner::~BenchRunner() = default;
 
 void BenchRunner::check_options() const {
   const BenchOptions& o = options_;
-  if (o.contexts.empty() || o.batches.empty()) fail("bench needs a context and a batch");
+  if (o.contexts.empty() || o.batches.empty())
+    throw UsageError("bench needs a context and a batch");
   if (o.decode_tokens < 1 || o.repeat < 1)
-    fail("bench decodes and repeats at least once: {} tokens, {} times asked for", o.decode_tokens,
-         o.repeat);
+    throw UsageError(
+        fmt::format("bench decodes and repeats at least once: {} tokens, {} times asked for",
+                    o.decode_tokens, o.repeat));
   for (int batch : o.batches)
     if (batch < 1 || batch > kMaxBatch)
-      fail("a batch of {} is asked for: 1 to {} are possible", batch, kMaxBatch);
+      throw UsageError(
+          fmt::format("a batch of {} is asked for: 1 to {} are possible", batch, kMaxBatch));
   for (int64_t context : o.contexts) {
-    if (context < 1) fail("a context of {} is asked for: at least 1 is expected", context);
+    if (context < 1)
+      throw UsageError(
+          fmt::format("a context of {} is asked for: at least 1 is expected", context));
     if (context + most_decoded(o) > config_.max_positions)
-      fail("a context of {} and {} tokens decoded after it pass the model's {} positions", context,
-           most_decoded(o), config_.max_positions);
+      throw UsageError(fmt::format(
+          "a context of {} and {} tokens decoded after it pass the model's {} positions", context,
+          most_decoded(o), config_.max_positions));
   }
 }
 

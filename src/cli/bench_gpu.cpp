@@ -192,11 +192,12 @@ int bench_on_gpu(const GpuBenchFlags& flags, const ComputePlan& compute) {
   o.contexts.erase(std::unique(o.contexts.begin(), o.contexts.end()), o.contexts.end());
   for (int64_t context : o.contexts)
     if (context < 1 || context > longest)
-      fail("a context of {}: 1 to {} are possible, {} decoded tokens follow", context, longest,
-           kBenchSlack);
+      throw UsageError(
+          fmt::format("a context of {}: 1 to {} are possible, {} decoded tokens follow", context,
+                      longest, kBenchSlack));
   for (int batch : o.batches)
     if (batch < 1 || batch > kMaxBatch)
-      fail("a batch of {}: 1 to {} are possible", batch, kMaxBatch);
+      throw UsageError(fmt::format("a batch of {}: 1 to {} are possible", batch, kMaxBatch));
   fmt::print(stderr, "{}{}; {} layers, {} of weights on a GPU, {} numerics\n",
              layout.ranks() > 1 ? fmt::format("{} x ", layout.ranks()) : "", gpu.name,
              config.layers, bytes_text(weights->bytes_on_gpu()), name_of(numerics));

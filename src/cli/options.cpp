@@ -179,9 +179,10 @@ DeviceKind ComputeOptions::device_value() const {
     // Naming kernels of the CPU, or float32 rows, is asking for the CPU.
     const bool cpu_only = numerics == "exact" || kv == "f32" || !kernels.empty();
     if (cpu_only && device == "cuda")
-      fail("--device cuda: {} for the CPU only", numerics == "exact" ? "--numerics exact is"
-                                                 : kv == "f32"       ? "--kv f32 is"
-                                                                     : "--kernels is");
+      throw UsageError(fmt::format("--device cuda: {} for the CPU only",
+                                   numerics == "exact" ? "--numerics exact is"
+                                   : kv == "f32"       ? "--kv f32 is"
+                                                       : "--kernels is"));
     const int processes = process_link() ? process_link()->processes() : 1;
     // What does not divide is said by spread_over_processes().
     RankLayout layout{std::max(1, tensor_parallel), std::max(1, data_parallel), 0};

@@ -349,7 +349,8 @@ LoadTarget parse_target(const std::string& base_url) {
   constexpr std::string_view kScheme = "http://";
   std::string_view rest = base_url;
   if (!rest.starts_with(kScheme))
-    fail("{}: an address like http://127.0.0.1:8000 is expected (https is not spoken)", base_url);
+    throw UsageError(fmt::format(
+        "{}: an address like http://127.0.0.1:8000 is expected (https is not spoken)", base_url));
   rest.remove_prefix(kScheme.size());
   const size_t slash = std::min(rest.find('/'), rest.size());
   std::string_view authority = rest.substr(0, slash);
@@ -358,17 +359,18 @@ LoadTarget parse_target(const std::string& base_url) {
   if (t.prefix.ends_with("/v1")) t.prefix.resize(t.prefix.size() - 3);
   const bool bracketed = authority.starts_with('[');
   const size_t host_end = bracketed ? authority.find(']') : authority.find(':');
-  if (bracketed && host_end == authority.npos) fail("{}: no ] behind the address", base_url);
+  if (bracketed && host_end == authority.npos)
+    throw UsageError(fmt::format("{}: no ] behind the address", base_url));
   t.host = authority.substr(bracketed ? 1 : 0, host_end - (bracketed ? 1 : 0));
   const size_t colon = authority.find(':', bracketed ? host_end : 0);
   if (colon != authority.npos) {
     const std::string port(authority.substr(colon + 1));
     if (port.empty() || port.size() > 5 || port.find_first_not_of("0123456789") != port.npos ||
         std::stoi(port) > 65535)
-      fail("{}: {} is no port", base_url, port);
+      throw UsageError(fmt::format("{}: {} is no port", base_url, port));
     t.port = std::stoi(port);
   }
-  if (t.host.empty()) fail("{}: no host is named", base_url);
+  if (t.host.empty()) throw UsageError(fmt::format("{}: no host is named", base_url));
   return t;
 }
 

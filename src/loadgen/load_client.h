@@ -23,7 +23,7 @@ struct LoadTarget {
   double request_seconds = 600;  // a request that takes longer counts as failed
 };
 
-// Throws Error unless `base_url` is http://HOST[:PORT][/PATH]. The path may end in /v1.
+// Throws UsageError unless `base_url` is http://HOST[:PORT][/PATH]. The path may end in /v1.
 LoadTarget parse_target(const std::string& base_url);
 
 struct LoadResult {

@@ -33,7 +33,8 @@ void check(const Config& c, const Machine& m, const Request& r) {
   if (r.mtp && c.mtp_layers == 0)
     fail("the MTP layer is asked for drafts, and this config has none");
   if (r.context > c.max_positions)
-    fail("a context of {} tokens is asked for: the model's own is {}", r.context, c.max_positions);
+    throw UsageError(fmt::format("a context of {} tokens is asked for: the model's own is {}",
+                                 r.context, c.max_positions));
   if (r.context < 0 || r.step_tokens < 0)
     throw UsageError(fmt::format("a context of {} and steps of {} tokens: counts are expected",
                                  r.context, r.step_tokens));

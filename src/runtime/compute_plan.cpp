@@ -35,7 +35,8 @@ void check_plan(const Config& whole, const ComputePlan& p) {
     fail("speculative tokens: {} asked for in {} groups of ranks, and the MTP block runs in one",
          p.speculative_tokens, p.layout.data);
   check_exchange(p);
-  if (p.context < 0) fail("a context of {} tokens: at least 1 is needed", p.context);
+  if (p.context < 0)
+    throw UsageError(fmt::format("a context of {} tokens: at least 1 is needed", p.context));
   check_layout(whole, p.layout);
 }
 

@@ -9,7 +9,8 @@
 namespace fathom {
 MemoryPlan plan_memory(const MemoryNeeds& n, int64_t available) {
   if (n.context > n.max_positions)
-    fail("a context of {} tokens is asked for: the model's own is {}", n.context, n.max_positions);
+    throw UsageError(fmt::format("a context of {} tokens is asked for: the model's own is {}",
+                                 n.context, n.max_positions));
   // The rest is left to others: the page cache of mapped weights, the program itself, other
   // programs.
   const int64_t usable =

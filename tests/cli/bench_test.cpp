@@ -139,22 +139,9 @@ TEST(BenchCommand, TableNamesMachineModelAndNumerics) {
 }
 
 TEST(BenchCommand, WhatIsWrongIsNamed) {
-  Outcome outcome = bench("--ckpt-path /no/such/folder", true);
+  const Outcome outcome = bench("--ckpt-path /no/such/folder", true);
   EXPECT_EQ(outcome.code, 1);
   EXPECT_THAT(outcome.text, HasSubstr("/no/such/folder"));
-
-  outcome = bench("--ckpt-path " + kSmall + " --context 9000", true);
-  EXPECT_EQ(outcome.code, 1);
-  EXPECT_THAT(outcome.text,
-              HasSubstr("a context of 9000 and 32 tokens decoded after it pass the model's 8192"));
-
-  outcome = bench("--ckpt-path " + kSmall + " --context -5", true);
-  EXPECT_EQ(outcome.code, 1);
-  EXPECT_THAT(outcome.text, HasSubstr("a context of -5"));
-
-  outcome = bench("--ckpt-path " + kSmall + " --batch 0", true);
-  EXPECT_EQ(outcome.code, 1);
-  EXPECT_THAT(outcome.text, HasSubstr("a batch of 0"));
 }
 
 TEST(BenchCommand, UsageErrorsAreTwo) {
@@ -164,6 +151,23 @@ TEST(BenchCommand, UsageErrorsAreTwo) {
   EXPECT_EQ(bench("--ckpt-path " + kSmall + " --repeat 0").code, 2);
   EXPECT_EQ(bench("--ckpt-path " + kSmall + " --no-such-option").code, 2);
   EXPECT_EQ(bench("--help").code, 0);
+  const std::string small = "--device cpu --ckpt-path " + kSmall, serve = "serve --base-url ";
+  for (const auto& [arguments, says] : {
+           std::pair(small + " --context 9000",
+                     "a context of 9000 and 32 tokens decoded after it pass the model's 8192"),
+           std::pair(small + " --context -5", "a context of -5"),
+           std::pair(small + " --batch 0", "a batch of 0"),
+           std::pair(small + " --batch 1,100000", "a batch of 100000"),
+           std::pair("--device cuda --numerics exact --ckpt-path " + kSmall,
+                     "--numerics exact is for the CPU only"),
+           std::pair(serve + "https://host", "https is not spoken"),
+           std::pair(serve + "http://host:99999", "99999 is no port"),
+           std::pair(serve + "http://", "no host is named"),
+       }) {
+    const Outcome outcome = run_bench(arguments, true);
+    EXPECT_EQ(outcome.code, 2) << arguments;
+    EXPECT_THAT(outcome.text, HasSubstr(says)) << arguments;
+  }
 }
 
 // Nothing that is given is ignored: a device takes a flag or refuses it, also where the machine has

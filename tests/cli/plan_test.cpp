@@ -68,7 +68,7 @@ TEST(Plan, ExitCodes) {
     EXPECT_THAT(ran.out, HasSubstr(std::string(flag) + ": Value nan not in range")) << flag;
   }
   const Ran far = run_fathom("plan " + kRelease + "--gpu h200 --context 200000");
-  EXPECT_EQ(far.code, 1);
+  EXPECT_EQ(far.code, 2);
   EXPECT_THAT(far.out, HasSubstr("the model's own is 163840"));
 }
 
