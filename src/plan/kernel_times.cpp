@@ -10,24 +10,25 @@ namespace {
 // (docs/parallel.md, "Planning", has the measurements behind each figure).
 constexpr double kReadRate = 4.30e12, kFp8Rate = 1979e12, kBf16Rate = 989e12, kLinkRate = 450e9;
 
-constexpr double kProductStart = 4.0, kHalfStart = 2.0;  // us
+constexpr double kProductStart = 3.0, kHalfStart = 2.0;  // us
 constexpr double kWeightRate = 4.16e6;                   // bytes/us, one matrix
 constexpr double kGroupedRate = 4.40e6;                  // many experts in one launch
-constexpr double kFewRate = 1.70e9;   // FLOP/us that come on top of reading the weights
-constexpr double kManyRate = 1.03e9;  // FLOP/us where they are all that counts
+constexpr double kFewRate = 3.20e9;   // FLOP/us that come on top of reading the weights
+constexpr double kManyRate = 1.40e9;  // FLOP/us where they are all that counts
 constexpr double kHalfRate = 0.38e9;  // bf16 products of many rows by small matrices
 
-constexpr double kScoreStart = 3.0, kScoreRows = 3.5e6, kScoreRate = 0.93e9;
-constexpr double kTopkStart = 9.5, kTopkKey = 3.4e-5, kTopkRow = 0.052, kTopkRows = 2.46e6;
+constexpr double kScoreStart = 3.0, kScoreRows = 3.75e6, kScoreRate = 1.07e9;
+constexpr double kTopkStart = 9.5, kTopkKey = 7e-5, kTopkRow = 0.021, kTopkRows = 2.63e6;
 constexpr double kDecodeStart = 16.5, kDecodeRate = 0.404e9;
 constexpr double kPromptStart = 8.0, kPromptRate = 0.60e9;
 constexpr int kHeadTile = 64;
 
-// What whole layers take beyond the kernels above: launches and passes over activations.
+// What whole layers take beyond the kernels above: launches, passes over activations, and that
+// large kernels in a row run at a lower clock than each alone.
 struct Rest {
   double rows, us;
 };
-constexpr std::array kRest = {Rest{1, 30}, Rest{16, 53}, Rest{64, 115}, Rest{4096, 2000}};
+constexpr std::array kRest = {Rest{1, 31}, Rest{16, 56}, Rest{64, 140}, Rest{4096, 2450}};
 
 // Two H200, 18 NVLinks: `bench kernels --only exchange` (us, bytes/us, bytes that a rank sends).
 constexpr double kOneShotStart = 3.2, kOneShotRate = 0.32e6, kOneShotBytes = 2.0 * (1 << 20);

@@ -23,14 +23,20 @@ struct LayerFigure {
   bool fitted;
 };
 constexpr std::array kLayers = {
-    LayerFigure{"h200", 1, 1, 2048, 1, 0, 227, false},
+    LayerFigure{"h200", 1, 1, 2048, 1, 0, 238, false},
     LayerFigure{"h200", 1, 1, 2048, 16, 0, 1225, false},
-    LayerFigure{"h200", 1, 1, 2048, 64, 0, 2608, false},
-    LayerFigure{"h200", 1, 1, 32768, 1, 0, 246, true},
-    LayerFigure{"h200", 1, 1, 32768, 16, 0, 1258, true},
-    LayerFigure{"h200", 1, 1, 32768, 64, 0, 2687, true},
-    LayerFigure{"h200", 1, 1, 32768, 0, 4096, 15060, true},
-    LayerFigure{"h200", 1, 1, 131072, 0, 4096, 23680, false},
+    LayerFigure{"h200", 1, 1, 4096, 64, 0, 2550, false},
+    LayerFigure{"h200", 1, 1, 32768, 1, 0, 237, true},
+    LayerFigure{"h200", 1, 1, 32768, 16, 0, 1254, true},
+    LayerFigure{"h200", 1, 1, 32768, 64, 0, 2710, true},
+    LayerFigure{"h200", 1, 1, 131072, 16, 0, 1395, false},
+    LayerFigure{"h200", 1, 1, 131072, 64, 0, 3040, false},
+    LayerFigure{"h200", 1, 1, 2048, 0, 2048, 6103, false},
+    LayerFigure{"h200", 1, 1, 4096, 0, 4096, 10403, true},
+    LayerFigure{"h200", 1, 1, 8192, 0, 4096, 11891, false},
+    LayerFigure{"h200", 1, 1, 32768, 0, 4096, 14034, true},
+    LayerFigure{"h200", 1, 1, 65536, 0, 4096, 15599, false},
+    LayerFigure{"h200", 1, 1, 131072, 0, 4096, 20823, true},
     LayerFigure{"h100", 1, 1, 2048, 1, 0, 280, false},
     LayerFigure{"h100", 1, 1, 32768, 1, 0, 287, false},
     LayerFigure{"h100", 1, 1, 131072, 1, 0, 301, false},
@@ -53,7 +59,7 @@ constexpr std::array kLayers = {
     LayerFigure{"h200", 2, 1, 8192, 128, 0, 1635, false},
     LayerFigure{"h200", 2, 1, 32768, 128, 0, 1707, false},
     LayerFigure{"h200", 2, 1, 8192, 0, 4096, 7470, false},
-    LayerFigure{"h200", 2, 1, 32768, 0, 4096, 9170, false},
+    LayerFigure{"h200", 2, 1, 32768, 0, 4096, 8160, false},
     LayerFigure{"h200", 1, 2, 8192, 1, 0, 270, false},
     LayerFigure{"h200", 1, 2, 32768, 1, 0, 273, false},
     LayerFigure{"h200", 1, 2, 8192, 16, 0, 1067, false},
@@ -61,9 +67,7 @@ constexpr std::array kLayers = {
     LayerFigure{"h200", 1, 2, 8192, 64, 0, 1615, false},
     LayerFigure{"h200", 1, 2, 32768, 64, 0, 1684, false},
     LayerFigure{"h200", 1, 2, 8192, 128, 0, 1830, false},
-    LayerFigure{"h200", 1, 2, 8192, 0, 4096, 13270, true},
-    LayerFigure{"h200", 1, 2, 32768, 0, 4096, 16010, false},
-    LayerFigure{"h200", 1, 2, 131072, 0, 4096, 23910, false},
+    LayerFigure{"h200", 1, 2, 8192, 0, 4096, 12460, false},
 };
 
 // Sum of bf16 rows of the model's width over two H200, the faster of one shot and two
