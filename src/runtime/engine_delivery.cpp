@@ -253,7 +253,7 @@ void Engine::Impl::sweep() {
 void Engine::Impl::release_pages(Sequence& s) {
   for (int32_t page : s.pages) pages_.release(page);
   s.pages.clear();
-  s.cached = s.block_rows = 0;
+  s.cached = s.block_rows = s.again_until = 0;
   s.drafts.clear();
 }
 

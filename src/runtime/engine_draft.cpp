@@ -14,13 +14,6 @@
 #include "runtime/engine_impl.h"
 
 namespace fathom {
-namespace {
-
-// A prompt that lacks so many tokens gets rows of the block even where drafting has ended. A step
-// that computes it takes long beside what overlapping hides, and to compute it again would be dear.
-constexpr int64_t kLongPrompt = 2048;
-
-}  // namespace
 
 void Engine::Impl::draft(Flight& flight) {
   draft_runs_.clear();
@@ -78,11 +71,26 @@ void Engine::Impl::resume_drafts() {
     const int64_t expected = std::min(s->request.max_new_tokens - s->generated(),
                                       std::max<int64_t>(s->generated(), kPageRows));
     const int64_t rows = regulator_.worth_computing(static_cast<int>(running_.size()), expected);
-    if (s->cached - s->block_rows > rows) continue;
+    const auto first = static_cast<size_t>(s->block_rows / kPageRows);
+    if (s->cached - s->block_rows > rows || computes_again(std::span(s->pages).subspan(first)))
+      continue;
     s->without_drafts = false;
+    s->again_until = std::max(s->again_until, s->cached);
     s->cached = s->block_rows;
   }
   regulator_.resumed();
+}
+
+// Whether a sequence computes rows of these pages again: another must not, since a step must not
+// write a row twice. Reading them does no harm, as they are the same.
+bool Engine::Impl::computes_again(std::span<const int32_t> pages) const {
+  return std::any_of(running_.begin(), running_.end(), [&](const Owned& s) {
+    if (s->cached >= s->again_until) return false;
+    const auto first = static_cast<size_t>(s->cached / kPageRows);
+    const auto end = static_cast<size_t>(pages_for(s->again_until));
+    const std::span<const int32_t> own = std::span(s->pages).subspan(first, end - first);
+    return std::find_first_of(own.begin(), own.end(), pages.begin(), pages.end()) != own.end();
+  });
 }
 
 // A text that has ended needs them only if they complete a page that is kept.

@@ -42,6 +42,12 @@ class Engine::Impl {
  private:
   using Clock = Sequence::Clock;
   using Owned = std::unique_ptr<Sequence>;
+  using Reuse = Sequence::Reuse;
+
+  // A prompt that lacks so many tokens gets rows of the block even where drafting has ended. A step
+  // that computes it takes long beside what overlapping hides, and to compute it again would be
+  // dear.
+  static constexpr int64_t kLongPrompt = 2048;
 
   // A logit row of a step. It belongs to one of three: the last known token of a sequence, and the
   // next token is drawn from it; a draft after that token; or a prompt token whose
@@ -93,12 +99,8 @@ class Engine::Impl {
   bool overlaps() const { return options_.overlap && runner_->steps_at_once() > 1; }
   bool speculates() const { return options_.compute.speculative_tokens > 0; }
   void carry_out(const Plan& plan, Flight& flight);
-  // What a sequence takes over from kept pages, and whether it will have drafts.
-  struct Reuse {
-    int64_t rows = 0, block_rows = 0;
-    bool drafts = false;
-  };
   Reuse reuse_of(const Sequence& s, std::span<const int32_t> pages) const;
+  bool computes_again(std::span<const int32_t> pages) const;
   void admit_and_preempt(const Plan& plan);
   void count_reuse(Sequence& s);
   void add_to_batch(Sequence& s, const Slice& slice, Flight& flight);

@@ -1,5 +1,6 @@
 // Plans the next step of the engine and launches it.
 #include <algorithm>
+#include <utility>
 
 #include "cache/kv_pool.h"
 #include "runtime/engine_impl.h"
@@ -110,6 +111,7 @@ Plan Engine::Impl::make_plan() {
   awaits_disk_ = false;
   std::vector<SeqState> running, waiting;
   for (const Owned& s : running_) running.push_back(state_of(*s));
+  bool again = false;  // a waiting sequence would compute rows that are there a second time
   std::vector<std::vector<int32_t>> paths;  // page lists that the waiting states point to
   // The most pages that waiting sequences could get: the free ones, and those held by sequences
   // that the first waiting one might preempt.
@@ -132,7 +134,11 @@ Plan Engine::Impl::make_plan() {
     if (awaits_disk_) break;  // none overtakes it
     PrefixTree::Found found = prefixes_.find(s.prefix, reusable(s));
     SeqState state = state_of(s);
-    state.cached = reuse_of(s, found.path).rows;
+    s.reuse = reuse_of(s, found.path);
+    // One in a plan at most: a step must not write a row twice.
+    if (s.reuse.drafts && s.reuse.rows < found.pages * kPageRows && std::exchange(again, true))
+      s.reuse = {found.pages * kPageRows, s.reuse.block_rows, false};
+    state.cached = s.reuse.rows;
     state.pages = found.pages - found.idle;
     paths.push_back(std::move(found.path));
     state.page_ids = paths.back();
@@ -186,17 +192,19 @@ void Engine::Impl::carry_out(const Plan& plan, Flight& flight) {
 }
 
 // Rows of the block may be missing in pages that were computed where drafting had ended. A sequence
-// that is to have drafts computes such pages again, if they are no longer than what it may
-// generate.
-Engine::Impl::Reuse Engine::Impl::reuse_of(const Sequence& s,
-                                           std::span<const int32_t> pages) const {
+// that is to have drafts computes such pages again, for others, too, unless they are longer than
+// what it may generate and than the prompts for which drafting had ended.
+Sequence::Reuse Engine::Impl::reuse_of(const Sequence& s, std::span<const int32_t> pages) const {
   Reuse r;
   r.rows = r.block_rows = static_cast<int64_t>(pages.size()) * kPageRows;
   if (!speculates()) return r;
-  r.block_rows = prefixes_.complete_pages(pages) * kPageRows;
+  const int64_t complete = prefixes_.complete_pages(pages);
+  r.block_rows = complete * kPageRows;
   r.drafts = !options_.regulate_drafts || regulator_.drafts(static_cast<int>(running_.size()) + 1);
-  if (r.drafts && options_.regulate_drafts)
-    r.drafts = r.rows - r.block_rows <= s.request.max_new_tokens;
+  const int64_t lacking = r.rows - r.block_rows;
+  if (!r.drafts || lacking == 0) return r;
+  r.drafts = lacking <= std::max(kLongPrompt, s.request.max_new_tokens) &&
+             !computes_again(pages.subspan(static_cast<size_t>(complete)));
   if (r.drafts) r.rows = r.block_rows;
   return r;
 }
@@ -221,11 +229,11 @@ void Engine::Impl::admit_and_preempt(const Plan& plan) {
     Owned s = std::move(waiting_.front());
     waiting_.pop_front();
     s->pages = prefixes_.hold(s->prefix, reusable(*s));
-    const Reuse reuse = reuse_of(*s, s->pages);
-    s->cached = reuse.rows;
-    s->block_rows = reuse.block_rows;
+    s->cached = s->reuse.rows;
+    s->block_rows = s->reuse.block_rows;
+    s->again_until = static_cast<int64_t>(s->pages.size()) * kPageRows;
     s->without_drafts = false;
-    if (speculates() && !reuse.drafts) give_up_drafts(*s);
+    if (speculates() && !s->reuse.drafts) give_up_drafts(*s);
     if (s->stats.preemptions == 0) {
       count_reuse(*s);
       s->acceptance = regulator_.start(static_cast<int>(running_.size()) + 1);

@@ -46,6 +46,15 @@ struct Sequence {
   int wanted_drafts = 0;    // how many the next step should verify
   int forbidden_draft = 0;  // 1: the one behind `drafts` is forbidden by the answer's form
   int64_t block_rows = 0;   // positions below this have rows of the MTP block in the cache
+  // What it takes over from kept pages when it is admitted, and whether it will have drafts:
+  // decided by the plan.
+  struct Reuse {
+    int64_t rows = 0, block_rows = 0;
+    bool drafts = false;
+  };
+  Reuse reuse;
+  // Positions from `cached` to this one are computed a second time, for the block's rows.
+  int64_t again_until = 0;
   // No drafts are made, and tokens at positions from block_until on get no rows of the block.
   bool without_drafts = false;
   int64_t block_until = 0;
