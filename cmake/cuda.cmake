@@ -30,6 +30,7 @@ function(fathom_cuda_sources name folder)
   target_sources(fathom_${name} PRIVATE ${sources})
   target_compile_options(fathom_${name} PRIVATE
     "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;-lineinfo;--Werror=all-warnings;-Xcompiler=-Wall,-Wextra,-Werror>")
+  set(${name}_cuda_sources ${sources} PARENT_SCOPE)
 endfunction()
 
 set(FATHOM_CUDA_PLANS cuda_ops_memory.cpp cuda_ops_plan.cpp attention/mha_plan.cpp attention/mla_decode_plan.cpp)
@@ -45,14 +46,16 @@ function(fathom_use_cuda)
   target_compile_definitions(fathom_tensor PUBLIC FATHOM_WITH_CUDA)
   target_link_libraries(fathom_tensor PUBLIC CUDA::cudart_static)
   fathom_cuda_sources(kernels kernels/cuda)
+  list(FILTER kernels_cuda_sources INCLUDE REGEX "\\.cpp$")
+  fathom_unite(fathom_kernels ${kernels_cuda_sources})
   # NCCL, for GPUs of several machines: its header now, the library when it is used.
   find_path(FATHOM_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
   find_library(FATHOM_NCCL_LIBRARY NAMES libnccl.so.2 nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
   if(FATHOM_NCCL_INCLUDE)
     target_include_directories(fathom_kernels PRIVATE ${FATHOM_NCCL_INCLUDE})
     target_compile_definitions(fathom_kernels PRIVATE FATHOM_WITH_NCCL)
-    set_source_files_properties(${CMAKE_SOURCE_DIR}/src/kernels/cuda/nccl_group.cpp PROPERTIES COMPILE_DEFINITIONS
-      FATHOM_NCCL_LIBRARY="${FATHOM_NCCL_LIBRARY}")
+    set_source_files_properties(${CMAKE_SOURCE_DIR}/src/kernels/cuda/nccl_group.cpp PROPERTIES
+      COMPILE_DEFINITIONS FATHOM_NCCL_LIBRARY="${FATHOM_NCCL_LIBRARY}" SKIP_UNITY_BUILD_INCLUSION ON)
   endif()
   message(STATUS "NCCL: ${FATHOM_NCCL_INCLUDE}")
   fathom_cuda_sources(bench bench/cuda)

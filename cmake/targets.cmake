@@ -40,7 +40,7 @@ endfunction()
 # fathom_unite(target sources...): with FATHOM_UNITY the files of a folder are compiled eight at a
 # time, each group as one: they share the cost of the headers and of the templates they all use.
 function(fathom_unite target)
-  if(NOT FATHOM_UNITY OR target STREQUAL fathom_kernels)
+  if(NOT FATHOM_UNITY)
     return()
   endif()
   set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)

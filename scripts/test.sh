@@ -4,9 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=${1:-build}
-select=(-LE long)
-[ "${2:-}" = --long ] && select=(-L long)
+select=(-LE long) targets=(all)
+[ "${2:-}" = --long ] && select=(-L long) targets=(all scripted_server)
 scripts/setup.sh --tests
 scripts/configure.sh "$build" -DFATHOM_TESTS=ON
-cmake --build "$build" -j "$(nproc)"
+cmake --build "$build" -j "$(nproc)" --target "${targets[@]}"
 ctest --test-dir "$build" --output-on-failure -j "$(nproc)" "${select[@]}"

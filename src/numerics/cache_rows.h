@@ -14,6 +14,7 @@ namespace fathom {
 // Dims the fast kernels are compiled for (architecture.md, decision 3); the reference takes any.
 struct KernelDims {
   static constexpr int kLatent = 512, kRope = 64, kNope = 128, kValue = 128, kIndex = 128;
+  static constexpr int kRow = kLatent + kRope, kQuery = kNope + kRope;
 };
 
 // The latent row of an fp8 cache. A latent value is code * scale. The rope part is stored after

@@ -18,5 +18,5 @@ missing() {
 command -v node >/dev/null || missing node
 [ -x "${FATHOM_CHROMIUM:-/usr/bin/chromium}" ] || missing chromium
 ../support_node/npm_ci.sh "$PWD"
-# One file at a time: each has a server and a browser of its own.
-node --test --test-concurrency=1 "$@"
+# Two files at a time: each has a server and a browser of its own, and waits for them half of its time.
+node --test --test-concurrency=2 "$@"

@@ -10,7 +10,6 @@ namespace fathom {
 namespace {
 
 using K = KernelDims;
-constexpr int kRow = K::kLatent + K::kRope, kQuery = K::kNope + K::kRope;
 
 // Rows are prefetched this far ahead of their use: together with the rows in use they fit L1.
 constexpr int64_t kRowsAhead = 32;
@@ -21,6 +20,9 @@ constexpr int kPortion = 16;  // what RowDots rounds up to
 // Up to this many query rows are multiplied with the FP8 codes of kv_b; for more rows it pays to
 // dequantise the weights first.
 constexpr int kCodeRows = 4;
+
+// Values of a head that one thread computes where heads are few.
+constexpr int kValueRows = 32;
 
 uint64_t first_lanes(int64_t n) { return n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1; }
 
@@ -57,6 +59,7 @@ void AttentionOps::attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, 
 // One token: heads have nothing to do with one another, so each thread takes some of them from
 // their queries to their values. That is one parallel region instead of three.
 void AttentionOps::attend_token(const Attention& a, int t) {
+  if (a.up.heads <= kFewHeads && pool_.size() > 1) return attend_few_heads(a, t);
   const int heads = a.up.heads, parts = std::clamp(pool_.size(), 1, heads);
   const int block = std::min(kMaxHeadBlock, (heads + parts - 1) / parts);
   pool_.parallel_dynamic(
@@ -65,11 +68,94 @@ void AttentionOps::attend_token(const Attention& a, int t) {
         for (int64_t i = first; i < last; ++i) {
           const int head = static_cast<int>(i) * block, stop = std::min(heads, head + block);
           PickedRows rows(a, t);
-          for (int h = head; h < stop; ++h) absorb_head_queries(a, t, t + 1, h, s);
+          for (int h = head; h < stop; ++h) absorb_head_queries(a, t, t + 1, h, kAllColumns, s);
           attend_latent_heads(a, t, rows, head, stop - head, s);
-          for (int h = head; h < stop; ++h) project_head(a, t, t + 1, h, thread);
+          for (int h = head; h < stop; ++h) project_head(a, t, t + 1, h, kAllValues, thread);
         }
       });
+}
+
+// One token of few heads. If each thread took heads, most threads would have none, and each of the
+// others would read all cached rows. So every stage is divided by something else: queries by
+// columns, scores by rows, the mixture of rows by columns, values by rows of the weights.
+void AttentionOps::attend_few_heads(const Attention& a, int t) {
+  const int heads = a.up.heads;
+  const PickedRows picked(a, t);
+  auto scratch = [&](int thread) -> Scratch& { return scratch_[static_cast<size_t>(thread)]; };
+  constexpr int kQueryParts = K::kLatent / kFp8Block;
+  pool_.parallel_for(heads * kQueryParts, 1, [&](int64_t first, int64_t last, int thread) {
+    for (int64_t i = first; i < last; ++i) {
+      const int column = static_cast<int>(i % kQueryParts) * kFp8Block;
+      absorb_head_queries(a, t, t + 1, i / kQueryParts, {column, column + kFp8Block},
+                          scratch(thread));
+    }
+  });
+  // What the threads share lies in the scratch of the first of them.
+  const SharedRows shared{picked, heads, scratch_[0].head_scores,
+                          keeps_rows(a, picked) ? scratch_[0].kept : nullptr};
+  pool_.parallel_for(picked.count, kPortion, [&](int64_t first, int64_t last, int thread) {
+    score_portions(a, shared, first, last, scratch(thread));
+  });
+  pool_.parallel_for(K::kLatent, kPanelWidth, [&](int64_t first, int64_t last, int thread) {
+    mix_columns(a, shared, {static_cast<int>(first), static_cast<int>(last)}, scratch(thread));
+  });
+  constexpr int kValueParts = K::kValue / kValueRows;
+  pool_.parallel_for(heads * kValueParts, 1, [&](int64_t first, int64_t last, int thread) {
+    for (int64_t i = first; i < last; ++i) {
+      const int value = static_cast<int>(i % kValueParts) * kValueRows;
+      project_head(a, t, t + 1, i / kValueParts, {value, value + kValueRows}, thread);
+    }
+  });
+}
+
+// Scores of rows [first, last) of one token for all heads.
+void AttentionOps::score_portions(const Attention& a, const SharedRows& shared, int64_t first,
+                                  int64_t last, Scratch& s) const {
+  PickedRows picked = shared.picked;
+  picked.asked = first;
+  picked.fetch(a, std::min(last, first + kRowsAhead));
+  RowTile tile;
+  for (int64_t i = first; i < last; i += kPortion) {
+    const int n = static_cast<int>(std::min<int64_t>(kPortion, last - i));
+    picked.fetch(a, std::min(last, i + kPortion + kRowsAhead));
+    load_rows(a, picked, i, n, shared.heads,
+              shared.kept ? shared.kept + i * words(K::kRow) : s.rows, tile);
+    element().dots({q_latent_, words(K::kRow), shared.heads, tile.rows, n,
+                    static_cast<int>(words(K::kRow)),
+                    shared.scores + i / kPanelWidth * shared.heads * kPanelWidth + i % kPanelWidth,
+                    kPanelWidth, tile.bf16});
+  }
+}
+
+// o_latent[h] in some columns, for all heads of one token, from the scores of all rows.
+void AttentionOps::mix_columns(const Attention& a, const SharedRows& shared, Columns columns,
+                               Scratch& s) {
+  const int heads = shared.heads;
+  RowTile tile;
+  const int width = columns.end - columns.begin;
+  for (int h = 0; h < heads; ++h)
+    std::fill_n(s.mixed + h * K::kLatent + columns.begin, width, 0.0f);
+  std::fill_n(s.top, heads, kNoScore);
+  std::fill_n(s.sum, heads, 0.0f);
+  auto weigh = [&](int64_t first) {
+    const uint64_t mask = first_lanes(shared.picked.count - first);
+    element().softmax(
+        {shared.scores + first * heads, &mask, 0, heads, a.scale, s.top, s.sum, s.carry, s.shares});
+  };
+  for (int64_t i = 0; i < shared.picked.count; i += kPanelWidth) weigh(i);
+  for (int h = 0; h < heads; ++h) s.top[h] += std::log2(s.sum[h]);
+  for (int64_t i = 0; i < shared.picked.count; i += kPanelWidth) {
+    const int n = static_cast<int>(std::min<int64_t>(kPanelWidth, shared.picked.count - i));
+    weigh(i);
+    if (shared.kept)
+      kept_rows(a, shared.kept + i * words(K::kRow), n, heads, tile);
+    else
+      load_rows(a, shared.picked, i, n, heads, s.rows, tile);
+    mix_latent(tile, n, heads, columns, s);
+  }
+  for (int h = 0; h < heads; ++h)
+    round_words(s.mixed + h * K::kLatent + columns.begin, width,
+                o_latent_ + h * words(K::kLatent) + words(columns.begin));
 }
 
 // The key rows of a head as the panel that a query is multiplied with. The panel keeps the order of
@@ -98,10 +184,10 @@ bool AttentionOps::one_code_block(const QWeight& w, int64_t row) {
 // weights must be dequantised first: other types; float32 words with scales that are no powers of
 // two (their products are rounded), or with NaN codes.
 bool AttentionOps::absorb_codes(const QWeight& w, int64_t row, const void* nope, int64_t stride,
-                                int rows, float* product) const {
+                                int rows, Columns columns, float* product) const {
   const auto mix = element().mix_codes;
   if (!mix || rows > kCodeRows || !one_code_block(w, row)) return false;
-  for (int c = 0; c < K::kLatent; c += kFp8Block) {
+  for (int c = columns.begin; c < columns.end; c += kFp8Block) {
     const float scale = w.scales_of_row(row)[c / kFp8Block];
     int exponent;
     if (wide_ && (std::frexp(scale, &exponent) != 0.5f || std::abs(exponent) > 100)) return false;
@@ -116,35 +202,37 @@ bool AttentionOps::absorb_codes(const QWeight& w, int64_t row, const void* nope,
 void AttentionOps::absorb_queries(const Attention& a, int begin, int end) {
   pool_.parallel_dynamic(a.up.heads, 1, [&](int64_t first, int64_t last, int thread) {
     Scratch& s = scratch_[static_cast<size_t>(thread)];
-    for (int64_t h = first; h < last; ++h) absorb_head_queries(a, begin, end, h, s);
+    for (int64_t h = first; h < last; ++h) absorb_head_queries(a, begin, end, h, kAllColumns, s);
   });
 }
 
+// `columns` of the latent part; the rope part belongs to the first of them.
 void AttentionOps::absorb_head_queries(const Attention& a, int begin, int end, int64_t h,
-                                       Scratch& s) {
+                                       Columns columns, Scratch& s) {
   const int64_t row = h * (K::kNope + K::kValue);
   const uint32_t* panel = nullptr;  // made when the first tokens need it
   for (int t = begin; t < end; t += kTokenBlock) {
     const int rows = std::min(kTokenBlock, end - t);
     auto latent_query = [&](int token) {
-      return q_latent_ + ((token - begin) * a.up.heads + h) * words(kRow);
+      return q_latent_ + ((token - begin) * a.up.heads + h) * words(K::kRow);
     };
     int64_t stride;
-    const void* nope = query_words(a.q, t, rows, h * kQuery, K::kNope, s.queries, stride);
-    if (absorb_codes(a.up.kv_b, row, nope, stride, rows, s.product)) {
+    const void* nope = query_words(a.q, t, rows, h * K::kQuery, K::kNope, s.queries, stride);
+    if (absorb_codes(a.up.kv_b, row, nope, stride, rows, columns, s.product)) {
       for (int r = 0; r < rows; ++r)
-        round_words(s.product + r * K::kLatent, K::kLatent, latent_query(t + r));
+        round_words(s.product + r * K::kLatent + columns.begin, columns.end - columns.begin,
+                    latent_query(t + r) + words(columns.begin));
     } else {
       if (!panel) panel = load_key_panel(a.up.kv_b, row, s);
-      for (int c = 0; c < K::kLatent; c += kPanelWidth) {
+      for (int c = columns.begin; c < columns.end; c += kPanelWidth) {
         element().product({nope, stride, panel + c, K::kLatent, static_cast<int>(words(K::kNope)),
                            s.product, kPanelWidth, rows, nullptr});
         for (int r = 0; r < rows; ++r)
           round_words(s.product + r * kPanelWidth, kPanelWidth, latent_query(t + r) + words(c));
       }
     }
-    for (int r = 0; r < rows; ++r)
-      load_words(a.q, t + r, h * kQuery + K::kNope, K::kRope,
+    for (int r = 0; r < rows && columns.begin == 0; ++r)
+      load_words(a.q, t + r, h * K::kQuery + K::kNope, K::kRope,
                  latent_query(t + r) + words(K::kLatent));
   }
 }
@@ -191,27 +279,15 @@ void AttentionOps::attend_latent_heads(const Attention& a, int begin, PickedRows
   std::fill_n(s.top, heads, kNoScore);
   std::fill_n(s.sum, heads, 0.0f);
   // Rows that had to be converted stay for the second pass while there is room.
-  const bool keep = !lies_ready(a.kv) && picked.count <= kept_rows_;
-  const void* rows[kPanelWidth];
-  bool bf16 = false, kept = false;
+  const bool keep = keeps_rows(a, picked);
+  bool kept = false;
+  RowTile tile_rows;
   auto load = [&](int64_t first, int n) {
-    for (int j = 0; j < kPanelWidth; ++j) {
-      if (j >= n) {
-        rows[j] = zero_row_;
-      } else if (kept) {
-        rows[j] = s.kept + (first + j) * words(kRow);
-      } else {
-        const int64_t row = a.batch.cache_row(picked.token, picked.position(first + j));
-        uint32_t* place = keep ? s.kept + (first + j) * words(kRow) : s.rows + j * words(kRow);
-        if (mixes_rows(heads)) {
-          const LatentRow from = latent_row(a.kv, row, place);
-          rows[j] = from.data;
-          bf16 = wide_ && from.bf16;
-        } else {
-          rows[j] = latent_words(a.kv, row, place);
-        }
-      }
-    }
+    uint32_t* place = keep ? s.kept + first * words(K::kRow) : s.rows;
+    if (kept)
+      kept_rows(a, place, n, heads, tile_rows);
+    else
+      load_rows(a, picked, first, n, heads, place, tile_rows);
   };
   auto tile = [&](int64_t first, const auto& body) {
     const int n = static_cast<int>(std::min<int64_t>(kPanelWidth, picked.count - first));
@@ -228,9 +304,9 @@ void AttentionOps::attend_latent_heads(const Attention& a, int begin, PickedRows
     tile(i, [&](int64_t first, int n, uint64_t mask, float* scores) {
       for (int r = 0; r < n; r += portion) {
         picked.fetch(a, first + r + portion + kRowsAhead);
-        element().dots({q_latent_ + at * words(kRow), words(kRow), heads, rows + r,
-                        std::min(portion, n - r), static_cast<int>(words(kRow)), scores + r,
-                        kPanelWidth, bf16});
+        element().dots({q_latent_ + at * words(K::kRow), words(K::kRow), heads, tile_rows.rows + r,
+                        std::min(portion, n - r), static_cast<int>(words(K::kRow)), scores + r,
+                        kPanelWidth, tile_rows.bf16});
       }
       element().softmax({scores, &mask, 0, heads, a.scale, s.top, s.sum, s.carry, s.shares});
     });
@@ -241,80 +317,116 @@ void AttentionOps::attend_latent_heads(const Attention& a, int begin, PickedRows
   for (int64_t i = 0; i < picked.count; i += kPanelWidth)
     tile(i, [&](int64_t, int n, uint64_t mask, float* scores) {
       element().softmax({scores, &mask, 0, heads, a.scale, s.top, s.sum, s.carry, s.shares});
-      mix_latent(rows, bf16, n, heads, s);
+      mix_latent(tile_rows, n, heads, kAllColumns, s);
     });
   for (int h = 0; h < heads; ++h)
     round_words(s.mixed + int64_t{h} * K::kLatent, K::kLatent,
                 o_latent_ + (at + h) * words(K::kLatent));
 }
 
+// Whether rows that had to be converted are kept between the two passes over them.
+bool AttentionOps::keeps_rows(const Attention& a, const PickedRows& picked) const {
+  return !lies_ready(a.kv) && picked.count <= kept_rows_;
+}
+
+// Rows [first, first + n) of what a token picks, zeros behind them. Rows that need a conversion are
+// written to `place`.
+void AttentionOps::load_rows(const Attention& a, const PickedRows& picked, int64_t first, int n,
+                             int heads, uint32_t* place, RowTile& tile) const {
+  tile.bf16 = reads_bf16(a.kv, heads);
+  for (int j = 0; j < n; ++j) {
+    const int64_t row = a.batch.cache_row(picked.token, picked.position(first + j));
+    uint32_t* to = place + j * words(K::kRow);
+    tile.rows[j] = mixes_rows(heads) ? latent_row(a.kv, row, to).data : latent_words(a.kv, row, to);
+  }
+  std::fill(tile.rows + n, tile.rows + kPanelWidth, zero_row_);
+}
+
+// The same of rows that an earlier load has converted.
+void AttentionOps::kept_rows(const Attention& a, const uint32_t* place, int n, int heads,
+                             RowTile& tile) const {
+  tile.bf16 = reads_bf16(a.kv, heads);
+  for (int j = 0; j < n; ++j) tile.rows[j] = place + j * words(K::kRow);
+  std::fill(tile.rows + n, tile.rows + kPanelWidth, zero_row_);
+}
+
 // mixed[h] = carry[h] * mixed[h] + sum over the tile's rows of share * latent row.
-void AttentionOps::mix_latent(const void* const* rows, bool bf16, int n, int heads, Scratch& s) {
-  const int share_words = wide_ ? n : (n + 1) / 2;
+void AttentionOps::mix_latent(const RowTile& tile, int n, int heads, Columns columns, Scratch& s) {
+  const int share_words = wide_ ? n : (n + 1) / 2, width = columns.end - columns.begin;
+  const int64_t skipped = columns.begin * (wide_ && !tile.bf16 ? 4 : 2);  // bytes
+  const void* rows[kPanelWidth];
+  for (int j = 0; j < kPanelWidth; ++j)
+    rows[j] = static_cast<const std::byte*>(tile.rows[j]) + skipped;
+  float* mixed = s.mixed + columns.begin;
   if (mixes_rows(heads))
-    return element().mix({s.shares, words(kPanelWidth), rows, share_words, K::kLatent, s.mixed,
-                          K::kLatent, heads, s.carry, bf16});
+    return element().mix({s.shares, words(kPanelWidth), rows, share_words, width, mixed, K::kLatent,
+                          heads, s.carry, tile.bf16});
   if (wide_) {
     // float32 rows form a panel once they are contiguous.
     for (int j = 0; j < n; ++j)
-      std::memcpy(s.panel + j * K::kLatent, rows[j], sizeof(float) * K::kLatent);
+      std::memcpy(s.panel + j * K::kLatent, rows[j], sizeof(float) * static_cast<size_t>(width));
   } else {
-    attention_.pack_pairs(rows, share_words, K::kLatent, s.panel, K::kLatent);
+    attention_.pack_pairs(rows, share_words, width, s.panel, K::kLatent);
   }
-  for (int c = 0; c < K::kLatent; c += kPanelWidth)
+  for (int c = 0; c < width; c += kPanelWidth)
     element().product({s.shares, words(kPanelWidth), s.panel + c, K::kLatent, share_words,
-                       s.mixed + c, K::kLatent, heads, s.carry});
+                       mixed + c, K::kLatent, heads, s.carry});
 }
 
 // out[t][h] = o_latent[t][h] Wv_h^T.
 void AttentionOps::project_values(const Attention& a, int begin, int end) {
   pool_.parallel_dynamic(a.up.heads, 1, [&](int64_t first, int64_t last, int thread) {
-    for (int64_t h = first; h < last; ++h) project_head(a, begin, end, h, thread);
+    for (int64_t h = first; h < last; ++h) project_head(a, begin, end, h, kAllValues, thread);
   });
 }
 
-void AttentionOps::project_head(const Attention& a, int begin, int end, int64_t h, int thread) {
+// `values`: which of a head's values.
+void AttentionOps::project_head(const Attention& a, int begin, int end, int64_t h, Columns values,
+                                int thread) {
   if (wide_)
-    project_head_values(a, begin, end, h, thread);
+    project_head_values(a, begin, end, h, values, thread);
   else
-    dot_head_values(a, begin, end, h, scratch_[static_cast<size_t>(thread)]);
+    dot_head_values(a, begin, end, h, values, scratch_[static_cast<size_t>(thread)]);
 }
 
 // As the product of a linear layer.
 void AttentionOps::project_head_values(const Attention& a, int begin, int end, int64_t h,
-                                       int thread) {
+                                       Columns values, int thread) {
   const int64_t row = h * (K::kNope + K::kValue) + K::kNope;
-  const QWeight values = a.up.kv_b.slice_rows(row, row + K::kValue);
+  const QWeight weights = a.up.kv_b.slice_rows(row + values.begin, row + values.end);
   const uint8_t* x[kTokenBlock];
   for (int t = begin; t < end; t += kTokenBlock) {
     const int rows = std::min(kTokenBlock, end - t);
     for (int r = 0; r < rows; ++r)
       x[r] = reinterpret_cast<const uint8_t*>(o_latent_ +
                                               ((t - begin + r) * a.up.heads + h) * K::kLatent);
-    multiply_rows(values, {x, nullptr, rows},
-                  {element_at(a.out, t, h * K::kValue), a.out.row_stride, !exact_}, thread);
+    multiply_rows(weights, {x, nullptr, rows},
+                  {element_at(a.out, t, h * K::kValue + values.begin), a.out.row_stride, !exact_},
+                  thread);
   }
 }
 
 // Computes the values as dot products of bf16 pairs, for which rows of weights need no packing.
-void AttentionOps::dot_head_values(const Attention& a, int begin, int end, int64_t h, Scratch& s) {
+void AttentionOps::dot_head_values(const Attention& a, int begin, int end, int64_t h,
+                                   Columns values, Scratch& s) {
   const int64_t ld = a.up.heads * words(K::kLatent), row = h * (K::kNope + K::kValue) + K::kNope;
+  const int count = values.end - values.begin;
   const QWeight& w = a.up.kv_b;
   const bool codes = element().dot_codes && end - begin <= kCodeRows && one_code_block(w, row);
-  if (!codes) load_weights(w, row, K::kValue, s.weights);
+  if (!codes) load_weights(w, row + values.begin, count, s.weights);
   const void* weights[K::kValue];
-  for (int r = 0; r < K::kValue; ++r) weights[r] = s.weights + r * words(K::kLatent);
+  for (int r = 0; r < count; ++r) weights[r] = s.weights + r * words(K::kLatent);
   for (int t = begin; t < end; t += kTokenBlock) {
     const int rows = std::min(kTokenBlock, end - t), latent = static_cast<int>(words(K::kLatent));
     const uint32_t* q = o_latent_ + (t - begin) * ld + h * words(K::kLatent);
     if (codes)
-      element().dot_codes({q, ld, rows, w.row<uint8_t>(row), K::kLatent, K::kValue, latent,
-                           w.scales_of_row(row), s.product, K::kValue});
+      element().dot_codes({q, ld, rows, w.row<uint8_t>(row + values.begin), K::kLatent, count,
+                           latent, w.scales_of_row(row), s.product, K::kValue});
     else
-      element().dots({q, ld, rows, weights, K::kValue, latent, s.product, K::kValue, false});
+      element().dots({q, ld, rows, weights, count, latent, s.product, K::kValue, false});
     for (int r = 0; r < rows; ++r)
-      store_scaled(element_at(a.out, t + r, h * K::kValue), s.product + r * K::kValue, K::kValue,
-                   1.0f);
+      store_scaled(element_at(a.out, t + r, h * K::kValue + values.begin),
+                   s.product + r * K::kValue, count, 1.0f);
   }
 }
 

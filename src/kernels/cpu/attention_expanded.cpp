@@ -14,7 +14,6 @@ namespace fathom {
 namespace {
 
 using K = KernelDims;
-constexpr int kRow = K::kLatent + K::kRope, kQuery = K::kNope + K::kRope;
 
 // Which keys of a tile a query sees, tile after tile.
 class VisibleKeys {
@@ -134,15 +133,15 @@ void AttentionOps::expand_tiles(const Attention& a, const ExpandedBlock& b) {
         for (int j = 0; j < kPanelWidth; ++j) {
           // Cache rows after the last position were never written. They are replaced by zeros,
           // because a weight of 0 times NaN would be NaN.
-          uint32_t* row = s.rows + j * words(kRow);
+          uint32_t* row = s.rows + j * words(K::kRow);
           const void* from = zero_row_;
           if (position + j <= last_position)
             from = latent_words(a.kv, a.batch.cache_row(b.begin, position + j), row);
           if (from != row)
-            std::memcpy(row, from, sizeof(uint32_t) * static_cast<size_t>(words(kRow)));
+            std::memcpy(row, from, sizeof(uint32_t) * static_cast<size_t>(words(K::kRow)));
           rows[j] = row;
         }
-        attention_.pack_lanes(rows, static_cast<int>(words(kRow)), s.lanes);
+        attention_.pack_lanes(rows, static_cast<int>(words(K::kRow)), s.lanes);
         loaded = tile;
       }
       expand_head(tile, static_cast<int>(i % b.heads), s);
@@ -154,7 +153,7 @@ void AttentionOps::expand_tiles(const Attention& a, const ExpandedBlock& b) {
 void AttentionOps::expand_head(int64_t tile, int head, Scratch& s) {
   const int latent = static_cast<int>(words(K::kLatent));
   const int64_t slot = tile * head_group_ + head;
-  uint32_t* keys = key_panels_ + slot * words(kQuery) * kPanelWidth;
+  uint32_t* keys = key_panels_ + slot * words(K::kQuery) * kPanelWidth;
   uint32_t* values = value_panels_ + slot * words(kPanelWidth) * K::kValue;
   const uint32_t* wk = key_weights_ + head * words(K::kNope * K::kLatent);
   const uint32_t* wv = value_weights_ + head * words(K::kValue * K::kLatent);
@@ -168,8 +167,8 @@ void AttentionOps::expand_head(int64_t tile, int head, Scratch& s) {
   for (int c = 0; c < K::kValue; c += kPanelWidth) {
     float* to = wide_ ? reinterpret_cast<float*>(values) + c : s.product;
     const int64_t ld = wide_ ? K::kValue : kPanelWidth;
-    element().product(
-        {s.rows, words(kRow), wv + c * latent, kPanelWidth, latent, to, ld, kPanelWidth, nullptr});
+    element().product({s.rows, words(K::kRow), wv + c * latent, kPanelWidth, latent, to, ld,
+                       kPanelWidth, nullptr});
     if (!wide_) attention_.round_pairs(to, ld, kPanelWidth / 2, values + c, K::kValue);
   }
   float* all = reinterpret_cast<float*>(values);
@@ -190,8 +189,8 @@ void AttentionOps::attend_queries(const Attention& a, const ExpandedBlock& b, in
   const void* queries[kMaxHeadGroup];
   int64_t stride = 0;
   for (int h = 0; h < heads; ++h)
-    queries[h] = query_words(a.q, begin, rows, int64_t{b.head + head + h} * kQuery, kQuery,
-                             s.queries + int64_t{h} * kQueryBlock * kQuery, stride);
+    queries[h] = query_words(a.q, begin, rows, int64_t{b.head + head + h} * K::kQuery, K::kQuery,
+                             s.queries + int64_t{h} * kQueryBlock * K::kQuery, stride);
   for (int64_t tile = 0; tile < stop; ++tile) {
     uint64_t any = 0;
     for (int r = 0; r < rows; ++r) any |= s.masks[r] = visible[r]->of_tile(b.first_tile + tile);
@@ -199,10 +198,10 @@ void AttentionOps::attend_queries(const Attention& a, const ExpandedBlock& b, in
     for (int h = head; h < head + heads; ++h) {
       const int64_t slot = tile * head_group_ + h;
       const int64_t state = int64_t{h} * query_tile_ + (begin - b.begin);
-      const uint32_t* keys = key_panels_ + slot * words(kQuery) * kPanelWidth;
+      const uint32_t* keys = key_panels_ + slot * words(K::kQuery) * kPanelWidth;
       const uint32_t* values = value_panels_ + slot * words(kPanelWidth) * K::kValue;
       element().product({queries[h - head], stride, keys, kPanelWidth,
-                         static_cast<int>(words(kQuery)), s.scores, kPanelWidth, rows, nullptr});
+                         static_cast<int>(words(K::kQuery)), s.scores, kPanelWidth, rows, nullptr});
       element().softmax({s.scores, s.masks, 1, rows, a.scale, state_top_ + state,
                          state_sum_ + state, s.carry, s.shares});
       for (int c = 0; c < K::kValue; c += kPanelWidth)

@@ -68,10 +68,10 @@ void AttentionOps::plan_scratch() {
       wide_ && !exact_ ? std::max<int64_t>(head_group_ * kQueryBlock, kTokenBlock) : 0;
   auto carve = [&](Carver& c) {
     for (Scratch& s : scratch_) {
-      c.take(s.rows, words(kPanelWidth * (K::kLatent + K::kRope)));
-      c.take(s.kept, words(kept_rows_ * (K::kLatent + K::kRope)));
+      c.take(s.rows, words(kPanelWidth * K::kRow));
+      c.take(s.kept, words(kept_rows_ * K::kRow));
       c.take(s.queries, queries * (K::kNope + K::kRope));
-      c.take(s.lanes, words(kPanelWidth * (K::kLatent + K::kRope)));
+      c.take(s.lanes, words(kPanelWidth * K::kRow));
       c.take(s.weights, words(K::kNope * K::kLatent));
       c.take(s.panel, words(K::kNope * K::kLatent));
       c.take(s.product, 128 * kPanelWidth);
@@ -96,7 +96,7 @@ void AttentionOps::plan_scratch() {
 
 void AttentionOps::plan_shared() {
   const int64_t heads = workload_.heads, tokens = workload_.step_tokens;
-  const int64_t latent_row = K::kLatent + K::kRope, query_row = K::kNope + K::kRope;
+  const int64_t latent_row = K::kRow, query_row = K::kQuery;
   const int64_t panels = tile_group_ * head_group_;
   // A row of scores for one token of the longest context must fit, whatever the budget.
   const int64_t row = (workload_.context + kPanelWidth - 1) / kPanelWidth * kPanelWidth;

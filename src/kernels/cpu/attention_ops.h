@@ -94,6 +94,26 @@ class AttentionOps : public LinearOps {
     int64_t count = 0, asked = 0;
   };
 
+  // The same for threads that share the work on them.
+  struct SharedRows {
+    const PickedRows& picked;
+    int heads;
+    float* scores;   // [tiles][heads][64]
+    uint32_t* kept;  // [count][latent + rope] converted rows; null: each thread converts its own
+  };
+
+  // Cached rows of a tile as kernels take them.
+  struct RowTile {
+    const void* rows[kPanelWidth];
+    bool bf16;  // words are float32, but these rows are bf16
+  };
+
+  // Part of a row.
+  struct Columns {
+    int begin, end;
+  };
+  static constexpr Columns kAllColumns{0, KernelDims::kLatent}, kAllValues{0, KernelDims::kValue};
+
   // The tokens and heads that the expanded form works on at a time.
   struct ExpandedBlock {
     int begin, end;             // tokens of one span
@@ -153,21 +173,36 @@ class AttentionOps : public LinearOps {
   const uint32_t* load_key_panel(const QWeight& w, int64_t row, Scratch& s) const;
   static bool one_code_block(const QWeight& w, int64_t row);
   bool absorb_codes(const QWeight& w, int64_t row, const void* nope, int64_t stride, int rows,
-                    float* product) const;
+                    Columns columns, float* product) const;
   void attend_token(const Attention& a, int t);
+  void attend_few_heads(const Attention& a, int t);
+  void score_portions(const Attention& a, const SharedRows& shared, int64_t first, int64_t last,
+                      Scratch& s) const;
+  void mix_columns(const Attention& a, const SharedRows& shared, Columns columns, Scratch& s);
   void absorb_queries(const Attention& a, int begin, int end);
-  void absorb_head_queries(const Attention& a, int begin, int end, int64_t h, Scratch& s);
+  void absorb_head_queries(const Attention& a, int begin, int end, int64_t h, Columns columns,
+                           Scratch& s);
   void attend_latent(const Attention& a, int begin, int end);
   void attend_latent_heads(const Attention& a, int begin, PickedRows& picked, int head, int heads,
                            Scratch& s);
   bool mixes_rows(int heads) const {
     return wide_ ? heads <= kFewHeads : attention_.mixes_pairs && heads <= kMaxMixRows;
   }
-  void mix_latent(const void* const* rows, bool bf16, int n, int heads, Scratch& s);
+  // Whether load_rows gives bf16 rows although words are float32.
+  bool reads_bf16(const KvView& kv, int heads) const {
+    return wide_ && mixes_rows(heads) && (kv.latent_format == KvFormat::bf16 || !exact_);
+  }
+  bool keeps_rows(const Attention& a, const PickedRows& picked) const;
+  void load_rows(const Attention& a, const PickedRows& picked, int64_t first, int n, int heads,
+                 uint32_t* place, RowTile& tile) const;
+  void kept_rows(const Attention& a, const uint32_t* place, int n, int heads, RowTile& tile) const;
+  void mix_latent(const RowTile& tile, int n, int heads, Columns columns, Scratch& s);
   void project_values(const Attention& a, int begin, int end);
-  void project_head(const Attention& a, int begin, int end, int64_t h, int thread);
-  void project_head_values(const Attention& a, int begin, int end, int64_t h, int thread);
-  void dot_head_values(const Attention& a, int begin, int end, int64_t h, Scratch& s);
+  void project_head(const Attention& a, int begin, int end, int64_t h, Columns values, int thread);
+  void project_head_values(const Attention& a, int begin, int end, int64_t h, Columns values,
+                           int thread);
+  void dot_head_values(const Attention& a, int begin, int end, int64_t h, Columns values,
+                       Scratch& s);
 
   // attention_expanded.cpp
   void pack_value_weights(const KvUpWeights& up, int head, uint32_t* panel, Scratch& s) const;

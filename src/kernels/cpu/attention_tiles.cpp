@@ -91,12 +91,11 @@ AttentionOps::LatentRow AttentionOps::latent_row(const KvView& kv, int64_t row,
 
 // A cached row in words of the element type.
 const void* AttentionOps::latent_words(const KvView& kv, int64_t row, uint32_t* scratch) const {
-  constexpr int kRow = KernelDims::kLatent + KernelDims::kRope;
   if (!wide_) return latent_row(kv, row, scratch).data;
-  uint32_t narrow[kRow];
+  uint32_t narrow[KernelDims::kRow];
   const LatentRow from = latent_row(kv, row, exact_ ? scratch : narrow);
   if (!from.bf16) return from.data;
-  attention_.to_f32(static_cast<const uint16_t*>(from.data), kRow,
+  attention_.to_f32(static_cast<const uint16_t*>(from.data), KernelDims::kRow,
                     reinterpret_cast<float*>(scratch));
   return scratch;
 }

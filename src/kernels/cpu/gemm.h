@@ -21,6 +21,8 @@
 
 #include <cstdint>
 
+#include "base/rounding.h"
+
 namespace fathom {
 
 inline constexpr int kStripRows = 16;   // weight rows a kernel works on: 4 vectors of 4 rows
@@ -29,6 +31,8 @@ inline constexpr int kBlock = 128;      // columns under one scale
 inline constexpr int kStep = 16;        // activations and panels are zero-padded to this
 inline constexpr int kStreamRows = 12;  // most activation rows that vectors stream weights for
 inline constexpr int kMaxPanelStrips = 8;
+// Columns with the zeros behind them.
+constexpr int64_t padded(int64_t columns) { return round_up(columns, kStep); }
 // Bytes of a panel's values, at most 4 each; after them is room for one factor per block.
 inline constexpr int kPanelValueBytes = kStripRows * kDepth * 4;
 inline constexpr int kPanelBytes = kPanelValueBytes + 64;

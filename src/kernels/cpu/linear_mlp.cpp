@@ -11,8 +11,6 @@ Tensor matrix(const Buffer& memory, DType dtype, int64_t rows, int64_t columns) 
   return Tensor(memory.data(), dtype, {rows, columns});
 }
 
-int64_t padded(int64_t columns) { return (columns + kStep - 1) / kStep * kStep; }
-
 bool same_shape(const MlpWeights& a, int64_t hidden) {
   return a.gate.rows == a.up.rows && a.gate.rows == a.down.cols && a.gate.cols == hidden &&
          a.up.cols == hidden && a.down.rows == hidden &&

@@ -19,8 +19,6 @@ constexpr int64_t kOwnBytes = 64 << 10;
 // Where strips differ in work there are at least so many pieces a thread.
 constexpr int64_t kUnevenPieces = 16;
 
-int64_t padded(int64_t columns) { return (columns + kStep - 1) / kStep * kStep; }
-
 bool is_bf16(const Tensor& x) { return x.dtype == DType::bf16; }
 
 const void* row_at(const Tensor& x, int64_t row) {

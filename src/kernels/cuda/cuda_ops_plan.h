@@ -5,19 +5,19 @@
 #include <span>
 #include <vector>
 
+#include "base/rounding.h"
 #include "kernels/cuda/cuda_ops.h"
 
 namespace fathom::cuda {
 
 inline constexpr int64_t kScratchAlign = 256;
-constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 // Strides of group-major scales are multiples of 4, so that a group starts at 16 bytes.
 constexpr int64_t scale_stride_of(int64_t rows) { return round_up(rows, 4); }
 // Codes and scales of quantised rows, each from an aligned address on.
 constexpr int64_t coded_bytes(int64_t rows, int64_t n) {
   return round_up(rows * n, kScratchAlign) +
-         round_up((n + kFp8Block - 1) / kFp8Block * scale_stride_of(rows) * 4, kScratchAlign);
+         round_up(ceil_div(n, kFp8Block) * scale_stride_of(rows) * 4, kScratchAlign);
 }
 
 // Projections whose weights lie one after another in memory are one product with several outputs.

@@ -24,7 +24,7 @@ WorkspacePlan workspace_plan(int tokens, int64_t context, bool masked, int group
   p.group = group;
   p.mask_words = static_cast<int>((context + kKeyBlock - 1) / kKeyBlock * (kKeyBlock / 32));
   const size_t rows = static_cast<size_t>(context), heads = static_cast<size_t>(group);
-  p.latent = take(p.bytes, rows * 2 * (D::kLatent + D::kRope));
+  p.latent = take(p.bytes, rows * 2 * D::kRow);
   p.mask = take(p.bytes, masked ? static_cast<size_t>(tokens) * p.mask_words * 4 : 0);
   p.weights = take(p.bytes, heads * 2 * D::kNope * D::kLatent);
   p.keys = take(p.bytes, rows * heads * 2 * D::kNope);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/rounding.h"
+
 namespace fathom::cuda::decode {
 namespace {
 
@@ -16,8 +18,6 @@ constexpr size_t kSplitBytes = 512 * sizeof(float) + 2 * sizeof(float);  // of o
 // but enough that a single sequence is spread over several processors.
 constexpr int kInvariantSparse = 4, kInvariantDense = 16;
 constexpr int kInvariantGroup = 264;  // thread blocks of a launch: two a processor
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 

@@ -21,7 +21,7 @@ inline size_t mla_decode_workspace(int max_tokens, int heads, int /*topk*/, int6
 // Bytes with which a prompt's span of this context is dequantised to bf16 in one piece. More lets
 // more sequences share a launch; a bf16 cache needs none. mla_decode's own needs come on top of
 // neither: the two use the workspace one after the other.
-inline constexpr int64_t kPrefillRowBytes = 2 * (KernelDims::kLatent + KernelDims::kRope);
+inline constexpr int64_t kPrefillRowBytes = 2 * KernelDims::kRow;
 constexpr size_t mla_prefill_workspace(int64_t context, bool fp8) {
   if (!fp8) return 0;
   return static_cast<size_t>((context + kPageRows - 1) / kPageRows * kPageRows * kPrefillRowBytes);

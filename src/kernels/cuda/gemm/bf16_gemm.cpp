@@ -4,13 +4,12 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/rounding.h"
 #include "kernels/cuda/gemm/bf16_work.h"
 #include "kernels/cuda/prim/tma.h"
 
 namespace fathom::cuda {
 namespace {
-
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // A map of [count][rows, k] bf16 values in boxes of at most `box_rows` x 64. A box never exceeds
 // the tensor: rows that the copy engine fills with zeros take longer than rows left as they are in

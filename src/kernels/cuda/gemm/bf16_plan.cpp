@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/rounding.h"
 
 namespace fathom::cuda {
 namespace {
@@ -23,8 +24,6 @@ constexpr double kReduceNs = 1500;      // partial sums meet in a cluster ...
 constexpr double kReduceRate = 20;      // ... and cross it
 constexpr double kLineStoreRate = 20;   // of an epilogue that writes whole lines (tokens on M)
 constexpr double kSectorStoreRate = 7;  // and of one that writes sectors (weights on M)
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int tail_bytes(const Bf16Shape& s, int experts) {
   const int staging = s.warpgroups * 4 * (s.tokens_m ? 4096 : s.n_rows * 32);

@@ -3,11 +3,10 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/rounding.h"
 
 namespace fathom::cuda {
 namespace {
-
-int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // Time of a tile relative to its share of the product, 256x128 = 1. Measured on an H200 at 64 to
 // 4096 rows of the model's products; smaller tiles read more operands.
