@@ -58,8 +58,11 @@ constexpr std::array kLayers = {
     LayerFigure{"h200", 2, 1, 32768, 64, 0, 1464, false},
     LayerFigure{"h200", 2, 1, 8192, 128, 0, 1635, false},
     LayerFigure{"h200", 2, 1, 32768, 128, 0, 1707, false},
-    LayerFigure{"h200", 2, 1, 8192, 0, 4096, 7470, false},
+    LayerFigure{"h200", 2, 1, 131072, 1, 0, 174, false},
+    LayerFigure{"h200", 2, 1, 131072, 16, 0, 799, false},
+    LayerFigure{"h200", 2, 1, 8192, 0, 4096, 7170, false},
     LayerFigure{"h200", 2, 1, 32768, 0, 4096, 8160, false},
+    LayerFigure{"h200", 2, 1, 131072, 0, 4096, 12190, false},
     LayerFigure{"h200", 1, 2, 8192, 1, 0, 270, false},
     LayerFigure{"h200", 1, 2, 32768, 1, 0, 273, false},
     LayerFigure{"h200", 1, 2, 8192, 16, 0, 1067, false},
@@ -67,7 +70,10 @@ constexpr std::array kLayers = {
     LayerFigure{"h200", 1, 2, 8192, 64, 0, 1615, false},
     LayerFigure{"h200", 1, 2, 32768, 64, 0, 1684, false},
     LayerFigure{"h200", 1, 2, 8192, 128, 0, 1830, false},
-    LayerFigure{"h200", 1, 2, 8192, 0, 4096, 12460, false},
+    LayerFigure{"h200", 1, 2, 131072, 1, 0, 283, false},
+    LayerFigure{"h200", 1, 2, 8192, 0, 4096, 12730, false},
+    LayerFigure{"h200", 1, 2, 32768, 0, 4096, 14620, false},
+    LayerFigure{"h200", 1, 2, 131072, 0, 4096, 22650, false},
 };
 
 // Sum of bf16 rows of the model's width over two H200, the faster of one shot and two
