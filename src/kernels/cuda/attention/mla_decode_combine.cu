@@ -10,8 +10,8 @@ namespace fathom::cuda::decode {
 namespace {
 
 constexpr int kLatent = KernelDims::kLatent;
-constexpr int kLanes = kLatent / 4;  // threads of a row: four columns each
-constexpr int kAtOnce = 8;           // splits of a group whose loads are in flight together
+constexpr int kLanes = kLatent / 4;     // threads of a row: four columns each
+constexpr int kAtOnce = kSplitsAtOnce;  // of a group
 
 __device__ __forceinline__ float warp_max(float x) {
   for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, step));
@@ -110,8 +110,9 @@ void launch_combine(const Args& a, int tokens, const Launch& l) {
   dim3 grid(static_cast<unsigned>(a.p.heads), static_cast<unsigned>(tokens));
   // The kernel is chosen by the number of splits alone, so that the order of the sum does not
   // depend on the batch.
-  if (a.splits >= 16)
-    launch_kernel(l, combine_kernel<4>, grid, dim3(4 * kLanes), 0, 1, a, a.p.cache.fp8);
+  if (a.splits >= kManySplits)
+    launch_kernel(l, combine_kernel<kManyAtOnce / kAtOnce>, grid,
+                  dim3(kManyAtOnce / kAtOnce * kLanes), 0, 1, a, a.p.cache.fp8);
   else
     launch_kernel(l, combine_kernel<1>, grid, dim3(kLanes), 0, 1, a, a.p.cache.fp8);
 }

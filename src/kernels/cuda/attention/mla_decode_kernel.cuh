@@ -10,8 +10,8 @@
 //        of two). Codes of NaN read as 480 next to such a scale: the rotary part, in bf16, carries
 //        the NaN of a broken row.
 //   QK   float32 accumulation over 576; scale * log2(e) applied inside the exponent
-//   P    exp2(score - running maximum); the denominator adds the float32 values, PV their bf16
-//        rounding
+//   P    exp2(score - running maximum), 0 below 2^-126; the denominator adds the float32 values,
+//        PV their bf16 rounding
 //   PV   float32; times 1 / denominator and rounded once to bf16, or left as float32 partial sums
 //   fp8 columns come in the order 0, 2, 1, 3 of every four, as widening leaves them; the query is
 //   laid out alike, and the order undone at the end.
@@ -19,6 +19,7 @@
 
 #include <cuda_bf16.h>
 
+#include "kernels/cuda/attention/exp2.cuh"
 #include "kernels/cuda/attention/mla_decode_gather.cuh"
 #include "kernels/cuda/attention/mla_decode_shared.cuh"
 #include "kernels/cuda/prim/wgmma.h"
@@ -195,7 +196,7 @@ __device__ __forceinline__ void left(const Args& a, const Range& range, int toke
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
           float& x = scores[4 * j + 2 * r + k];
-          x = exp2f(fmaf(x, a.scale_log2, -now));
+          x = exp2_weight(fmaf(x, a.scale_log2, -now));
           added += x;
         }
       sum[r] = sum[r] * decay[r] + added;

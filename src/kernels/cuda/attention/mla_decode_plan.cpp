@@ -7,10 +7,11 @@
 namespace fathom::cuda::decode {
 namespace {
 
-// Microseconds on an H100: a step of 64 keys, start and end of a thread block, the second kernel.
-constexpr double kStepUs = 2.3, kBlockUs = 6.0, kCombineUs = 2.0;
-// Partial sums are written and read once, mostly within L2; measured with the second kernel.
-constexpr double kPartialBytesPerUs = 3.2e6;
+// Microseconds on an H200: a step of 64 keys, start and end of a thread block, the second kernel
+// and each further round of its loads.
+constexpr double kStepUs = 2.3, kBlockUs = 7.5, kCombineUs = 3.0, kRoundUs = 1.5;
+// Partial sums are written and read once, mostly within L2: the first of them cost next to nothing.
+constexpr double kFreePartialBytes = 8.4e6, kPartialBytesPerUs = 1.4e6;
 constexpr double kRowBytes = 4.0 * 512;
 constexpr size_t kSplitBytes = 512 * sizeof(float) + 2 * sizeof(float);  // of one head
 
@@ -18,6 +19,14 @@ constexpr size_t kSplitBytes = 512 * sizeof(float) + 2 * sizeof(float);  // of o
 // but enough that a single sequence is spread over several processors.
 constexpr int kInvariantSparse = 4, kInvariantDense = 16;
 constexpr int kInvariantGroup = 264;  // thread blocks of a launch: two a processor
+
+// Of the second kernel, for so many (token, head) rows.
+double combine_us(int64_t splits, double rows) {
+  const int64_t at_once = splits < kManySplits ? kSplitsAtOnce : kManyAtOnce;
+  const double bytes = rows * static_cast<double>(splits) * kRowBytes;
+  return kCombineUs + static_cast<double>(ceil_div(splits, at_once) - 1) * kRoundUs +
+         std::max(0.0, bytes - kFreePartialBytes) / kPartialBytesPerUs;
+}
 
 }  // namespace
 
@@ -37,10 +46,7 @@ Plan plan(const Shape& s) {
     int64_t waves = ceil_div(s.tokens * tiles * splits, s.sms);
     if (splits > 1 && waves > kMaxWaves) break;
     double us = static_cast<double>(waves) * (static_cast<double>(steps) * kStepUs + kBlockUs);
-    if (splits > 1) {
-      double rows = static_cast<double>(s.tokens) * s.heads * static_cast<double>(splits);
-      us += kCombineUs + 2 * rows * kRowBytes / kPartialBytesPerUs;
-    }
+    if (splits > 1) us += combine_us(splits, static_cast<double>(s.tokens) * s.heads);
     if (splits == 1 || us < least) {
       least = us;
       best = static_cast<int>(splits);

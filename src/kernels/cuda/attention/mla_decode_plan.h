@@ -10,6 +10,8 @@ inline constexpr int kTileHeads = 64;   // heads of one thread block
 inline constexpr int kBlockKeys = 64;   // keys of one step
 inline constexpr int kMaxSplits = 132;  // of one token's keys
 inline constexpr int kMaxTokens = 65535;
+// The second kernel loads so many splits of a row together; from kManySplits on more threads do.
+inline constexpr int kSplitsAtOnce = 8, kManySplits = 16, kManyAtOnce = 4 * kSplitsAtOnce;
 
 struct Shape {
   int tokens, heads;

@@ -9,8 +9,8 @@
 // Numerics
 //   in   q bf16, latent rows bf16 (a row is both key and value)
 //   QK   float32 accumulation over 576, scale applied inside the exponent
-//   P    exp2 of the float32 score against the running maximum; the sum takes the float32 values,
-//        the product their bf16 rounding
+//   P    exp2 of the float32 score against the running maximum, 0 below 2^-126; the sum takes the
+//        float32 values, the product their bf16 rounding
 //   PV   float32 accumulation, divided by the sum, rounded once to bf16
 //   Key blocks follow the token's own list in order, so a row's bits depend on that list alone.
 //   A token without any key gets zeros.
@@ -18,6 +18,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/attention/exp2.cuh"
 #include "kernels/cuda/attention/fragments.cuh"
 #include "kernels/cuda/attention/mla_prefill_gather.cuh"
 #include "kernels/cuda/prim/barrier.h"
@@ -114,8 +115,8 @@ __device__ __forceinline__ void exponentials(float (&s)[32], float max_top, floa
     for (int e = 0; e < 2; ++e) {
       float& a = s[4 * j + e];
       float& b = s[4 * j + 2 + e];
-      a = exp2f(fmaf(a, scale, -offset_top));
-      b = exp2f(fmaf(b, scale, -offset_bottom));
+      a = exp2_weight(fmaf(a, scale, -offset_top));
+      b = exp2_weight(fmaf(b, scale, -offset_bottom));
       sum_top += a;
       sum_bottom += b;
     }
