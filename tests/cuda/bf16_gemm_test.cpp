@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernels/cuda/gemm/bf16_work.h"
+#include "numerics/fp8.h"
 #include "support.h"
 
 namespace fathom::cuda {
@@ -264,6 +265,62 @@ TEST_F(Bf16GemmTest, RealAndHostileSizes) {
       EXPECT_TRUE(run(s, plan, launch) == got) << "a second run has other bits";
       if (HasFailure()) return;
     }
+  }
+}
+
+// Codes are the host's of the bf16 results, with and without those, from every shape that writes
+// them; scales that are no powers of two, too.
+TEST_F(Bf16GemmTest, CodesOfTheResults) {
+  for (int rows : {1, 5, 16, 33, 130, 700}) {
+    const GemmCase c{.rows = rows, .n = 128, .k = 512, .batch = 5, .heads = true};
+    Operands s(c);
+    const Bf16Problem problem{.rows = c.rows, .n = c.n, .k = c.k, .batch = c.batch};
+    const size_t width = static_cast<size_t>(c.batch) * 128;
+    const int64_t stride = (rows + 3) / 4 * 4;
+    for (const Bf16Shape& shape : dense_shapes())
+      for (bool ue8m0 : {true, false}) {
+        if (!bf16_codes_shape(shape)) continue;
+        const Bf16Plan plan = plan_bf16_as(problem, launch.sms, shape, 1);
+        SCOPED_TRACE(name_of(c) + ": " + name_of(plan));
+        DeviceArray<uint8_t> codes(static_cast<size_t>(rows) * width);
+        DeviceArray<float> scales(static_cast<size_t>(c.batch * stride));
+        s.params.segments = 1;
+        s.params.coded = {codes.data(), scales.data(), static_cast<int64_t>(width), stride, ue8m0};
+        const auto got = run(s, plan, launch);
+        const std::vector<uint8_t> got_codes = codes.download();
+        const std::vector<float> got_scales = scales.download();
+        int bad = 0;
+        for (int r = 0; r < rows; ++r)
+          for (int b = 0; b < c.batch; ++b) {
+            float top = 0;
+            auto value = [&](int i) {
+              return to_float(Bf16{got[0][static_cast<size_t>(b * s.params.out_batch_stride +
+                                                              r * s.params.out[0].stride + i)]});
+            };
+            for (int i = 0; i < 128; ++i) top = std::fmax(top, std::fabs(value(i)));
+            const float scale = group_scale(top, ue8m0);
+            bad += bits_of(got_scales[static_cast<size_t>(b * stride + r)]) != bits_of(scale);
+            for (int i = 0; i < 128; ++i)
+              bad += got_codes[static_cast<size_t>(r) * width + static_cast<size_t>(b * 128 + i)] !=
+                     quantise(value(i), scale);
+          }
+        EXPECT_EQ(bad, 0) << (ue8m0 ? "powers of two" : "any scale");
+        codes.poison();
+        scales.poison();
+        s.params.segments = 0;
+        s.poison();
+        bf16_gemm_with(s.params, plan, launch);
+        synchronize();
+        EXPECT_TRUE(codes.download() == got_codes) << "codes alone";
+        EXPECT_EQ(std::memcmp(scales.download().data(), got_scales.data(), got_scales.size() * 4),
+                  0);
+        const auto left = s.outputs();
+        for (uint16_t word : left[0]) bad += word != 0xFFFF;
+        EXPECT_EQ(bad, 0) << "bf16 written where codes alone are wanted";
+        s.params.coded = {};
+        s.params.segments = 1;
+        if (HasFailure()) return;
+      }
   }
 }
 

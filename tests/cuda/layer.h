@@ -348,6 +348,9 @@ class OpsTest : public GpuTest {
     after("weights", &Layer::weight);
     ops.moe(w.update, w.normed, w.ids, w.weight, w.experts, &w.shared);
     after("moe", &Layer::update);
+    ops.add_rms_norm(w.normed, w.residual, w.update, w.norm, 1e-6f);
+    after("residual", &Layer::residual);
+    after("add_rms_norm", &Layer::normed);
     ops.gather_rows(w.residual.slice(0, w.logits.rows()), w.normed, in.logit_rows);
     ops.logits(w.logits, w.residual.slice(0, w.logits.rows()), w.head);
     after("logits", &Layer::logits);
@@ -406,7 +409,7 @@ class WholeLayer : public OpsTest {
       gpu->download(all[name].data(), from, bytes);
     };
     for (const auto& [name, t] : {std::pair<const char*, Tensor>{"attended", dev.attended},
-                                  {"update", dev.update},
+                                  {"residual", dev.residual},
                                   {"normed", dev.normed},
                                   {"logits", dev.logits},
                                   {"picked", dev.picked},

@@ -236,58 +236,70 @@ TEST_F(MoeTest, RouteAndPermuteIsBoth) {
 }
 
 TEST_F(MoeTest, Gathers) {
-  const int tokens = 77;
+  struct Case {
+    int tokens, k, live;
+  };
+  std::vector<Case> cases;
   for (int k : {128, 640, 7168})
-    for (int live : {0, 1, 31, 33, 300}) {
-      const int max_rows = 304, groups = k / 128;
-      const int64_t stride = 80, out_stride = 308;
-      std::vector<uint8_t> codes = random_codes(static_cast<size_t>(tokens) * k, 21);
-      std::vector<float> scales = random_floats(static_cast<size_t>(groups * stride), 22);
-      std::vector<Bf16> rows = random_bf16(static_cast<size_t>(tokens) * k, 23);
-      std::vector<int32_t> token_of(max_rows, 1 << 30);
-      for (int r = 0; r < live; ++r) token_of[r] = (r * 29 + 3) % tokens;
-      DeviceArray<uint8_t> in_codes(codes), out_codes(static_cast<size_t>(max_rows) * k);
-      DeviceArray<float> in_scales(scales), out_scales(static_cast<size_t>(groups * out_stride));
-      DeviceArray<Bf16> in_rows(rows), out_rows(static_cast<size_t>(max_rows) * k);
-      DeviceArray<int32_t> order(token_of), live_rows(std::vector<int32_t>{live});
-      GatherQuantisedParams q;
-      q.codes = in_codes.data();
-      q.scales = in_scales.data();
-      q.scale_stride = stride;
-      q.k = k;
-      q.token_of = order.data();
-      q.live_rows = live_rows.data();
-      q.max_rows = max_rows;
-      q.out_codes = out_codes.data();
-      q.out_scales = out_scales.data();
-      q.out_scale_stride = out_stride;
-      gather_quantised(q, launch);
-      GatherBf16Params b;
-      b.rows = in_rows.data();
-      b.n = k;
-      b.token_of = order.data();
-      b.live_rows = live_rows.data();
-      b.max_rows = max_rows;
-      b.out = out_rows.data();
-      gather_bf16(b, launch);
-      synchronize();
-      std::vector<uint8_t> got_codes = out_codes.download();
-      std::vector<float> got_scales = out_scales.download();
-      std::vector<Bf16> got_rows = out_rows.download();
-      int bad = 0;
-      for (int r = 0; r < max_rows; ++r)
-        for (int c = 0; c < k; ++c) {
-          size_t from = r < live ? static_cast<size_t>(token_of[r]) * k + c : 0;
-          bad += got_codes[static_cast<size_t>(r) * k + c] != (r < live ? codes[from] : 0xFF);
-          bad += got_rows[static_cast<size_t>(r) * k + c].bits !=
-                 (r < live ? rows[from].bits : 0xFFFF);
-        }
-      for (int g = 0; g < groups; ++g)
-        for (int r = 0; r < out_stride; ++r)
-          bad += bits_of(got_scales[g * out_stride + r]) !=
-                 (r < live ? bits_of(scales[g * stride + token_of[r]]) : 0xFFFFFFFFu);
-      EXPECT_EQ(bad, 0) << k << " wide, " << live << " rows";
+    for (int live : {0, 1, 31, 33, 300}) cases.push_back({77, k, live});
+  cases.push_back({2500, 640, 9000});  // enough tokens for a unit of all of a token's rows
+  for (const auto& [tokens, k, live] : cases) {
+    const int per_token = 4, max_rows = tokens * per_token, groups = k / 128;
+    const int64_t stride = tokens + 3, out_stride = max_rows;
+    std::vector<uint8_t> codes = random_codes(static_cast<size_t>(tokens) * k, 21);
+    std::vector<float> scales = random_floats(static_cast<size_t>(groups * stride), 22);
+    std::vector<Bf16> rows = random_bf16(static_cast<size_t>(tokens) * k, 23);
+    std::vector<int32_t> token_of(max_rows, 1 << 30), row_of(max_rows, -1);
+    for (int r = 0; r < live; ++r) {
+      const int pair = (r * 29 + 3) % max_rows;
+      row_of[pair] = r;
+      token_of[r] = pair / per_token;
     }
+    DeviceArray<uint8_t> in_codes(codes), out_codes(static_cast<size_t>(max_rows) * k);
+    DeviceArray<float> in_scales(scales), out_scales(static_cast<size_t>(groups * out_stride));
+    DeviceArray<Bf16> in_rows(rows), out_rows(static_cast<size_t>(max_rows) * k);
+    DeviceArray<int32_t> order(token_of), places(row_of);
+    DeviceArray<int32_t> live_rows(std::vector<int32_t>{live});
+    GatherQuantisedParams q;
+    q.codes = in_codes.data();
+    q.scales = in_scales.data();
+    q.scale_stride = stride;
+    q.k = k;
+    q.tokens = tokens;
+    q.per_token = per_token;
+    q.row_of = places.data();
+    q.token_of = order.data();
+    q.live_rows = live_rows.data();
+    q.out_codes = out_codes.data();
+    q.out_scales = out_scales.data();
+    q.out_scale_stride = out_stride;
+    gather_quantised(q, launch);
+    GatherBf16Params b;
+    b.rows = in_rows.data();
+    b.n = k;
+    b.tokens = tokens;
+    b.per_token = per_token;
+    b.row_of = places.data();
+    b.out = out_rows.data();
+    gather_bf16(b, launch);
+    synchronize();
+    std::vector<uint8_t> got_codes = out_codes.download();
+    std::vector<float> got_scales = out_scales.download();
+    std::vector<Bf16> got_rows = out_rows.download();
+    int bad = 0;
+    for (int r = 0; r < max_rows; ++r)
+      for (int c = 0; c < k; ++c) {
+        size_t from = r < live ? static_cast<size_t>(token_of[r]) * k + c : 0;
+        bad += got_codes[static_cast<size_t>(r) * k + c] != (r < live ? codes[from] : 0xFF);
+        bad +=
+            got_rows[static_cast<size_t>(r) * k + c].bits != (r < live ? rows[from].bits : 0xFFFF);
+      }
+    for (int g = 0; g < groups; ++g)
+      for (int r = 0; r < out_stride; ++r)
+        bad += bits_of(got_scales[g * out_stride + r]) !=
+               (r < live ? bits_of(scales[g * stride + token_of[r]]) : 0xFFFFFFFFu);
+    EXPECT_EQ(bad, 0) << k << " wide, " << live << " rows";
+  }
 }
 
 class ActivationTest : public GpuTest {
@@ -419,6 +431,66 @@ TEST_F(ActivationTest, EveryBf16ValueIsQuantisedByTheRule) {
     for (size_t i = 0; i < ups.size(); ++i)
       ASSERT_EQ(to_float(got.act[i]), to_float(ups[i]) * 64) << "element " << i;
     expect_quantised(got, intermediate, rows, ue8m0);
+  }
+}
+
+// Bit for bit what the sum and the norm are one after the other.
+TEST_F(MoeTest, CombineAndNormIsBoth) {
+  struct Case {
+    int tokens, per_token, experts, n;
+    bool shared;
+  };
+  for (Case c :
+       {Case{1, 8, 256, 7168, true}, Case{65, 8, 256, 7168, true}, Case{300, 8, 256, 7168, true},
+        Case{33, 1, 4, 128, false}, Case{17, 32, 64, 1024, true}, Case{600, 6, 12, 512, false},
+        Case{150, 8, 64, 16384, true}}) {
+    std::vector<int32_t> ids = random_ids(c.tokens, c.per_token, c.experts, 61);
+    Permuted order = permute_on_host(ids, c.per_token, c.experts);
+    const size_t live = static_cast<size_t>(order.offsets.back()), n = static_cast<size_t>(c.n);
+    const size_t all = static_cast<size_t>(c.tokens) * n;
+    DeviceArray<Bf16> rows(random_bf16(std::max<size_t>(1, live) * n, 62));
+    DeviceArray<Bf16> common(random_bf16(all, 63)), sum(all);
+    DeviceArray<float> weights(random_floats(ids.size(), 64)), gain(random_floats(n, 65));
+    DeviceArray<int32_t> row_of(order.row_of);
+    const int64_t stride = (c.tokens + 3) / 4 * 4;
+    CombineParams p;
+    p.rows = rows.data();
+    p.row_of = row_of.data();
+    p.weights = weights.data();
+    p.shared = c.shared ? common.data() : nullptr;
+    p.tokens = c.tokens;
+    p.per_token = c.per_token;
+    p.n = c.n;
+    p.out = sum.data();
+    auto normed = [&](bool both) {
+      DeviceArray<Bf16> residual(random_bf16(all, 66)), out(all);
+      DeviceArray<uint8_t> codes(all);
+      DeviceArray<float> scales(n / 128 * static_cast<size_t>(stride));
+      RmsNormParams norm;
+      norm.x = sum.data();
+      norm.residual = residual.data();
+      norm.out = out.data();
+      norm.gain = gain.data();
+      norm.codes = {codes.data(), scales.data(), stride, true};
+      norm.rows = c.tokens;
+      norm.n = c.n;
+      norm.x_stride = norm.residual_stride = norm.out_stride = c.n;
+      norm.eps = 1e-6f;
+      if (both) {
+        combine_rms_norm(p, norm, launch);
+      } else {
+        combine(p, launch);
+        rms_norm(norm, launch);
+      }
+      synchronize();
+      std::vector<uint32_t> bits;
+      for (Bf16 v : residual.download()) bits.push_back(v.bits);
+      for (Bf16 v : out.download()) bits.push_back(v.bits);
+      for (uint8_t v : codes.download()) bits.push_back(v);
+      for (float v : scales.download()) bits.push_back(bits_of(v));
+      return bits;
+    };
+    EXPECT_TRUE(normed(true) == normed(false)) << c.tokens << " rows of " << c.n;
   }
 }
 

@@ -26,6 +26,7 @@ class OpByOp : public OpsTest {
       wanted.push_back({op, at, {p, p + t.size() * size_of(t.dtype)}});
     });
     size_t i = 0;
+    dev.up.kv_b = {};  // the rows that attention leaves are looked at, so codes alone will not do
     run_layer(*gpu, dev, [&](const char* op, Tensor Layer::*at) {
       Result& want = wanted[i++];
       ASSERT_EQ(want.op, op);
@@ -149,16 +150,36 @@ TEST_F(WholeLayer, RunsAgainToTheSameBits) {
     }
 }
 
-TEST_F(WholeLayer, FusedPositionsChangeNothing) {
+TEST_F(WholeLayer, FusedOpsChangeNothing) {
   prepare(Numerics::fp8, kSmall, Form::mixed);
   run_layer(*gpu, dev, ignore);
   const Results fused = results();
   reset_cache();
   CudaSettings apart;
-  apart.fuse_positions = apart.dependent_launch = false;
+  apart.fuse = apart.dependent_launch = false;
   gpu = make_cuda_ops(numerics_, workload, apart);
   run_layer(*gpu, dev, ignore);
   expect_same(fused, results());
+}
+
+// At the real dims attention leaves codes: beside its rows, or in place of them.
+TEST_F(WholeLayer, AttendedRowsAsCodesChangeNothing) {
+  prepare(Numerics::fp8, kReal, Form::mixed);
+  CudaSettings apart;
+  apart.fuse = false;
+  const QWeight kv_b = dev.up.kv_b;
+  auto run = [&](bool alone, CudaSettings settings) {
+    dev.up.kv_b = alone ? kv_b : QWeight{};
+    gpu = make_cuda_ops(numerics_, workload, settings);
+    reset_cache();
+    run_layer(*gpu, dev, ignore);
+    return results();
+  };
+  const Results beside = run(false, {});
+  expect_same(beside, run(true, apart));
+  Results alone = run(true, {});
+  alone["attended"] = beside.at("attended");  // what an earlier run has left
+  expect_same(beside, alone);
 }
 
 TEST_F(WholeLayer, RecordedStepServesOtherPositions) {
@@ -196,7 +217,7 @@ TEST_F(WholeLayer, BatchInvariantTokensDoNotSeeEachOther) {
   prepare(Numerics::fp8, kSmall, Form::mixed, {}, true, true);
   run_layer(*gpu, dev, ignore);
   std::vector<std::byte> all_memory, one_memory;
-  Tensor all = fetched(dev.update, all_memory);
+  Tensor all = fetched(dev.normed, all_memory);
   // The first token alone: same position, same cache.
   reset_cache();
   positions.resize(1);
@@ -212,7 +233,7 @@ TEST_F(WholeLayer, BatchInvariantTokensDoNotSeeEachOther) {
         &Layer::picked, &Layer::attended, &Layer::ids, &Layer::weight, &Layer::logits})
     dev.*m = (dev.*m).slice(0, 1);
   run_layer(*gpu, dev, ignore);
-  Tensor one = fetched(dev.update, one_memory);
+  Tensor one = fetched(dev.normed, one_memory);
   EXPECT_EQ(std::memcmp(one.data, all.data, static_cast<size_t>(d.hidden) * 2), 0);
   dev = whole;
 }

@@ -152,8 +152,12 @@ class Replays : public WholeLayer {
   void replay_all(Form form, int replays) {
     prepare(Numerics::fp8, kReal, form);
     copy_ = Buffer(size_t{64} << 20, MemoryKind::device);
-    for (const char* after : {"nothing", "rms_norm", "q_b", "picked", "attended", "mlp", "ids"})
+    const QWeight kv_b = dev.up.kv_b;
+    for (const std::string after :
+         {"nothing", "rms_norm", "q_b", "picked", "attended", "mlp", "ids"}) {
+      dev.up.kv_b = after == "nothing" ? kv_b : QWeight{};  // attended rows as codes alone, or not
       replay(after, replays);
+    }
   }
 
  private:

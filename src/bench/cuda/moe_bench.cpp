@@ -41,9 +41,11 @@ class Step {
            p.codes = reinterpret_cast<uint8_t*>(at);
            p.k = kHidden;
            p.scale_stride = p.out_scale_stride = scales;
+           p.tokens = tokens_;
+           p.per_token = kPerToken;
+           p.row_of = ints(row_of_);
            p.token_of = ints(token_of_);
            p.live_rows = ints(offsets_) + kExperts;
-           p.max_rows = rows_;
            p.out_codes = reinterpret_cast<uint8_t*>(at) + pad(int64_t{tokens_} * kHidden);
            p.scales = p.out_scales = reinterpret_cast<float*>(p.out_codes + gathered);
            gather_quantised(p, l);
@@ -74,6 +76,29 @@ class Step {
            p.n = kHidden;
            p.out = reinterpret_cast<Bf16*>(at + expert_rows + row);
            combine(p, l);
+         });
+    time("combine + norm", expert_rows + 5 * row, static_cast<double>(expert_rows + 4.5 * row),
+         [&](const Launch& l, std::byte* at) {
+           CombineParams p;
+           p.rows = reinterpret_cast<const Bf16*>(at);
+           p.row_of = ints(row_of_);
+           p.weights = reinterpret_cast<const float*>(weights_.data());
+           p.shared = reinterpret_cast<const Bf16*>(at + expert_rows);
+           p.tokens = tokens_;
+           p.per_token = kPerToken;
+           p.n = kHidden;
+           RmsNormParams norm;
+           norm.residual = reinterpret_cast<Bf16*>(at + expert_rows + row);
+           norm.out = reinterpret_cast<Bf16*>(at + expert_rows + 2 * row);
+           norm.gain = reinterpret_cast<const float*>(logits_.data());
+           norm.codes = {reinterpret_cast<uint8_t*>(at + expert_rows + 3 * row),
+                         reinterpret_cast<float*>(at + expert_rows + 4 * row),
+                         (tokens_ + 3) / 4 * 4};
+           norm.rows = tokens_;
+           norm.n = kHidden;
+           norm.residual_stride = norm.out_stride = kHidden;
+           norm.eps = 1e-6f;
+           combine_rms_norm(p, norm, l);
          });
   }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/error.h"
 #include "base/units.h"
@@ -55,14 +56,17 @@ CudaOpsImpl::CudaOpsImpl(Numerics numerics, const Workload& workload, const Cuda
   launch_.pdl = settings.dependent_launch;
   launch_.batch_invariant = workload.batch_invariant;
   FATHOM_CUDA(cudaStreamCreateWithFlags(&launch_.stream, cudaStreamNonBlocking));
-  for (cudaEvent_t& e : copied_) FATHOM_CUDA(cudaEventCreateWithFlags(&e, cudaEventDisableTiming));
+  FATHOM_CUDA(cudaStreamCreateWithFlags(&branch_, cudaStreamNonBlocking));
+  for (cudaEvent_t* e : {&copied_[0], &copied_[1], &forked_, &joined_})
+    FATHOM_CUDA(cudaEventCreateWithFlags(e, cudaEventDisableTiming));
 }
 
 CudaOpsImpl::~CudaOpsImpl() {
   // After an error of the device these calls fail too, and a destructor cannot report that.
-  for (cudaEvent_t e : copied_)
+  for (cudaEvent_t e : {copied_[0], copied_[1], forked_, joined_})
     if (e) cudaEventDestroy(e);
-  if (launch_.stream) cudaStreamDestroy(launch_.stream);
+  for (cudaStream_t s : {launch_.stream, branch_})
+    if (s) cudaStreamDestroy(s);
 }
 
 std::string CudaOpsImpl::describe() const { return fmt::format("cuda: {}", name_); }
@@ -72,12 +76,12 @@ int64_t CudaOpsImpl::context_limit(int64_t context) const {
 }
 
 void CudaOpsImpl::synchronize() {
-  flush_positions();
+  flush_pending();
   FATHOM_CUDA(cudaStreamSynchronize(launch_.stream));
 }
 
 void CudaOpsImpl::upload(void* to, const void* from, size_t bytes) {
-  flush_positions();
+  flush_pending();
   coded_ = {};
   permuted_ids_ = nullptr;
   FATHOM_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, launch_.stream));
@@ -85,7 +89,7 @@ void CudaOpsImpl::upload(void* to, const void* from, size_t bytes) {
 }
 
 void CudaOpsImpl::download(void* to, const void* from, size_t bytes) {
-  flush_positions();
+  flush_pending();
   FATHOM_CUDA(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, launch_.stream));
   FATHOM_CUDA(cudaStreamSynchronize(launch_.stream));
 }
@@ -125,10 +129,10 @@ void CudaOpsImpl::stage(const StepInputs& in, const StagingPlan& plan) {
 }
 
 StepInputs CudaOpsImpl::begin_step(const StepInputs& in) {
-  flush_positions();
+  flush_pending();
   coded_ = {};
   gathered_ = {};
-  permuted_ids_ = nullptr;
+  permuted_ids_ = forked_rows_ = nullptr;
   const BatchView& b = in.batch;
   FATHOM_CHECK(b.tokens > 0 && b.tokens <= workload_.step_tokens &&
                    static_cast<int64_t>(in.logit_rows.size()) <= b.tokens,
@@ -193,12 +197,23 @@ void CudaOpsImpl::check_batch(const BatchView& batch, const Tensor& t) const {
 }
 
 Scratch CudaOpsImpl::begin_op() {
-  flush_positions();
+  flush_pending();
   return scratch_;
+}
+
+void CudaOpsImpl::flush_pending() {
+  flush_combine();
+  flush_positions();
+}
+
+void CudaOpsImpl::flush_combine() {
+  if (!combine_.out) return;
+  combine(std::exchange(combine_, {}), next_launch());
 }
 
 void CudaOpsImpl::written(const Tensor& t) {
   if (t.data == permuted_ids_) permuted_ids_ = nullptr;
+  if (t.data == forked_rows_) forked_rows_ = nullptr;
   if (coded_.rows_of == nullptr || t.rows() == 0) return;
   const char* begin = static_cast<const char*>(t.data);
   const char* end = begin + ((t.rows() - 1) * t.row_stride + t.row_size()) *
@@ -282,8 +297,15 @@ RmsNormParams CudaOpsImpl::add_norm_params(const Tensor& normed, const Tensor& r
 
 void CudaOpsImpl::add_rms_norm(Tensor normed, Tensor residual, Tensor update, const float* gain,
                                float eps) {
+  const bool combined = combine_.out && combine_.out == update.data &&
+                        update.row_stride == combine_.n && update.rows() == combine_.tokens;
+  const CombineParams sum = combined ? std::exchange(combine_, {}) : CombineParams{};
   begin_op();
-  cuda::rms_norm(add_norm_params(normed, residual, update, gain, eps), launch_);
+  const RmsNormParams norm = add_norm_params(normed, residual, update, gain, eps);
+  if (combined)
+    combine_rms_norm(sum, norm, next_launch());
+  else
+    cuda::rms_norm(norm, launch_);
 }
 
 void CudaOpsImpl::gather_rows(Tensor out, Tensor x, std::span<const int32_t> rows) {

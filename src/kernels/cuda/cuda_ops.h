@@ -31,12 +31,16 @@ struct CudaSettings {
   bool dependent_launch = true;  // kernels start while their predecessor ends
   // Everything in memory that the host reads too: for observers between ops, who synchronise.
   bool shared_memory = false;
-  // Cache appends and ropes wait for each other and run as one kernel: only the memory of an
-  // observer who looks between two ops without download() could tell.
-  bool fuse_positions = true;
+  // Cache appends and ropes wait for each other and run as one kernel; so do the sum over many
+  // tokens' experts and the norm behind it, which leaves no `update`; attention leaves codes alone
+  // where FP8 weights read them. Only an observer who looks between two ops without download()
+  // could tell, or one who reads `update` behind the norm, or `attended`. Off, a recording has no
+  // branches either.
+  bool fuse = true;
 };
 
-// All work goes in order to one stream. Thread-compatible.
+// All work goes in order to one stream; within an op a recording may have a branch.
+// Thread-compatible.
 class CudaOps : public Ops {
  public:
   // A step is recorded by capturing stream() around the model's calls, begin_step included, while

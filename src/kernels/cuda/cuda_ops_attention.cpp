@@ -61,6 +61,7 @@ void copy_own_blocks(void* all, void* own, int64_t bytes, const BatchView& batch
 }  // namespace
 
 PositionParams& CudaOpsImpl::positions(const BatchView& batch, const RopeTable& rope) {
+  flush_combine();
   if (has_pending_ && (pending_.cos != rope.cos || pending_.positions != batch.positions))
     flush_positions();
   FATHOM_CHECK(rope.dim == KernelDims::kRope, "rope of {} values", rope.dim);
@@ -76,7 +77,7 @@ PositionParams& CudaOpsImpl::positions(const BatchView& batch, const RopeTable& 
 }
 
 void CudaOpsImpl::position_part_done() {
-  if (!settings_.fuse_positions) flush_positions();
+  if (!settings_.fuse) flush_positions();
 }
 
 void CudaOpsImpl::flush_positions() {
@@ -346,9 +347,35 @@ void CudaOpsImpl::attend_absorbed(Tensor out, Tensor q, const KvUpWeights& up, T
   begin_op();
   if (absorbed_runs_.empty()) return;
   check_attention(q, up, picked, kv, batch);
-  for (const AttentionRun& run : absorbed_runs_)
-    attend_run(out, q, up, picked, kv, batch, scale, run);
   written(out);
+  // Where the last product can, it leaves the FP8 form that the output projection reads.
+  int tokens = 0;
+  bool coded = true;
+  for (const AttentionRun& run : absorbed_runs_) {
+    tokens += run.end - run.begin;
+    coded = coded && bf16_writes_codes(value_product(out, up, run), launch_);
+  }
+  const CodesOut codes = coded && tokens == batch.tokens ? codes_of(out) : CodesOut{};
+  coded_.alone = codes.codes && up.kv_b.is_fp8() && settings_.fuse;
+  for (const AttentionRun& run : absorbed_runs_)
+    attend_run(out, q, up, picked, kv, batch, scale, run, codes);
+}
+
+// Of a run, back from latent space; its input is still missing.
+Bf16GemmParams CudaOpsImpl::value_product(const Tensor& out, const KvUpWeights& up,
+                                          const AttentionRun& run) {
+  Bf16GemmParams value;
+  value.a_stride = int64_t{up.heads} * kLatent;
+  value.a_batch_stride = kLatent;
+  value.rows = run.end - run.begin;
+  value.b = up.value_up;
+  value.b_batch_stride = int64_t{kValue} * kLatent;
+  value.n = kValue;
+  value.k = kLatent;
+  value.batch = up.heads;
+  value.out[0] = {bf16_of(out) + run.begin * out.row_stride, out.row_stride, 0, kValue, false};
+  value.out_batch_stride = kValue;
+  return value;
 }
 
 // The batch's spans within a run, counted from its first token.
@@ -366,7 +393,7 @@ std::span<const PrefillSpan> CudaOpsImpl::prefill_spans(const BatchView& batch,
 // One run: queries into latent space, attention there, and back through the value part.
 void CudaOpsImpl::attend_run(const Tensor& out, const Tensor& q, const KvUpWeights& up,
                              const Tensor& picked, const KvView& kv, const BatchView& batch,
-                             float scale, const AttentionRun& run) {
+                             float scale, const AttentionRun& run, const CodesOut& codes) {
   const int tokens = run.end - run.begin, heads = up.heads;
   Scratch scratch = scratch_;
   Bf16* q_latent = scratch.take<Bf16>(int64_t{tokens} * heads * kLatent);
@@ -407,18 +434,14 @@ void CudaOpsImpl::attend_run(const Tensor& out, const Tensor& q, const KvUpWeigh
   else
     mla_prefill(p, prefill_spans(batch, run), launch_);
 
-  Bf16GemmParams value;
+  Bf16GemmParams value = value_product(out, up, run);
   value.a = mixed;
-  value.a_stride = int64_t{heads} * kLatent;
-  value.a_batch_stride = kLatent;
-  value.rows = tokens;
-  value.b = up.value_up;
-  value.b_batch_stride = int64_t{kValue} * kLatent;
-  value.n = kValue;
-  value.k = kLatent;
-  value.batch = heads;
-  value.out[0] = {bf16_of(out) + run.begin * out.row_stride, out.row_stride, 0, kValue, false};
-  value.out_batch_stride = kValue;
+  if (codes.codes) {
+    const int64_t width = out.row_size();
+    value.coded = {codes.codes + run.begin * width, codes.scales + run.begin, width,
+                   codes.scale_stride, codes.ue8m0};
+    if (coded_.alone) value.segments = 0;
+  }
   bf16_gemm(value, launch_);
 }
 

@@ -9,6 +9,7 @@
 #include "kernels/cuda/comm/peer_groups.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/cuda_ops_plan.h"
+#include "kernels/cuda/gemm/bf16_gemm.h"
 #include "kernels/cuda/gemm/operands.h"
 #include "kernels/cuda/indexer/index_scores.h"
 #include "kernels/cuda/moe/moe.h"
@@ -121,6 +122,7 @@ class CudaOpsImpl final : public CudaOps {
   struct Coded {
     const void* rows_of = nullptr;  // the bf16 rows, null: none
     int64_t rows = 0, n = 0, stride = 0;
+    bool alone = false;  // the bf16 rows were not written
   };
   // Rows that other ranks have sent as codes lie where the bf16 rows would, scales behind them.
   struct Gathered {
@@ -135,7 +137,19 @@ class CudaOpsImpl final : public CudaOps {
 
   // Every op begins with this: what waited is launched, scratch is free again.
   Scratch begin_op();
+  void flush_pending();
   void flush_positions();
+  void flush_combine();
+  // In a recording the shared expert of few tokens runs on a branch beside their routing and the
+  // experts. fork(): what the stream holds is all that the branch depends on.
+  bool may_branch(int64_t tokens) const;
+  void fork(const Tensor& x);
+  template <class Work>
+  void on_branch(const Work& work);
+  void join();
+  // For a kernel that may be the first behind a fork or a join: that one starts when all before it
+  // has ended, since it waits for kernels of both streams.
+  Launch next_launch();
   // The op writes `t`: what was derived from that memory is stale.
   void written(const Tensor& t);
   bool capturing() const;
@@ -145,6 +159,7 @@ class CudaOpsImpl final : public CudaOps {
   void check_batch(const BatchView& batch, const Tensor& t) const;
 
   CodesOut codes_of(const Tensor& out);  // where a norm puts them; empty when none are due
+  bool is_coded(const Tensor& x) const;  // its FP8 form is at hand
   Fp8Rows quantised(const Tensor& x);
   ExpertCodes codes_for_experts(const Tensor& x);
   void product(const Tensor& x, const QWeight& w, std::span<const OutSegment> out);
@@ -178,12 +193,19 @@ class CudaOpsImpl final : public CudaOps {
   void check_attention(const Tensor& q, const KvUpWeights& up, const Tensor& picked,
                        const KvView& kv, const BatchView& batch) const;
   void attend_run(const Tensor& out, const Tensor& q, const KvUpWeights& up, const Tensor& picked,
-                  const KvView& kv, const BatchView& batch, float scale, const AttentionRun& run);
+                  const KvView& kv, const BatchView& batch, float scale, const AttentionRun& run,
+                  const CodesOut& codes);
+  static Bf16GemmParams value_product(const Tensor& out, const KvUpWeights& up,
+                                      const AttentionRun& run);
 
   const Numerics numerics_;
   const Workload workload_;
   const CudaSettings settings_;
   Launch launch_;
+  bool waits_fully_ = false;  // see next_launch()
+  cudaStream_t branch_ = nullptr;
+  cudaEvent_t forked_ = nullptr, joined_ = nullptr;
+  const void* forked_rows_ = nullptr;  // whose codes were at hand when the stream forked
   std::string name_;
   // Inputs of two steps, one after the other, so that a step can be staged while the one before is
   // still to be copied.
@@ -213,6 +235,7 @@ class CudaOpsImpl final : public CudaOps {
   Gathered gathered_;
   PositionParams pending_;
   bool has_pending_ = false;
+  CombineParams combine_;               // waits for the norm of its result; out is null: none does
   const void* permuted_ids_ = nullptr;  // what offsets_, row_of_ and token_of_ were made from
   std::map<const MlpWeights*, ExpertArrays> experts_;
 };

@@ -1,4 +1,6 @@
 // CudaOps: everything made of matrix products with weights.
+#include <utility>
+
 #include "base/error.h"
 #include "kernels/cuda/cuda_ops_impl.h"
 #include "kernels/cuda/gemm/bf16_gemm.h"
@@ -7,6 +9,9 @@
 
 namespace fathom::cuda {
 namespace {
+
+// With fewer tokens a CTA a token takes longer than several for the sum, and then the norm.
+constexpr int64_t kCombineWithNorm = 128;
 
 OutSegment segment(const Tensor& out, int64_t begin, int64_t columns) {
   FATHOM_CHECK(out.dtype == DType::bf16 || out.dtype == DType::f32, "product written as {}",
@@ -26,9 +31,7 @@ Fp8Rows CudaOpsImpl::quantised(const Tensor& x) {
   FATHOM_CHECK(rows <= workload_.step_tokens && n <= widest_input(workload_),
                "[{}, {}] quantised, at most [{}, {}] planned", rows, n, workload_.step_tokens,
                widest_input(workload_));
-  const bool known = coded_.rows_of == x.data && coded_.rows == rows && coded_.n == n &&
-                     coded_.stride == x.row_stride;
-  if (!known) {
+  if (!is_coded(x)) {
     coded_ = {x.data, rows, n, x.row_stride};
     scales_ = reinterpret_cast<float*>(codes_ + round_up(rows * n, kScratchAlign));
     quantise_rows({.x = bf16_of(x),
@@ -41,6 +44,11 @@ Fp8Rows CudaOpsImpl::quantised(const Tensor& x) {
   return {codes_, scales_, static_cast<int>(rows), static_cast<int>(n), scale_stride_of(rows)};
 }
 
+bool CudaOpsImpl::is_coded(const Tensor& x) const {
+  return coded_.rows_of == x.data && coded_.rows == x.rows() && coded_.n == x.row_size() &&
+         coded_.stride == x.row_stride;
+}
+
 void CudaOpsImpl::fp8_product(const Fp8Rows& x, const QWeight& w, std::span<const OutSegment> out) {
   FATHOM_CHECK(w.row_offset == 0 && w.cols == x.k, "weight [{}, {}] from row {} of a block, k {}",
                w.rows, w.cols, w.row_offset, x.k);
@@ -49,7 +57,7 @@ void CudaOpsImpl::fp8_product(const Fp8Rows& x, const QWeight& w, std::span<cons
   p.b = {static_cast<const uint8_t*>(w.data), w.scale, static_cast<int>(w.rows),
          static_cast<int>(w.cols), w.scale_stride};
   for (const OutSegment& s : out) p.out[p.segments++] = s;
-  fp8_gemm(p, launch_);
+  fp8_gemm(p, next_launch());
 }
 
 void CudaOpsImpl::bf16_product(const Bf16* x, int64_t stride, int64_t rows, const QWeight& w,
@@ -63,7 +71,7 @@ void CudaOpsImpl::bf16_product(const Bf16* x, int64_t stride, int64_t rows, cons
   p.k = static_cast<int>(w.cols);
   p.segments = 0;
   for (const OutSegment& s : out) p.out[p.segments++] = s;
-  bf16_gemm(p, launch_);
+  bf16_gemm(p, next_launch());
 }
 
 void CudaOpsImpl::product(const Tensor& x, const QWeight& w, std::span<const OutSegment> out) {
@@ -72,6 +80,8 @@ void CudaOpsImpl::product(const Tensor& x, const QWeight& w, std::span<const Out
   if (w.is_fp8() && numerics_ == Numerics::fp8) return fp8_product(quantised(x), w, out);
   FATHOM_CHECK(w.dtype == DType::bf16, "weight of {} under {} numerics on the GPU",
                name_of(w.dtype), name_of(numerics_));
+  FATHOM_CHECK(!coded_.alone || coded_.rows_of != x.data,
+               "rows that exist as codes alone, for weights of {}", name_of(w.dtype));
   bf16_product(bf16_of(x), x.row_stride, x.rows(), w, out);
 }
 
@@ -159,6 +169,7 @@ void CudaOpsImpl::route(Tensor ids, Tensor weights, Tensor x, const QWeight& gat
                    ids.row_stride == k && weights.row_stride == k,
                "router of {} experts and rows of {} and {} for {} experts, {} a token", gate.rows,
                ids.row_stride, weights.row_stride, shape.experts, k);
+  if (may_branch(tokens) && is_coded(x)) fork(x);
   float* scores = scratch.take<float>(tokens * shape.experts);
   const OutSegment all = {scores, shape.experts, 0, shape.experts, true};
   product(x, gate, {&all, 1});
@@ -248,9 +259,9 @@ Bf16* CudaOpsImpl::run_experts(const ExpertArrays& e, const Tensor& x, int64_t r
                  hidden);
     gather_bf16({.rows = bf16_of(x),
                  .n = e.hidden,
-                 .token_of = token_of_,
-                 .live_rows = live_rows,
-                 .max_rows = max_rows,
+                 .tokens = static_cast<int>(tokens),
+                 .per_token = static_cast<int>(rows / tokens),
+                 .row_of = row_of_,
                  .out = in},
                 launch_);
     Bf16GroupedParams p;
@@ -291,9 +302,11 @@ Bf16* CudaOpsImpl::run_experts(const ExpertArrays& e, const Tensor& x, int64_t r
                     .scale_stride = coded.stride,
                     .scale_row = coded.row,
                     .k = e.hidden,
+                    .tokens = static_cast<int>(tokens),
+                    .per_token = static_cast<int>(rows / tokens),
+                    .row_of = row_of_,
                     .token_of = token_of_,
                     .live_rows = live_rows,
-                    .max_rows = max_rows,
                     .out_codes = in,
                     .out_scales = scales_behind(hidden),
                     .out_scale_stride = stride},
@@ -325,10 +338,42 @@ Bf16* CudaOpsImpl::run_experts(const ExpertArrays& e, const Tensor& x, int64_t r
   return out;
 }
 
+bool CudaOpsImpl::may_branch(int64_t tokens) const {
+  return tokens <= kBranchTokens && settings_.fuse && capturing();
+}
+
+void CudaOpsImpl::fork(const Tensor& x) {
+  FATHOM_CUDA(cudaEventRecord(forked_, launch_.stream));
+  forked_rows_ = x.data;
+}
+
+template <class Work>
+void CudaOpsImpl::on_branch(const Work& work) {
+  FATHOM_CUDA(cudaStreamWaitEvent(branch_, forked_));
+  std::swap(launch_.stream, branch_);
+  const bool outside = std::exchange(waits_fully_, true);
+  work();
+  waits_fully_ = outside;
+  std::swap(launch_.stream, branch_);
+}
+
+void CudaOpsImpl::join() {
+  FATHOM_CUDA(cudaEventRecord(joined_, branch_));
+  FATHOM_CUDA(cudaStreamWaitEvent(launch_.stream, joined_));
+  waits_fully_ = true;
+}
+
+Launch CudaOpsImpl::next_launch() {
+  Launch l = launch_;
+  l.pdl = l.pdl && !std::exchange(waits_fully_, false);
+  return l;
+}
+
 void CudaOpsImpl::moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
                       std::span<const MlpWeights> experts, const MlpWeights* shared) {
   Scratch scratch = begin_op();
   const int64_t tokens = x.rows(), k = ids.row_size(), hidden = x.row_size();
+  const bool branch = shared && may_branch(tokens) && forked_rows_ == x.data && is_coded(x);
   FATHOM_CHECK(static_cast<int>(experts.size()) == workload_.experts && ids.row_stride == k &&
                    weights.row_stride == k && out.row_stride == hidden,
                "{} experts, {} a token, for a workload of {}", experts.size(), k,
@@ -336,10 +381,15 @@ void CudaOpsImpl::moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
   const int32_t* chosen = ids.row<int32_t>(0);
   CombineParams c;
   if (shared) {
+    if (branch) scratch.take<float>(tokens * workload_.experts);  // routing still reads its scores
     Tensor common(scratch.take<Bf16>(tokens * hidden), DType::bf16, {tokens, hidden});
     const int64_t mark = scratch.mark();
-    mlp_product(common, x, *shared, scratch);
-    scratch.release(mark);
+    if (branch) {
+      on_branch([&] { mlp_product(common, x, *shared, scratch); });
+    } else {
+      mlp_product(common, x, *shared, scratch);
+      scratch.release(mark);
+    }
     c.shared = static_cast<const Bf16*>(common.data);
   }
   c.tokens = static_cast<int>(tokens);
@@ -353,8 +403,10 @@ void CudaOpsImpl::moe(Tensor out, Tensor x, Tensor ids, Tensor weights,
   }
   c.n = static_cast<int>(hidden);
   c.out = bf16_of(out);
-  combine(c, launch_);
+  if (branch) join();
   written(out);
+  combine_ = c;
+  if (!settings_.fuse || tokens < kCombineWithNorm) flush_combine();
 }
 
 }  // namespace fathom::cuda

@@ -130,14 +130,20 @@ int64_t scratch_bytes(Numerics numerics, const Workload& w) {
     return numerics == Numerics::fp8 ? coded_bytes(n, width)
                                      : round_up(2 * n * width, kScratchAlign);
   };
-  const int64_t inter = w.max_intermediate, expert = w.expert_intermediate;
-  int64_t mlp = 4 * t * inter + act(t, inter);
+  const int64_t expert = w.expert_intermediate;
+  auto mlp_of = [&](int64_t n) { return 4 * n * w.max_intermediate + act(n, w.max_intermediate); };
+  const int64_t mlp = mlp_of(t), route = 4 * t * w.experts;
   // The experts' inputs share a buffer with activations, and gate and up with results, since the
   // two of a pair are never needed at the same time.
   int64_t moe = std::max(act(rows, w.hidden), act(rows, expert)) +
                 std::max(4 * rows * expert, 2 * rows * w.hidden);
-  moe = w.experts > 0 ? 2 * t * w.hidden + std::max(mlp, moe) : 0;
-  int64_t route = 4 * t * w.experts;
+  if (w.experts > 0) {
+    // Of few tokens the shared expert runs beside routing and the experts.
+    const int64_t few = std::min<int64_t>(t, kBranchTokens);
+    moe = 2 * t * w.hidden + std::max(mlp, moe) + 4 * few * w.experts + mlp_of(few);
+  } else {
+    moe = 0;
+  }
   int64_t attend = 4 * std::min<int64_t>(t, kPrefillTile) * w.heads * w.latent;
   int64_t index =
       w.index_heads > 0 ? std::max(w.index_budget, 4 * round_up(w.context, kPageRows)) : 0;

@@ -59,6 +59,8 @@ struct AttentionRun {
 inline constexpr int kDecodeSpan = 5;      // longest span of a decode run: a token and its drafts
 inline constexpr int kDecodeTile = 256;    // tokens of one call; bounds the partial results
 inline constexpr int kPrefillTile = 2048;  // bounds the queries and outputs in latent space
+// Tokens of a step whose shared expert gains by running beside the others.
+inline constexpr int kBranchTokens = 32;
 // With `one_kernel` every run is a decode run: what recorded steps use must serve all.
 std::vector<AttentionRun> attention_runs(std::span<const AttentionSpan> spans, AttentionForm form,
                                          bool one_kernel);

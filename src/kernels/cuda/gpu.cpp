@@ -158,7 +158,7 @@ class SynchronousOps final : public TraceOps {
 std::unique_ptr<Ops> make_gpu_ops(Numerics numerics, const Workload& workload, bool observed) {
   CudaSettings settings;
   settings.shared_memory = observed;
-  settings.fuse_positions = !observed;
+  settings.fuse = !observed;
   auto ops = make_cuda_ops(numerics, workload, settings);
   if (!observed) return ops;
   return std::make_unique<SynchronousOps>(std::move(ops), workload.context);

@@ -142,6 +142,32 @@ __device__ void store_tokens_m(const float (&d)[kN / 2], uint32_t staging, const
   }
 }
 
+// Weights on the M side: this warp's 16 columns for kN tokens, as bf16, 32 bytes a token. Where
+// columns 8 half .. of a token lie:
+__device__ __forceinline__ uint32_t staged_weights_m(int token, int half) {
+  return token * 32 + (half ^ ((token >> 2) & 1)) * 16;
+}
+template <int kN>
+__device__ __forceinline__ void stage_weights_m(const float (&d)[kN / 2], uint32_t staging) {
+  // Matrix m of a store holds columns 8 (m % 2) .. of 8 tokens from 8 (j + m / 2) on.
+  const int lane = threadIdx.x % 32, half = (lane >> 3) & 1;
+#pragma unroll
+  for (int j = 0; j < kN / 8; j += 2) {
+    const uint32_t a = pack_bf16(d[4 * j], d[4 * j + 1]);
+    const uint32_t b = pack_bf16(d[4 * j + 2], d[4 * j + 3]);
+    if constexpr (kN == 8) {
+      asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(
+                       staging + staged_weights_m(lane & 7, half)),
+                   "r"(a), "r"(b)
+                   : "memory");
+    } else {
+      store_matrices<true>(staging + staged_weights_m(8 * (j + (lane >> 4)) + (lane & 7), half), a,
+                           b, pack_bf16(d[4 * j + 4], d[4 * j + 5]),
+                           pack_bf16(d[4 * j + 6], d[4 * j + 7]));
+    }
+  }
+}
+
 // Weights on the M side: this warp holds 16 columns of the output from t.n0 on, for kN tokens from
 // t.row0 on. bf16 is transposed through `staging` (32 bytes a token) and written in whole sectors.
 // float32 fills whole sectors straight from the registers.
@@ -154,32 +180,15 @@ __device__ void store_weights_m(const float (&d)[kN / 2], uint32_t staging, cons
     const int low = max(s.n_begin, t.n0), high = min(s.n_end, t.n0 + 16);
     if (low >= high) continue;
     if (!s.f32) {
-      // Matrix m of a store holds columns 8 (m % 2) .. of 8 tokens from 8 (j + m / 2) on.
       __syncwarp();  // the last segment has been read
-#pragma unroll
-      for (int j = 0; j < kN / 8; j += 2) {
-        const int token = 8 * (j + (lane >> 4)) + (lane & 7);
-        const int piece = ((lane >> 3) & 1) ^ ((token >> 2) & 1);
-        const uint32_t to = staging + token * 32 + piece * 16;
-        const uint32_t a = pack_bf16(d[4 * j], d[4 * j + 1]);
-        const uint32_t b = pack_bf16(d[4 * j + 2], d[4 * j + 3]);
-        if constexpr (kN == 8) {
-          asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(
-                           staging + (lane & 7) * 32 + piece * 16),
-                       "r"(a), "r"(b)
-                       : "memory");
-        } else {
-          store_matrices<true>(to, a, b, pack_bf16(d[4 * j + 4], d[4 * j + 5]),
-                               pack_bf16(d[4 * j + 6], d[4 * j + 7]));
-        }
-      }
+      stage_weights_m<kN>(d, staging);
       __syncwarp();
 #pragma unroll
       for (int k = 0; k < (kN + 15) / 16; ++k) {
         const int r = k * 16 + lane / 2, token = t.row0 + r;
         const int n = t.n0 + lane % 2 * 8;
         if (r >= kN || token >= t.row_limit || n >= high || n + 8 <= low) continue;
-        const uint4 v = load_shared(staging + r * 32 + ((lane % 2) ^ ((r >> 2) & 1)) * 16);
+        const uint4 v = load_shared(staging + staged_weights_m(r, lane % 2));
         uint16_t* to = out_address<uint16_t>(w, s, t.batch, token, n);
         store_piece(to, v, whole_pieces(to, 0, n, low, high), n, low, high);
       }

@@ -7,6 +7,7 @@
 #include "base/rounding.h"
 #include "kernels/cuda/gemm/bf16_work.h"
 #include "kernels/cuda/prim/tma.h"
+#include "numerics/fp8.h"
 
 namespace fathom::cuda {
 namespace {
@@ -49,6 +50,9 @@ void launch(const Bf16Plan& plan, const CUtensorMap& tokens, const CUtensorMap& 
 Bf16Problem problem_of(const Bf16GemmParams& p) {
   return {.rows = p.rows, .n = p.n, .k = p.k, .batch = p.batch};
 }
+bool writes_codes(const Bf16GemmParams& p, const Bf16Plan& plan) {
+  return p.n == kFp8Block && plan.splits == 1 && bf16_codes_shape(plan.shape);
+}
 Bf16Problem problem_of(const Bf16GroupedParams& p) {
   return {.rows = p.max_rows, .n = p.n, .k = p.k, .experts = p.experts};
 }
@@ -58,7 +62,11 @@ Bf16Problem problem_of(const Bf16GroupedParams& p) {
 void bf16_gemm_with(const Bf16GemmParams& p, const Bf16Plan& plan, const Launch& l) {
   FATHOM_CHECK(p.rows >= 1 && p.n >= 1 && p.batch >= 1 && p.k >= 8 && p.k % 8 == 0,
                "product of {} x {} x {}, batch {}", p.rows, p.n, p.k, p.batch);
-  FATHOM_CHECK(p.segments >= 1 && p.segments <= 4, "{} output segments", p.segments);
+  FATHOM_CHECK(p.segments >= (p.coded.codes ? 0 : 1) && p.segments <= 4, "{} output segments",
+               p.segments);
+  FATHOM_CHECK(!p.coded.codes || (writes_codes(p, plan) && p.coded.stride % 16 == 0 &&
+                                  p.coded.scale_stride >= p.rows),
+               "codes of rows of {}, {} and {} apart", p.n, p.coded.stride, p.coded.scale_stride);
   for (int i = 0; i < p.segments; ++i)
     FATHOM_CHECK(p.out[i].n_begin == (i == 0 ? 0 : p.out[i - 1].n_end) &&
                      p.out[i].n_end > p.out[i].n_begin && p.out[i].n_end <= p.n,
@@ -67,6 +75,7 @@ void bf16_gemm_with(const Bf16GemmParams& p, const Bf16Plan& plan, const Launch&
   const Bf16Shape& s = plan.shape;
   Bf16Work work{};
   std::copy_n(p.out, p.segments, work.out);
+  work.coded = p.coded;
   work.out_batch_stride = p.out_batch_stride;
   work.segments = p.segments;
   work.rows = p.rows;
@@ -85,6 +94,10 @@ void bf16_gemm_with(const Bf16GemmParams& p, const Bf16Plan& plan, const Launch&
 
 void bf16_gemm(const Bf16GemmParams& p, const Launch& l) {
   bf16_gemm_with(p, plan_bf16(problem_of(p), l.sms, l.batch_invariant), l);
+}
+
+bool bf16_writes_codes(const Bf16GemmParams& p, const Launch& l) {
+  return writes_codes(p, plan_bf16(problem_of(p), l.sms, l.batch_invariant));
 }
 
 size_t bf16_gemm_workspace(const Bf16GemmParams&) { return 0; }

@@ -12,6 +12,16 @@
 
 namespace fathom::cuda {
 
+// Where the FP8 form of a product's results goes, rounded to bf16 first: of 128 columns of a batch,
+// group `batch` of each row. Null codes: it is not wanted.
+struct CodedOut {
+  uint8_t* codes = nullptr;  // 16-byte aligned
+  float* scales = nullptr;   // scales[batch * scale_stride + row]
+  int64_t stride = 0;        // bytes from row to row, a multiple of 16
+  int64_t scale_stride = 0;
+  bool ue8m0 = true;
+};
+
 // For each i of the batch: out_i[t, j] = sum_l a_i[t, l] b_i[j, l].
 // k is a multiple of 8; a and b are 16-byte aligned and their strides are multiples of 8 elements.
 struct Bf16GemmParams {
@@ -22,12 +32,15 @@ struct Bf16GemmParams {
   const Bf16* b = nullptr;     // [batch][n, k], row stride k
   int64_t b_batch_stride = 0;  // elements
   int n = 0, k = 0, batch = 1;
-  OutSegment out[4];  // consecutive column ranges of [rows, n], each bf16 or f32
-  int segments = 1;
+  OutSegment out[4];             // consecutive column ranges of [rows, n], each bf16 or f32
+  int segments = 1;              // with `coded` also 0
   int64_t out_batch_stride = 0;  // elements of the output type, the same for all segments
+  CodedOut coded;                // where bf16_writes_codes() says so
 };
 
 void bf16_gemm(const Bf16GemmParams& p, const Launch& l);
+// Whether the kernel for these sizes has all 128 columns of a row in one tile.
+bool bf16_writes_codes(const Bf16GemmParams& p, const Launch& l);
 // Bytes of Launch.workspace: none, partial sums over k meet inside a cluster of CTAs.
 size_t bf16_gemm_workspace(const Bf16GemmParams& p);
 

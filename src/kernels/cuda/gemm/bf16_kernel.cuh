@@ -7,10 +7,10 @@
 //   sum  float32 in the tensor core, k ascending in steps of 16, in every shape of the kernel;
 //        with `splits` > 1 each CTA of a cluster sums one range of k from zero, and the partial
 //        sums are added in the order of their ranges: the same bits in every run
-//   out  rounded once to bf16 (nearest even), or stored as float32
+//   out  rounded once to bf16 (nearest even), or stored as float32; codes of the rounded values
 #pragma once
 
-#include "kernels/cuda/gemm/bf16_epilogue.cuh"
+#include "kernels/cuda/gemm/bf16_codes.cuh"
 #include "kernels/cuda/gemm/bf16_work.h"
 #include "kernels/cuda/prim/barrier.h"
 #include "kernels/cuda/prim/launch.h"
@@ -239,9 +239,14 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kShape.per_processor
       if constexpr (kTokensM) {
         target.row0 += warp * 16;
         store_tokens_m<kRows>(d, mine, work, target);
+        if constexpr (bf16_codes_shape(kShape))
+          if (work.coded.codes) store_codes_tokens_m(d, mine, work.coded, target);
       } else if (kGrouped || splits == 1) {
         target.n0 += warp * 16;
         store_weights_m<kRows>(d, mine, work, target);
+        if constexpr (bf16_codes_shape(kShape))
+          if (work.coded.codes)
+            store_codes_weights_m<kRows>(d, smem_address(staging), work.coded, target);
       } else {
         // The ring is free: this is the CTA's only tile and all of it has been multiplied.
         float* partial = reinterpret_cast<float*>(shared);

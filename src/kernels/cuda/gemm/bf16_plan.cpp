@@ -136,8 +136,11 @@ Bf16Plan plan_bf16(const Bf16Problem& p, int sms, bool batch_invariant) {
       consider({.warpgroups = warpgroups, .n_rows = tokens}, splits);
       if (tokens == 128 && p.n <= 1024) consider({.warpgroups = warpgroups, .n_rows = 64}, splits);
     }
-  // With a short k most time goes into the epilogue. Small tiles, several a processor, hide it
-  // best, except for medium row counts, where their last wave would be half empty.
+  // With a short k most time goes into the epilogue. Many rows: wide tiles, which read least from
+  // L2 for what they write. Less: small tiles, several a processor, hide it best, except for medium
+  // row counts, where their last wave would be half empty.
+  if (slices <= 2 && fixed <= 1 && p.rows >= 2048 && p.n % 256 == 0)
+    return plan_bf16_as(p, sms, {.warpgroups = 2, .n_rows = 256, .tokens_m = true}, 1);
   if (slices <= 2 && fixed <= 1 && ((p.rows > 16 && p.rows <= 64) || p.rows >= 256))
     return plan_bf16_as(p, sms, {.warpgroups = 1, .n_rows = 128, .tokens_m = true}, 1);
   if (p.rows > 32)

@@ -24,6 +24,11 @@ struct Bf16Shape {
   bool operator==(const Bf16Shape&) const = default;
 };
 
+// Whether a kernel of this shape can also write its results' FP8 form: it sees whole groups.
+constexpr bool bf16_codes_shape(const Bf16Shape& s) {
+  return s.warpgroups == 2 && s.weight_rows() == 128 && !s.grouped;
+}
+
 struct Bf16Plan {
   Bf16Shape shape;
   int splits = 1;  // CTAs of a cluster that share the k of one tile; then one tile a cluster

@@ -10,6 +10,7 @@ namespace fathom::cuda {
 
 struct Bf16Work {
   OutSegment out[4];
+  CodedOut coded;
   int64_t out_batch_stride;
   const int32_t* offsets;  // grouped: [batch + 1]
   int segments;

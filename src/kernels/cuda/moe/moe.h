@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/moe/workspace.h"
+#include "kernels/cuda/norm/norm.h"
 #include "kernels/cuda/prim/launch.h"
 #include "numerics/bf16.h"
 #include "numerics/routing.h"
@@ -49,18 +50,20 @@ void permute(const PermuteParams& params, const Launch& launch);
 void route_and_permute(const RouteParams& route, const PermuteParams& permute,
                        const Launch& launch);
 
-// out row r = in row token_of[r]. Codes are row-major. Scales are group-major, scale of group g of
-// row r at scales[g * stride + r]; those that come in may be row-major, too.
+// out row row_of[t, slot] = in row t, where there is such a row. Codes are row-major. Scales are
+// group-major, scale of group g of row r at scales[g * stride + r]; those that come in may be
+// row-major, too.
 struct GatherQuantisedParams {
   const uint8_t* codes = nullptr;  // [T, k] e4m3
   const float* scales = nullptr;   // of group g of row r at [g * scale_stride + r * scale_row]
   int64_t scale_stride = 0, scale_row = 1;
-  int k = 0;                           // width of a row, a multiple of 128
-  const int32_t* token_of = nullptr;   // [max_rows]
+  int k = 0;  // width of a row, a multiple of 128
+  int tokens = 0, per_token = 0;
+  const int32_t* row_of = nullptr;     // [T, per_token]
+  const int32_t* token_of = nullptr;   // of the rows; what row_of says, too
   const int32_t* live_rows = nullptr;  // device, = offsets + E
-  int max_rows = 0;
-  uint8_t* out_codes = nullptr;  // [max_rows, k]
-  float* out_scales = nullptr;   // [k / 128, out_scale_stride]
+  uint8_t* out_codes = nullptr;        // [T * per_token, k]
+  float* out_scales = nullptr;         // [k / 128, out_scale_stride]
   int64_t out_scale_stride = 0;
 };
 void gather_quantised(const GatherQuantisedParams& params, const Launch& launch);
@@ -68,10 +71,9 @@ void gather_quantised(const GatherQuantisedParams& params, const Launch& launch)
 struct GatherBf16Params {
   const Bf16* rows = nullptr;  // [T, n]
   int n = 0;                   // a multiple of 8
-  const int32_t* token_of = nullptr;
-  const int32_t* live_rows = nullptr;
-  int max_rows = 0;
-  Bf16* out = nullptr;  // [max_rows, n]
+  int tokens = 0, per_token = 0;
+  const int32_t* row_of = nullptr;  // [T, per_token]
+  Bf16* out = nullptr;              // [T * per_token, n]
 };
 void gather_bf16(const GatherBf16Params& params, const Launch& launch);
 
@@ -101,5 +103,8 @@ struct CombineParams {
   Bf16* out = nullptr;  // [T, D]
 };
 void combine(const CombineParams& params, const Launch& launch);
+
+// combine, whose sum is the norm's x: out and norm.x are not used, and the sum is not stored.
+void combine_rms_norm(const CombineParams& params, const RmsNormParams& norm, const Launch& launch);
 
 }  // namespace fathom::cuda

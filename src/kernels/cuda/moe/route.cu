@@ -13,6 +13,7 @@ constexpr int kRouteWarps = 4;
 // One SM routes this many tokens in the time of one (one token a scheduler). For more, a second
 // launch pays.
 constexpr int kFusedTokens = 4;
+constexpr int kFusedExperts = 256, kFusedThreads = kFusedExperts + 32;
 
 // Router counts up to 256 keep 8 experts a lane; up to 1024, 32.
 template <int kPer>
@@ -78,40 +79,43 @@ __global__ void __launch_bounds__(kPairs) place_kernel(PermuteParams p, const ui
   }
 }
 
+// A step of few pairs: each finds its place by looking at all of them.
 template <int kPer>
-__global__ void __launch_bounds__(kPairs) route_place_kernel(RouteParams r, PermuteParams p) {
-  extern __shared__ __align__(16) unsigned char shared_bytes[];
-  __shared__ int32_t chosen[kPairs];
-  PermuteShared& s = *reinterpret_cast<PermuteShared*>(shared_bytes);
-  float* scratch = reinterpret_cast<float*>(shared_bytes + sizeof(PermuteShared) +
-                                            sizeof(uint16_t) * kPairWarps * p.experts);
+__global__ void __launch_bounds__(kFusedThreads)
+    route_place_kernel(RouteParams r, PermuteParams p) {
+  extern __shared__ float route_shared[];
+  __shared__ int32_t chosen[kFusedTokens * kMaxExpertsPerToken];
   const int tid = threadIdx.x, warp = tid / 32, lane = tid % 32;
   const int pairs = p.tokens * p.per_token;
-  clear_counts(s, p.experts);
   pdl_wait();
   pdl_trigger();
-  const int live = r.live_tokens ? min(*r.live_tokens, r.tokens) : r.tokens;
-  for (int t = warp; t < r.tokens; t += kPairWarps) {
+  if (warp < r.tokens) {
     int32_t id = -1;
     float weight = 0;
-    if (t < live)
-      route_warp<kPer>(r.shape, r.logits + static_cast<int64_t>(t) * r.shape.experts, r.bias,
-                       scratch + warp * route_scratch(r.shape), id, weight);
+    if (!r.live_tokens || warp < *r.live_tokens)
+      route_warp<kPer>(r.shape, r.logits + static_cast<int64_t>(warp) * r.shape.experts, r.bias,
+                       route_shared + warp * route_scratch(r.shape), id, weight);
     if (lane < p.per_token) {
-      const int i = t * p.per_token + lane;
-      chosen[i] = r.ids[i] = id;
+      const int i = warp * p.per_token + lane;
+      r.ids[i] = id;
       r.weights[i] = weight;
+      chosen[i] = placed_expert(id, p.first, p.experts);
     }
   }
   __syncthreads();
-  const int id = tid < pairs ? placed_expert(chosen[tid], p.first, p.experts) : -1;
-  uint32_t first_row, all_rows;
-  const int row = place_pairs(
-      s, id, p.experts, [](int, uint32_t own, uint32_t&) { return own; }, first_row, all_rows);
-  if (tid < pairs) p.row_of[tid] = row;
-  if (row >= 0) p.token_of[row] = tid / p.per_token;
-  if (tid < p.experts) p.offsets[tid] = first_row;
-  if (tid == 0) p.offsets[p.experts] = all_rows;
+  if (tid < pairs) {
+    const int own = chosen[tid];
+    int row = 0;
+    for (int i = 0; i < pairs; ++i)
+      row += chosen[i] >= 0 && (chosen[i] < own || (chosen[i] == own && i < tid));
+    p.row_of[tid] = own >= 0 ? row : -1;
+    if (own >= 0) p.token_of[row] = tid / p.per_token;
+  }
+  if (tid <= p.experts) {
+    int first_row = 0;
+    for (int i = 0; i < pairs; ++i) first_row += chosen[i] >= 0 && chosen[i] < tid;
+    p.offsets[tid] = first_row;
+  }
 }
 
 void check_route(const RouteParams& p) {
@@ -160,18 +164,15 @@ void route_and_permute(const RouteParams& r, const PermuteParams& p, const Launc
   require(r.ids == p.ids && r.tokens == p.tokens && p.first >= 0 &&
               p.first + p.experts <= r.shape.experts && r.shape.per_token == p.per_token,
           "routing and permutation of different batches");
-  // The general group step's scratch of 32 warps must fit as well.
-  const size_t shared = moe::permute_shared_bytes(p.experts) +
-                        sizeof(float) * moe::kPairWarps * moe::route_scratch(r.shape);
-  if (r.tokens == 0 || r.tokens > moe::kFusedTokens || r.tokens * p.per_token > moe::kPairs ||
-      r.shape.experts > 256 || shared > 96 * 1024) {
+  if (r.tokens == 0 || r.tokens > moe::kFusedTokens || r.shape.experts > moe::kFusedExperts) {
     route(r, l);
     permute(p, l);
     return;
   }
   moe::check_route(r);
   moe::check_permute(p);
-  launch_kernel(l, moe::route_place_kernel<8>, dim3(1), dim3(moe::kPairs), shared, 1, r, p);
+  launch_kernel(l, moe::route_place_kernel<8>, dim3(1), dim3(moe::kFusedThreads),
+                sizeof(float) * moe::kFusedTokens * moe::route_scratch(r.shape), 1, r, p);
 }
 
 }  // namespace fathom::cuda

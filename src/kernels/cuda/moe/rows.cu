@@ -1,6 +1,6 @@
-// Everything that moves ragged rows: gathers in front of the experts, the activation between their
-// two products, and the weighted sum behind them. Bound by memory, so every access is 16 bytes (8
-// where codes are written), and a fixed number of CTAs walks over the live rows only.
+// What moves ragged rows: gathers in front of the experts, and the activation between their two
+// products. Bound by memory, so every access is 16 bytes (8 where codes are written), and a fixed
+// number of CTAs walks over the live rows only.
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 
@@ -17,38 +17,27 @@ constexpr int kResident = 8;  // CTAs of 256 threads on an SM
 __device__ __forceinline__ uint4 load16(const void* p) { return *static_cast<const uint4*>(p); }
 
 // ---------------------------------------------------------------------------------------------
-// Gathers. A unit is one piece of a row, moved by one warp, or the scales of 32 rows of a group, so
-// that their writes are whole lines. A token's row is read once for each of its experts and should
-// stay in the cache meanwhile, so the copies are marked to be evicted first.
+// Gathers. A unit is one piece of a token's row, read once by a warp and written to some of the
+// token's experts' rows (all of them, where there are enough tokens to fill the GPU), or the scales
+// of 32 rows of a few groups, so that their writes are whole lines. The copies are marked to be
+// evicted first.
 
 constexpr int kLoads = 7;  // in flight a lane: 3.5 KB a warp, half of V3.2's hidden size in fp8
 constexpr int kPiece = kLoads * 32 * 16;
-
-__device__ __forceinline__ void copy_piece(unsigned char* to, const unsigned char* from,
-                                           int bytes) {
-  const int lane = threadIdx.x % 32;
-  uint4 v[kLoads];
-#pragma unroll
-  for (int i = 0; i < kLoads; ++i) {
-    int at = (i * 32 + lane) * 16;
-    if (at < bytes) v[i] = load16(from + at);
-  }
-#pragma unroll
-  for (int i = 0; i < kLoads; ++i) {
-    int at = (i * 32 + lane) * 16;
-    if (at < bytes) __stcs(reinterpret_cast<uint4*>(to + at), v[i]);
-  }
-}
+constexpr unsigned kScaleGroups = 8;  // of a unit of scales
 
 struct GatherRows {
-  const unsigned char* in;
-  unsigned char* out;
-  int bytes;  // of a row
-  const int32_t* token_of;
-  const int32_t* live_rows;
-  const float* scales;  // null: none
-  float* out_scales;
-  int64_t scale_stride, scale_row, out_scale_stride;
+  const unsigned char* in = nullptr;
+  unsigned char* out = nullptr;
+  int bytes = 0;  // of a row
+  int tokens = 0, per_token = 0;
+  int slots = 1;  // of a unit
+  const int32_t* row_of = nullptr;
+  const int32_t* token_of = nullptr;
+  const int32_t* live_rows = nullptr;
+  const float* scales = nullptr;  // null: none
+  float* out_scales = nullptr;
+  int64_t scale_stride = 0, scale_row = 1, out_scale_stride = 0;
 };
 
 __global__ void __launch_bounds__(kThreads) gather_kernel(GatherRows p) {
@@ -56,23 +45,50 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(GatherRows p) {
   pdl_trigger();
   const int lane = threadIdx.x % 32;
   const unsigned warps = gridDim.x * kWarps, me = blockIdx.x * kWarps + threadIdx.x / 32;
-  const unsigned live = *p.live_rows, pieces = (p.bytes + kPiece - 1) / kPiece;
-  for (unsigned unit = me; unit < live * pieces; unit += warps) {
-    unsigned r = unit / pieces, piece = unit % pieces;
-    int64_t token = p.token_of[r];
-    int64_t at = static_cast<int64_t>(piece) * kPiece;
-    copy_piece(p.out + static_cast<int64_t>(r) * p.bytes + at, p.in + token * p.bytes + at,
-               min(kPiece, p.bytes - static_cast<int>(at)));
+  const unsigned pieces = (p.bytes + kPiece - 1) / kPiece;
+  const unsigned shares = (p.per_token + p.slots - 1) / p.slots;
+  const unsigned units = p.tokens * pieces * shares;
+  for (unsigned unit = me; unit < units; unit += warps) {
+    const unsigned piece = unit % pieces, share = unit / pieces % shares;
+    const int64_t token = unit / pieces / shares;
+    const int first = share * p.slots, slots = min(p.slots, p.per_token - first);
+    const int32_t row = lane < slots ? p.row_of[token * p.per_token + first + lane] : -1;
+    const int begin = piece * kPiece, bytes = min(kPiece, p.bytes - begin);
+    const unsigned char* from = p.in + token * p.bytes + begin;
+    uint4 v[kLoads];
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int at = (i * 32 + lane) * 16;
+      if (at < bytes) v[i] = load16(from + at);
+    }
+    for (int slot = 0; slot < slots; ++slot) {
+      const int64_t to_row = __shfl_sync(~0u, row, slot);
+      if (to_row < 0) continue;  // the pair has no expert here
+      unsigned char* to = p.out + to_row * p.bytes + begin;
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        const int at = (i * 32 + lane) * 16;
+        if (at < bytes) __stcs(reinterpret_cast<uint4*>(to + at), v[i]);
+      }
+    }
   }
   if (!p.scales) return;
+  const unsigned live = *p.live_rows;
   const unsigned groups = p.bytes / kFp8Block, runs = (live + 31) / 32;
   // Scales are given out from the last warp down, since the last warps may have copied a piece
   // less.
-  for (unsigned unit = warps - 1 - me; unit < runs * groups; unit += warps) {
-    unsigned r = unit / groups * 32 + lane, g = unit % groups;
-    if (r < live)
-      p.out_scales[g * p.out_scale_stride + r] =
-          p.scales[g * p.scale_stride + p.token_of[r] * p.scale_row];
+  const unsigned parts = (groups + kScaleGroups - 1) / kScaleGroups;
+  for (unsigned unit = warps - 1 - me; unit < runs * parts; unit += warps) {
+    const unsigned r = unit / parts * 32 + lane, first = unit % parts * kScaleGroups;
+    if (r >= live) continue;
+    const float* from = p.scales + p.token_of[r] * p.scale_row;
+    float v[kScaleGroups];
+#pragma unroll
+    for (unsigned i = 0; i < kScaleGroups; ++i)
+      if (first + i < groups) v[i] = from[(first + i) * p.scale_stride];
+#pragma unroll
+    for (unsigned i = 0; i < kScaleGroups; ++i)
+      if (first + i < groups) p.out_scales[(first + i) * p.out_scale_stride + r] = v[i];
   }
 }
 
@@ -149,96 +165,55 @@ __global__ void __launch_bounds__(kThreads) silu_mul_kernel(SiluMulParams p) {
   }
 }
 
-// ---------------------------------------------------------------------------------------------
-// Weighted sum. One CTA takes 1024 columns of a token.
-//
-// Numerics: f32, one fused multiply-add an expert in ascending expert id (= ascending ragged row),
-// then the shared expert; rounded once.
-
-constexpr int kCombineThreads = 128;
-
-__global__ void __launch_bounds__(kCombineThreads) combine_kernel(CombineParams p) {
-  __shared__ int32_t sorted_row[kMaxExpertsPerToken];
-  __shared__ float sorted_weight[kMaxExpertsPerToken];
-  const int t = blockIdx.y, tid = threadIdx.x, lane = tid % 32;
-  pdl_wait();
-  pdl_trigger();
-  // Sorts the token's rows: the place of each slot's row. Pairs without an expert have no row.
-  int32_t row = lane < p.per_token ? p.row_of[static_cast<int64_t>(t) * p.per_token + lane] : -1;
-  const int experts = __popc(__ballot_sync(~0u, row >= 0));
-  if (tid < 32) {
-    int place = 0;
-    for (int k = 0; k < p.per_token; ++k) {
-      int32_t other = __shfl_sync(~0u, row, k);
-      place += other >= 0 && other < row;
-    }
-    if (row >= 0) {
-      sorted_row[place] = row;
-      sorted_weight[place] = p.weights[static_cast<int64_t>(t) * p.per_token + lane];
-    }
-  }
-  __syncthreads();
-  const int column = (blockIdx.x * kCombineThreads + tid) * 8;
-  if (column >= p.n) return;
-  const int64_t at = static_cast<int64_t>(t) * p.n + column;
-  uint4 common = {};
-  if (p.shared) common = load16(p.shared + at);
-  float sum[8] = {};
-  for (int begin = 0; begin < experts; begin += 8) {
-    uint4 v[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i)
-      if (begin + i < experts)
-        v[i] = load16(p.rows + static_cast<int64_t>(sorted_row[begin + i]) * p.n + column);
-#pragma unroll
-    for (int i = 0; i < 8; ++i)
-      if (begin + i < experts) {
-        const float w = sorted_weight[begin + i];
-        const uint32_t word[4] = {v[i].x, v[i].y, v[i].z, v[i].w};
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          sum[2 * j] = __fmaf_rn(w, low_half(word[j]), sum[2 * j]);
-          sum[2 * j + 1] = __fmaf_rn(w, high_half(word[j]), sum[2 * j + 1]);
-        }
-      }
-  }
-  const uint32_t word[4] = {common.x, common.y, common.z, common.w};
-  uint32_t out[4];
-#pragma unroll
-  for (int j = 0; j < 4; ++j)
-    out[j] = pack_bf16(sum[2 * j] + low_half(word[j]), sum[2 * j + 1] + high_half(word[j]));
-  *reinterpret_cast<uint4*>(p.out + at) = {out[0], out[1], out[2], out[3]};
-}
-
 // CTAs of a grid that walks over `units` of work, `per_cta` at a time.
 dim3 walkers(int64_t units, int64_t per_cta, const Launch& l) {
   int64_t most = int64_t{l.sms} * kResident, wanted = (units + per_cta - 1) / per_cta;
   return dim3(static_cast<unsigned>(wanted < most ? wanted : most));
 }
 
-void launch_gather(const GatherRows& p, int max_rows, const Launch& l) {
-  if (max_rows == 0) return;
+void launch_gather(GatherRows p, const Launch& l) {
+  const int64_t pairs = int64_t{p.tokens} * p.per_token;
+  if (pairs == 0) return;
   const int64_t pieces = (p.bytes + kPiece - 1) / kPiece;
-  require(max_rows * pieces < int64_t{1} << 31, "gather: too many rows");
-  launch_kernel(l, gather_kernel, walkers(max_rows * pieces, kWarps, l), dim3(kThreads), 0, 1, p);
+  require(pairs * pieces < int64_t{1} << 31, "gather: too many rows");
+  require(p.per_token <= kMaxExpertsPerToken, "gather: up to 32 experts a token");
+  const bool fill = p.tokens * pieces >= int64_t{l.sms} * kWarps * 2;
+  p.slots = fill ? p.per_token : 1;
+  launch_kernel(l, gather_kernel, walkers(pairs * pieces / p.slots, kWarps, l), dim3(kThreads), 0,
+                1, p);
 }
 
 }  // namespace moe
 
 void gather_quantised(const GatherQuantisedParams& p, const Launch& l) {
   require(p.k > 0 && p.k % kFp8Block == 0, "gather: quantised rows are whole groups of 128");
-  require(p.out_scale_stride >= p.max_rows, "gather: scale stride below the number of rows");
-  moe::launch_gather({p.codes, p.out_codes, p.k, p.token_of, p.live_rows, p.scales, p.out_scales,
-                      p.scale_stride, p.scale_row, p.out_scale_stride},
-                     p.max_rows, l);
+  require(p.out_scale_stride >= int64_t{p.tokens} * p.per_token,
+          "gather: scale stride below the number of rows");
+  moe::launch_gather({.in = p.codes,
+                      .out = p.out_codes,
+                      .bytes = p.k,
+                      .tokens = p.tokens,
+                      .per_token = p.per_token,
+                      .row_of = p.row_of,
+                      .token_of = p.token_of,
+                      .live_rows = p.live_rows,
+                      .scales = p.scales,
+                      .out_scales = p.out_scales,
+                      .scale_stride = p.scale_stride,
+                      .scale_row = p.scale_row,
+                      .out_scale_stride = p.out_scale_stride},
+                     l);
 }
 
 void gather_bf16(const GatherBf16Params& p, const Launch& l) {
   require(p.n > 0 && p.n % 8 == 0, "gather: rows are a multiple of 8 bf16 values");
-  moe::launch_gather(
-      {reinterpret_cast<const unsigned char*>(p.rows), reinterpret_cast<unsigned char*>(p.out),
-       p.n * 2, p.token_of, p.live_rows, nullptr, nullptr, 0, 1, 0},
-      p.max_rows, l);
+  moe::launch_gather({.in = reinterpret_cast<const unsigned char*>(p.rows),
+                      .out = reinterpret_cast<unsigned char*>(p.out),
+                      .bytes = p.n * 2,
+                      .tokens = p.tokens,
+                      .per_token = p.per_token,
+                      .row_of = p.row_of},
+                     l);
 }
 
 void silu_mul(const SiluMulParams& p, const Launch& l) {
@@ -254,17 +229,6 @@ void silu_mul(const SiluMulParams& p, const Launch& l) {
     launch_kernel(l, moe::silu_mul_kernel<false>, grid, block, 0, 1, p);
   else
     launch_kernel(l, moe::silu_mul_kernel<true>, grid, block, 0, 1, p);
-}
-
-void combine(const CombineParams& p, const Launch& l) {
-  if (p.tokens == 0) return;
-  require(p.n > 0 && p.n % 8 == 0, "combine: rows are a multiple of 8 values");
-  require(p.per_token >= 0 && p.per_token <= kMaxExpertsPerToken,
-          "combine: up to 32 experts a token");
-  require(p.tokens <= 65535, "combine: up to 65535 tokens a step");
-  const unsigned columns = moe::kCombineThreads * 8;
-  launch_kernel(l, moe::combine_kernel, dim3((p.n + columns - 1) / columns, p.tokens),
-                dim3(moe::kCombineThreads), 0, 1, p);
 }
 
 }  // namespace fathom::cuda

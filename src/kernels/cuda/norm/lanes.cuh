@@ -3,10 +3,10 @@
 #pragma once
 
 #include <cuda_bf16.h>
-#include <cuda_fp8.h>
 
 #include <cstdint>
 
+#include "kernels/cuda/prim/fp8_codes.cuh"
 #include "numerics/bf16.h"
 #include "numerics/fp8.h"
 
@@ -70,27 +70,12 @@ __device__ __forceinline__ float greatest_magnitude(const float (&v)[kLaneValues
   return top;
 }
 
-// 1 / scale where that is exact, i.e. for powers of two, by mirroring the exponent; 0 says "divide"
-// (other scales, and the infinite scale of a group that holds an infinity).
-__device__ __forceinline__ float exact_inverse(float scale, bool ue8m0) {
-  return ue8m0 && scale < 0x1p126f ? float_of((254u << 23) - bits_of(scale)) : 0.0f;
-}
-
-// Codes of eight values, in order. cvt.rn.satfinite rounds to nearest even and saturates at +-448,
-// like float_to_fp8 after the clamp of quantise().
+// Codes of eight values, in order.
 __device__ __forceinline__ uint2 codes_of(const float (&v)[kLaneValues], float scale,
                                           float inverse) {
   uint32_t pair[4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    float2 q = {v[2 * i], v[2 * i + 1]};
-    if (inverse != 0.0f) {
-      q = {__fmul_rn(q.x, inverse), __fmul_rn(q.y, inverse)};
-    } else {
-      q = {__fdiv_rn(q.x, scale), __fdiv_rn(q.y, scale)};
-    }
-    pair[i] = __nv_cvt_float2_to_fp8x2(q, __NV_SATFINITE, __NV_E4M3);
-  }
+  for (int i = 0; i < 4; ++i) pair[i] = code_pair(v[2 * i], v[2 * i + 1], scale, inverse);
   return {pair[0] | pair[1] << 16, pair[2] | pair[3] << 16};
 }
 

@@ -34,11 +34,11 @@ __device__ __forceinline__ void store_row(Bf16* row, int n, const uint4 (&value)
 //            order depends on n alone, so a row's bits do not depend on the batch
 //   result   gain * (v * (1 / sqrt(mean + eps))), f32, rounded once to bf16
 //   codes    of the rounded result, numerics/fp8.h bit for bit
-template <int kVectors>
+template <int kVectors, bool kEarlyGain = kVectors <= 2>
 class NormRow {
  public:
-  // May be called in front of pdl_wait(). A thread of a wide row has no registers to spare and
-  // loads the gain where it is used.
+  // May be called in front of pdl_wait(). A thread without registers to spare, as that of a wide
+  // row, loads the gain where it is used.
   __device__ __forceinline__ void load_gain(const RmsNormParams& p) {
     if constexpr (kEarlyGain)
 #pragma unroll
@@ -62,7 +62,6 @@ class NormRow {
 
  private:
   static constexpr int kMaxWarps = 32;
-  static constexpr bool kEarlyGain = kVectors <= 2;
 
   static __device__ __forceinline__ int vector(int i) {
     return static_cast<int>(threadIdx.x + i * blockDim.x);
