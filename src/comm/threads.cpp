@@ -70,6 +70,7 @@ struct Extent {
 void copy_rows(std::byte* to, const Tensor& from) {
   const size_t bytes = static_cast<size_t>(from.row_size()) * size_of(from.dtype);
   const size_t stride = static_cast<size_t>(from.row_stride) * size_of(from.dtype);
+  if (bytes == 0 || from.rows() == 0) return;  // then there may be no memory to copy from
   if (bytes == stride) {
     std::memcpy(to, from.data, bytes * static_cast<size_t>(from.rows()));
     return;
@@ -445,6 +446,7 @@ class ThreadsComm final : public Comm {
     copy_row(to, r, board_->shown[static_cast<size_t>(other)], from_row);
   }
   static void copy_row(const Tensor& to, int64_t r, const Tensor& from, int64_t from_row) {
+    if (to.row_size() == 0) return;  // as in copy_rows
     const size_t size = size_of(to.dtype);
     std::memcpy(static_cast<std::byte*>(to.data) + static_cast<size_t>(r * to.row_stride) * size,
                 static_cast<const std::byte*>(from.data) +
