@@ -63,30 +63,16 @@ class Step {
            p.scale_stride = (rows_ + 3) / 4 * 4;
            silu_mul(p, l);
          });
-    const int64_t expert_rows = int64_t{rows_} * kHidden * 2, row = int64_t{tokens_} * kHidden * 2;
+    const int64_t expert_rows = expert_bytes(), row = int64_t{tokens_} * kHidden * 2;
     time("combine", expert_rows + 2 * row, static_cast<double>(expert_rows + 2 * row),
          [&](const Launch& l, std::byte* at) {
-           CombineParams p;
-           p.rows = reinterpret_cast<const Bf16*>(at);
-           p.row_of = ints(row_of_);
-           p.weights = reinterpret_cast<const float*>(weights_.data());
-           p.shared = reinterpret_cast<const Bf16*>(at + expert_rows);
-           p.tokens = tokens_;
-           p.per_token = kPerToken;
-           p.n = kHidden;
+           CombineParams p = combine_params(at);
            p.out = reinterpret_cast<Bf16*>(at + expert_rows + row);
            combine(p, l);
          });
     time("combine + norm", expert_rows + 5 * row, static_cast<double>(expert_rows + 4.5 * row),
          [&](const Launch& l, std::byte* at) {
-           CombineParams p;
-           p.rows = reinterpret_cast<const Bf16*>(at);
-           p.row_of = ints(row_of_);
-           p.weights = reinterpret_cast<const float*>(weights_.data());
-           p.shared = reinterpret_cast<const Bf16*>(at + expert_rows);
-           p.tokens = tokens_;
-           p.per_token = kPerToken;
-           p.n = kHidden;
+           const CombineParams p = combine_params(at);
            RmsNormParams norm;
            norm.residual = reinterpret_cast<Bf16*>(at + expert_rows + row);
            norm.out = reinterpret_cast<Bf16*>(at + expert_rows + 2 * row);
@@ -103,6 +89,19 @@ class Step {
   }
 
  private:
+  int64_t expert_bytes() const { return int64_t{rows_} * kHidden * 2; }
+  // Without where the sum goes. The experts' rows lie at `at`, the shared expert's behind them.
+  CombineParams combine_params(const std::byte* at) const {
+    CombineParams p;
+    p.rows = reinterpret_cast<const Bf16*>(at);
+    p.row_of = ints(row_of_);
+    p.weights = reinterpret_cast<const float*>(weights_.data());
+    p.shared = reinterpret_cast<const Bf16*>(at + expert_bytes());
+    p.tokens = tokens_;
+    p.per_token = kPerToken;
+    p.n = kHidden;
+    return p;
+  }
   static int64_t pad(int64_t bytes) { return (bytes + 255) / 256 * 256; }
   static int32_t* ints(const Buffer& b) { return reinterpret_cast<int32_t*>(b.data()); }
   float* logits() const { return reinterpret_cast<float*>(logits_.data()); }
