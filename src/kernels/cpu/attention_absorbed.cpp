@@ -91,13 +91,12 @@ void AttentionOps::attend_few_heads(const Attention& a, int t) {
     }
   });
   // What the threads share lies in the scratch of the first of them.
-  const SharedRows shared{picked, heads, scratch_[0].head_scores,
-                          keeps_rows(a, picked) ? scratch_[0].kept : nullptr};
+  const AttendedRows rows = attended(a, picked, 0, heads, scratch_[0]);
   pool_.parallel_for(picked.count, kPortion, [&](int64_t first, int64_t last, int thread) {
-    score_portions(a, shared, first, last, scratch(thread));
+    score_portions(a, rows, first, last, scratch(thread));
   });
   pool_.parallel_for(K::kLatent, kPanelWidth, [&](int64_t first, int64_t last, int thread) {
-    mix_columns(a, shared, {static_cast<int>(first), static_cast<int>(last)}, scratch(thread));
+    mix_columns(a, rows, {static_cast<int>(first), static_cast<int>(last)}, scratch(thread));
   });
   constexpr int kValueParts = K::kValue / kValueRows;
   pool_.parallel_for(heads * kValueParts, 1, [&](int64_t first, int64_t last, int thread) {
@@ -108,54 +107,27 @@ void AttentionOps::attend_few_heads(const Attention& a, int t) {
   });
 }
 
-// Scores of rows [first, last) of one token for all heads.
-void AttentionOps::score_portions(const Attention& a, const SharedRows& shared, int64_t first,
+// Scores of rows [first, last) of one token.
+void AttentionOps::score_portions(const Attention& a, const AttendedRows& rows, int64_t first,
                                   int64_t last, Scratch& s) const {
-  PickedRows picked = shared.picked;
+  PickedRows picked = rows.picked;
   picked.asked = first;
   picked.fetch(a, std::min(last, first + kRowsAhead));
   RowTile tile;
   for (int64_t i = first; i < last; i += kPortion) {
     const int n = static_cast<int>(std::min<int64_t>(kPortion, last - i));
     picked.fetch(a, std::min(last, i + kPortion + kRowsAhead));
-    load_rows(a, picked, i, n, shared.heads,
-              shared.kept ? shared.kept + i * words(K::kRow) : s.rows, tile);
-    element().dots({q_latent_, words(K::kRow), shared.heads, tile.rows, n,
-                    static_cast<int>(words(K::kRow)),
-                    shared.scores + i / kPanelWidth * shared.heads * kPanelWidth + i % kPanelWidth,
-                    kPanelWidth, tile.bf16});
+    load_rows(a, rows, i, n, s, tile);
+    score_rows_of(rows, tile.rows, n, tile.bf16, rows.scores_at(i));
   }
 }
 
-// o_latent[h] in some columns, for all heads of one token, from the scores of all rows.
-void AttentionOps::mix_columns(const Attention& a, const SharedRows& shared, Columns columns,
+// o_latent in some columns, from the scores of all rows.
+void AttentionOps::mix_columns(const Attention& a, const AttendedRows& rows, Columns columns,
                                Scratch& s) {
-  const int heads = shared.heads;
-  RowTile tile;
-  const int width = columns.end - columns.begin;
-  for (int h = 0; h < heads; ++h)
-    std::fill_n(s.mixed + h * K::kLatent + columns.begin, width, 0.0f);
-  std::fill_n(s.top, heads, kNoScore);
-  std::fill_n(s.sum, heads, 0.0f);
-  auto weigh = [&](int64_t first) {
-    const uint64_t mask = first_lanes(shared.picked.count - first);
-    element().softmax(
-        {shared.scores + first * heads, &mask, 0, heads, a.scale, s.top, s.sum, s.carry, s.shares});
-  };
-  for (int64_t i = 0; i < shared.picked.count; i += kPanelWidth) weigh(i);
-  for (int h = 0; h < heads; ++h) s.top[h] += std::log2(s.sum[h]);
-  for (int64_t i = 0; i < shared.picked.count; i += kPanelWidth) {
-    const int n = static_cast<int>(std::min<int64_t>(kPanelWidth, shared.picked.count - i));
-    weigh(i);
-    if (shared.kept)
-      kept_rows(a, shared.kept + i * words(K::kRow), n, heads, tile);
-    else
-      load_rows(a, shared.picked, i, n, heads, s.rows, tile);
-    mix_latent(tile, n, heads, columns, s);
-  }
-  for (int h = 0; h < heads; ++h)
-    round_words(s.mixed + h * K::kLatent + columns.begin, width,
-                o_latent_ + h * words(K::kLatent) + words(columns.begin));
+  start_weights(rows, s);
+  for (int64_t i = 0; i < rows.picked.count; i += kPanelWidth) weigh_tile(a, rows, i, s);
+  mix_weighted(a, rows, columns, s);
 }
 
 // The key rows of a head as the panel that a query is multiplied with. The panel keeps the order of
@@ -274,79 +246,97 @@ void AttentionOps::PickedRows::fetch(const Attention& a, int64_t end) {
 void AttentionOps::attend_latent_heads(const Attention& a, int begin, PickedRows& picked, int head,
                                        int heads, Scratch& s) {
   const int64_t at = int64_t{picked.token - begin} * a.up.heads + head;
-  const int64_t tile_scores = int64_t{heads} * kPanelWidth;
-  std::memset(s.mixed, 0, sizeof(float) * static_cast<size_t>(heads) * K::kLatent);
-  std::fill_n(s.top, heads, kNoScore);
-  std::fill_n(s.sum, heads, 0.0f);
-  // Rows that had to be converted stay for the second pass while there is room.
-  const bool keep = keeps_rows(a, picked);
-  bool kept = false;
-  RowTile tile_rows;
-  auto load = [&](int64_t first, int n) {
-    uint32_t* place = keep ? s.kept + first * words(K::kRow) : s.rows;
-    if (kept)
-      kept_rows(a, place, n, heads, tile_rows);
-    else
-      load_rows(a, picked, first, n, heads, place, tile_rows);
-  };
-  auto tile = [&](int64_t first, const auto& body) {
-    const int n = static_cast<int>(std::min<int64_t>(kPanelWidth, picked.count - first));
-    const uint64_t mask = first_lanes(n);
-    float* scores = s.head_scores + first / kPanelWidth * tile_scores;
-    load(first, n);
-    body(first, n, mask, scores);
-  };
+  const AttendedRows rows = attended(a, picked, at, heads, s);
   const int portion = heads <= kFewHeads ? kPortion : kPanelWidth;
-  // Two passes: the weights are normalised before they are rounded, as in the reference. One pass
-  // with a running maximum would round other values.
+  RowTile tile;
+  start_weights(rows, s);
   picked.fetch(a, kRowsAhead);
-  for (int64_t i = 0; i < picked.count; i += kPanelWidth)
-    tile(i, [&](int64_t first, int n, uint64_t mask, float* scores) {
-      for (int r = 0; r < n; r += portion) {
-        picked.fetch(a, first + r + portion + kRowsAhead);
-        element().dots({q_latent_ + at * words(K::kRow), words(K::kRow), heads, tile_rows.rows + r,
-                        std::min(portion, n - r), static_cast<int>(words(K::kRow)), scores + r,
-                        kPanelWidth, tile_rows.bf16});
-      }
-      element().softmax({scores, &mask, 0, heads, a.scale, s.top, s.sum, s.carry, s.shares});
-    });
-  // 2^(score - top) / sum = 2^(score - (top + log2 sum)). The new top is still an upper bound of
-  // the scores, since sum >= 1.
-  for (int h = 0; h < heads; ++h) s.top[h] += std::log2(s.sum[h]);
-  kept = keep;
-  for (int64_t i = 0; i < picked.count; i += kPanelWidth)
-    tile(i, [&](int64_t, int n, uint64_t mask, float* scores) {
-      element().softmax({scores, &mask, 0, heads, a.scale, s.top, s.sum, s.carry, s.shares});
-      mix_latent(tile_rows, n, heads, kAllColumns, s);
-    });
-  for (int h = 0; h < heads; ++h)
-    round_words(s.mixed + int64_t{h} * K::kLatent, K::kLatent,
-                o_latent_ + (at + h) * words(K::kLatent));
+  for (int64_t i = 0; i < picked.count; i += kPanelWidth) {
+    const int n = static_cast<int>(std::min<int64_t>(kPanelWidth, picked.count - i));
+    load_rows(a, rows, i, n, s, tile);
+    for (int r = 0; r < n; r += portion) {
+      picked.fetch(a, i + r + portion + kRowsAhead);
+      score_rows_of(rows, tile.rows + r, std::min(portion, n - r), tile.bf16,
+                    rows.scores_at(i + r));
+    }
+    weigh_tile(a, rows, i, s);
+  }
+  mix_weighted(a, rows, kAllColumns, s);
 }
 
-// Whether rows that had to be converted are kept between the two passes over them.
-bool AttentionOps::keeps_rows(const Attention& a, const PickedRows& picked) const {
-  return !lies_ready(a.kv) && picked.count <= kept_rows_;
+// What `heads` heads attend to: those from q_latent_'s row `at` on, with memory of `s`. Rows that
+// have to be converted stay for the second pass over them while there is room.
+AttentionOps::AttendedRows AttentionOps::attended(const Attention& a, const PickedRows& picked,
+                                                  int64_t at, int heads, Scratch& s) const {
+  const bool keep = !lies_ready(a.kv) && picked.count <= kept_rows_;
+  return {picked, at, heads, s.head_scores, keep ? s.kept : nullptr};
 }
 
-// Rows [first, first + n) of what a token picks, zeros behind them. Rows that need a conversion are
-// written to `place`.
-void AttentionOps::load_rows(const Attention& a, const PickedRows& picked, int64_t first, int n,
-                             int heads, uint32_t* place, RowTile& tile) const {
-  tile.bf16 = reads_bf16(a.kv, heads);
-  for (int j = 0; j < n; ++j) {
-    const int64_t row = a.batch.cache_row(picked.token, picked.position(first + j));
-    uint32_t* to = place + j * words(K::kRow);
-    tile.rows[j] = mixes_rows(heads) ? latent_row(a.kv, row, to).data : latent_words(a.kv, row, to);
+void AttentionOps::score_rows_of(const AttendedRows& rows, const void* const* cached, int n,
+                                 bool bf16, float* scores) const {
+  const int row = static_cast<int>(words(K::kRow));
+  element().dots(
+      {q_latent_ + rows.at * row, row, rows.heads, cached, n, row, scores, kPanelWidth, bf16});
+}
+
+void AttentionOps::start_weights(const AttendedRows& rows, Scratch& s) {
+  std::fill_n(s.top, rows.heads, kNoScore);
+  std::fill_n(s.sum, rows.heads, 0.0f);
+}
+
+// The softmax weights of the tile from row `first` on.
+void AttentionOps::weigh_tile(const Attention& a, const AttendedRows& rows, int64_t first,
+                              Scratch& s) const {
+  const uint64_t mask = first_lanes(rows.picked.count - first);
+  element().softmax(
+      {rows.scores_at(first), &mask, 0, rows.heads, a.scale, s.top, s.sum, s.carry, s.shares});
+}
+
+// The second pass, behind one that has weighed all tiles: the weights are normalised before they
+// are rounded, as in the reference. One pass with a running maximum would round other values.
+void AttentionOps::mix_weighted(const Attention& a, const AttendedRows& rows, Columns columns,
+                                Scratch& s) {
+  const int width = columns.end - columns.begin;
+  auto mixed = [&](int h) { return s.mixed + int64_t{h} * K::kLatent + columns.begin; };
+  for (int h = 0; h < rows.heads; ++h) {
+    std::fill_n(mixed(h), width, 0.0f);
+    // 2^(score - top) / sum = 2^(score - (top + log2 sum)). The new top is still an upper bound of
+    // the scores, since sum >= 1.
+    s.top[h] += std::log2(s.sum[h]);
+  }
+  RowTile tile;
+  for (int64_t i = 0; i < rows.picked.count; i += kPanelWidth) {
+    const int n = static_cast<int>(std::min<int64_t>(kPanelWidth, rows.picked.count - i));
+    if (rows.kept)
+      kept_rows(a, rows, i, n, tile);
+    else
+      load_rows(a, rows, i, n, s, tile);
+    weigh_tile(a, rows, i, s);
+    mix_latent(tile, n, rows.heads, columns, s);
+  }
+  for (int h = 0; h < rows.heads; ++h)
+    round_words(mixed(h), width,
+                o_latent_ + (rows.at + h) * words(K::kLatent) + words(columns.begin));
+}
+
+// Rows [first, first + n) of what a token picks, zeros behind them.
+void AttentionOps::load_rows(const Attention& a, const AttendedRows& rows, int64_t first, int n,
+                             Scratch& s, RowTile& tile) const {
+  const bool mixes = mixes_rows(rows.heads);
+  uint32_t* place = rows.kept ? rows.kept + first * words(K::kRow) : s.rows;  // of converted ones
+  tile.bf16 = reads_bf16(a.kv, rows.heads);
+  for (int j = 0; j < n; ++j, place += words(K::kRow)) {
+    const int64_t row = a.batch.cache_row(rows.picked.token, rows.picked.position(first + j));
+    tile.rows[j] = mixes ? latent_row(a.kv, row, place).data : latent_words(a.kv, row, place);
   }
   std::fill(tile.rows + n, tile.rows + kPanelWidth, zero_row_);
 }
 
 // The same of rows that an earlier load has converted.
-void AttentionOps::kept_rows(const Attention& a, const uint32_t* place, int n, int heads,
+void AttentionOps::kept_rows(const Attention& a, const AttendedRows& rows, int64_t first, int n,
                              RowTile& tile) const {
-  tile.bf16 = reads_bf16(a.kv, heads);
-  for (int j = 0; j < n; ++j) tile.rows[j] = place + j * words(K::kRow);
+  tile.bf16 = reads_bf16(a.kv, rows.heads);
+  for (int j = 0; j < n; ++j) tile.rows[j] = rows.kept + (first + j) * words(K::kRow);
   std::fill(tile.rows + n, tile.rows + kPanelWidth, zero_row_);
 }
 

@@ -76,7 +76,7 @@ void AttentionOps::store_values(Tensor x, int64_t t, int64_t at, int n, const fl
 // Rounds to the precision of activations.
 void AttentionOps::round_values(float* x, int n) const {
   if (exact_) return;
-  uint16_t rounded[K::kLatent + K::kRope];
+  uint16_t rounded[K::kRow];
   attention_.round(x, n, rounded);
   attention_.to_f32(rounded, n, x);
 }
@@ -109,22 +109,22 @@ void AttentionOps::append_latent(const KvView& kv, Tensor kv_a, const float* gai
   if (kv.latent_dim != K::kLatent || kv.rope_dim != K::kRope)
     return ReferenceOps::append_latent(kv, kv_a, gain, eps, batch, rope);
   pool_.parallel_for(batch.tokens, kTokenGrain, [&](int64_t begin, int64_t end, int) {
-    float row[K::kLatent + K::kRope];
+    float row[K::kRow];
     for (int64_t t = begin; t < end; ++t) {
       const int64_t pos = batch.positions[t];
-      load_values(kv_a, t, 0, K::kLatent + K::kRope, row);
+      load_values(kv_a, t, 0, K::kRow, row);
       double square =
           sum_of(K::kLatent, [&](int i) { return static_cast<double>(row[i]) * row[i]; });
       double inverse = 1.0 / std::sqrt(square / K::kLatent + eps);
       for (int i = 0; i < K::kLatent; ++i)
         row[i] = static_cast<float>(gain[i] * (row[i] * inverse));
       rotate_interleaved(row + K::kLatent, rope.cos_at(pos), rope.sin_at(pos), K::kRope);
-      round_values(row, K::kLatent + K::kRope);
+      round_values(row, K::kRow);
       const int64_t cache_row = batch.cache_row(static_cast<int>(t), pos);
       if (kv.latent_format == KvFormat::fp8)
         write_latent_row(kv, cache_row, row);
       else
-        write_values(kv.latent_row(cache_row), row, K::kLatent + K::kRope, kv.latent_format);
+        write_values(kv.latent_row(cache_row), row, K::kRow, kv.latent_format);
     }
   });
 }

@@ -70,7 +70,7 @@ void AttentionOps::plan_scratch() {
     for (Scratch& s : scratch_) {
       c.take(s.rows, words(kPanelWidth * K::kRow));
       c.take(s.kept, words(kept_rows_ * K::kRow));
-      c.take(s.queries, queries * (K::kNope + K::kRope));
+      c.take(s.queries, queries * K::kQuery);
       c.take(s.lanes, words(kPanelWidth * K::kRow));
       c.take(s.weights, words(K::kNope * K::kLatent));
       c.take(s.panel, words(K::kNope * K::kLatent));

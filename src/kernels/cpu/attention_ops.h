@@ -94,12 +94,18 @@ class AttentionOps : public LinearOps {
     int64_t count = 0, asked = 0;
   };
 
-  // The same for threads that share the work on them.
-  struct SharedRows {
+  // The same with the heads that attend to them, and memory for what is made of them; threads may
+  // share the work.
+  struct AttendedRows {
+    float* scores_at(int64_t row) const {
+      return scores + row / kPanelWidth * kPanelWidth * heads + row % kPanelWidth;
+    }
+
     const PickedRows& picked;
+    int64_t at;  // the first head's row of q_latent_ and o_latent_
     int heads;
     float* scores;   // [tiles][heads][64]
-    uint32_t* kept;  // [count][latent + rope] converted rows; null: each thread converts its own
+    uint32_t* kept;  // [count][latent + rope] converted rows, or null: they are converted twice
   };
 
   // Cached rows of a tile as kernels take them.
@@ -176,9 +182,9 @@ class AttentionOps : public LinearOps {
                     Columns columns, float* product) const;
   void attend_token(const Attention& a, int t);
   void attend_few_heads(const Attention& a, int t);
-  void score_portions(const Attention& a, const SharedRows& shared, int64_t first, int64_t last,
+  void score_portions(const Attention& a, const AttendedRows& rows, int64_t first, int64_t last,
                       Scratch& s) const;
-  void mix_columns(const Attention& a, const SharedRows& shared, Columns columns, Scratch& s);
+  void mix_columns(const Attention& a, const AttendedRows& rows, Columns columns, Scratch& s);
   void absorb_queries(const Attention& a, int begin, int end);
   void absorb_head_queries(const Attention& a, int begin, int end, int64_t h, Columns columns,
                            Scratch& s);
@@ -192,10 +198,17 @@ class AttentionOps : public LinearOps {
   bool reads_bf16(const KvView& kv, int heads) const {
     return wide_ && mixes_rows(heads) && (kv.latent_format == KvFormat::bf16 || !exact_);
   }
-  bool keeps_rows(const Attention& a, const PickedRows& picked) const;
-  void load_rows(const Attention& a, const PickedRows& picked, int64_t first, int n, int heads,
-                 uint32_t* place, RowTile& tile) const;
-  void kept_rows(const Attention& a, const uint32_t* place, int n, int heads, RowTile& tile) const;
+  AttendedRows attended(const Attention& a, const PickedRows& picked, int64_t at, int heads,
+                        Scratch& s) const;
+  void score_rows_of(const AttendedRows& rows, const void* const* cached, int n, bool bf16,
+                     float* scores) const;
+  static void start_weights(const AttendedRows& rows, Scratch& s);
+  void weigh_tile(const Attention& a, const AttendedRows& rows, int64_t first, Scratch& s) const;
+  void mix_weighted(const Attention& a, const AttendedRows& rows, Columns columns, Scratch& s);
+  void load_rows(const Attention& a, const AttendedRows& rows, int64_t first, int n, Scratch& s,
+                 RowTile& tile) const;
+  void kept_rows(const Attention& a, const AttendedRows& rows, int64_t first, int n,
+                 RowTile& tile) const;
   void mix_latent(const RowTile& tile, int n, int heads, Columns columns, Scratch& s);
   void project_values(const Attention& a, int begin, int end);
   void project_head(const Attention& a, int begin, int end, int64_t h, Columns values, int thread);

@@ -71,7 +71,7 @@ AttentionOps::LatentRow AttentionOps::latent_row(const KvView& kv, int64_t row,
   float* out_f32 = reinterpret_cast<float*>(scratch);
   uint16_t* out_bf16 = reinterpret_cast<uint16_t*>(scratch);
   if (kv.latent_format == KvFormat::f32) {
-    k.to_bf16(reinterpret_cast<const float*>(p), kLatent + kRope, 1.0f, out_bf16);
+    k.to_bf16(reinterpret_cast<const float*>(p), KernelDims::kRow, 1.0f, out_bf16);
     return {scratch, true};
   }
   const LatentRowFp8* fp8 = reinterpret_cast<const LatentRowFp8*>(p);

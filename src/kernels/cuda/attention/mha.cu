@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(256) transpose_kernel(const __grid_constant__ 
 // 72 threads a row, 16 bytes each.
 __global__ void __launch_bounds__(kGatherThreads)
     gather_kernel(const __grid_constant__ GatherArgs a) {
-  constexpr int kPieces = 2 * (KernelDims::kLatent + KernelDims::kRope) / 16;
+  constexpr int kPieces = 2 * KernelDims::kRow / 16;
   pdl_wait();
   pdl_trigger();
   const int piece = threadIdx.x % kPieces;

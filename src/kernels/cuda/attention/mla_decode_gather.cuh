@@ -231,7 +231,7 @@ __device__ __forceinline__ void gather_fp8(const Args& a, const Range& range, Sh
 __device__ __forceinline__ void gather_bf16(const Args& a, const Range& range, Shared& s) {
   const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   const Place at(lane);
-  constexpr int kRowBytes = 2 * (KernelDims::kLatent + KernelDims::kRope);
+  constexpr int kRowBytes = 2 * KernelDims::kRow;
   KeyRows key_rows(range, warp, lane);
   const uint32_t chunk_at = tile_offset(warp * 16 + at.row, at.rope);
   key_rows.load_page();

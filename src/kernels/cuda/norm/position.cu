@@ -98,7 +98,7 @@ __device__ __forceinline__ void append_latent(const PositionParams& p, int block
   uint32_t rope = round_pair(turned.a, turned.b);
 
   if (!part.fp8) {
-    Bf16* to = reinterpret_cast<Bf16*>(part.cache) + row * (kLatent + KernelDims::kRope);
+    Bf16* to = reinterpret_cast<Bf16*>(part.cache) + row * KernelDims::kRow;
     store_vector(to + lane * kHeld, raw[0]);
     store_vector(to + lane * kHeld + kLaneValues, raw[1]);
     *reinterpret_cast<uint32_t*>(to + kLatent + 2 * lane) = rope;
